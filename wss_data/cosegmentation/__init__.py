@@ -1,0 +1,1 @@
+"""Co-segmentation: one group in, one foreground mask an image out."""

@@ -1,0 +1,76 @@
+"""What can go wrong, as one tree.
+
+::
+
+    WssError
+    ├── SpecError           a definition in ``datasets/`` is wrong
+    ├── SourceError         a source of images cannot deliver (missing folder, refused key)
+    ├── ImageError          one file is no usable image            (has ``reason``)
+    ├── MaskError           one file is no usable mask             (has ``reason``)
+    ├── CosegmentationError a group cannot be co-segmented
+    ├── StoreError          the dataset or its database is not as asked
+    ├── RecipeError         a training recipe is wrong
+    ├── TrainingDataError   a dataset cannot teach (no kept image, labels missing)
+    └── CheckpointError     a checkpoint is truncated, foreign or for other classes
+
+The message of each is one complete sentence for the user: what was found, what
+was wanted, where, and the way out. The command line prints it and exits with
+status 2; it never shows a traceback for one of these.
+"""
+
+
+class WssError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+
+class SpecError(WssError):
+    """A dataset definition is wrong."""
+
+
+class SourceError(WssError):
+    """A source of images cannot deliver."""
+
+
+class _ReasonedError(WssError):
+    """An error about one file, with a short reason that becomes a tag and a count.
+
+    Args:
+        reason: Slug such as ``truncated``; used as ``dropped:<reason>``.
+        message: The sentence for the user.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        # Exceptions with more than one argument do not survive pickling between processes by themselves.
+        return type(self), (self.reason, str(self))
+
+
+class ImageError(_ReasonedError):
+    """One file is no usable image."""
+
+
+class MaskError(_ReasonedError):
+    """One file is no usable mask."""
+
+
+class CosegmentationError(WssError):
+    """A group cannot be co-segmented."""
+
+
+class StoreError(WssError):
+    """The dataset or its database is not as asked."""
+
+
+class RecipeError(WssError):
+    """A training recipe is wrong."""
+
+
+class TrainingDataError(WssError):
+    """A dataset cannot teach."""
+
+
+class CheckpointError(WssError):
+    """A checkpoint is truncated, foreign, or made for other classes."""

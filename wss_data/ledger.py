@@ -1,0 +1,94 @@
+"""The supervision ledger: what an artefact learned from.
+
+Every mask set, checkpoint and report carries one. Whether a result is *strictly
+image-level* is computed from the entries, never typed in.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Supervision(StrEnum):
+    """What people had to give for something to be learned."""
+
+    NONE = "none"
+    IMAGE_LEVEL = "image_level"
+    POINTS = "points"
+    SCRIBBLES = "scribbles"
+    BOXES = "boxes"
+    MASKS = "masks"
+    UNKNOWN = "unknown"
+
+
+class UsedFor(StrEnum):
+    """Where it entered. Only ``FINAL_SCORE`` leaves a result untouched."""
+
+    WEIGHTS = "weights"
+    COSEGMENTATION = "cosegmentation"
+    TRAINING = "training"
+    SELECTION = "selection"
+    FINAL_SCORE = "final_score"
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """One thing that was learned from.
+
+    Args:
+        what: The thing in words, such as ``"efficientnet_lite0 weights, ImageNet-1k classification"``.
+        supervision: What people had to give for it.
+        used_for: Where it entered.
+    """
+
+    what: str
+    supervision: Supervision
+    used_for: UsedFor
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """All that an artefact learned from, in the order in which it entered, without repeats."""
+
+    entries: tuple[LedgerEntry, ...] = ()
+
+    @property
+    def strictly_image_level(self) -> bool:
+        """Whether nothing stronger than image-level labels shaped the artefact.
+
+        Masks looked at for the final score only do not shape it; an unknown
+        origin counts as stronger.
+        """
+        allowed = {Supervision.NONE, Supervision.IMAGE_LEVEL}
+        return all(e.supervision in allowed for e in self.entries if e.used_for is not UsedFor.FINAL_SCORE)
+
+    def add(self, what: str, supervision: Supervision, used_for: UsedFor) -> "Ledger":
+        """A ledger with one more entry."""
+        return self.merged_with(Ledger((LedgerEntry(what, supervision, used_for),)))
+
+    def merged_with(self, other: "Ledger") -> "Ledger":
+        """The entries of both, first come first, each once."""
+        return Ledger(tuple(dict.fromkeys(self.entries + other.entries)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; ``strictly_image_level`` is written for the reader and ignored by ``from_dict``."""
+        return {
+            "strictly_image_level": self.strictly_image_level,
+            "entries": [{k: str(v) for k, v in asdict(entry).items()} for entry in self.entries],
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> "Ledger":
+        """The ledger that ``to_dict`` wrote. An unknown supervision is read as ``unknown``."""
+        return cls(tuple(_entry(item) for item in _entries(value)))
+
+
+def _entries(value: Mapping[str, Any]) -> Iterable[Mapping[str, str]]:
+    return value.get("entries", ())
+
+
+def _entry(item: Mapping[str, str]) -> LedgerEntry:
+    known = {member.value for member in Supervision}
+    supervision = Supervision(item["supervision"]) if item["supervision"] in known else Supervision.UNKNOWN
+    return LedgerEntry(item["what"], supervision, UsedFor(item["used_for"]))

@@ -1,0 +1,120 @@
+"""What is known of one image, and the plain table that training reads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from wss_data.ledger import Ledger
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where an image came from.
+
+    Args:
+        source: Name of the source, such as ``folder``.
+        source_id: The image's identity at that source (a relative path, a photo id).
+        query: What was asked for to find it.
+        image_url: Address of the image's bytes.
+        page_url: Address of the page that shows it.
+        title: Title given by its author.
+        author: Author's name.
+        author_url: Author's page.
+        license: SPDX identifier, or ``None`` where it is not known.
+        license_url: Address of the licence text.
+        retrieved_at: When its bytes were read, with time zone.
+        opt_outs: Opt-out signals seen, such as ``X-Robots-Tag: noai``.
+    """
+
+    source: str
+    source_id: str
+    query: str | None = None
+    image_url: str | None = None
+    page_url: str | None = None
+    title: str | None = None
+    author: str | None = None
+    author_url: str | None = None
+    license: str | None = None
+    license_url: str | None = None
+    retrieved_at: datetime | None = None
+    opt_outs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One stored image.
+
+    Args:
+        sha256: Hex digest of the *original* bytes; names the stored file.
+        class_name: The class it was searched for.
+        path: The stored file.
+        size: Stored (width, height) in pixels.
+        original_size: (width, height) of the original in pixels, after EXIF rotation.
+        phash: Perceptual hash, 16 hex digits.
+        provenance: Where it came from.
+    """
+
+    sha256: str
+    class_name: str
+    path: Path
+    size: tuple[int, int]
+    original_size: tuple[int, int]
+    phash: str
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class ExampleTable:
+    """Images, masks and labels as plain values: what training, masks and evaluation read.
+
+    No database stands behind it, so it may cross into loader workers and
+    training ranks.
+
+    Args:
+        ids: One identity an image, unique.
+        image_paths: Image files.
+        mask_paths: Label masks (palette PNG), or ``None`` where an image has none.
+        labels: Which classes each image shows. Shape (N, C), bool; column c is class index c + 1.
+        classes: Names of the classes 1..C, in order of their index.
+        ignore_index: Value of the mask pixels that count as void.
+        ledger: What the masks and labels were made from.
+        source: Name of the dataset it was taken from, for reports.
+    """
+
+    ids: tuple[str, ...]
+    image_paths: tuple[str, ...]
+    mask_paths: tuple[str | None, ...]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    ignore_index: int = 255
+    ledger: Ledger = field(default_factory=Ledger)
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        n = len(self.ids)
+        if len(self.image_paths) != n or len(self.mask_paths) != n or self.labels.shape != (n, len(self.classes)):
+            raise ValueError(
+                f"an ExampleTable needs one entry per image: {n} ids, {len(self.image_paths)} images, "
+                f"{len(self.mask_paths)} masks, labels of shape {self.labels.shape} for {len(self.classes)} classes"
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes with background, C + 1."""
+        return len(self.classes) + 1
+
+    def take(self, indices: Sequence[int]) -> "ExampleTable":
+        """The rows at ``indices``, in that order."""
+        return replace(
+            self,
+            ids=tuple(self.ids[i] for i in indices),
+            image_paths=tuple(self.image_paths[i] for i in indices),
+            mask_paths=tuple(self.mask_paths[i] for i in indices),
+            labels=self.labels[list(indices)],
+        )

@@ -1,0 +1,342 @@
+"""Read and check a dataset definition, the YAML files of ``datasets/``."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from wss_data.errors import SpecError
+
+MAX_CLASSES = 254
+"""Masks are 8 bit: 0 is background and 255 ignore."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class ClassSpec:
+    """One class.
+
+    Args:
+        index: Value of its pixels in a label mask, 1..C; background is 0.
+        name: Its name, used for folders, tags and reports.
+        queries: What the sources are asked for; by default the name.
+    """
+
+    index: int
+    name: str
+    queries: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """One source of web images.
+
+    Args:
+        name: Name of the source.
+        limit: Most images to take for each class; ``None`` for all that it has.
+        options: Settings of that source.
+    """
+
+    name: str
+    limit: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CosegmentationSpec:
+    """Which engine makes the masks, and its settings."""
+
+    method: str = "common"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FilterSpec:
+    """Which masks are kept: foreground share of the image, in [0, 1].
+
+    Source:
+        Shen et al., BMVC 2017, section 4.1: 20 % to 80 %.
+    """
+
+    min_foreground: float = 0.2
+    max_foreground: float = 0.8
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """The dataset that the final model is trained and scored on.
+
+    Args:
+        layout: ``voc`` (folders as PASCAL VOC has them) or ``drawn``.
+        mask_classes: Class names in the order of the target masks' indices 1..K, where they are not the definition's
+            own. Masks are then translated by name, and pixels of a class that the definition lacks become void.
+        options: Settings of the layout.
+    """
+
+    layout: str
+    mask_classes: tuple[str, ...] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A whole definition.
+
+    Args:
+        name: Name of the FiftyOne dataset; the target dataset is called ``<name>-target``.
+        classes: The classes, index 1 first.
+        sources: Where images come from, in this order.
+        cosegmentation: How masks are made.
+        filters: Which masks are kept.
+        target: The target dataset, if the definition has one.
+        ignore_index: Value of void pixels.
+        longest_side: Longest side of a stored image, in pixels.
+    """
+
+    name: str
+    classes: tuple[ClassSpec, ...]
+    sources: tuple[SourceSpec, ...]
+    cosegmentation: CosegmentationSpec = CosegmentationSpec()
+    filters: FilterSpec = FilterSpec()
+    target: TargetSpec | None = None
+    ignore_index: int = 255
+    longest_side: int = 340
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes 1..C, in order of their index."""
+        return tuple(c.name for c in self.classes)
+
+    def class_index(self, name: str) -> int:
+        """Index of the class called ``name``.
+
+        Raises:
+            SpecError: If there is no such class.
+        """
+        if name not in self.class_names:
+            raise SpecError(
+                f"definition '{self.name}' has no class '{name}'. Its classes: {', '.join(self.class_names)}."
+            )
+        return self.class_names.index(name) + 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as ``from_dict`` reads them."""
+        return _plain(asdict(self))
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any], where: str = "definition") -> "DatasetSpec":
+        """Check plain values and make a definition of them.
+
+        Args:
+            value: What the YAML file holds.
+            where: What to call it in an error, usually the file's name.
+
+        Raises:
+            SpecError: If a key is unknown or missing, or a value is wrong.
+        """
+        return _read_dataset(value, where)
+
+
+def definitions_folder() -> Path:
+    """The folder of the definitions that come with the package."""
+    packaged = Path(__file__).parent / "definitions"
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "datasets"
+
+
+def list_definitions() -> list[str]:
+    """Names of the definitions that come with the package."""
+    return sorted(path.stem for path in definitions_folder().glob("*.yaml"))
+
+
+def read_spec(name_or_path: str | Path) -> DatasetSpec:
+    """Read a definition by its name or from a file.
+
+    Args:
+        name_or_path: Name of a definition that comes with the package (``drawn``) or path of a YAML file.
+
+    Raises:
+        SpecError: If there is no such definition or it is wrong.
+    """
+    import yaml
+
+    text = str(name_or_path)
+    path = Path(text)
+    if not text.endswith((".yaml", ".yml")) and not path.is_file():
+        path = definitions_folder() / f"{text.replace('-', '_')}.yaml"
+    if not path.is_file():
+        raise SpecError(
+            f"there is no definition '{name_or_path}'. Give a YAML file or one of: {', '.join(list_definitions())}."
+        )
+    where = path.name
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpecError(f"{where}: not a readable YAML file ({' '.join(str(error).split())}).") from error
+    return DatasetSpec.from_dict(value, where)
+
+
+def spec_from_folder(images: str | Path, name: str) -> DatasetSpec:
+    """Make a definition of a folder of images: its class folders, sorted by name, become the classes.
+
+    Args:
+        images: Folder that holds one folder of images a class; hidden folders and those that begin with ``_`` are left
+            out.
+        name: Name of the dataset.
+
+    Raises:
+        SpecError: If there is no such folder, or no class folder in it.
+    """
+    folder = Path(images).expanduser()
+    if not folder.is_dir():
+        raise SpecError(f"{folder}: there is no such folder of images.")
+    found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "_")))
+    if not found:
+        raise SpecError(f"{folder}: no class folder found. Wanted: one folder a class, as in {folder}/cat/1.jpg.")
+    source = {"name": "folder", "options": {"path": str(folder.absolute())}}
+    return DatasetSpec.from_dict({"name": name, "classes": found, "sources": [source]}, str(folder))
+
+
+def _read_dataset(value: Any, where: str) -> DatasetSpec:
+    known = _mapping(value, DatasetSpec, where, required=("name", "classes", "sources"))
+    name = _name(known["name"], f"{where}: name")
+    classes = _read_classes(known["classes"], where)
+    sources = tuple(
+        _read_source(item, f"{where}: source {position}")
+        for position, item in enumerate(_sequence(known["sources"], f"{where}: sources"), start=1)
+    )
+    if not sources:
+        raise SpecError(f"{where}: sources is empty; name at least one source.")
+    extra: dict[str, Any] = {}
+    if "cosegmentation" in known:
+        part = _mapping(known["cosegmentation"], CosegmentationSpec, f"{where}: cosegmentation")
+        extra["cosegmentation"] = CosegmentationSpec(**part)
+    if "filters" in known:
+        extra["filters"] = read_filters(known["filters"], f"{where}: filters")
+    if known.get("target") is not None:
+        extra["target"] = _read_target(known["target"], f"{where}: target")
+    ignore = _integer(known.get("ignore_index", 255), f"{where}: ignore_index", low=len(classes) + 1, high=255)
+    side = _integer(known.get("longest_side", 340), f"{where}: longest_side", low=32, high=10_000)
+    return DatasetSpec(name, classes, sources, ignore_index=ignore, longest_side=side, **extra)
+
+
+def _read_classes(value: Any, where: str) -> tuple[ClassSpec, ...]:
+    classes = []
+    for position, item in enumerate(_sequence(value, f"{where}: classes"), start=1):
+        if isinstance(item, str):
+            item = {"name": item, "index": position}
+        part = _mapping(item, ClassSpec, f"{where}: class {position}", required=("name", "index"))
+        name = _name(part["name"], f"{where}: name of class {position}")
+        if part["index"] != position:
+            raise SpecError(
+                f"{where}: class '{name}' has index {part['index']}, expected {position}. "
+                "Indices run from 1 without gaps, in file order; 0 is background."
+            )
+        queries = part.get("queries", [name])
+        queries = tuple(str(query) for query in _sequence(queries, f"{where}: queries of class '{name}'")) or (name,)
+        classes.append(ClassSpec(position, name, queries))
+    if not 1 <= len(classes) <= MAX_CLASSES:
+        raise SpecError(f"{where}: {len(classes)} classes, between 1 and {MAX_CLASSES} are possible.")
+    names = [c.name for c in classes]
+    for name in names:
+        if names.count(name) > 1:
+            raise SpecError(f"{where}: class '{name}' is listed {names.count(name)} times, once is wanted.")
+        if name == "background":
+            raise SpecError(f"{where}: 'background' cannot be a class; index 0 always is background.")
+    return tuple(classes)
+
+
+def _read_source(value: Any, where: str) -> SourceSpec:
+    if isinstance(value, str):
+        value = {"name": value}
+    part = _mapping(value, SourceSpec, where, required=("name",))
+    if part.get("limit") is not None:
+        part["limit"] = _integer(part["limit"], f"{where}: limit", low=1)
+    return SourceSpec(**part)
+
+
+def read_filters(value: Any, where: str) -> FilterSpec:
+    """Check the thresholds of the filter.
+
+    Raises:
+        SpecError: If one is no share in [0, 1] or they are in the wrong order.
+    """
+    filters = FilterSpec(**_mapping(value, FilterSpec, where))
+    for key, ratio in asdict(filters).items():
+        if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 <= ratio <= 1:
+            raise SpecError(f"{where}: {key} is {ratio!r}, a share between 0 and 1 is wanted.")
+    if filters.min_foreground >= filters.max_foreground:
+        raise SpecError(
+            f"{where}: min_foreground {filters.min_foreground} is not below max_foreground {filters.max_foreground}."
+        )
+    return filters
+
+
+def _read_target(value: Any, where: str) -> TargetSpec:
+    part = _mapping(value, TargetSpec, where, required=("layout",))
+    if part["layout"] not in ("voc", "drawn"):
+        raise SpecError(f"{where}: layout is {part['layout']!r}, known layouts: voc, drawn.")
+    if part.get("mask_classes") is not None:
+        named = part["mask_classes"]
+        # A definition's name stands for its classes, so that VOC's twenty are written down once.
+        if isinstance(named, str):
+            part["mask_classes"] = read_spec(named).class_names
+        else:
+            part["mask_classes"] = tuple(str(name) for name in _sequence(named, f"{where}: mask_classes"))
+    return TargetSpec(**part)
+
+
+def _mapping(value: Any, kind: type, where: str, required: Sequence[str] = ()) -> dict[str, Any]:
+    """``value`` as a dict whose keys are fields of ``kind``."""
+    known = [f.name for f in fields(kind)]
+    if not isinstance(value, Mapping):
+        raise SpecError(f"{where}: found {_shown(value)}, wanted a mapping with the keys {', '.join(known)}.")
+    for key in value:
+        if key not in known:
+            raise SpecError(f"{where}: unknown key '{key}'. Known keys: {', '.join(known)}.")
+    for key in required:
+        if value.get(key) is None:
+            raise SpecError(f"{where}: '{key}' is missing.")
+    part = dict(value)
+    if "options" in part:
+        options = part["options"] or {}
+        if not isinstance(options, Mapping):
+            raise SpecError(f"{where}: options is {_shown(options)}, wanted a mapping.")
+        part["options"] = dict(options)
+    return part
+
+
+def _sequence(value: Any, where: str) -> Sequence[Any]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise SpecError(f"{where}: found {_shown(value)}, wanted a list.")
+    return value
+
+
+def _integer(value: Any, where: str, low: int, high: int | None = None) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+        wanted = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise SpecError(f"{where} is {_shown(value)}, wanted a whole number {wanted}.")
+    return value
+
+
+def _name(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise SpecError(
+            f"{where} is {_shown(value)}; letters, digits, '_' and '-' are possible, a letter or digit first."
+        )
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _plain(value: Any) -> Any:
+    """``value`` with tuples as lists, as JSON, YAML and the database hold it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
