@@ -11,6 +11,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from wss_data.errors import ImageError
 from wss_data.files import write_bytes
 
+# Too many pixels are an error here, not Pillow's warning. Set once: filters are not safe to change between threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Formats that are read at all; everything else is refused before a decoder sees it."""
 
@@ -60,9 +63,7 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.nda
         ImageError: As ``read_image``.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own bomb warning; ours is an error below
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise ImageError(
             "unreadable", f"{name}: not an image in a format that is read ({', '.join(FORMATS)})."

@@ -93,7 +93,7 @@ def write_foreground(mask: np.ndarray, path: Path) -> None:
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The mask at ``size`` = (width, height) pixels by nearest neighbour, so that no new index appears. (H, W) uint8 or bool."""
+    """The mask, (H, W) uint8 or bool, at ``size`` = (width, height) by nearest neighbour: no new index appears."""
     if mask.shape == (size[1], size[0]):
         return mask
     resized = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
@@ -137,7 +137,8 @@ def check_foreground(values: np.ndarray, image_size: tuple[int, int], name: str)
 
     Raises:
         MaskError: With reason ``size`` (other size), ``rotated`` (width and height swapped: the mask was drawn on an
-            image before its EXIF rotation), ``values`` (more than two values, or neither 0/1 nor 0/255), ``empty``, ``full``.
+            image before its EXIF rotation), ``values`` (more than two values, or neither 0/1 nor 0/255), ``empty``,
+            ``full``.
     """
     size = (values.shape[1], values.shape[0])
     if size != image_size:

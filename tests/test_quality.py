@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+
+from wss_data.quality import border_contact, colour_contrast, compactness, mask_quality, pieces
+
+
+def blank(height=20, width=20):
+    return np.zeros((height, width), bool)
+
+
+def test_a_square_is_convex_and_a_cross_is_not():
+    square, cross = blank(), blank()
+    square[5:15, 5:15] = True
+    cross[9:11, 2:18] = cross[2:18, 9:11] = True
+
+    assert compactness(square) == 1.0
+    assert 0.2 < compactness(cross) < 0.6
+
+
+def test_a_single_pixel_and_a_line_are_convex():
+    dot, line = blank(), blank()
+    dot[3, 4] = line[3, 2:9] = True
+
+    assert compactness(dot) == compactness(line) == 1.0
+
+
+def test_two_blobs_are_two_pieces_and_specks_are_not_counted():
+    mask = blank(40, 40)
+    mask[2:14, 2:14] = mask[20:34, 20:34] = True
+    mask[0, 39] = True
+
+    assert pieces(mask) == 2
+
+
+def test_pieces_that_touch_at_a_corner_are_one():
+    mask = blank()
+    mask[2:5, 2:5] = mask[5:8, 5:8] = True
+
+    assert pieces(mask) == 1
+
+
+def test_border_contact_is_the_share_of_border_pixels():
+    mask = np.zeros((4, 5), bool)
+    mask[0] = True
+
+    assert border_contact(mask) == 5 / 14
+    assert border_contact(np.ones((4, 5), bool)) == 1.0
+
+
+def test_contrast_is_one_for_two_colours_and_zero_for_one():
+    left = blank()
+    left[:, :10] = True
+    image = np.zeros((20, 20, 3), np.uint8)
+
+    assert colour_contrast(image, left) == 0.0
+    image[:, :10] = (220, 60, 40)
+    assert colour_contrast(image, left) == 1.0
+    assert colour_contrast(image, ~left) == 1.0
+
+
+@pytest.mark.parametrize("mask", [blank(), ~blank()])
+def test_empty_and_full_masks_have_no_contrast(mask):
+    quality = mask_quality(np.zeros((20, 20, 3), np.uint8), mask)
+
+    assert quality.colour_contrast == 0.0
+    assert quality.compactness == float(mask.any())
+    assert quality.pieces == int(mask.any())
+
+
+def test_a_mask_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="mask_quality wants"):
+        mask_quality(np.zeros((4, 4, 3), np.uint8), np.zeros((5, 4), bool))

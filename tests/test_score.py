@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+
+from wss_data.cosegmentation.score import jaccard, precision, score_folder
+from wss_data.errors import MaskError, SourceError
+from wss_data.masks import write_foreground
+
+
+def row(*values):
+    return np.array([values], bool)
+
+
+def write(folder, masks):
+    for name, mask in masks.items():
+        write_foreground(mask, folder / f"{name}.png")
+    return folder
+
+
+def test_precision_counts_right_pixels_and_jaccard_only_the_foreground():
+    mask, truth = row(1, 1, 0, 0), row(1, 0, 0, 0)
+
+    assert precision(mask, truth) == 0.75
+    assert jaccard(mask, truth) == 0.5
+
+
+def test_jaccard_of_two_empty_masks_is_one_and_of_one_empty_mask_zero():
+    assert jaccard(row(0, 0), row(0, 0)) == 1
+    assert jaccard(row(0, 0), row(1, 0)) == 0
+
+
+def test_means_are_taken_over_the_images_of_a_class_and_then_over_classes(tmp_path):
+    half = row(1, 1, 0, 0)
+    masks = write(tmp_path / "masks", {"cow/a": half, "cow/b": half, "cow/c": half, "dog/a": half})
+    truth = write(tmp_path / "truth", {"cow/a": half, "cow/b": half, "cow/c": half, "dog/a": ~half})
+
+    table = score_folder(masks, truth)
+
+    assert [(r.name, r.images, r.jaccard) for r in table.classes] == [("cow", 3, 1.0), ("dog", 1, 0.0)]
+    assert (table.mean.images, table.mean.precision, table.mean.jaccard) == (4, 0.5, 0.5)
+
+
+def test_kept_is_decided_by_the_mask_not_by_the_truth(tmp_path):
+    masks = write(tmp_path / "masks", {"cow/half": row(1, 1, 0, 0, 0), "cow/all": row(1, 1, 1, 1, 1)})
+    truth = write(tmp_path / "truth", {"cow/half": row(1, 1, 1, 1, 1), "cow/all": row(1, 1, 0, 0, 0)})
+
+    (cow,) = score_folder(masks, truth).classes
+
+    assert cow.kept == 1
+    assert cow.kept_jaccard == pytest.approx(0.4)
+    assert cow.kept_precision == pytest.approx(0.4)
+
+
+def test_a_class_of_which_nothing_is_kept_shows_a_dash_and_stays_out_of_the_kept_mean(tmp_path):
+    names = {"cow/a": row(1, 1, 0, 0), "dog/a": row(0, 0, 0, 0)}
+    table = score_folder(write(tmp_path / "masks", names), write(tmp_path / "truth", names))
+
+    assert table.classes[1].kept_jaccard is None
+    assert table.mean.kept_jaccard == 1.0
+    assert str(table).splitlines()[3].split() == ["dog", "1", "1.000", "1.000", "0", "-", "-"]
+    assert table.to_dict()["mean"]["kept"] == 1
+
+
+def test_masks_of_ones_and_of_255_count_alike(tmp_path):
+    from PIL import Image
+
+    write(tmp_path / "masks", {"cow/a": row(1, 0)})
+    (tmp_path / "truth" / "cow").mkdir(parents=True)
+    Image.fromarray(np.array([[1, 0]], np.uint8)).save(tmp_path / "truth" / "cow" / "a.png")
+
+    assert score_folder(tmp_path / "masks", tmp_path / "truth").mean.jaccard == 1
+
+
+def test_masks_right_in_the_folder_are_one_class(tmp_path):
+    table = score_folder(write(tmp_path / "m", {"a": row(1, 0)}), write(tmp_path / "cow", {"a": row(1, 0)}))
+
+    assert [r.name for r in table.classes] == ["cow"]
+
+
+def test_a_mask_without_truth_is_left_out_but_a_truth_without_mask_is_an_error(tmp_path):
+    more = write(tmp_path / "more", {"cow/a": row(1, 0), "cow/b": row(1, 0)})
+    less = write(tmp_path / "less", {"cow/a": row(1, 0)})
+
+    assert score_folder(more, less).mean.images == 1
+    with pytest.raises(SourceError, match=r"1 of 2 masks are missing, the first is .*b\.png"):
+        score_folder(less, more)
+
+
+def test_another_size_is_named_with_both_sizes(tmp_path):
+    masks = write(tmp_path / "masks", {"cow/a": row(1, 0)})
+    truth = write(tmp_path / "truth", {"cow/a": row(1, 0, 0)})
+
+    with pytest.raises(MaskError, match=r"2x1 pixels, the true mask .* 3x1"):
+        score_folder(masks, truth)
+
+
+def test_a_missing_or_empty_folder_is_an_error(tmp_path):
+    (tmp_path / "empty").mkdir()
+
+    with pytest.raises(SourceError, match="no such folder"):
+        score_folder(tmp_path / "nowhere", tmp_path / "empty")
+    with pytest.raises(SourceError, match="no true mask found"):
+        score_folder(tmp_path / "empty", tmp_path / "empty")

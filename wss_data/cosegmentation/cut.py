@@ -1,0 +1,173 @@
+"""Soft map -> binary mask by a minimum cut; both engines share it.
+
+The cut is exact and runs in SciPy (Dinic's algorithm): at a long side of 160 px 34 ms, against 20 ms of
+OR-Tools, which would be one more heavy dependency, and PyMaxflow is GPL.
+
+Source:
+    Boykov and Jolly, ICCV 2001; Rother, Kolmogorov and Blake, *GrabCut*, SIGGRAPH 2004.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
+"""Half of the 8 neighbours as (rows down, columns right); the other half are the same pairs seen from the other end."""
+
+CAPACITY_STEPS = 1000
+"""Integer steps per unit of energy: SciPy's flow counts in int32."""
+
+
+@dataclass(frozen=True)
+class CutSettings:
+    """The energy of the cut.
+
+    Args:
+        evidence_weight: Energy per unit of evidence.
+        smoothness: Energy of a boundary between two neighbours of equal colour.
+        colour_clip: Largest energy that the colour models may add or take, per pixel.
+        rounds: Times that colours are learned and the cut is made.
+
+    Source:
+        Our own. The values come from a prototype and were partly chosen on the images of web_wild6 and msrc_v2.
+    """
+
+    evidence_weight: float = 2.0
+    smoothness: float = 2.0
+    colour_clip: float = 3.0
+    rounds: int = 2
+
+
+def graph_cut(evidence: np.ndarray, image: np.ndarray, settings: CutSettings | None = None) -> np.ndarray:
+    """Cut a soft map into foreground and background along the edges and colours of its image.
+
+    The first round's colours are those of positive evidence, the following rounds' those of the last mask.
+
+    Args:
+        evidence: Log-odds-like evidence for the foreground, zero is undecided. Shape (H, W), float.
+        image: The image at the same size. Shape (H, W, 3), uint8, RGB.
+        settings: Weights of the energy; ``None`` for the defaults.
+
+    Returns:
+        The foreground. Shape (H, W), bool.
+
+    Raises:
+        ValueError: If the shapes do not fit together.
+    """
+    settings = settings or CutSettings()
+    if image.shape != (*evidence.shape, 3):
+        raise ValueError(f"graph_cut wants an image (H, W, 3) over evidence (H, W): {image.shape}, {evidence.shape}")
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+    weights = neighbour_weights(lab, settings.smoothness)
+    mask = evidence > 0
+    for _ in range(settings.rounds):
+        colour = np.clip(colour_log_ratio(lab, mask), -settings.colour_clip, settings.colour_clip)
+        mask = minimum_cut(-settings.evidence_weight * evidence - colour, weights)
+    return mask
+
+
+def colour_log_ratio(lab: np.ndarray, mask: np.ndarray, bins: int = 8) -> np.ndarray:
+    """How much more a pixel's colour is seen inside a mask than outside it.
+
+    Args:
+        lab: The image in 8-bit Lab. Shape (H, W, 3), uint8.
+        mask: The foreground so far. Shape (H, W), bool.
+        bins: Bins a channel of the two colour histograms.
+
+    Returns:
+        log p(colour | inside) - log p(colour | outside) from smoothed histograms; zero everywhere
+        if one side is empty, since then nothing is known of its colours. Shape (H, W), float64.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    if mask.all() or not mask.any():
+        return np.zeros(mask.shape)
+    binned = lab.astype(np.int64) * bins // 256
+    cells = (binned[..., 0] * bins + binned[..., 1]) * bins + binned[..., 2]
+    log_densities = []
+    for side in (mask, ~mask):
+        counts = np.bincount(cells[side], minlength=bins**3).reshape(bins, bins, bins).astype(float)
+        smoothed = gaussian_filter(counts, sigma=0.7, mode="constant")
+        # A thousandth of the mass spread evenly: an unseen colour is unlikely, not impossible.
+        density = smoothed / smoothed.sum() + 1e-3 / bins**3
+        log_densities.append(np.log(density).ravel())
+    return (log_densities[0] - log_densities[1])[cells]
+
+
+def neighbour_weights(lab: np.ndarray, smoothness: float) -> list[np.ndarray]:
+    """What it costs to separate two neighbours: less where their colours differ.
+
+    Args:
+        lab: The image. Shape (H, W, 3), uint8.
+        smoothness: Cost between equal colours side by side.
+
+    Returns:
+        For each offset in ``NEIGHBOURS``: smoothness / distance * exp(-|difference|^2 / (2 mean |difference|^2)),
+        at the upper pixel of the pair; zero where the other one is outside. Each (H, W), float64, >= 0.
+    """
+    colours = lab.astype(np.float64)
+    pairs = [_pair(lab.shape[:2], offset) for offset in NEIGHBOURS]
+    squares = [((colours[here] - colours[there]) ** 2).sum(axis=-1) for here, there in pairs]
+    mean = np.concatenate([square.ravel() for square in squares]).mean() if lab[..., 0].size > 1 else 0.0
+    weights = []
+    for (here, _), offset, square in zip(pairs, NEIGHBOURS, squares, strict=True):
+        weight = np.zeros(lab.shape[:2])
+        weight[here] = smoothness / np.hypot(*offset) * np.exp(-square / max(2.0 * mean, 1e-9))
+        weights.append(weight)
+    return weights
+
+
+def minimum_cut(unary: np.ndarray, weights: list[np.ndarray]) -> np.ndarray:
+    """The mask of least energy; among equals the smallest.
+
+    The energy of a mask is the sum of ``unary`` over its pixels and of ``weights`` over the pairs of
+    neighbours that it separates. Energies are rounded to steps of 1/1000 at the finest.
+
+    Args:
+        unary: Cost of calling a pixel foreground; negative favours it. Shape (H, W), float.
+        weights: Cost of separating neighbours, as from ``neighbour_weights``. Four of (H, W), float, >= 0.
+
+    Returns:
+        The foreground. Shape (H, W), bool.
+    """
+    from scipy.sparse import csr_matrix
+    from scipy.sparse.csgraph import breadth_first_order, maximum_flow
+
+    pixels = unary.size
+    source, sink = pixels, pixels + 1
+    # All flow leaves the source: its sum must fit in int32.
+    steps = min(float(CAPACITY_STEPS), 2**30 / max(float(np.abs(unary).sum()), 1.0))
+    terminal = np.rint(unary.ravel() * steps).astype(np.int32)
+    wanted, unwanted = np.flatnonzero(terminal < 0), np.flatnonzero(terminal > 0)
+    if wanted.size == 0:
+        return np.zeros(unary.shape, bool)
+
+    index = np.arange(pixels).reshape(unary.shape)
+    tails, heads, capacities = [np.full(wanted.size, source), unwanted], [wanted, np.full(unwanted.size, sink)], []
+    capacities += [-terminal[wanted], terminal[unwanted]]
+    for offset, weight in zip(NEIGHBOURS, weights, strict=True):
+        here, there = _pair(unary.shape, offset)
+        capacity = np.rint(weight[here].ravel() * steps).astype(np.int32)
+        tails += [index[here].ravel(), index[there].ravel()]
+        heads += [index[there].ravel(), index[here].ravel()]
+        capacities += [capacity, capacity]
+    graph = csr_matrix(
+        (np.concatenate(capacities), (np.concatenate(tails), np.concatenate(heads))), shape=(pixels + 2, pixels + 2)
+    )
+    residual = graph - maximum_flow(graph, source, sink, method="dinic").flow
+    residual.data = np.maximum(residual.data, 0)
+    residual.eliminate_zeros()
+    reached = np.zeros(pixels + 2, bool)
+    reached[breadth_first_order(residual, source, return_predecessors=False)] = True
+    return reached[:pixels].reshape(unary.shape)
+
+
+def _pair(shape: tuple[int, ...], offset: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Where the upper and the lower pixels of all pairs at ``offset`` lie in a map of ``shape``."""
+    down, right = offset
+    height, width = shape[:2]
+    rows, rows_there = slice(0, max(height - down, 0)), slice(down, height)
+    left = max(-right, 0)
+    columns = slice(left, max(width - max(right, 0), left))
+    return (rows, columns), (rows_there, slice(columns.start + right, columns.stop + right))

@@ -1,0 +1,320 @@
+"""Plain folders of images in, plain folders of masks out; no database."""
+
+import csv
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from wss_data.cosegmentation.base import Engine, make_engine
+from wss_data.errors import CosegmentationError, ImageError, SourceError
+from wss_data.files import write_json, write_text
+from wss_data.images import list_images, read_image, resize_longest_side
+from wss_data.masks import foreground_ratio, resize_mask, write_foreground
+from wss_data.parallel import map_images
+
+SCORES = "scores.csv"
+LEDGER = "ledger.json"
+SAVE_EVERY = 50
+"""Masks between two writings of the scores: what a killed run may have to do again."""
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One line of ``scores.csv``.
+
+    Args:
+        class_name: The group's name; column ``class``.
+        stem: Name of image and mask without suffix.
+        status: ``ok``, or why there is no mask: the reason of an ``ImageError``.
+        confidence: Of the engine, in [0, 1]; empty without a mask.
+        foreground_ratio: Share of the mask that is foreground, in [0, 1]; empty without a mask.
+        kept: Whether the foreground filter keeps it: ``yes`` or ``no``.
+        group: Changes with the group's images and the engine's settings; equal means that the mask is still good.
+    """
+
+    class_name: str
+    stem: str
+    status: str
+    confidence: float | None
+    foreground_ratio: float | None
+    kept: bool
+    group: str
+
+
+@dataclass(frozen=True)
+class FolderSummary:
+    """What a run over folders did.
+
+    Args:
+        out: Where the masks are.
+        images: Image files found.
+        made: Masks made by this run.
+        unchanged: Masks that were there already.
+        kept: Class name -> images that the foreground filter keeps.
+        with_mask: Class name -> images that have a mask.
+        dropped: Reason -> images that could not be read.
+    """
+
+    out: Path
+    images: int
+    made: int
+    unchanged: int
+    kept: Mapping[str, int]
+    with_mask: Mapping[str, int]
+    dropped: Mapping[str, int]
+
+    def __str__(self) -> str:
+        width = max(5, *(len(name) for name in self.with_mask))
+        lines = [f"{'class':{width}}  {'masks':>6} {'kept':>6}"]
+        lines += [f"{name:{width}}  {count:6d} {self.kept[name]:6d}" for name, count in self.with_mask.items()]
+        lines.append(f"{self.images} images: {self.made} masks made, {self.unchanged} unchanged, in {self.out}")
+        if self.dropped:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items()))
+            lines.append(f"{sum(self.dropped.values())} images could not be read ({reasons}): see {self.out / SCORES}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """One file after a first look: its bytes' digest, upright (width, height), or the reason against it."""
+
+    path: Path
+    sha256: str
+    size: tuple[int, int]
+    reason: str | None
+
+
+class _ShrunkImages(Sequence[np.ndarray]):
+    """Files as images of bounded size, each read when it is asked for."""
+
+    def __init__(self, paths: Sequence[Path], longest_side: int) -> None:
+        self._paths, self._longest_side = paths, longest_side
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, position: Any) -> Any:
+        return resize_longest_side(read_image(self._paths[position]), self._longest_side)
+
+
+def cosegment_folder(
+    images: Path | str,
+    out: Path | str,
+    method: str = "common",
+    options: Mapping[str, Any] | None = None,
+    workers: int | None = None,
+    longest_side: int = 340,
+    min_foreground: float = 0.2,
+    max_foreground: float = 0.8,
+    progress: bool = True,
+) -> FolderSummary:
+    """Co-segment each folder of images as one group and write a folder of masks.
+
+    ``images/<class>/*.jpg`` become ``out/<class>/<stem>.png``: 0 and 255, as large as the upright image. If ``images``
+    holds images itself, they are one group and the masks go right into ``out``. ``out/scores.csv`` lists every
+    image, the unreadable ones with their reason; ``out/ledger.json`` says what the engine learned from.
+
+    Run again, it makes only the masks of groups whose images or settings have changed, or that a killed run left out.
+
+    Args:
+        images: Folder of folders of images, or folder of images.
+        out: Where masks go; outside ``images``.
+        method: Name of the co-segmentation engine.
+        options: The engine's options.
+        workers: Worker processes; ``None`` for one a processor. Masks do not depend on it.
+        longest_side: Images are shrunk to this before they are co-segmented, pixels; masks are enlarged again.
+        min_foreground: Smallest foreground share that counts as kept.
+        max_foreground: Largest such share.
+        progress: Whether to show a progress bar per group.
+
+    Returns:
+        What was done.
+
+    Raises:
+        SourceError: If there is no image, two images of a class have the same stem, or ``out`` lies in ``images``.
+        CosegmentationError: If there is no such engine, it refuses an option, or ``longest_side`` is too small.
+
+    Source:
+        Shen et al., BMVC 2017, section 4.1: groups, 340 pixels, the filter.
+    """
+    images, out = Path(images), Path(out)
+    if longest_side < 64:
+        raise CosegmentationError(f"longest_side is {longest_side}; at least 64 pixels are needed to see an object.")
+    groups = find_groups(images, out)
+    engine = make_engine(method, options)
+    before = _read_rows(out / SCORES)
+    run = _Run(engine, out, longest_side, (min_foreground, max_foreground), workers, progress, before)
+    # The old rows of all groups stay in the file until their group's turn has come.
+    rows = dict(before)
+    for key in [key for key in rows if key[0] not in groups]:
+        del rows[key]
+    for name, paths in groups.items():
+        run.group(name, out if _is_flat(images, paths) else out / name, paths, rows)
+    write_json(out / LEDGER, {"method": method, "fingerprint": engine.fingerprint(), **engine.ledger.to_dict()})
+    made = [row for row in rows.values() if row.status == "ok"]
+    return FolderSummary(
+        out=out,
+        images=len(rows),
+        made=run.made,
+        unchanged=len(made) - run.made,
+        kept={name: sum(row.kept for row in made if row.class_name == name) for name in groups},
+        with_mask={name: sum(row.class_name == name for row in made) for name in groups},
+        dropped=Counter(row.status for row in rows.values() if row.status != "ok"),
+    )
+
+
+def find_groups(images: Path, out: Path) -> dict[str, list[Path]]:
+    """The groups in a folder: class name -> its image files, both sorted.
+
+    Args:
+        images: Folder of folders of images, or folder of images.
+        out: Where masks are to go.
+
+    Raises:
+        SourceError: As ``cosegment_folder``.
+    """
+    if not images.is_dir():
+        raise SourceError(f"{images}: there is no such folder of images.")
+    if out.absolute().resolve().is_relative_to(images.resolve()):
+        raise SourceError(f"{out}: masks must go outside {images}; the next run would take them for images.")
+    folders = [path for path in sorted(images.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    groups = {folder.name: paths for folder in folders if (paths := list_images(folder))}
+    direct = [path for path in list_images(images) if path.parent == images]
+    if direct and groups:
+        raise SourceError(
+            f"{images}: holds {len(direct)} images (such as {direct[0].name}) beside folders of images (such as "
+            f"{next(iter(groups))}). Move them into a folder of their own: one folder is one group."
+        )
+    if direct:
+        groups = {images.absolute().name: direct}
+    if not groups:
+        raise SourceError(f"{images}: no image found. The layout is {images}/<class>/*.jpg, or images right in it.")
+    for name, paths in groups.items():
+        stem, count = Counter(path.stem for path in paths).most_common(1)[0]
+        if count > 1:
+            same = ", ".join(str(path.relative_to(images)) for path in paths if path.stem == stem)
+            raise SourceError(f"{images}: {same} would have the same mask {name}/{stem}.png. Rename all but one.")
+    return groups
+
+
+def _is_flat(images: Path, paths: Sequence[Path]) -> bool:
+    return paths[0].parent == images
+
+
+class _Run:
+    """One run's fixed settings and its count of masks made."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        out: Path,
+        longest_side: int,
+        kept_range: tuple[float, float],
+        workers: int | None,
+        progress: bool,
+        before: Mapping[tuple[str, str], ScoreRow],
+    ) -> None:
+        self.engine, self.out, self.longest_side, self.kept_range = engine, out, longest_side, kept_range
+        self.workers, self.progress, self.before = workers, progress, before
+        self.made = 0
+
+    def group(self, name: str, folder: Path, paths: Sequence[Path], rows: dict[tuple[str, str], ScoreRow]) -> None:
+        """Bring one group's masks and rows up to date."""
+        checked = list(map_images(_check, paths, workers=1 if len(paths) < 16 else self.workers))
+        good = [one for one in checked if one.reason is None]
+        place = {one.path: position for position, one in enumerate(good)}
+        group = _group_fingerprint(self.engine, self.longest_side, good)
+        for key in [key for key in rows if key[0] == name]:
+            del rows[key]
+        wanted = []
+        for one in checked:
+            key, mask_path = (name, one.path.stem), folder / f"{one.path.stem}.png"
+            old = self.before.get(key)
+            if one.reason is not None:
+                rows[key] = ScoreRow(name, one.path.stem, one.reason, None, None, False, "")
+                if old is not None and old.status == "ok":
+                    mask_path.unlink(missing_ok=True)  # ours, of an image that is no more
+            elif old is not None and old.group == group and old.foreground_ratio is not None and mask_path.is_file():
+                rows[key] = self._row(key, old.confidence or 0.0, old.foreground_ratio, group)
+            else:
+                wanted.append(place[one.path])
+        shrunk = _ShrunkImages([one.path for one in good], self.longest_side)
+        results = self.engine.segment_group(shrunk, wanted, workers=self.workers) if wanted else iter(())
+        bar = tqdm(results, total=len(wanted), desc=name, unit="image", disable=not (self.progress and wanted))
+        for count, (position, segmented) in enumerate(bar, start=1):
+            one = good[position]
+            mask = resize_mask(segmented.mask, one.size)
+            write_foreground(mask, folder / f"{one.path.stem}.png")
+            key = (name, one.path.stem)
+            rows[key] = self._row(key, segmented.confidence, foreground_ratio(mask), group)
+            self.made += 1
+            if count % SAVE_EVERY == 0:
+                _write_rows(self.out / SCORES, rows.values())
+        _write_rows(self.out / SCORES, rows.values())
+
+    def _row(self, key: tuple[str, str], confidence: float, ratio: float, group: str) -> ScoreRow:
+        # Rounded as they are written, so that a run and its resumption decide alike.
+        ratio = round(ratio, 4)
+        kept = self.kept_range[0] <= ratio <= self.kept_range[1]
+        return ScoreRow(*key, "ok", round(confidence, 4), ratio, kept, group)
+
+
+def _check(path: Path) -> _Checked:
+    try:
+        image = read_image(path)
+    except ImageError as error:
+        return _Checked(path, "", (0, 0), error.reason)
+    return _Checked(path, hashlib.sha256(path.read_bytes()).hexdigest(), (image.shape[1], image.shape[0]), None)
+
+
+def _group_fingerprint(engine: Engine, longest_side: int, images: Sequence[_Checked]) -> str:
+    members = [f"{one.path.stem} {one.sha256}" for one in images]
+    text = "\n".join([engine.name, engine.fingerprint(), str(longest_side), *members])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+COLUMNS = ("class", "stem", "status", "confidence", "foreground_ratio", "kept", "group")
+
+
+def _write_rows(path: Path, rows: Iterable[ScoreRow]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in sorted(rows, key=lambda row: (row.class_name, row.stem)):
+        numbers = ("" if value is None else f"{value:.4f}" for value in (row.confidence, row.foreground_ratio))
+        writer.writerow([row.class_name, row.stem, row.status, *numbers, "yes" if row.kept else "no", row.group])
+    write_text(path, text.getvalue())
+
+
+def _read_rows(path: Path) -> dict[tuple[str, str], ScoreRow]:
+    """The rows of an earlier run by (class, stem); none if there was none or the file is not ours."""
+    if not path.is_file():
+        return {}
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise CosegmentationError(
+                f"{path}: not a score file of this program (columns {', '.join(reader.fieldnames or ()) or 'none'}). "
+                "Choose another folder for the masks, or move the file away."
+            )
+        return {(row.class_name, row.stem): row for row in _parsed(reader)}
+
+
+def _parsed(reader: Iterable[Mapping[str, str]]) -> Iterator[ScoreRow]:
+    for line in reader:
+        try:
+            confidence, ratio = (
+                float(line[name]) if line[name] else None for name in ("confidence", "foreground_ratio")
+            )
+        except ValueError:
+            continue  # edited by hand: as if it were not there, the mask is made again
+        yield ScoreRow(
+            line["class"], line["stem"], line["status"], confidence, ratio, line["kept"] == "yes", line["group"]
+        )

@@ -1,0 +1,191 @@
+"""Compare a folder of foreground masks with a folder of true ones."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wss_data.errors import MaskError, SourceError
+from wss_data.masks import foreground_ratio, read_mask
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How well the masks of one class fit.
+
+    Args:
+        name: The class; ``mean`` for the mean over classes.
+        images: Number of images.
+        precision: P, mean share of pixels that are right, in [0, 1].
+        jaccard: J, mean intersection over union of the foreground, in [0, 1].
+        kept: Number of images that the foreground filter keeps.
+        kept_precision: P over those; ``None`` if none is kept.
+        kept_jaccard: J over those; ``None`` if none is kept.
+    """
+
+    name: str
+    images: int
+    precision: float
+    jaccard: float
+    kept: int
+    kept_precision: float | None
+    kept_jaccard: float | None
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores per class and their mean over classes.
+
+    Args:
+        classes: One row a class, in order of name.
+        mean: Mean of the rows (of those that keep an image, for the kept); counts are sums.
+        min_foreground: Smallest foreground share kept.
+        max_foreground: Largest foreground share kept.
+    """
+
+    classes: tuple[ClassScore, ...]
+    mean: ClassScore
+    min_foreground: float
+    max_foreground: float
+
+    def __str__(self) -> str:
+        rows = [*self.classes, self.mean]
+        width = max(5, *(len(row.name) for row in rows))
+        kept = f"kept ({self.min_foreground:.0%}-{self.max_foreground:.0%})"
+        lines = [
+            f"{'':{width}}  {'all images':^21}  {kept:^21}",
+            f"{'class':{width}}  {'n':>6} {'P':>7} {'J':>6}  {'n':>6} {'P':>7} {'J':>6}",
+        ]
+        for row in rows:
+            if row is self.mean:
+                lines.append("-" * len(lines[-1]))
+            lines.append(
+                f"{row.name:{width}}  {row.images:6d} {row.precision:7.3f} {row.jaccard:6.3f}  "
+                f"{row.kept:6d} {_shown(row.kept_precision):>7} {_shown(row.kept_jaccard):>6}"
+            )
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def precision(mask: np.ndarray, truth: np.ndarray) -> float:
+    """Share of the pixels, foreground or background, that are right, in [0, 1]. Both (H, W), bool.
+
+    Source:
+        The co-segmentation field's P: Rubinstein et al., CVPR 2013, section 5; Chen et al., CVPR 2014, section 4.
+    """
+    return float((mask == truth).mean())
+
+
+def jaccard(mask: np.ndarray, truth: np.ndarray) -> float:
+    """Intersection over union of the foregrounds, in [0, 1]; 1 if both are empty. Both (H, W), bool."""
+    union = int((mask | truth).sum())
+    return int((mask & truth).sum()) / union if union else 1.0
+
+
+def score_folder(
+    masks: Path | str, truth: Path | str, min_foreground: float = 0.2, max_foreground: float = 0.8
+) -> ScoreTable:
+    """Score ``masks/<class>/<stem>.png`` against ``truth/<class>/<stem>.png``.
+
+    Every true mask must have its counterpart: a mask that was not made would otherwise raise the score. Masks
+    without a truth are left out. Folders that hold PNG files directly count as one class.
+
+    Args:
+        masks: Foreground masks; every value but 0 is foreground.
+        truth: True foreground masks, likewise.
+        min_foreground: Smallest foreground share of the *mask* (never of the truth) that counts as kept.
+        max_foreground: Largest such share.
+
+    Returns:
+        The table; ``print`` it, or take ``to_dict()``.
+
+    Raises:
+        SourceError: If a folder is missing or holds no mask, or a mask has no counterpart.
+        MaskError: If a mask cannot be read or has another size than its truth.
+
+    Source:
+        Means over the images of a class, then over classes, as in Rubinstein et al., CVPR 2013;
+        Shen et al., BMVC 2017, section 3.1 for the filter.
+    """
+    masks, truth = Path(masks), Path(truth)
+    for folder in (masks, truth):
+        if not folder.is_dir():
+            raise SourceError(f"{folder}: there is no such folder of masks.")
+    by_class = _masks_by_class(truth)
+    if not by_class:
+        raise SourceError(f"{truth}: no true mask found. The layout is {truth}/<class>/<stem>.png.")
+    _check_counterparts(masks, truth, by_class)
+    rows = tuple(
+        _score_class(name, [(masks / path, truth / path) for path in paths], min_foreground, max_foreground)
+        for name, paths in by_class.items()
+    )
+    return ScoreTable(rows, _mean(rows), min_foreground, max_foreground)
+
+
+def _masks_by_class(folder: Path) -> dict[str, list[Path]]:
+    """Class name -> its masks, relative to the folder; masks right in the folder are a class of the folder's name."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted([*folder.glob("*.png"), *folder.glob("*/*.png")]):
+        if not path.name.startswith("."):
+            relative = path.relative_to(folder)
+            found.setdefault(relative.parent.name or folder.absolute().name, []).append(relative)
+    return found
+
+
+def _check_counterparts(masks: Path, truth: Path, by_class: dict[str, list[Path]]) -> None:
+    wanted = [path for paths in by_class.values() for path in paths]
+    missing = [path for path in wanted if not (masks / path).is_file()]
+    if missing:
+        raise SourceError(
+            f"{masks}: {len(missing)} of {len(wanted)} masks are missing, the first is {masks / missing[0]} "
+            f"(true mask {truth / missing[0]}). Both folders need the layout <class>/<stem>.png with the same names."
+        )
+
+
+def _score_class(
+    name: str, pairs: Sequence[tuple[Path, Path]], min_foreground: float, max_foreground: float
+) -> ClassScore:
+    values = []
+    for mask_path, truth_path in pairs:
+        mask, truth = read_mask(mask_path) > 0, read_mask(truth_path) > 0
+        if mask.shape != truth.shape:
+            raise MaskError(
+                "size",
+                f"{mask_path}: the mask has {mask.shape[1]}x{mask.shape[0]} pixels, "
+                f"the true mask {truth_path} {truth.shape[1]}x{truth.shape[0]}. Both must have the image's size.",
+            )
+        kept = min_foreground <= foreground_ratio(mask) <= max_foreground
+        values.append((precision(mask, truth), jaccard(mask, truth), kept))
+    every = np.array(values, dtype=float)
+    kept = every[every[:, 2] == 1]
+    return ClassScore(
+        name,
+        len(every),
+        float(every[:, 0].mean()),
+        float(every[:, 1].mean()),
+        len(kept),
+        float(kept[:, 0].mean()) if len(kept) else None,
+        float(kept[:, 1].mean()) if len(kept) else None,
+    )
+
+
+def _mean(rows: Sequence[ClassScore]) -> ClassScore:
+    kept = [row for row in rows if row.kept_precision is not None and row.kept_jaccard is not None]
+    return ClassScore(
+        "mean",
+        sum(row.images for row in rows),
+        float(np.mean([row.precision for row in rows])),
+        float(np.mean([row.jaccard for row in rows])),
+        sum(row.kept for row in rows),
+        float(np.mean([row.kept_precision for row in kept])) if kept else None,
+        float(np.mean([row.kept_jaccard for row in kept])) if kept else None,
+    )
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
