@@ -1,0 +1,256 @@
+import hashlib
+import urllib.error
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import nn
+
+from wss_data.errors import CheckpointError, WssError
+from wss_data.ledger import Supervision
+from wss_train import models
+from wss_train.models import build_model, usable_precision, weights_ledger_entry
+from wss_train.recipes import preset, with_values
+
+SMALL = {"weights": "none", "head_channels": "8", "branch_channels": "8"}
+
+
+def recipe(name="cpu", **values):
+    return with_values(preset(name), {**SMALL, **values})
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    torch.manual_seed(0)
+    return build_model(recipe(), 6, multilabel=True)
+
+
+@pytest.mark.parametrize("stride", [8, 16, 32])
+def test_lite0_scores_one_cell_per_stride(stride):
+    model = build_model(recipe(output_stride=stride), 6)
+
+    with torch.no_grad():
+        output = model(torch.zeros(2, 3, 64, 96))
+
+    assert output.pixel_logits.shape == (2, 6, 64 // stride, 96 // stride)
+    assert output.class_logits is None
+    assert model.output_stride == stride
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+def test_resnet50_is_dilated_to_the_stride_while_its_branch_keeps_stride_32(stride):
+    model = build_model(recipe("paper", output_stride=stride), 21, multilabel=True)
+
+    with torch.no_grad():
+        low = model.low(torch.zeros(1, 3, 64, 64))
+        output = model(torch.zeros(1, 3, 64, 64))
+
+        assert low.shape[2:] == (8, 8)
+        assert model.high(low).shape == (1, 2048, 64 // stride, 64 // stride)
+        assert model.branch.high(low).shape == (1, 2048, 2, 2)
+    assert output.pixel_logits.shape == (1, 21, 64 // stride, 64 // stride)
+    assert output.class_logits.shape == (1, 20)
+
+
+def test_papers_head_is_two_hidden_layers_of_512_at_dilation_12():
+    head = build_model(with_values(preset("paper"), {"weights": "none"}), 21).head
+
+    first, second, third = (layer for layer in head if isinstance(layer, nn.Conv2d))
+    assert (first.in_channels, first.out_channels, first.kernel_size) == (2048, 512, (3, 3))
+    assert (first.dilation, first.padding) == ((12, 12), (12, 12))
+    assert (second.out_channels, second.kernel_size) == (512, (1, 1))
+    assert (third.out_channels, third.kernel_size) == (21, (1, 1))
+    assert [layer.p for layer in head if isinstance(layer, nn.Dropout)] == [0.5]
+
+
+def test_the_authors_dilate_the_first_block_of_a_stage_too():
+    def dilations(name):
+        high = build_model(recipe(name), 3).high
+        return [[block.conv2.dilation[0] for block in stage] for stage in high]
+
+    assert dilations("paper") == [[1, 2, 2, 2, 2, 2], [2, 4, 4]]
+    assert dilations("authors-code") == [[2] * 6, [4] * 3]
+    with torch.no_grad():
+        assert build_model(recipe("authors-code"), 3)(torch.zeros(1, 3, 64, 64)).pixel_logits.shape[2:] == (8, 8)
+
+
+def test_new_layers_start_from_a_narrow_normal_and_zero_biases():
+    torch.manual_seed(0)
+    model = build_model(recipe(head_channels=64), 6, multilabel=True)
+
+    for name, parameter in model.new_parameters():
+        if name.endswith("bias"):
+            assert not parameter.any()
+        else:
+            assert parameter.std().item() == pytest.approx(0.01, rel=0.35)
+
+
+def test_the_branch_owns_copies_of_the_later_layers_that_start_equal(lite0):
+    own = dict(lite0.branch.high.named_parameters())
+    theirs = dict(lite0.high.named_parameters())
+
+    assert own.keys() == theirs.keys()
+    for name, parameter in own.items():
+        assert torch.equal(parameter, theirs[name])
+        assert parameter.data_ptr() != theirs[name].data_ptr()
+
+
+def test_training_the_branch_alone_leaves_the_segmentation_layers_as_they_are():
+    torch.manual_seed(0)
+    model = build_model(recipe(score_fusion="no"), 6, multilabel=True).train()
+
+    model(torch.randn(1, 3, 64, 64)).class_logits.sum().backward()
+
+    assert all(p.grad is None for p in model.high.parameters())
+    assert all(p.grad is None for p in model.head.parameters())
+    assert any(p.grad is not None and p.grad.any() for p in model.branch.high.parameters())
+    assert any(p.grad is not None and p.grad.any() for p in model.low.parameters())
+
+
+def test_batch_norm_keeps_its_statistics_and_trains_scale_and_shift():
+    torch.manual_seed(0)
+    model = build_model(recipe(), 6, multilabel=True).train()
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = [norm.running_mean.clone() for norm in norms]
+
+    output = model(torch.randn(2, 3, 64, 64))
+    (output.pixel_logits.sum() + output.class_logits.sum()).backward()
+
+    assert all(torch.equal(norm.running_mean, mean) for norm, mean in zip(norms, before, strict=True))
+    assert all(norm.weight.grad is not None and norm.bias.grad is not None for norm in norms)
+    assert model.head.training
+
+
+def test_batch_norm_epsilon_is_the_authors_where_the_recipe_says_so():
+    norms = [m for m in build_model(recipe("authors-code"), 3).modules() if isinstance(m, nn.BatchNorm2d)]
+
+    assert {norm.eps for norm in norms} == {1.001e-5}
+
+
+def test_class_scores_are_added_to_the_pixels_of_their_class_and_not_to_background(lite0):
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        output = lite0(images)
+        alone = lite0.head(lite0.high(lite0.low(images)))
+
+    added = output.pixel_logits - alone
+    assert output.class_logits.shape == (2, 5)
+    torch.testing.assert_close(added[:, 0], torch.zeros(2, 4, 4))
+    torch.testing.assert_close(
+        added[:, 1:], output.class_logits[:, :, None, None].expand(2, 5, 4, 4), atol=1e-6, rtol=0
+    )
+
+
+def test_a_branch_that_knows_background_raises_background_too():
+    torch.manual_seed(0)
+    model = build_model(recipe(branch_target="mask_classes"), 6, multilabel=True)
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        output = model(images)
+        alone = model.head(model.high(model.low(images)))
+
+    assert output.class_logits.shape == (1, 6)
+    expected = output.class_logits[:, :, None, None].expand_as(alone)
+    torch.testing.assert_close(output.pixel_logits - alone, expected, atol=1e-6, rtol=0)
+
+
+def test_the_mean_colour_normalises_to_zero_and_lite0_gets_its_own_range(lite0):
+    pixels = torch.tensor([127.0, 255.0]).view(1, 1, 1, 2).expand(1, 3, 1, 2)
+
+    assert lite0.normalise(pixels)[0, :, 0, :].tolist() == [[0.0, 1.0]] * 3
+
+
+def test_the_installed_imagenet_weights_are_loaded_unless_the_recipe_says_none():
+    loaded = build_model(preset("cpu"), 6)
+    again = build_model(preset("cpu"), 6)
+
+    assert torch.equal(loaded.low[0][0].weight, again.low[0][0].weight)
+    assert not torch.equal(loaded.low[0][0].weight, build_model(recipe(), 6).low[0][0].weight)
+
+
+def test_depthwise_layers_train_in_float32_under_bf16_with_the_same_result():
+    torch.manual_seed(0)
+    model = build_model(preset("cpu"), 3).train()
+    images = torch.randn(1, 3, 64, 64)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model.high(model.low(images))
+        mixed.sum().backward()
+    with torch.no_grad():
+        exact = model.high(model.low(images))
+
+    assert mixed.dtype == torch.bfloat16
+    assert (mixed.float() - exact).abs().mean() < 0.05 * exact.abs().mean()
+    assert model.high[0]._depthwise_conv.weight.grad.any()
+
+
+def test_a_file_of_torchvision_weights_is_loaded_and_known_by_its_hash(tmp_path, monkeypatch):
+    network = torchvision.models.resnet50()
+    file = tmp_path / "weights.pth"
+    torch.save(network.state_dict(), file)
+    values = recipe("paper", weights=str(file))
+
+    model = build_model(values, 3)
+
+    assert torch.equal(model.low[0].weight, network.conv1.weight)
+    assert weights_ledger_entry(values).supervision is Supervision.UNKNOWN
+
+    class Known:
+        url = f"https://example.org/resnet50-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.pth"
+
+    monkeypatch.setattr(models.torchvision.models, "get_model_weights", lambda name: [Known])
+    assert weights_ledger_entry(values).supervision is Supervision.IMAGE_LEVEL
+
+
+def test_safetensors_of_lite0_with_the_packages_names_are_loaded(tmp_path):
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name("efficientnet-lite0")
+    file = tmp_path / "lite0.safetensors"
+    save_file(network.state_dict(), file)
+
+    model = build_model(recipe(weights=str(file)), 3)
+
+    assert torch.equal(model.low[0][0].weight, network._conv_stem.weight)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "damaged"), (b"not weights at all", "damaged"), (None, "do not fit")],
+)
+def test_a_file_of_other_things_is_refused_as_weights(tmp_path, content, message):
+    file = tmp_path / "weights.pth"
+    if content is None:
+        torch.save({"conv1.weight": torch.zeros(3)}, file)
+    else:
+        file.write_bytes(content)
+
+    with pytest.raises(CheckpointError, match=message):
+        build_model(recipe("paper", weights=str(file)), 3)
+
+
+def test_a_missing_file_of_weights_is_named():
+    with pytest.raises(WssError, match=r"no/where\.pth: there is no such file"):
+        build_model(recipe("paper", weights="no/where.pth"), 3)
+
+
+def test_without_a_network_the_way_out_is_told(monkeypatch):
+    def offline(*args, **kwargs):
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: "/nonexistent-and-not-writable")
+
+    with pytest.raises(WssError, match="--weights FILE"):
+        models._torchvision_state_dict("resnet50")
+
+
+def test_random_weights_taught_nothing():
+    assert weights_ledger_entry(recipe()) is None
+    assert weights_ledger_entry(preset("cpu")).supervision is Supervision.IMAGE_LEVEL
+
+
+def test_float32_stays_float32():
+    assert usable_precision("float32", "cpu") == "float32"

@@ -1,0 +1,311 @@
+"""The whole of the paper's Table 3 in one command, on whatever data it is given."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wss_data.files import write_json, write_text
+from wss_data.ledger import Ledger
+from wss_data.records import ExampleTable
+from wss_train.checkpoints import read_card
+from wss_train.data import as_table
+from wss_train.evaluate import Evaluation, evaluate_model, percent, truth_table
+from wss_train.memory import peak_megabytes, reset_peak
+from wss_train.pseudo_masks import fingerprint_of, make_pseudo_masks
+from wss_train.published import TABLE_3, VOC_CLASSES
+from wss_train.recipes import TrainRecipe, as_recipe
+from wss_train.report import write_predictions
+from wss_train.training import train
+
+if TYPE_CHECKING:
+    from wss_train.data import Examples
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Args:
+        stage: Its key, as in ``published.TABLE_3``.
+        name: Its name in the table.
+        run: Folder of the model that is scored, below the ablation's.
+        multi_scale_crf: Whether it is scored with the recipe's scales and CRF; otherwise one scale, no CRF.
+    """
+
+    stage: str
+    name: str
+    run: str
+    multi_scale_crf: bool = False
+
+
+ROWS = (
+    Row("generator", "mask generator", "generator"),
+    Row("simple_final", "simple final model", "final_simple"),
+    Row("multi_label", "+ multi-label branch", "final"),
+    Row("multi_scale_crf", "+ multi-scale + CRF", "final", multi_scale_crf=True),
+)
+"""The paper's Table 3. It does not say how its first three rows are scored: here with one scale and no CRF."""
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What one stage cost.
+
+    Args:
+        seconds: Run time of the call that finished it; time lost to an interruption is not counted.
+        peak_megabytes: Largest memory of the main process in it, in MB.
+    """
+
+    seconds: float
+    peak_megabytes: float
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The table with all that is needed to read it.
+
+    Args:
+        evaluations: One for each of ``ROWS``, by its stage.
+        recipe: What was trained.
+        counts: Class -> images retrieved, stored, kept; images of the target by split.
+        costs: Stage -> what it cost.
+        ledger: What went into it.
+        out: Folder with table, models, masks and pictures.
+    """
+
+    evaluations: dict[str, Evaluation]
+    recipe: TrainRecipe
+    counts: dict[str, Any]
+    costs: dict[str, StageCost]
+    ledger: Ledger
+    out: Path
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes 1..C."""
+        return next(iter(self.evaluations.values())).classes
+
+    def __str__(self) -> str:
+        names = ["mean", "background", *self.classes]
+        width = max(len(row.name) for row in ROWS)
+        widths = [max(6, len(name)) for name in names]
+        lines = [" " * width + "".join(f"  {name:>{w}}" for name, w in zip(names, widths, strict=True))]
+        for row in ROWS:
+            cells = _cells(self.evaluations[row.stage])
+            lines.append(
+                f"{row.name:<{width}}" + "".join(f"  {cell:>{w}}" for cell, w in zip(cells, widths, strict=True))
+            )
+        return "\n".join(["IoU in percent", *lines])
+
+    def to_markdown(self) -> str:
+        """The table, and what stands behind it, as Markdown."""
+        names = ["mean", "background", *self.classes, "paper, VOC 2012 val"]
+        lines = [
+            f"# Ablation: {self.counts['web']} to {self.counts['target']}",
+            "",
+            "Intersection over union in percent; one confusion matrix over the whole split, void ignored. "
+            "No choice was made by these scores.",
+            "",
+            "| | " + " | ".join(names) + " |",
+            "|---|" + "---:|" * len(names),
+        ]
+        for row in ROWS:
+            cells = [*_cells(self.evaluations[row.stage]), f"{TABLE_3[row.stage]:.1f}"]
+            lines.append(f"| {row.name} | " + " | ".join(cells) + " |")
+        if self.classes != VOC_CLASSES:
+            lines += ["", "The paper's column is for VOC's twenty classes: context, not a comparison."]
+        lines += ["", "## Data", "", "| class | retrieved | stored | kept |", "|---|---:|---:|---:|"]
+        for name, count in self.counts["classes"].items():
+            lines.append(f"| {name} | {count['retrieved']} | {count['stored']} | {count['kept']} |")
+        lines += ["", f"Target: {self.counts['train']} images to train on, {self.counts['val']} to score on."]
+        lines += ["", "## Cost", "", "| stage | seconds | peak memory, MB |", "|---|---:|---:|"]
+        lines += [f"| {name} | {c.seconds:.0f} | {c.peak_megabytes:.0f} |" for name, c in self.costs.items()]
+        strict = "yes" if self.ledger.strictly_image_level else "NO"
+        lines += ["", "## Supervision", "", f"Strictly image-level: **{strict}**", ""]
+        lines += [f"- {e.what}: {e.supervision}, for {e.used_for}" for e in self.ledger.entries]
+        recipe = self.recipe
+        changed = f"preset {recipe.preset}, backbone {recipe.backbone}, seed {recipe.seed}"
+        lines += ["", "## Recipe", "", changed, "", "```json", json.dumps(recipe.to_dict(), indent=2), "```", ""]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "rows": {row.stage: self.evaluations[row.stage].to_dict() for row in ROWS},
+            "paper": TABLE_3,
+            "recipe": self.recipe.to_dict(),
+            "seeds": [self.recipe.seed],
+            "counts": self.counts,
+            "costs": {name: vars(cost) for name, cost in self.costs.items()},
+            "ledger": self.ledger.to_dict(),
+        }
+
+
+def _cells(evaluation: Evaluation) -> list[str]:
+    return [percent(evaluation.mean_iou), *(percent(value) for value in evaluation.per_class().values())]
+
+
+def run_ablation(
+    web: "Examples",
+    target: "Examples",
+    out: Path | str,
+    recipe: TrainRecipe | str = "cpu",
+    *,
+    device: str | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Ablation:
+    """Train and score every row of the paper's Table 3.
+
+    Generator on the web dataset; masks for the target's train images (eq. 2, the
+    recipe's scales); final model on those without and with its multi-label branch;
+    the last also with multi-scale inference and CRF. All are scored on val. Each
+    stage that is done is found again when the command is repeated.
+
+    Args:
+        web: Web dataset or view with co-segmentation masks.
+        target: Target dataset with the tags ``train`` and ``val``.
+        out: Folder for everything: ``table.md``, ``ablation.json``, ``pictures/``, the runs and the masks.
+        recipe: Recipe, or the name of a preset.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for the GPU if there is one.
+        workers: Threads of the loader and processes of the CRF; ``None`` for their defaults.
+        progress: Whether to show progress bars.
+
+    Returns:
+        The table.
+
+    Raises:
+        CheckpointError: If ``out`` holds runs of another recipe or other data.
+        TrainingDataError: If a dataset cannot teach or score.
+
+    Source:
+        Shen et al., BMVC 2017, Table 3.
+    """
+    recipe, out = as_recipe(recipe), Path(out)
+    # Everything that can be missing is found before the first hour is spent.
+    web_table = as_table(web, "cosegmentation")
+    train_images = as_table(_tagged(target, "train"), None)
+    val = truth_table(_tagged(target, "val"))
+    costs = _Costs(out / "costs.json")
+    common: dict[str, Any] = {"device": device, "progress": progress}
+    loader = {**common, "workers": workers}
+
+    with costs.of("generator"):
+        generator = train(web_table, recipe, out / "generator", "generator", **loader)
+    with costs.of("pseudo masks"):
+        pseudo = make_pseudo_masks(
+            generator,
+            _tagged(target, "train"),
+            out / "pseudo_masks",
+            scales=recipe.scales,
+            crf=recipe.mask_crf,
+            **loader,
+        )
+    with costs.of("simple final model"):
+        train(pseudo, recipe, out / "final_simple", "final", multilabel=False, **loader)
+    with costs.of("final model with multi-label branch"):
+        train(pseudo, recipe, out / "final", "final", multilabel=True, **loader)
+
+    evaluations = {}
+    for row in ROWS:
+        with costs.of(f"evaluate: {row.name}"):
+            evaluations[row.stage] = _evaluate_once(row, val, recipe, out, loader)
+
+    counts = {
+        "web": web_table.source,
+        "target": train_images.source,
+        "classes": _class_counts(web, web_table),
+        "train": len(train_images),
+        "val": len(val),
+    }
+    ledger = read_card(out / "final").ledger.merged_with(val.ledger)
+    ablation = Ablation(evaluations, recipe, counts, costs.stages, ledger, out)
+    write_text(out / "table.md", ablation.to_markdown())
+    finished = {"finished_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    write_json(out / "ablation.json", ablation.to_dict() | finished)
+    folders = {row.name: out / "evaluations" / row.stage / "predictions" for row in ROWS}
+    write_predictions(val, folders, out / "pictures" / "predictions.png")
+    return ablation
+
+
+def _tagged(target: "Examples", tag: str) -> Any:
+    if isinstance(target, ExampleTable):
+        raise TypeError("run_ablation needs the target as a FiftyOne dataset: a table has no splits")
+    return target.match_tags(tag)
+
+
+def _evaluate_once(row: Row, val: ExampleTable, recipe: TrainRecipe, out: Path, options: dict[str, Any]) -> Evaluation:
+    """Score one row, or read the score that the same model on the same images with the same settings had."""
+    folder = out / "evaluations" / row.stage
+    scales, crf = (recipe.scales, True) if row.multi_scale_crf else ((1.0,), False)
+    made_from = {
+        "model": fingerprint_of(out / row.run),
+        "scales": list(scales),
+        "crf": vars(recipe.crf_settings) if crf else None,
+        "images": list(val.ids),
+        "masks": [Path(str(path)).stat().st_mtime_ns for path in val.mask_paths],
+    }
+    note = folder / "made_from.json"
+    if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == made_from:
+        return Evaluation.from_dict(json.loads((folder / "evaluation.json").read_text(encoding="utf-8")))
+    note.unlink(missing_ok=True)
+    evaluation = evaluate_model(out / row.run, val, scales=scales, crf=crf, out=folder, **options)
+    write_json(note, made_from)
+    return evaluation
+
+
+def _class_counts(web: "Examples", table: ExampleTable) -> dict[str, dict[str, int]]:
+    """Images retrieved, stored and used for training, by class."""
+    kept = dict(zip(table.classes, (int(n) for n in table.labels.sum(axis=0)), strict=True))
+    if isinstance(web, ExampleTable):
+        return {name: {"retrieved": count, "stored": count, "kept": count} for name, count in kept.items()}
+    from wss_data.store import drops, open_dataset
+
+    dataset = open_dataset(table.source)
+    stored, lost = dataset.count_values("label.label"), drops(dataset)
+    return {
+        name: {
+            "retrieved": stored.get(name, 0) + sum(lost.get(name, {}).values()),
+            "stored": stored.get(name, 0),
+            "kept": count,
+        }
+        for name, count in kept.items()
+    }
+
+
+class _Costs:
+    """Run time and memory of the stages, kept on disk so that a resumed ablation still knows the first ones."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        self.stages = {name: StageCost(**value) for name, value in known.items()}
+
+    def of(self, stage: str) -> "_Stage":
+        return _Stage(stage, self._finish)
+
+    def _finish(self, stage: str, cost: StageCost) -> None:
+        before = self.stages.get(stage)
+        # A stage that was found done costs next to nothing: what it cost when it was done is what counts.
+        if before is None or cost.seconds > before.seconds:
+            self.stages[stage] = cost
+            write_json(self.path, {name: vars(value) for name, value in self.stages.items()})
+
+
+class _Stage:
+    """Measures one stage; says nothing of one that failed."""
+
+    def __init__(self, name: str, finish: Callable[[str, StageCost], None]) -> None:
+        self.name, self.finish = name, finish
+
+    def __enter__(self) -> None:
+        reset_peak()
+        self.start = time.monotonic()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.finish(self.name, StageCost(round(time.monotonic() - self.start, 1), round(peak_megabytes(), 1)))

@@ -1,0 +1,286 @@
+"""Models and training states on disk: safetensors and JSON, whole or not there.
+
+A trained model is one file, ``model.safetensors``; its header carries the *card*
+that says what the weights are. ``model.json`` beside it is the same card for
+people. A training state is a folder ``iteration_NNNNNN`` with the model, the
+optimizer's tensors and ``state.json``.
+
+Nothing here reads a pickle: a pickle can run code, and breaks when classes move.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wss_data.errors import CheckpointError, RecipeError
+from wss_data.files import atomic_path, write_json
+from wss_data.ledger import Ledger
+from wss_train.recipes import Kind, TrainRecipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT_VERSION = 1
+"""Raised whenever a file written by an older version would be misread."""
+
+MODEL_FILE = "model.safetensors"
+_CARD_KEY = "wss_train"
+_PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
+"""First bytes of a bare pickle and of the zip archive that ``torch.save`` writes."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a set of weights is.
+
+    Args:
+        kind: ``generator`` or ``final``.
+        classes: Names of the classes 1..C in order of their index; background, 0, is not named.
+        recipe: What it was trained with; also says how the network is built.
+        iterations: Iterations it was trained for.
+        multilabel: Whether it has the multi-label branch.
+        ledger: What it learned from.
+    """
+
+    kind: Kind
+    classes: tuple[str, ...]
+    recipe: TrainRecipe
+    iterations: int
+    multilabel: bool
+    ledger: Ledger
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes with background, C + 1."""
+        return len(self.classes) + 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "kind": self.kind,
+            "classes": list(self.classes),
+            "multilabel": self.multilabel,
+            "iterations": self.iterations,
+            "recipe": self.recipe.to_dict(),
+            "ledger": self.ledger.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any], name: str) -> "ModelCard":
+        """The card that ``to_dict`` wrote.
+
+        Args:
+            value: Its plain values.
+            name: What to call the checkpoint in an error.
+
+        Raises:
+            CheckpointError: If it was written by another version of the format, or is incomplete.
+        """
+        _check_version(value, name)
+        try:
+            return cls(
+                kind=value["kind"],
+                classes=tuple(value["classes"]),
+                recipe=TrainRecipe.from_dict(value["recipe"]),
+                iterations=int(value["iterations"]),
+                multilabel=bool(value["multilabel"]),
+                ledger=Ledger.from_dict(value["ledger"]),
+            )
+        except (KeyError, TypeError, ValueError, RecipeError) as error:
+            raise CheckpointError(f"{name}: the model card in the checkpoint cannot be read ({error}).") from error
+
+
+def find_model(checkpoint: Path | str) -> Path:
+    """The ``model.safetensors`` that a path means: the file itself, or the one in a run or checkpoint folder.
+
+    Raises:
+        CheckpointError: If there is none; a run that has not ended says so.
+    """
+    path = Path(checkpoint)
+    if path.is_file():
+        return path
+    if (path / MODEL_FILE).is_file():
+        return path / MODEL_FILE
+    unfinished = training_states(path)
+    if unfinished:
+        raise CheckpointError(
+            f"{path}: this training run has not ended. Start the same command again to finish it, "
+            f"or use its last checkpoint as it is: {unfinished[-1]}"
+        )
+    if path.is_dir():
+        raise CheckpointError(f"{path}: the folder holds no {MODEL_FILE}. A run folder or a {MODEL_FILE} is wanted.")
+    raise CheckpointError(f"{path}: there is no such checkpoint. A run folder or a {MODEL_FILE} is wanted.")
+
+
+def read_card(checkpoint: Path | str, expect_classes: Sequence[str] | None = None) -> ModelCard:
+    """Read what a checkpoint is, without its weights.
+
+    Args:
+        checkpoint: Run folder, checkpoint folder, or ``model.safetensors``.
+        expect_classes: The classes 1..C that the caller's dataset has; ``None`` to accept any.
+
+    Raises:
+        CheckpointError: If it is missing, truncated, foreign, of another format version, or for other classes.
+    """
+    path = find_model(checkpoint)
+    metadata = _read_metadata(path)
+    if _CARD_KEY not in metadata:
+        raise CheckpointError(
+            f"{path}: the safetensors file was not written by wss-train. "
+            "Weights of a backbone are given with --weights, not as a checkpoint."
+        )
+    try:
+        value = json.loads(metadata[_CARD_KEY])
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path}: the model card in the checkpoint cannot be read ({error}).") from error
+    card = ModelCard.from_dict(value, str(path))
+    if expect_classes is not None and tuple(expect_classes) != card.classes:
+        raise CheckpointError(
+            f"{path}: the checkpoint knows the classes {', '.join(card.classes)}; the dataset has "
+            f"{', '.join(expect_classes)}. Names and order must agree."
+        )
+    return card
+
+
+def read_weights(checkpoint: Path | str) -> dict[str, "Tensor"]:
+    """The tensors of a checkpoint by name, on the CPU. Raises ``CheckpointError`` as ``read_card``."""
+    return read_tensors(find_model(checkpoint))
+
+
+def write_model(weights: Mapping[str, "Tensor"], card: ModelCard, folder: Path) -> Path:
+    """Write ``model.safetensors`` and ``model.json`` into ``folder``, each atomically, and return the former's path."""
+    # One key only: safetensors does not keep the order of several, and equal models shall be equal files.
+    path = folder / MODEL_FILE
+    _write_tensors(weights, path, {_CARD_KEY: json.dumps(card.to_dict())})
+    write_json(folder / "model.json", card.to_dict())
+    return path
+
+
+def read_tensors(path: Path) -> dict[str, "Tensor"]:
+    """All tensors of a safetensors file, on the CPU.
+
+    Raises:
+        CheckpointError: If the file is missing, truncated, or no safetensors file.
+    """
+    from safetensors.torch import load_file
+
+    _read_metadata(path)
+    return load_file(path)
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What training needs to go on.
+
+    Args:
+        iteration: Iterations done.
+        weights: The model's tensors by name.
+        optimizer: The optimizer's tensors by ``<parameter number>.<name>``.
+    """
+
+    iteration: int
+    weights: Mapping[str, "Tensor"]
+    optimizer: Mapping[str, "Tensor"]
+
+
+def training_states(run: Path) -> list[Path]:
+    """The checkpoint folders of a run, oldest first."""
+    folders = (run / "checkpoints").glob("iteration_*")
+    return sorted(folder for folder in folders if (folder / "state.json").is_file())
+
+
+def write_training_state(state: TrainingState, card: ModelCard, run: Path, keep: int) -> Path:
+    """Write a checkpoint and remove the ones that are too old.
+
+    The folder is filled under a hidden name and renamed when it is whole, so
+    that a process killed at any moment leaves whole checkpoints only.
+
+    Args:
+        state: What to write.
+        card: What the weights are.
+        run: The run folder.
+        keep: How many of the newest checkpoints stay.
+
+    Returns:
+        The checkpoint's folder.
+    """
+    parent = run / "checkpoints"
+    clear_unfinished(run)
+    hidden, final = parent / f".writing-{state.iteration:06d}", parent / f"iteration_{state.iteration:06d}"
+    write_model(state.weights, card, hidden)
+    _write_tensors(state.optimizer, hidden / "optimizer.safetensors", {})
+    write_json(hidden / "state.json", {"format_version": FORMAT_VERSION, "iteration": state.iteration})
+    shutil.rmtree(final, ignore_errors=True)
+    hidden.rename(final)
+    for old in training_states(run)[:-keep]:
+        # Hidden first: a folder half removed must not look like a checkpoint.
+        shutil.rmtree(old.rename(parent / f".writing-old-{old.name}"))
+    return final
+
+
+def read_training_state(folder: Path) -> TrainingState:
+    """The training state in a checkpoint folder.
+
+    Raises:
+        CheckpointError: If a file of it is missing, damaged, or of another format version.
+    """
+    try:
+        value = json.loads((folder / "state.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{folder / 'state.json'}: the training state cannot be read ({error}).") from error
+    _check_version(value, str(folder))
+    return TrainingState(
+        iteration=int(value["iteration"]),
+        weights=read_tensors(folder / MODEL_FILE),
+        optimizer=read_tensors(folder / "optimizer.safetensors"),
+    )
+
+
+def clear_unfinished(run: Path) -> None:
+    """Remove what a killed process left half written below ``checkpoints``."""
+    for folder in (run / "checkpoints").glob(".writing-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_version(value: Mapping[str, Any], name: str) -> None:
+    found = value.get("format_version")
+    if found != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{name}: the checkpoint has format version {found}, this program reads version {FORMAT_VERSION}. "
+            "Train it again, or use the program version that wrote it."
+        )
+
+
+def _write_tensors(tensors: Mapping[str, "Tensor"], path: Path, metadata: dict[str, str]) -> None:
+    from safetensors.torch import save_file
+
+    # Channels-last tensors are not contiguous, and safetensors takes no others.
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(plain, temporary, metadata=metadata)
+
+
+def _read_metadata(path: Path) -> dict[str, str]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+        if start.startswith(_PICKLE_STARTS):
+            raise CheckpointError(
+                f"{path}: this is a PyTorch pickle, only safetensors files written by wss-train are read. "
+                "A pickle can run code; weights of a backbone are given with --weights."
+            )
+        with safe_open(path, framework="np") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path}: the file is truncated, damaged, or no safetensors file ({error}). "
+            "Copy it again, or remove this checkpoint and resume from the one before it."
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: the checkpoint cannot be opened ({error.strerror}).") from error

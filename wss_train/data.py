@@ -1,0 +1,307 @@
+"""From a table of paths and labels to batches of training examples.
+
+Everything random about example number n is a function of (seed, n) alone: which
+image it is, its scale, its crop. So a run that resumes at iteration k sees what
+an uninterrupted one sees, whatever the number of threads.
+
+Examples are read by threads, not by worker processes: decoding and resizing
+release Python's lock, a database client does not survive a fork, and a script
+without an ``if __name__ == "__main__"`` guard works too.
+"""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from wss_data.errors import TrainingDataError
+from wss_data.images import read_image
+from wss_data.masks import read_mask
+from wss_data.records import ExampleTable
+from wss_train.recipes import TrainRecipe
+from wss_train.transforms import augment, draw_augmentation
+
+if TYPE_CHECKING:
+    import fiftyone as fo
+
+    Examples: TypeAlias = ExampleTable | fo.Dataset | fo.DatasetView
+
+_ORDER, _AUGMENTATION = 0, 1
+"""Names of the streams of random numbers, so that no two share one."""
+
+
+@dataclass(frozen=True)
+class TrainingExample:
+    """One training example.
+
+    Args:
+        image: RGB in [0, 255], not yet normalised. Shape (3, H, W), float32.
+        mask: Class indices or the ignore index. Shape (H, W), int64.
+        labels: Which classes the whole image shows (the crop may show fewer). Shape (C,), float32, 0 or 1.
+        id: Identity of the image.
+    """
+
+    image: Tensor
+    mask: Tensor
+    labels: Tensor
+    id: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Several examples of one iteration, stacked.
+
+    Args:
+        images: Shape (N, 3, H, W), float32, in [0, 255].
+        masks: Shape (N, H, W), int64.
+        labels: Shape (N, C), float32.
+        ids: One identity an image.
+    """
+
+    images: Tensor
+    masks: Tensor
+    labels: Tensor
+    ids: tuple[str, ...]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on ``device``."""
+        if device.type == "cuda":
+            # From pinned memory the copy runs beside the computation.
+            tensors = [t.pin_memory() for t in (self.images, self.masks, self.labels)]
+        else:
+            tensors = [self.images, self.masks, self.labels]
+        images, masks, labels = (t.to(device, non_blocking=True) for t in tensors)
+        return Batch(images, masks, labels, self.ids)
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What a table holds, for the run folder and the first line of the log.
+
+    Args:
+        source: Name of the dataset it was taken from.
+        images: Number of images.
+        classes: Names of the classes 1..C.
+        images_labelled: Class name -> images whose image-level labels name it.
+        images_masked: Class name -> images whose mask shows it.
+        fingerprint: Hash of ids, labels and the masks' content; another table has another one.
+    """
+
+    source: str
+    images: int
+    classes: tuple[str, ...]
+    images_labelled: dict[str, int]
+    images_masked: dict[str, int]
+    fingerprint: str
+
+
+class TrainingDraws(Dataset[TrainingExample]):
+    """Training examples by draw number, without an end.
+
+    Draws 0..N-1 are the N images of the table in a random order, draws N..2N-1
+    the same images in another order, and so on.
+
+    Args:
+        table: Images with masks.
+        recipe: Seed, sizes and augmentation.
+    """
+
+    def __init__(self, table: ExampleTable, recipe: TrainRecipe) -> None:
+        self.table = table
+        self.recipe = recipe
+        self._labels = torch.from_numpy(np.asarray(table.labels, np.float32))
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+
+    def row(self, draw: int) -> int:
+        """Row of the table that draw number ``draw`` shows."""
+        epoch, position = divmod(draw, len(self.table))
+        known_epoch, order = self._order
+        if epoch != known_epoch:
+            order = np.random.default_rng([self.recipe.seed, _ORDER, epoch]).permutation(len(self.table))
+            self._order = (epoch, order)
+        return int(order[position])
+
+    def __getitem__(self, draw: int) -> TrainingExample:
+        """Example number ``draw``, from 0.
+
+        Raises:
+            ImageError: If the image cannot be read.
+            TrainingDataError: If image and mask differ in size, or the mask holds no class index.
+        """
+        table, row = self.table, self.row(draw)
+        image = read_image(table.image_paths[row])
+        mask = _read_class_mask(table, row)
+        if mask.shape != image.shape[:2]:
+            raise TrainingDataError(
+                f"{table.mask_paths[row]}: the mask has {mask.shape[1]}x{mask.shape[0]} pixels, its image "
+                f"{table.image_paths[row]} has {image.shape[1]}x{image.shape[0]}. Masks must have their image's size."
+            )
+        drawn = draw_augmentation(self.recipe, np.random.default_rng([self.recipe.seed, _AUGMENTATION, draw]))
+        pixels, indices = augment(image, mask, drawn, self.recipe, table.ignore_index)
+        return TrainingExample(torch.from_numpy(pixels), torch.from_numpy(indices), self._labels[row], table.ids[row])
+
+
+def batches(draws: TrainingDraws, batch: int, start: int, stop: int, workers: int) -> Iterator[Batch]:
+    """Yield the batches of iterations ``start`` to ``stop`` - 1, the same for any number of workers.
+
+    Args:
+        draws: The examples.
+        batch: Examples an iteration.
+        start: First iteration, from 0.
+        stop: Iteration before which to end.
+        workers: Threads that read ahead; 0 reads in the calling thread.
+
+    Yields:
+        Iteration ``i`` holds the draws ``i * batch`` to ``(i + 1) * batch - 1``.
+    """
+    numbers = range(start * batch, stop * batch)
+    if workers == 0:
+        examples: Iterator[TrainingExample] = map(draws.__getitem__, numbers)
+        yield from _stacked(examples, batch)
+        return
+    with ThreadPoolExecutor(workers, thread_name_prefix="examples") as pool:
+        yield from _stacked(_read_ahead(draws, numbers, pool, 2 * batch + workers), batch)
+
+
+def as_table(examples: "Examples", mask_field: str | None) -> ExampleTable:
+    """Plain paths and labels of a FiftyOne dataset or view; a table is returned as it is.
+
+    Args:
+        examples: A FiftyOne dataset or view, or a table.
+        mask_field: Field that holds the masks, such as ``cosegmentation`` or ``pseudo_mask``; samples without it are
+            left out. ``None`` for images and labels only.
+
+    Raises:
+        StoreError: If the view has no such field.
+    """
+    if isinstance(examples, ExampleTable):
+        return examples
+    # Late, because it brings FiftyOne with it; a user who holds a view has loaded that already.
+    from wss_data.store import example_table
+
+    return example_table(examples, mask_field)
+
+
+def check_training_table(table: ExampleTable, needs_labels: bool = False) -> DataSummary:
+    """Read every mask once before training starts, so that a bad one costs seconds and not hours.
+
+    Args:
+        table: Images with masks.
+        needs_labels: Whether every image must have an image-level label.
+
+    Returns:
+        What the table holds.
+
+    Raises:
+        TrainingDataError: If the table is empty, an image or a mask is missing, a mask holds something else than
+            0..C and the ignore index, no mask shows any class, or a needed label is missing.
+        MaskError: If a mask cannot be read.
+    """
+    if len(table) == 0:
+        raise TrainingDataError(
+            f"{table.source or 'the table'} holds no image with a mask to learn from. "
+            "Were all images dropped by the filter, or the masks not made yet?"
+        )
+    without = [table.ids[i] for i, path in enumerate(table.mask_paths) if path is None]
+    if without:
+        raise TrainingDataError(
+            f"{len(without)} of {len(table)} images have no mask, the first is {without[0]}. "
+            "Make the masks first, or leave these images out."
+        )
+    unlabelled = np.flatnonzero(~table.labels.any(axis=1))
+    if needs_labels and len(unlabelled):
+        raise TrainingDataError(
+            f"{len(unlabelled)} of {len(table)} images have no image-level label, the first is "
+            f"{table.image_paths[unlabelled[0]]}. The multi-label branch needs them: label these images or leave them "
+            "out, or train without the branch."
+        )
+    missing = [path for path in table.image_paths if not Path(path).is_file()]
+    if missing:
+        raise TrainingDataError(
+            f"{len(missing)} of {len(table)} image files are missing, the first is {missing[0]}. "
+            "Was the dataset's folder moved or cleared? Build it again."
+        )
+
+    digest = hashlib.sha256(repr((table.classes, table.ids, table.ignore_index)).encode())
+    digest.update(np.packbits(np.asarray(table.labels, bool)).tobytes())
+    masked = np.zeros(table.num_classes, np.int64)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for present, mask_hash in pool.map(lambda row: _shown_and_hash(table, row), range(len(table))):
+            masked[present] += 1
+            digest.update(mask_hash)
+    if not masked[1:].any():
+        raise TrainingDataError(
+            f"none of the {len(table)} masks shows any of the classes {', '.join(table.classes)}: they hold only 0 and "
+            f"{table.ignore_index}. Foreground masks of 0 and 255 must first be turned into class masks "
+            "(wss-data import-masks does so)."
+        )
+    labelled = np.asarray(table.labels, bool).sum(axis=0)
+    return DataSummary(
+        source=table.source,
+        images=len(table),
+        classes=table.classes,
+        images_labelled=dict(zip(table.classes, labelled.tolist(), strict=True)),
+        images_masked=dict(zip(table.classes, masked[1:].tolist(), strict=True)),
+        fingerprint=digest.hexdigest(),
+    )
+
+
+def _read_class_mask(table: ExampleTable, row: int) -> np.ndarray:
+    """The mask of a row, checked: (H, W), uint8."""
+    path = table.mask_paths[row]
+    if path is None:
+        raise TrainingDataError(f"{table.image_paths[row]}: the image has no mask to learn from.")
+    mask = read_mask(path)
+    shown = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    wrong = [value for value in shown.tolist() if value >= table.num_classes and value != table.ignore_index]
+    if wrong:
+        hint = " Foreground masks of 0 and 255 must first be turned into class masks." if wrong == [255] else ""
+        raise TrainingDataError(
+            f"{path}: the mask holds the value {wrong[0]}; 0 (background), 1 to {len(table.classes)} "
+            f"({', '.join(table.classes)}) and {table.ignore_index} (void) are wanted.{hint}"
+        )
+    return mask
+
+
+def _shown_and_hash(table: ExampleTable, row: int) -> tuple[np.ndarray, bytes]:
+    """Class indices that the mask of a row shows, (K,) int64, and a hash of its pixels."""
+    mask = _read_class_mask(table, row)
+    counts = np.bincount(mask.ravel(), minlength=256)[: table.num_classes]
+    return np.flatnonzero(counts), hashlib.sha256(repr(mask.shape).encode() + mask.tobytes()).digest()
+
+
+def _read_ahead(
+    draws: TrainingDraws, numbers: range, pool: ThreadPoolExecutor, ahead: int
+) -> Iterator[TrainingExample]:
+    """The examples in order, with at most ``ahead`` of them being read or waiting."""
+    remaining = iter(numbers)
+    waiting: deque[Future[TrainingExample]] = deque(pool.submit(draws.__getitem__, n) for n in islice(remaining, ahead))
+    try:
+        while waiting:
+            example = waiting.popleft().result()
+            for number in islice(remaining, 1):
+                waiting.append(pool.submit(draws.__getitem__, number))
+            yield example
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _stacked(examples: Iterator[TrainingExample], batch: int) -> Iterator[Batch]:
+    while members := list(islice(examples, batch)):
+        yield Batch(
+            torch.stack([m.image for m in members]),
+            torch.stack([m.mask for m in members]),
+            torch.stack([m.labels for m in members]),
+            tuple(m.id for m in members),
+        )

@@ -1,0 +1,199 @@
+"""Score a model on a split: one confusion matrix, IoU per class and their mean."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm import tqdm
+
+from wss_data.errors import TrainingDataError
+from wss_data.files import write_json, write_text
+from wss_data.ledger import Ledger, UsedFor
+from wss_data.masks import read_mask, write_mask
+from wss_data.records import ExampleTable
+from wss_train.inference import InferenceSettings, default_device, predict_files
+from wss_train.labelling import label_images
+from wss_train.metrics import ConfusionMatrix
+from wss_train.models import load_model, usable_precision
+
+if TYPE_CHECKING:
+    from wss_train.data import Examples
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a model segments a split.
+
+    Args:
+        classes: Names of the classes 1..C.
+        matrix: All pixels of the split that are not void.
+        images: Number of images.
+        scales: Image scales whose probabilities were averaged.
+        crf: Whether a dense CRF sharpened the masks.
+        seconds: Run time.
+        source: Name of the dataset.
+        ledger: What the model learned from, and that these masks gave the score.
+    """
+
+    classes: tuple[str, ...]
+    matrix: ConfusionMatrix
+    images: int
+    scales: tuple[float, ...]
+    crf: bool
+    seconds: float
+    source: str
+    ledger: Ledger
+
+    @property
+    def mean_iou(self) -> float:
+        """Mean of the classes' intersection over union, background included, in [0, 1]."""
+        return self.matrix.mean_iou
+
+    def per_class(self) -> dict[str, float | None]:
+        """IoU in [0, 1] of background and each class; ``None`` for a class in neither truth nor prediction."""
+        names = ("background", *self.classes)
+        values = (float(value) for value in self.matrix.iou)
+        return {name: None if math.isnan(value) else value for name, value in zip(names, values, strict=True)}
+
+    def __str__(self) -> str:
+        return "\n".join([*(_line(name, value) for name, value in self.per_class().items()), self._last_line()])
+
+    def to_markdown(self) -> str:
+        """The scores as a Markdown table."""
+        rows = ["| class | IoU, % |", "|---|---:|"]
+        rows += [f"| {name} | {percent(value)} |" for name, value in self.per_class().items()]
+        return "\n".join([*rows, f"| **mean** | **{percent(self.mean_iou)}** |", "", self._last_line(), ""])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "mean_iou": self.mean_iou,
+            "iou": self.per_class(),
+            "pixel_accuracy": self.matrix.pixel_accuracy,
+            "images": self.images,
+            "source": self.source,
+            "scales": list(self.scales),
+            "crf": self.crf,
+            "seconds": round(self.seconds, 1),
+            "confusion_matrix": self.matrix.to_dict(),
+            "classes": list(self.classes),
+            "ledger": self.ledger.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> "Evaluation":
+        """The evaluation that ``to_dict`` wrote."""
+        return cls(
+            classes=tuple(value["classes"]),
+            matrix=ConfusionMatrix.from_dict(value["confusion_matrix"]),
+            images=value["images"],
+            scales=tuple(value["scales"]),
+            crf=value["crf"],
+            seconds=value["seconds"],
+            source=value["source"],
+            ledger=Ledger.from_dict(value["ledger"]),
+        )
+
+    def _last_line(self) -> str:
+        scales = "one scale" if len(self.scales) == 1 else f"{len(self.scales)} scales"
+        how = f"{scales}, {'with' if self.crf else 'no'} CRF"
+        return f"mean IoU {percent(self.mean_iou)} % over {len(self.classes) + 1} classes, {self.images} images; {how}"
+
+
+def percent(value: float | None) -> str:
+    """A share in [0, 1] as percent with one digit; a dash for ``None`` or nan."""
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _line(name: str, value: float | None) -> str:
+    return f"{name:<16}{percent(value):>6}"
+
+
+def evaluate_model(
+    checkpoint: Path | str,
+    target: "Examples",
+    *,
+    scales: Sequence[float] = (1.0,),
+    crf: bool = False,
+    out: Path | str | None = None,
+    mask_field: str = "ground_truth",
+    device: str | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Score a model against masks drawn by people. Nothing is chosen by the score.
+
+    Args:
+        checkpoint: Run folder or ``model.safetensors``.
+        target: FiftyOne dataset or view, such as ``target.match_tags("val")``, or a table; images without a true mask
+            are left out.
+        scales: Image scales whose probabilities are averaged; one scale by default.
+        crf: Whether a dense CRF (settings of the model's recipe) sharpens the masks.
+        out: Folder for ``evaluation.json``, ``evaluation.md`` and ``predictions/<id>.png``; ``None`` to keep none.
+        mask_field: Field that holds the true masks.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for the GPU if there is one.
+        workers: Worker processes of the CRF; ``None`` for one a processor.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The scores.
+
+    Raises:
+        CheckpointError: If the model is missing or knows other classes than the dataset.
+        TrainingDataError: If an image cannot be read, or a mask does not fit its image or the classes.
+
+    Source:
+        Shen et al., BMVC 2017, section 4: mean IoU as PASCAL VOC counts it.
+    """
+    start = time.monotonic()
+    table = truth_table(target, mask_field)
+    place = torch.device(device) if device else default_device()
+    model, card = load_model(checkpoint, table.classes, place)
+    settings = InferenceSettings(
+        scales=tuple(scales),
+        long_side=card.recipe.long_side,
+        precision=usable_precision(card.recipe.precision, place),
+        batch=4,
+    )
+    matrix = ConfusionMatrix(table.num_classes, table.ignore_index)
+    images = predict_files(model, table.image_paths, settings)
+    labelled = label_images(images, None, card.recipe.crf_settings if crf else None, workers)
+    for result in tqdm(labelled, total=len(table), desc="evaluate", unit="image", disable=not progress):
+        if result.mask is None:
+            raise TrainingDataError(f"the split cannot be scored: {result.error}")
+        mask_path = table.mask_paths[result.position]
+        truth = read_mask(str(mask_path))
+        try:
+            matrix.update(truth, result.mask)
+        except ValueError as error:
+            raise TrainingDataError(f"{mask_path}: the mask cannot be scored: {error}.") from error
+        if out is not None:
+            write_mask(result.mask, Path(out) / "predictions" / f"{table.ids[result.position]}.png")
+    evaluation = Evaluation(
+        classes=table.classes,
+        matrix=matrix,
+        images=len(table),
+        scales=settings.scales,
+        crf=crf,
+        seconds=time.monotonic() - start,
+        source=table.source,
+        ledger=card.ledger.merged_with(table.ledger),
+    )
+    if out is not None:
+        settings_of_run = {"checkpoint": str(checkpoint), "inference": asdict(settings)}
+        write_json(Path(out) / "evaluation.json", evaluation.to_dict() | settings_of_run)
+        write_text(Path(out) / "evaluation.md", evaluation.to_markdown())
+    return evaluation
+
+
+def truth_table(target: "Examples", mask_field: str = "ground_truth") -> ExampleTable:
+    """The images of a dataset or view that have a true mask, with a ledger that says it is for the final score."""
+    if isinstance(target, ExampleTable):
+        return target
+    from wss_data.store import example_table
+
+    return example_table(target, mask_field, used_for=UsedFor.FINAL_SCORE)

@@ -1,0 +1,99 @@
+"""Equations 1, 3 and 4: what a network is taught.
+
+Source:
+    Shen et al., BMVC 2017, section 3.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def segmentation_loss(pixel_logits: Tensor, masks: Tensor, ignore_index: int = 255) -> Tensor:
+    """Softmax cross-entropy, averaged over the pixels that have a class.
+
+    Negated: the paper prints eq. (1) as a log-likelihood.
+
+    Args:
+        pixel_logits: Class scores before the softmax. Shape (N, C + 1, H, W), float.
+        masks: Class indices, 0..C, or ``ignore_index``. Shape (N, H, W), int64.
+        ignore_index: Pixels of this value teach nothing.
+
+    Returns:
+        The loss, at least 0; exactly 0, with a zero gradient, where every pixel is void. Shape (), float32.
+
+    Source:
+        Shen et al., BMVC 2017, eq. (1).
+    """
+    # Summed and divided by hand: the built-in mean is NaN where no pixel is left.
+    total = F.cross_entropy(pixel_logits.float(), masks, ignore_index=ignore_index, reduction="sum")
+    return total / (masks != ignore_index).sum().clamp(min=1)
+
+
+def multilabel_loss(class_logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary logistic loss, averaged over the classes and the images.
+
+    Negated: the paper prints eq. (3) as a log-likelihood. Averaged over the
+    classes, so that lambda keeps its meaning whatever their number.
+
+    Args:
+        class_logits: Class scores before the sigmoid. Shape (N, K), float.
+        labels: Which classes an image shows, 0 or 1. Shape (N, K), float.
+
+    Returns:
+        The loss, at least 0. Shape (), float32.
+
+    Source:
+        Shen et al., BMVC 2017, eq. (3).
+    """
+    return F.binary_cross_entropy_with_logits(class_logits.float(), labels)
+
+
+def total_loss(segmentation: Tensor, multilabel: Tensor | None, multilabel_weight: float) -> Tensor:
+    """Segmentation loss plus lambda times the multi-label loss, where there is one.
+
+    Args:
+        segmentation: Eq. 1. Shape ().
+        multilabel: Eq. 3, or ``None`` for a network without the branch. Shape ().
+        multilabel_weight: Lambda, at least 0.
+
+    Source:
+        Shen et al., BMVC 2017, eq. (4); lambda = 1.0 in section 4.2.
+    """
+    return segmentation if multilabel is None else segmentation + multilabel_weight * multilabel
+
+
+def at_one_resolution(
+    pixel_logits: Tensor, masks: Tensor, resolution: Literal["mask", "stride"]
+) -> tuple[Tensor, Tensor]:
+    """Bring logits and masks to the same size, one way or the other.
+
+    Args:
+        pixel_logits: Class scores at the network's output stride. Shape (N, C + 1, h, w), float.
+        masks: Class indices. Shape (N, H, W), int64.
+        resolution: ``mask``: logits are upsampled bilinearly to (H, W); ``stride``: the masks are sampled by nearest
+            neighbour to (h, w).
+
+    Returns:
+        Logits and masks of one size; logits as float32, because bilinear sums lose accuracy in bf16.
+    """
+    if resolution == "mask":
+        return F.interpolate(pixel_logits.float(), masks.shape[-2:], mode="bilinear", align_corners=False), masks
+    sampled = F.interpolate(masks[:, None].float(), pixel_logits.shape[-2:], mode="nearest")
+    return pixel_logits, sampled[:, 0].long()
+
+
+def classes_in_masks(masks: Tensor, num_classes: int) -> Tensor:
+    """Which classes each mask shows, background first; void shows nothing.
+
+    Args:
+        masks: Class indices, 0..C; anything else is void. Shape (N, H, W), int64.
+        num_classes: C + 1.
+
+    Returns:
+        0 or 1. Shape (N, C + 1), float32.
+    """
+    indices = torch.arange(num_classes, device=masks.device)
+    return (masks.flatten(1)[:, None, :] == indices[None, :, None]).any(dim=2).float()

@@ -1,0 +1,151 @@
+"""Eq. 2 over the target dataset: masks for images of which only the image-level labels are known."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from wss_data.errors import TrainingDataError
+from wss_data.files import write_json
+from wss_data.ledger import Ledger
+from wss_data.masks import write_mask
+from wss_data.records import ExampleTable
+from wss_train.checkpoints import ModelCard, find_model
+from wss_train.data import as_table
+from wss_train.inference import InferenceSettings, default_device, predict_files
+from wss_train.labelling import label_images
+from wss_train.models import load_model, usable_precision
+
+if TYPE_CHECKING:
+    from wss_train.data import Examples
+
+MADE_BY = "made_by.json"
+"""Says in a folder of masks what made them; masks made by something else are thrown away, the same ones are kept."""
+
+
+def make_pseudo_masks(
+    checkpoint: Path | str,
+    target: "Examples",
+    out: Path | str | None = None,
+    *,
+    scales: Sequence[float] | None = None,
+    crf: bool | None = None,
+    field: str = "pseudo_mask",
+    device: str | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+) -> ExampleTable:
+    """Make a mask for every image of a target dataset from a model and the images' labels.
+
+    Masks go to disk one by one; interrupted and started again, those that the same
+    model made with the same settings are kept.
+
+    Args:
+        checkpoint: The mask generator: run folder or ``model.safetensors``.
+        target: FiftyOne dataset or view, such as ``target.match_tags("train")``, or a table.
+        out: Folder for the masks. ``None``: the dataset's own folder, below ``field``; a table needs a folder.
+        scales: Image scales whose probabilities are averaged; ``None`` for the recipe's.
+        crf: Whether a dense CRF sharpens the masks; ``None`` for the recipe's choice (the paper: no).
+        field: Field that receives the masks, where ``target`` is a FiftyOne dataset or view.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for the GPU if there is one.
+        workers: Worker processes of the CRF; ``None`` for one a processor.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The images with their new masks, ready for ``train_final``.
+
+    Raises:
+        CheckpointError: If the model is missing or knows other classes than the dataset.
+        TrainingDataError: If an image has no label, or cannot be read.
+
+    Source:
+        Shen et al., BMVC 2017, section 3.2 and eq. (2).
+    """
+    table = as_table(target, None)
+    _check_labels(table)
+    place = torch.device(device) if device else default_device()
+    model, card = load_model(checkpoint, table.classes, place)
+    settings = InferenceSettings(
+        scales=tuple(scales or card.recipe.scales),
+        long_side=card.recipe.long_side,
+        precision=usable_precision(card.recipe.precision, place),
+        batch=4,
+    )
+    use_crf = card.recipe.mask_crf if crf is None else crf
+    folder = Path(out) if out is not None else _folder_of(target, table, field)
+    paths = [folder / f"{name}.png" for name in table.ids]
+    _prepare(folder, {"model": fingerprint_of(checkpoint), **asdict(settings), "crf": use_crf and _crf_values(card)})
+
+    missing = [i for i, path in enumerate(paths) if not path.is_file()]
+    images = predict_files(model, [table.image_paths[i] for i in missing], settings)
+    allowed = np.column_stack([np.ones(len(table), bool), np.asarray(table.labels, bool)])
+    labelled = label_images(
+        images, lambda position: allowed[missing[position]], card.recipe.crf_settings if use_crf else None, workers
+    )
+    for result in tqdm(labelled, total=len(missing), desc="pseudo masks", unit="image", disable=not progress):
+        if result.mask is None:
+            raise TrainingDataError(f"no mask can be made: {result.error}")
+        write_mask(result.mask, paths[missing[result.position]])
+
+    ledger = card.ledger.merged_with(table.ledger)
+    if not isinstance(target, ExampleTable):
+        _store(target, field, dict(zip(table.ids, paths, strict=True)), ledger)
+    return replace(table, mask_paths=tuple(map(str, paths)), ledger=ledger)
+
+
+def fingerprint_of(checkpoint: Path | str) -> str:
+    """Hash of a model's weights and card; another model has another one."""
+    with find_model(checkpoint).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _check_labels(table: ExampleTable) -> None:
+    without = [name for name, labels in zip(table.ids, table.labels, strict=True) if not labels.any()]
+    if without:
+        raise TrainingDataError(
+            f"{len(without)} of {len(table)} images have no image-level label (the first: {without[0]}); "
+            f"every image needs at least one of {', '.join(table.classes)}. "
+            "Leave them out, or add their labels and import the target again."
+        )
+
+
+def _crf_values(card: ModelCard) -> dict[str, Any]:
+    return asdict(card.recipe.crf_settings)
+
+
+def _folder_of(target: "Examples", table: ExampleTable, field: str) -> Path:
+    if isinstance(target, ExampleTable):
+        raise TrainingDataError("a table has no folder of its own for masks: give one with out=FOLDER.")
+    from wss_data.home import dataset_folder
+
+    return dataset_folder(table.source) / field
+
+
+def _prepare(folder: Path, made_by: dict[str, Any]) -> None:
+    """Keep the masks of an interrupted run of the same model and settings, throw away those of another."""
+    note = folder / MADE_BY
+    wanted = json.loads(json.dumps(made_by))
+    if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == wanted:
+        return
+    if folder.exists():
+        if not note.is_file() and any(folder.iterdir()):
+            raise TrainingDataError(
+                f"{folder}: the folder holds files that were not made here. Masks need a folder of their own; "
+                "name another one with --out."
+            )
+        shutil.rmtree(folder)
+    write_json(note, wanted)
+
+
+def _store(target: Any, field: str, masks: dict[str, Path], ledger: Ledger) -> None:
+    from wss_data.store import set_target_masks
+
+    dataset = getattr(target, "_root_dataset", target)
+    set_target_masks(dataset, field, masks, ledger)
