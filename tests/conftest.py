@@ -1,7 +1,52 @@
+import atexit
+import fcntl
 import os
+import shutil
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
+
+from wss_data import database as database_module
+from wss_data import database_watcher
+
+# Set for the whole session, before anything can import FiftyOne: whatever a test or a command that it starts does,
+# it meets a database and folders of its own, never the user's. The environment reaches subprocesses, too.
+SESSION = Path(tempfile.mkdtemp(prefix="wss-tests-"))
+DATABASE = SESSION / "database"
+os.environ[database_module.FOLDER_VARIABLE] = str(DATABASE)
+os.environ["WSS_HOME"] = str(SESSION / "home")
+
+
+@atexit.register
+def _remove_session() -> None:
+    # FiftyOne registers later and so runs earlier: it still finds its database.
+    if DATABASE in database_module._joined:
+        database_module.leave(DATABASE)
+        with (DATABASE / database_watcher.WATCHER).open("a") as lock:
+            end = time.monotonic() + 10
+            while time.monotonic() < end:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(0.02)
+    shutil.rmtree(SESSION, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def database() -> str:
+    """The address of the session's own database; skips where FiftyOne came without one."""
+    from wss_data.errors import StoreError
+    from wss_data.store.connection import fiftyone
+
+    try:
+        fo = fiftyone()
+    except StoreError as error:
+        pytest.skip(str(error))
+    assert fo.config.database_uri == os.environ["FIFTYONE_DATABASE_URI"]
+    return fo.config.database_uri
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def retrieve(
     sources: list[tuple[Source, int | None]],
     folder: Path,
     journal: Journal,
-    store: Callable[[list[ImageRecord]], None],
+    store: Callable[[list[ImageRecord]], object],
     workers: int | None = None,
     progress: bool = True,
 ) -> int:
@@ -144,7 +144,7 @@ def _without_repeat(outcome: _Outcome, stored: set[str]) -> _Outcome:
     return outcome
 
 
-def _keep(batch: list[_Outcome], journal: Journal, store: Callable[[list[ImageRecord]], None]) -> None:
+def _keep(batch: list[_Outcome], journal: Journal, store: Callable[[list[ImageRecord]], object]) -> None:
     records = [outcome.record for outcome in batch if outcome.record is not None]
     if records:
         store(records)

@@ -1,0 +1,68 @@
+# Two commands for a fresh machine: `make demo` and `make test`. Each sets everything up by itself.
+# All that they write goes to .venv and .wss in this folder; a FiftyOne database elsewhere is never touched.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STATE  := $(CURDIR)/.wss
+
+export WSS_HOME         := $(STATE)/data
+export WSS_DATABASE_DIR := $(STATE)/database
+
+# The demo is short on purpose: fewer iterations than the recipe `cpu`.
+DEMO_ITERATIONS ?= --set generator_iterations=120 --set final_iterations=160
+
+.PHONY: help install demo voc-animals view test lint clean
+
+help:
+	@echo "make demo                      the whole road on drawn images: dataset, masks, models, table (minutes, offline)"
+	@echo "make demo IMAGES=FOLDER        the same up to the mask generator, on your images (FOLDER/<class>/*.jpg)"
+	@echo "make voc-animals DATA=FOLDER   the whole road on real photographs (within an hour on 2 cores)"
+	@echo "make view [DATASET=drawn]      browse a dataset made by the above in the FiftyOne App"
+	@echo "make test                      lint and tests"
+	@echo "make clean                     remove what the above wrote, datasets included"
+
+install: $(VENV)/installed
+
+$(VENV)/installed: setup.cfg constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[database,dev]'
+	touch $@
+
+ifdef IMAGES
+demo: install
+	$(BIN)/wss-data build --images '$(IMAGES)' --name '$(or $(NAME),my-images)'
+	$(BIN)/wss-train generator '$(or $(NAME),my-images)' --recipe cpu $(DEMO_ITERATIONS) --out '$(STATE)/runs/$(or $(NAME),my-images)/generator'
+	@echo; echo "Open the dataset in the FiftyOne App:  make view DATASET='$(or $(NAME),my-images)'"
+else
+demo: install
+	$(BIN)/wss-data build drawn
+	$(BIN)/wss-data import-target drawn
+	$(BIN)/wss-train ablation drawn drawn-target --recipe cpu $(DEMO_ITERATIONS) --out '$(STATE)/runs/drawn'
+	@echo; echo "Open the dataset in the FiftyOne App:  make view"
+endif
+
+ifdef DATA
+voc-animals: install
+	$(BIN)/wss-data build voc_animals --images '$(DATA)/web_animals/images'
+	$(BIN)/wss-data import-target voc_animals '$(DATA)/voc_animals'
+	$(BIN)/wss-train ablation voc-animals voc-animals-target --recipe cpu --out '$(STATE)/runs/voc-animals'
+	@echo; echo "Open the datasets in the FiftyOne App:  make view DATASET=voc-animals"
+else
+voc-animals:
+	@echo "Give the folder that holds web_animals/images/<class>/*.jpg and voc_animals/ (VOC layout): make voc-animals DATA=FOLDER" >&2; exit 2
+endif
+
+view: install
+	$(BIN)/wss-data view '$(or $(DATASET),drawn)'
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) '$(STATE)'

@@ -1,0 +1,208 @@
+"""The target dataset and export, on a real database."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import ENGINE, H, W, definition, foreground, make_web, target_definition, write_target
+
+from wss_data import store
+from wss_data.errors import SourceError, SpecError, StoreError
+from wss_data.home import dataset_folder
+from wss_data.ledger import UsedFor
+from wss_data.masks import read_mask, write_mask
+from wss_data.spec import read_spec
+
+pytestmark = pytest.mark.usefixtures("database")
+
+
+@pytest.fixture(scope="module")
+def web(database):
+    """A dataset that tests only look at."""
+    return make_web("export-web")
+
+
+# ------------------------------------------------------------- target
+
+
+@pytest.fixture(scope="module")
+def target(database, tmp_path_factory):
+    """A target dataset that tests only look at."""
+    folder = write_target(tmp_path_factory.mktemp("voc"))
+    return store.import_target(target_definition("store-t"), folder)
+
+
+def test_a_target_has_labels_for_all_and_masks_for_validation_only(target):
+    assert target.name == "store-t-target"
+    assert target.persistent
+    train, val = target.match_tags("train"), target.match_tags("val")
+    assert train.values("image_id") == ["t1", "t2", "t3"]
+    assert train.values("labels.classifications.label") == [["cow"], ["cat", "cow"], []]
+    assert train.exists("ground_truth").count() == 0, "whatever the folder holds"
+    assert val.exists("ground_truth").count() == 2
+    assert {Path(path).parent for path in val.values("ground_truth.mask_path")} == {
+        dataset_folder("store-t-target") / "ground_truth"
+    }
+    assert all(Path(path).parent.name == "JPEGImages" for path in target.values("filepath")), (
+        "images stay where they are"
+    )
+    assert target.match_tags("dropped:no_labels").values("image_id") == ["t3"]
+    assert target.list_saved_views() == ["train", "val", "dropped"]
+    assert target.load_saved_view("dropped").values("image_id") == ["t3"]
+
+
+def test_the_summary_counts_per_class_and_split(target):
+    lines = [line.split() for line in store.target_summary(target).splitlines()]
+    assert lines == [
+        ["class", "train", "val"],
+        ["cat", "1", "1"],
+        ["cow", "2", "0"],
+        ["images", "2", "2"],
+        ["dropped:", "1", "no_labels"],
+    ]
+
+
+def test_tables_of_a_target_know_what_the_truth_was_used_for(target):
+    train = store.example_table(target.match_tags("train"), None)
+    assert train.ids == ("t1", "t2")
+    assert train.labels.tolist() == [[False, True], [True, True]]
+    assert train.mask_paths == (None, None)
+    assert train.ledger.strictly_image_level
+
+    taught = store.example_table(target.match_tags("val"), "ground_truth")
+    assert taught.ids == ("v1", "v2")
+    assert not taught.ledger.strictly_image_level, "training on the truth cannot pass for weak supervision"
+    scored = store.example_table(target.match_tags("val"), "ground_truth", used_for=UsedFor.FINAL_SCORE)
+    assert scored.ledger.strictly_image_level
+
+
+def test_importing_again_reads_nothing_and_keeps_what_models_made(tmp_path, monkeypatch):
+    folder = write_target(tmp_path)
+    spec = target_definition("store-again")
+    dataset = store.import_target(spec, folder)
+    write_mask(foreground(0.5).astype(np.uint8), tmp_path / "p" / "t1.png")
+    store.set_target_masks(dataset, "pseudo_mask", {"t1": tmp_path / "p" / "t1.png"}, ENGINE)
+    ids = dataset.values("id")
+
+    import wss_data.targets
+
+    with monkeypatch.context() as patch:
+        patch.setattr(wss_data.targets, "check_targets", None)
+        assert store.import_target(spec, folder) is dataset
+
+    write_target(tmp_path, labels="t1,cat\nt2,cow\nt3,cow\nv1,cat\nv2,cow\n")
+    (folder / "ImageSets" / "Segmentation" / "val.txt").write_text("v1\n")
+    dataset = store.import_target(spec, folder)
+    assert dataset.values("id") == ids
+    assert dataset.values("labels.classifications.label")[:3] == [["cat"], ["cow"], ["cow"]]
+    assert dataset.values("tags") == [["train"]] * 3 + [["val"], ["dropped:not_listed"]]
+    assert dataset.values("pseudo_mask.mask_path")[0].endswith("t1.png")
+
+
+def test_a_target_of_which_no_validation_image_can_be_used_is_refused_and_not_stored(tmp_path):
+    folder = write_target(tmp_path)
+    spec = target_definition("store-refused", mask_classes=["dog"])
+    write_mask(np.full((H, W), 9, np.uint8), folder / "SegmentationClass" / "v1.png")
+    write_mask(np.full((H, W), 9, np.uint8), folder / "SegmentationClass" / "v2.png")
+    with pytest.raises(SourceError, match=r"none of the 2 val images can be used.*holds the value 9"):
+        store.import_target(spec, folder)
+    with pytest.raises(StoreError, match="there is no dataset 'store-refused-target'"):
+        store.open_dataset("store-refused-target")
+
+
+def test_a_definition_without_a_target_is_told_how_to_get_one(tmp_path):
+    with pytest.raises(SpecError, match="'store-none' has no target"):
+        store.import_target(definition("store-none"), tmp_path)
+    with pytest.raises(SpecError, match="give the folder that holds JPEGImages"):
+        store.import_target(target_definition("store-none"))
+
+
+def test_masks_of_a_model_go_into_a_field_with_their_ledger(tmp_path):
+    dataset = store.import_target(target_definition("store-pseudo"), write_target(tmp_path))
+    masks = {}
+    for name in ("t1", "t2"):
+        masks[name] = tmp_path / "p" / f"{name}.png"
+        write_mask(foreground(0.5).astype(np.uint8), masks[name])
+    store.set_target_masks(dataset, "pseudo_mask", masks, ENGINE)
+    table = store.example_table(dataset, "pseudo_mask")
+    assert table.ids == ("t1", "t2")
+    assert ENGINE.entries[0] in table.ledger.entries
+    assert "image-level labels of the target images" in table.ledger.entries[-1].what
+
+    store.set_target_masks(dataset, "pseudo_mask", {"t2": masks["t2"]}, ENGINE)
+    assert store.example_table(dataset, "pseudo_mask").ids == ("t2",), (
+        "masks of an older model do not mix with new ones"
+    )
+    store.set_target_masks(dataset, "another", {"t1": masks["t1"]}, ENGINE)
+    assert "another" in dataset.app_config.active_fields.paths
+    with pytest.raises(StoreError, match="is not for masks that a model made"):
+        store.set_target_masks(dataset, "ground_truth", {}, ENGINE)
+    with pytest.raises(StoreError, match="no image 'nobody'"):
+        store.set_target_masks(dataset, "pseudo_mask", {"nobody": masks["t1"]}, ENGINE)
+
+
+# ------------------------------------------------------------- export
+
+
+def test_kept_images_are_exported_for_tools_that_read_voc(web, tmp_path):
+    assert store.export_dataset(web, tmp_path / "voc") == 2
+    names = [f"cat_{'2' * 20}", f"cow_{'4' * 20}"]
+    assert (tmp_path / "voc" / "ImageSets" / "Segmentation" / "kept.txt").read_text().split() == names
+    assert read_mask(tmp_path / "voc" / "SegmentationClass" / f"{names[1]}.png").max() == 2
+    with pytest.raises(StoreError, match="not an empty folder"):
+        store.export_dataset(web, tmp_path / "voc")
+    with pytest.raises(StoreError, match="there is no layout 'coco'"):
+        store.export_dataset(web, tmp_path / "coco", layout="coco")
+
+
+def test_an_exported_target_can_be_imported_again(target, tmp_path):
+    assert store.export_dataset(target, tmp_path / "voc") == 4
+    assert json.loads((tmp_path / "voc" / "ledger.json").read_text())["strictly_image_level"] is True
+    again = store.import_target(target_definition("store-roundtrip"), tmp_path / "voc")
+    assert again.match_tags("train").values("image_id") == ["t1", "t2"]
+    for name in ("v1", "v2"):
+        first, second = (d.match({"image_id": name}).values("ground_truth.mask_path")[0] for d in (target, again))
+        assert read_mask(first).tolist() == read_mask(second).tolist()
+
+
+def test_folders_and_fiftyones_own_format_hold_the_same_images(web, tmp_path):
+    import fiftyone as fo
+
+    assert store.export_dataset(web, tmp_path / "folders", layout="folders") == 2
+    assert (tmp_path / "folders" / "masks" / "cow" / f"{'4' * 20}.png").is_file()
+    assert store.export_dataset(web, tmp_path / "fo", layout="fiftyone") == 2
+    again = fo.Dataset.from_dir(str(tmp_path / "fo"), dataset_type=fo.types.FiftyOneDataset)
+    try:
+        assert again.values("sha256") == web.match_tags("kept").values("sha256")
+        assert all(path.startswith(str(tmp_path)) and Path(path).is_file() for path in again.values("filepath"))
+        masks = again.values("cosegmentation.mask_path")
+        assert all(path.startswith(str(tmp_path)) and Path(path).is_file() for path in masks)
+        assert again.default_mask_targets[2] == "cow"
+    finally:
+        again.delete()
+
+
+@pytest.mark.data
+def test_real_web_photographs_and_the_real_target_are_stored(test_data):
+    spec = replace(read_spec("voc_animals"), name="store-voc")
+    folder = test_data / "voc_animals"
+    small = Path(os.environ["WSS_HOME"]) / "small-voc"
+    lists = small / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    for name in ("JPEGImages", "SegmentationClass", "image_labels.csv"):
+        (small / name).symlink_to(folder / name)
+    for split in ("train_aug", "val"):
+        names = (folder / "ImageSets" / "Segmentation" / f"{split}.txt").read_text().split()[:12]
+        (lists / f"{split}.txt").write_text("\n".join(names))
+    dataset = store.import_target(spec, small)
+    assert dataset.count() == 24
+    assert dataset.count_sample_tags() == {"train": 12, "val": 12}
+    present = {
+        int(v)
+        for path in dataset.match_tags("val").values("ground_truth.mask_path")
+        for v in np.unique(read_mask(path))
+    }
+    assert present <= {0, 1, 2, 3, 4, 5, 255}

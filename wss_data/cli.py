@@ -1,0 +1,374 @@
+"""The command ``wss-data``: from class names to an image dataset with masks.
+
+Exit status: 0 done; 1 done, but something was left out and told (a folder with
+unreadable images); 2 refused, with one line that says why; 130 interrupted.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from wss_data.errors import WssError
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    return run(make_parser(), arguments)
+
+
+def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
+    """Parse and run one command; turn what can go wrong into one line and an exit status."""
+    options = parser.parse_args(arguments)
+    try:
+        return options.command(options)
+    except WssError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\n{parser.prog}: interrupted. Run the same command again to go on where it stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output left (`| head`); Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{parser.prog}: {where}{error.strerror or error}. Nothing half-written was kept.", file=sys.stderr)
+        return 2
+
+
+def add_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    command: Command,
+    text: str,
+    example: str,
+) -> argparse.ArgumentParser:
+    """Add one subcommand: its help is ``text``, and ends with a line one can paste."""
+    parser = commands.add_parser(
+        name,
+        help=text.split("\n")[0],
+        description=textwrap.dedent(text),
+        epilog=f"example:  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=command)
+    return parser
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of ``wss-data``."""
+    from wss_data import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="wss-data",
+        description="From class names to an image dataset with masks, kept in FiftyOne. Nobody draws a mask.",
+        epilog="Files go to the folder in WSS_HOME (default: ~/wss), records to FiftyOne's database.",
+    )
+    parser.add_argument("--version", action="version", version=f"wss {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    add = add_command(
+        commands,
+        "build",
+        _build,
+        """\
+        Build a dataset: retrieve, shrink, co-segment, filter, store.
+        Goes on where an earlier build stopped; a finished dataset is left as it is.""",
+        "wss-data build voc_animals --images photos",
+    )
+    add.add_argument(
+        "spec", metavar="SPEC", nargs="?", help="definition: a name (drawn, voc_animals, pascal_voc) or a YAML file"
+    )
+    add.add_argument(
+        "--images",
+        metavar="FOLDER",
+        help="take the images from this folder, one folder a class inside; without SPEC these folders are the classes",
+    )
+    add.add_argument("--name", help="name of the dataset, only without SPEC (default: the folder's name)")
+    add.add_argument("--retry-dropped", action="store_true", help="try search results again that were dropped before")
+    _add_workers(add)
+
+    add = add_command(
+        commands,
+        "list",
+        _list,
+        "List the datasets that were built, with their numbers of images.",
+        "wss-data list",
+    )
+
+    add = add_command(
+        commands,
+        "view",
+        _view,
+        """\
+        Open a dataset in the FiftyOne App, masks drawn in VOC colours.
+        Serves on this machine only; there is no login. Ends with Ctrl-C.""",
+        "wss-data view drawn",
+    )
+    _add_dataset(add)
+    add.add_argument("--port", type=int, default=5151, help="port of the App (default: 5151)")
+    add.add_argument("--address", default="localhost", help="address to serve on (default: localhost)")
+    add.add_argument(
+        "--force",
+        action="store_true",
+        help="allow an address that others can reach: they can read every file that you can",
+    )
+
+    add = add_command(
+        commands,
+        "filter",
+        _filter,
+        """\
+        Keep the images whose co-segmentation mask covers a plausible share of the frame.
+        Nothing is deleted: the others stay, tagged with the reason. A person's verdict wins.""",
+        "wss-data filter voc-animals --min-foreground 0.2 --max-foreground 0.8 --dry-run",
+    )
+    _add_dataset(add)
+    _add_filter(add)
+    add.add_argument(
+        "--dry-run", action="store_true", help="print how many images each class would keep; change nothing"
+    )
+
+    add = add_command(
+        commands,
+        "import-masks",
+        _import_masks,
+        """\
+        Take masks that were computed elsewhere in place of the engine's.
+        All masks are checked before the first is taken; the earlier masks stay as a field of their own.""",
+        "wss-data import-masks voc-animals masks",
+    )
+    _add_dataset(add)
+    add.add_argument(
+        "masks", metavar="MASKS", type=Path, help="folder of MASKS/<class>/<stem>.png, 0 and 255 (or 0 and 1)"
+    )
+    add.add_argument(
+        "--skip-bad", action="store_true", help="take the good masks although others are bad (default: take none)"
+    )
+    add.add_argument(
+        "--supervision",
+        default="unknown",
+        choices=["none", "image_level", "points", "scribbles", "boxes", "masks", "unknown"],
+        help="what the program that made the masks had learned from, for the ledger (default: unknown)",
+    )
+
+    add = add_command(
+        commands,
+        "import-target",
+        _import_target,
+        """\
+        Read the target dataset: image-level labels for train and val, masks for val only.
+        The images stay where they are; the dataset is called <name of the definition>-target.""",
+        "wss-data import-target voc_animals VOC2012",
+    )
+    add.add_argument("spec", metavar="SPEC", help="definition: a name or a YAML file")
+    add.add_argument(
+        "folder",
+        metavar="FOLDER",
+        type=Path,
+        nargs="?",
+        help="VOC layout: JPEGImages, SegmentationClass, ImageSets/Segmentation; not needed for drawn",
+    )
+    add.add_argument(
+        "--labels",
+        metavar="CSV",
+        type=Path,
+        help="image-level labels: columns image,classes (default: FOLDER/image_labels.csv, or FOLDER/Annotations)",
+    )
+
+    add = add_command(
+        commands,
+        "export",
+        _export,
+        "Write the kept images and their masks to a folder, for other tools.",
+        "wss-data export drawn exported --layout voc",
+    )
+    _add_dataset(add)
+    add.add_argument("out", metavar="FOLDER", type=Path, help="where to write; must be empty or missing")
+    add.add_argument(
+        "--layout", default="voc", choices=["voc", "folders", "fiftyone"], help="layout of the folder (default: voc)"
+    )
+
+    add = add_command(
+        commands,
+        "cosegment-folder",
+        _cosegment_folder,
+        """\
+        Co-segment folders of images into folders of masks; no database.
+        IMAGES/<class>/*.jpg -> MASKS/<class>/<stem>.png (0 and 255, size of the image) and MASKS/scores.csv.""",
+        "wss-data cosegment-folder photos --out masks",
+    )
+    add.add_argument(
+        "images",
+        metavar="IMAGES",
+        type=Path,
+        help="folder with one folder of images a class, or with images: then it is one group",
+    )
+    add.add_argument("--out", metavar="MASKS", type=Path, required=True, help="where the masks go")
+    add.add_argument("--method", default="common", help="co-segmentation engine (default: common)")
+    _add_workers(add)
+
+    add = add_command(
+        commands,
+        "score",
+        _score,
+        """\
+        Compare masks with true masks: precision P (share of pixels right) and Jaccard J of the foreground.
+        Per class and mean over classes, over all images and over those that the filter keeps.""",
+        "wss-data score masks truth",
+    )
+    add.add_argument("masks", metavar="MASKS", type=Path, help="folder of MASKS/<class>/<stem>.png")
+    add.add_argument("truth", metavar="TRUTH", type=Path, help="folder of TRUTH/<class>/<stem>.png")
+    _add_filter(add)
+    return parser
+
+
+def _add_dataset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", metavar="DATASET", help="FiftyOne dataset, as listed by `wss-data list`")
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=_positive, metavar="N", help="worker processes (default: one a processor)")
+
+
+def _add_filter(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--min-foreground",
+        type=_share,
+        default=0.2,
+        metavar="RATIO",
+        help="smallest foreground share kept, 0 to 1 (default: 0.2, as in the paper)",
+    )
+    parser.add_argument(
+        "--max-foreground",
+        type=_share,
+        default=0.8,
+        metavar="RATIO",
+        help="largest foreground share kept, 0 to 1 (default: 0.8, as in the paper)",
+    )
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share between 0 and 1")
+    return value
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def _build(options: argparse.Namespace) -> int:
+    from wss_data.errors import SpecError
+    from wss_data.spec import read_spec, spec_from_folder
+
+    if options.spec is None and options.images is None:
+        raise SpecError(
+            "give a definition (wss-data build drawn) or a folder of images (wss-data build --images FOLDER)."
+        )
+    if options.spec is None:
+        folder = Path(options.images).expanduser().absolute()
+        spec = spec_from_folder(folder, options.name or folder.name)
+    elif options.name is not None:
+        raise SpecError("--name goes with --images alone; a definition has its name inside.")
+    else:
+        spec = read_spec(options.spec)
+
+    from wss_data.home import dataset_folder
+    from wss_data.pipeline import build, summary_table
+
+    dataset = build(spec, options.images, workers=options.workers, retry_dropped=options.retry_dropped)
+    print(summary_table(dataset))
+    print(f"dataset:   {dataset.name}    (wss-data view {dataset.name})")
+    print(f"pictures:  {dataset_folder(dataset.name) / 'pictures'}")
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    from wss_data.store import list_datasets
+
+    rows = list_datasets()
+    if not rows:
+        print("no datasets yet. Build one:  wss-data build drawn")
+        return 0
+    width = max(len(row.name) for row in rows)
+    for row in rows:
+        kept = f"{row.kept:>7} kept" if row.kind == "web" else " " * 12
+        print(f"{row.name:<{width}}  {row.kind:<6}  {row.images:>7} images  {kept}  {', '.join(row.classes)}")
+    return 0
+
+
+def _view(options: argparse.Namespace) -> int:
+    from wss_data.store import view_in_app
+
+    view_in_app(options.dataset, port=options.port, address=options.address, force=options.force)
+    return 0
+
+
+def _filter(options: argparse.Namespace) -> int:
+    from wss_data.spec import read_filters
+    from wss_data.store import apply_filter, open_dataset
+
+    thresholds = {"min_foreground": options.min_foreground, "max_foreground": options.max_foreground}
+    filters = read_filters(thresholds, "wss-data filter")
+    report = apply_filter(open_dataset(options.dataset), filters, dry_run=options.dry_run)
+    print(report)
+    if options.dry_run:
+        print("nothing was changed (--dry-run).")
+    return 0
+
+
+def _import_masks(options: argparse.Namespace) -> int:
+    from wss_data.store import import_masks, open_dataset
+
+    report = import_masks(
+        open_dataset(options.dataset), options.masks, skip_bad=options.skip_bad, supervision=options.supervision
+    )
+    print(report)
+    return 1 if report.bad else 0
+
+
+def _import_target(options: argparse.Namespace) -> int:
+    from wss_data.spec import read_spec
+    from wss_data.store import import_target, target_summary
+
+    dataset = import_target(read_spec(options.spec), options.folder, labels_csv=options.labels)
+    print(target_summary(dataset))
+    print(f"dataset:   {dataset.name}    (wss-data view {dataset.name})")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from wss_data.store import export_dataset, open_dataset
+
+    count = export_dataset(open_dataset(options.dataset), options.out, layout=options.layout)
+    print(f"{count} images with masks written to {options.out} (layout: {options.layout}).")
+    return 0
+
+
+def _cosegment_folder(options: argparse.Namespace) -> int:
+    from wss_data.cosegmentation.folder import cosegment_folder
+
+    summary = cosegment_folder(options.images, options.out, method=options.method, workers=options.workers)
+    print(summary)
+    return 1 if summary.dropped else 0
+
+
+def _score(options: argparse.Namespace) -> int:
+    from wss_data.cosegmentation.score import score_folder
+
+    print(score_folder(options.masks, options.truth, options.min_foreground, options.max_foreground))
+    return 0

@@ -1,0 +1,128 @@
+"""Runs one ``mongod`` for as long as some process uses it. Started by ``database.py`` as a script of its own.
+
+Nothing but the standard library is imported, and nothing of this package: the
+interpreter runs it isolated, in a few hundredths of a second.
+
+Three files in the folder say everything, so that a process killed at any moment
+leaves nothing that must be cleaned up by hand:
+
+- ``users.lock``: each process that uses the database holds a *shared* lock for as long as it lives. The operating
+  system drops it when the process ends, however it ends. The watcher waits for the *exclusive* lock: it gets it when
+  the last user is gone, and then stops ``mongod``.
+- ``watcher.lock``: the watcher holds an exclusive lock for as long as it lives. A free lock means that no database is
+  running, whatever else lies in the folder.
+- ``address.json``: where ``mongod`` listens; written when it is ready, removed before it is stopped.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+USERS = "users.lock"
+WATCHER = "watcher.lock"
+ADDRESS = "address.json"
+LOG = "mongod.log"
+FILES = "mongo"
+
+_READY = re.compile(r'"msg":"Waiting for connections","attr":\{"port":(\d+)')
+_IN_USE = "DBPathInUse"
+_START_SECONDS = 120.0
+_STOP_SECONDS = 20.0
+_PR_SET_PDEATHSIG = 1
+
+
+def main(folder: Path, mongod: Path) -> int:
+    """Start ``mongod`` on ``folder``, wait until nobody uses it, stop it. Returns the exit status.
+
+    Status 0: started and stopped, or another watcher was faster. Status 1: ``mongod`` did not start or died.
+    """
+    watcher = (folder / WATCHER).open("a")
+    try:
+        fcntl.flock(watcher, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return 0
+    address = folder / ADDRESS
+    address.unlink(missing_ok=True)  # left by a watcher that was killed
+    users = (folder / USERS).open("a")
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    server = _start(folder, mongod)
+    try:
+        port = _wait_until_ready(server, folder / LOG)
+        deadline = time.monotonic() + _STOP_SECONDS
+        while port is None and time.monotonic() < deadline and _IN_USE in (folder / LOG).read_text(errors="replace"):
+            # The server of a watcher that was killed is still on its way down.
+            time.sleep(0.1)
+            server = _start(folder, mongod)
+            port = _wait_until_ready(server, folder / LOG)
+        if port is None:
+            return 1
+        temporary = address.with_suffix(".new")
+        temporary.write_text(json.dumps({"port": port, "mongod": server.pid, "watcher": os.getpid()}) + "\n")
+        temporary.replace(address)
+        threading.Thread(target=_leave_when_it_dies, args=(server, address), daemon=True).start()
+        fcntl.flock(users, fcntl.LOCK_EX)
+        return 0
+    finally:
+        address.unlink(missing_ok=True)
+        server.terminate()
+        server.wait()
+        # In this order: whoever then gets the users' lock must find that no database is running.
+        watcher.close()
+        users.close()
+
+
+def _start(folder: Path, mongod: Path) -> subprocess.Popen[bytes]:
+    (folder / FILES).mkdir(exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        (folder / LOG).replace(folder / f"{LOG}.previous")
+    command = [str(mongod), "--dbpath", str(folder / FILES), "--logpath", str(folder / LOG)]
+    command += ["--bind_ip", "127.0.0.1", "--port", "0", "--nounixsocket"]
+    # MongoDB sets aside 300 MB for its journal otherwise, on every fresh folder.
+    command += ["--wiredTigerEngineConfigString", "log=(file_max=8MB)"]
+    command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=_die_with_parent,
+    )
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to stop this process when its parent is killed; other systems have no such thing."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], log: Path) -> int | None:
+    """The port that ``server`` listens on, or ``None`` if it ended or took too long."""
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and server.poll() is None:
+        with contextlib.suppress(FileNotFoundError):
+            found = _READY.search(log.read_text(errors="replace"))
+            if found:
+                return int(found.group(1))
+        time.sleep(0.02)
+    return None
+
+
+def _leave_when_it_dies(server: subprocess.Popen[bytes], address: Path) -> None:
+    server.wait()
+    # The main thread sits in flock; ending the process drops both locks.
+    address.unlink(missing_ok=True)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -1,0 +1,212 @@
+"""The steps of the web dataset in order: retrieve, co-segment, filter, picture. Resumable."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from wss_data import store
+from wss_data.cosegmentation.base import Engine, Segmented, make_engine
+from wss_data.errors import SourceError
+from wss_data.filters import DROPPED, KEPT
+from wss_data.home import dataset_folder
+from wss_data.images import read_image
+from wss_data.journal import Journal
+from wss_data.masks import foreground_ratio, label_mask, write_mask
+from wss_data.quality import mask_quality
+from wss_data.report import DatasetImage, write_pictures
+from wss_data.retrieve import BATCH, retrieve
+from wss_data.sources.base import make_source
+from wss_data.spec import DatasetSpec, FilterSpec, SourceSpec, read_spec
+
+if TYPE_CHECKING:
+    import fiftyone as fo
+
+
+def build(
+    spec: DatasetSpec | str | Path,
+    images: str | Path | None = None,
+    workers: int | None = None,
+    retry_dropped: bool = False,
+    progress: bool = True,
+) -> "fo.Dataset":
+    """Build the web dataset of a definition, or go on where an earlier build stopped.
+
+    A second build of an unchanged definition does nothing. A build that was
+    killed ends, run again, in the same dataset as one that was not.
+
+    Args:
+        spec: A definition, its name, or its file.
+        images: Folder of images, one folder a class, for the source ``folder``.
+        workers: Worker processes; ``None`` for one a processor.
+        retry_dropped: Whether search results that were dropped (unreadable, say) are tried again.
+        progress: Whether to show progress bars.
+
+    Returns:
+        The dataset, persistent in FiftyOne's database.
+
+    Raises:
+        SpecError: If the definition is wrong.
+        SourceError: If a source cannot deliver, or a class has no usable image.
+        StoreError: If the database cannot be reached, or holds a dataset of that name with other classes.
+    """
+    if not isinstance(spec, DatasetSpec):
+        spec = read_spec(spec)
+    if images is not None:
+        spec = with_images(spec, images)
+    # Everything that can be wrong with the definition is found before anything is stored.
+    sources = [(make_source(source.name, source.options), source.limit) for source in spec.sources]
+    engine = make_engine(spec.cosegmentation.method, spec.cosegmentation.options)
+
+    folder = dataset_folder(spec.name)
+    dataset = store.create_or_open(spec, kind="web")
+    with Journal(folder / "journal.sqlite") as journal:
+        if retry_dropped:
+            journal.forget_dropped()
+        retrieve(
+            spec,
+            sources,
+            folder / "images",
+            journal,
+            store=lambda records: store.add_records(dataset, records),
+            workers=workers,
+            progress=progress,
+        )
+        dropped = journal.dropped()
+    store.set_drops(dataset, dropped)
+    _check_groups(dataset, spec, dropped)
+
+    cosegment(dataset, spec, engine, folder / store.MASKS, workers=workers, progress=progress)
+    pictures = folder / "pictures"
+    if (filters := store.filters_to_apply(dataset, spec)) is not None:
+        store.apply_filter(dataset, filters)
+        write_pictures(picture_rows(dataset), pictures, filters)
+    return dataset
+
+
+def summary_table(dataset: "fo.Dataset") -> str:
+    """What a web dataset holds: counts per class, what the filter keeps, and what was dropped before it was stored."""
+    filters = store.applied_filters(dataset) or FilterSpec()
+    lines = [str(store.apply_filter(dataset, filters, dry_run=True))]
+    for class_name, reasons in store.drops(dataset).items():
+        told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+        lines.append(f"{class_name}: not stored: {told}")
+    return "\n".join(lines)
+
+
+def picture_rows(dataset: "fo.Dataset") -> list[DatasetImage]:
+    """The images of a web dataset as pictures need them, class by class."""
+    values = dataset.values(["label.label", "filepath", f"{store.MASKS}.mask_path", "foreground_ratio", "tags"])
+    order = {name: position for position, name in enumerate(store.class_names(dataset))}
+    rows = []
+    for class_name, path, mask_path, ratio, tags in zip(*values, strict=True):
+        reasons = [tag.removeprefix(DROPPED) for tag in tags if tag.startswith(DROPPED)]
+        rows.append(DatasetImage(class_name, path, mask_path, ratio, KEPT in tags, ", ".join(reasons)))
+    return sorted(rows, key=lambda row: order[row.class_name])
+
+
+def with_images(spec: DatasetSpec, images: str | Path) -> DatasetSpec:
+    """The definition with its images taken from a folder, whatever sources it names."""
+    limit = next((source.limit for source in spec.sources if source.name == "folder"), None)
+    folder = SourceSpec("folder", limit, {"path": str(Path(images).expanduser().absolute())})
+    return replace(spec, sources=(folder,))
+
+
+def _check_groups(dataset: "fo.Dataset", spec: DatasetSpec, dropped: dict[str, Any]) -> None:
+    for class_name in spec.class_names:
+        if not store.group_members(dataset, class_name):
+            reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.get(class_name, {}).items())
+            raise SourceError(
+                f"class '{class_name}' has no usable image ({'dropped: ' + reasons if reasons else 'none was found'}). "
+                "Add images for it, or take the class out of the definition. Images of other classes are kept."
+            )
+
+
+def cosegment(
+    dataset: "fo.Dataset",
+    spec: DatasetSpec,
+    engine: Engine,
+    folder: Path,
+    workers: int | None = None,
+    progress: bool = True,
+) -> int:
+    """Co-segment each class of a stored dataset as one group, as far as that is not done.
+
+    A mask counts as done while the group has the same images and the engine the
+    same settings. Masks that were imported are left alone.
+
+    Args:
+        dataset: A web dataset of ``wss_data``.
+        spec: Its definition.
+        engine: Makes the masks.
+        folder: Where label masks go: ``<folder>/<class>/<stem>.png``.
+        workers: Worker processes; ``None`` for one a processor.
+        progress: Whether to show progress bars.
+
+    Returns:
+        Number of masks made.
+    """
+    made = 0
+    for class_name in spec.class_names:
+        members = store.group_members(dataset, class_name)
+        fingerprint = group_fingerprint(engine, [member.sha256 for member in members])
+        wanted = [i for i, m in enumerate(members) if m.method != store.IMPORTED and m.fingerprint != fingerprint]
+        if not wanted:
+            continue
+        images = ImageFiles([member.path for member in members])
+        results = engine.segment_group(images, wanted, workers=workers)
+        bar = tqdm(results, total=len(wanted), desc=f"co-segment {class_name}", unit="image", disable=not progress)
+        batch: list[store.MaskValues] = []
+        for position, segmented in bar:
+            member = members[position]
+            path = folder / class_name / f"{Path(member.path).stem}.png"
+            write_mask(label_mask(segmented.mask, spec.class_index(class_name)), path)
+            batch.append(_mask_values(member, path, images[position], segmented, engine.name, fingerprint))
+            if len(batch) == BATCH:
+                store.set_masks(dataset, store.MASKS, batch)
+                batch = []
+        store.set_masks(dataset, store.MASKS, batch)
+        made += len(wanted)
+    store.set_ledger(dataset, store.MASKS, engine.ledger)
+    return made
+
+
+def group_fingerprint(engine: Engine, sha256s: Sequence[str]) -> str:
+    """Short text that changes whenever a group's masks would: with its images or the engine's settings."""
+    text = "\n".join([engine.name, engine.fingerprint(), *sorted(sha256s)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _mask_values(
+    member: store.Member, path: Path, image: np.ndarray, segmented: Segmented, method: str, fingerprint: str
+) -> store.MaskValues:
+    return store.MaskValues(
+        sample_id=member.sample_id,
+        mask_path=str(path),
+        confidence=segmented.confidence,
+        foreground_ratio=foreground_ratio(segmented.mask),
+        quality=mask_quality(image, segmented.mask),
+        method=method,
+        fingerprint=fingerprint,
+    )
+
+
+class ImageFiles(Sequence[np.ndarray]):
+    """Image files as a sequence of images, each read when it is asked for."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = list(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, position: Any) -> Any:
+        """The image at ``position``: (H, W, 3), uint8."""
+        return read_image(self.paths[position])
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return map(read_image, self.paths)

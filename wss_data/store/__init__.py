@@ -1,0 +1,82 @@
+"""Step 4: the FiftyOne dataset: fields, tags, saved views, open, import, export.
+
+The only door to FiftyOne, and ``connection`` is the only module that imports it:
+when it is first needed, never with the package, because that takes seconds and, with
+some settings, starts a database.
+
+===========  =====================================================================
+module       holds
+===========  =====================================================================
+connection   FiftyOne itself, connected to the database that it shall use
+datasets     make, open and list datasets
+appearance   the fields, mask names, colours and saved views that a new one is given
+info         what belongs to us beside the samples: definition, ledgers, filter
+web          images and masks of a web dataset; filter; masks made elsewhere
+target       the target dataset; masks that a model made
+tables       plain values for training; export
+app          the FiftyOne App
+===========  =====================================================================
+"""
+
+from wss_data.store.app import view_in_app
+from wss_data.store.datasets import DatasetRow, create_or_open, list_datasets, open_dataset, target_name
+from wss_data.store.info import (
+    BEFORE_IMPORT,
+    GROUND_TRUTH,
+    IMPORTED,
+    MASKS,
+    Kind,
+    applied_filters,
+    class_names,
+    drops,
+    filters_to_apply,
+    kind_of,
+    mask_ledger,
+    set_drops,
+    set_ledger,
+)
+from wss_data.store.tables import example_table, export_dataset
+from wss_data.store.target import import_target, set_target_masks, target_summary
+from wss_data.store.web import (
+    MaskValues,
+    Member,
+    add_records,
+    apply_filter,
+    group_members,
+    import_masks,
+    set_masks,
+)
+
+__all__ = [
+    "BEFORE_IMPORT",
+    "GROUND_TRUTH",
+    "IMPORTED",
+    "MASKS",
+    "DatasetRow",
+    "Kind",
+    "MaskValues",
+    "Member",
+    "add_records",
+    "applied_filters",
+    "apply_filter",
+    "class_names",
+    "create_or_open",
+    "drops",
+    "example_table",
+    "export_dataset",
+    "filters_to_apply",
+    "group_members",
+    "import_masks",
+    "import_target",
+    "kind_of",
+    "list_datasets",
+    "mask_ledger",
+    "open_dataset",
+    "set_drops",
+    "set_ledger",
+    "set_masks",
+    "set_target_masks",
+    "target_name",
+    "target_summary",
+    "view_in_app",
+]

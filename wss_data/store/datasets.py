@@ -1,0 +1,101 @@
+"""Making, opening and listing the datasets that are ours."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wss_data.errors import StoreError
+from wss_data.filters import KEPT
+from wss_data.spec import DatasetSpec
+from wss_data.store.appearance import set_up
+from wss_data.store.connection import fiftyone
+from wss_data.store.info import TAG, Kind, class_names, info_of, new_info, update
+
+if TYPE_CHECKING:
+    import fiftyone as fo
+
+
+@dataclass(frozen=True)
+class DatasetRow:
+    """One line of the list of datasets: name, kind, images, those kept (web) and class names."""
+
+    name: str
+    kind: Kind
+    images: int
+    kept: int
+    classes: tuple[str, ...]
+
+
+def target_name(spec: DatasetSpec) -> str:
+    """Name of the definition's target dataset."""
+    return f"{spec.name}-target"
+
+
+def list_datasets() -> list[DatasetRow]:
+    """The datasets that were made by this package, by name."""
+    fo = fiftyone()
+    rows = []
+    for name in sorted(fo.list_datasets(tags=TAG)):
+        dataset = fo.load_dataset(name)
+        if TAG in dataset.info:
+            info = info_of(dataset)
+            kept = dataset.match_tags(KEPT).count()
+            rows.append(DatasetRow(name, info["kind"], dataset.count(), kept, class_names(dataset)))
+    return rows
+
+
+def open_dataset(name: str) -> "fo.Dataset":
+    """The dataset called ``name``.
+
+    Raises:
+        StoreError: If there is none, or this package did not make it.
+    """
+    fo = fiftyone()
+    if not fo.dataset_exists(name):
+        known = ", ".join(sorted(fo.list_datasets(tags=TAG)))
+        raise StoreError(f"there is no dataset '{name}'. {'Known: ' + known if known else 'None was built yet'}.")
+    try:
+        dataset = fo.load_dataset(name, reload=True)
+    except OSError as error:
+        raise StoreError(f"dataset '{name}' cannot be opened: {' '.join(str(error).split())}") from error
+    info_of(dataset)
+    return dataset
+
+
+def create_or_open(spec: DatasetSpec, kind: Kind) -> "fo.Dataset":
+    """The persistent dataset of a definition, made where it is missing, with its fields, colours and saved views.
+
+    Args:
+        spec: The definition.
+        kind: ``web`` for the dataset called as the definition, ``target`` for ``<name>-target``.
+
+    Raises:
+        StoreError: If a dataset of that name has other classes, or this package did not make it.
+    """
+    fo = fiftyone()
+    name = spec.name if kind == "web" else target_name(spec)
+    if not fo.dataset_exists(name):
+        return _create(spec, kind, name)
+    dataset = open_dataset(name)
+    info = info_of(dataset)
+    if info["kind"] != kind or class_names(dataset) != spec.class_names:
+        raise StoreError(
+            f"dataset '{name}' exists already, as a {info['kind']} dataset of the classes "
+            f"{', '.join(class_names(dataset))}; the definition has {', '.join(spec.class_names)}. "
+            f"Give the definition another name, or delete the dataset (fiftyone datasets delete {name})."
+        )
+    if info["definition"] != spec.to_dict():
+        update(dataset, definition=spec.to_dict())
+    dataset.persistent = True
+    return dataset
+
+
+def _create(spec: DatasetSpec, kind: Kind, name: str) -> "fo.Dataset":
+    fo = fiftyone()
+    # Set up under a name that means nothing and renamed at the end: killed on the way, nothing half-made has the name.
+    dataset = fo.Dataset()
+    set_up(fo, dataset, spec, kind)
+    dataset.tags = [TAG]
+    dataset.info[TAG] = new_info(spec, kind)
+    dataset.name = name
+    dataset.persistent = True
+    return dataset

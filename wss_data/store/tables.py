@@ -1,0 +1,155 @@
+"""A dataset or view as plain values for training, and as a folder for other tools."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from wss_data.errors import StoreError, TrainingDataError
+from wss_data.filters import DROPPED, KEPT, is_left_out
+from wss_data.ledger import Ledger, Supervision, UsedFor
+from wss_data.records import ExampleTable
+from wss_data.store.connection import fiftyone
+from wss_data.store.info import GROUND_TRUTH, MASKS, class_names, info_of, kind_of, mask_ledger, name_of
+
+if TYPE_CHECKING:
+    import fiftyone as fo
+
+Layout = Literal["voc", "folders", "fiftyone"]
+
+
+def example_table(
+    examples: "fo.Dataset | fo.DatasetView",
+    mask_field: str | None,
+    include_dropped: bool = False,
+    used_for: UsedFor = UsedFor.TRAINING,
+) -> ExampleTable:
+    """Paths and labels of a dataset or view as plain values, in the order of their ids.
+
+    Left out are images that were dropped (unless a person's verdict keeps them) and,
+    with ``mask_field``, images without such a mask. Of a whole web dataset only the
+    images tagged ``kept`` are taken; a view is taken as the user made it.
+
+    Args:
+        examples: A dataset of ours, or any view of one.
+        mask_field: Field that holds the masks, such as ``cosegmentation`` or ``pseudo_mask``; ``None`` for none.
+        include_dropped: Whether dropped images are taken, too.
+        used_for: What the labels are used for, and masks drawn by people: goes into the ledger.
+
+    Raises:
+        StoreError: If there is no such field, or the dataset is not ours.
+        TrainingDataError: If no image remains.
+    """
+    fo = fiftyone()
+    info = info_of(examples)
+    kind, name, classes = info["kind"], name_of(examples), class_names(examples)
+    if mask_field is not None and not examples.has_sample_field(f"{mask_field}.mask_path"):
+        there = ", ".join(examples.get_field_schema(embedded_doc_type=fo.Segmentation))
+        raise StoreError(
+            f"dataset '{name}' has no masks in a field '{mask_field}'. Fields with masks: {there or 'none'}."
+        )
+    view = examples
+    if isinstance(examples, fo.Dataset) and kind == "web" and mask_field == MASKS and not include_dropped:
+        view = examples.match_tags(KEPT)
+    shown = "label.label" if kind == "web" else "labels.classifications.label"
+    ids, paths, tags, labels = view.values(["image_id", "filepath", "tags", shown])
+    verdicts = view.values("verdict") if kind == "web" else [None] * len(ids)
+    masks = view.values(f"{mask_field}.mask_path") if mask_field else [None] * len(ids)
+
+    dropped = [is_left_out(*row) and not include_dropped for row in zip(tags, verdicts, strict=True)]
+    chosen = [i for i in range(len(ids)) if not dropped[i] and (mask_field is None or masks[i])]
+    if not chosen:
+        raise TrainingDataError(_why_empty(name, examples, mask_field, len(ids), sum(dropped)))
+    chosen.sort(key=lambda i: ids[i] or "")
+    index = {class_name: column for column, class_name in enumerate(classes)}
+    table = np.zeros((len(chosen), len(classes)), bool)
+    for row, i in enumerate(chosen):
+        found = labels[i] if isinstance(labels[i], list) else [labels[i]]
+        table[row, [index[label] for label in found if label in index]] = True
+    given = "class names that were searched for" if kind == "web" else "image-level labels of the target images"
+    ledger = Ledger().add(f"{given} ({name})", Supervision.IMAGE_LEVEL, used_for)
+    judged = sum(verdict is not None for verdict in verdicts)
+    if judged:
+        ledger = ledger.add(f"a person's verdict, keep or drop, on {judged} images", Supervision.IMAGE_LEVEL, used_for)
+    if mask_field:
+        made_from = mask_ledger(view, mask_field)
+        if mask_field == GROUND_TRUTH:
+            made_from = Ledger(tuple(replace(entry, used_for=used_for) for entry in made_from.entries))
+        ledger = made_from.merged_with(ledger)
+    return ExampleTable(
+        ids=tuple(ids[i] or Path(paths[i]).stem for i in chosen),
+        image_paths=tuple(paths[i] for i in chosen),
+        mask_paths=tuple(masks[i] for i in chosen),
+        labels=table,
+        classes=classes,
+        ignore_index=info["definition"]["ignore_index"],
+        ledger=ledger,
+        source=name,
+    )
+
+
+def _why_empty(
+    name: str, examples: "fo.Dataset | fo.DatasetView", mask_field: str | None, considered: int, dropped: int
+) -> str:
+    total = examples.count()
+    reasons = Counter({tag: n for tag, n in examples.count_sample_tags().items() if tag.startswith(DROPPED)})
+    told = ", ".join(f"{count} {tag}" for tag, count in reasons.most_common())
+    without = (
+        f", {considered - dropped} of the others have no '{mask_field}'" if mask_field and considered > dropped else ""
+    )
+    return (
+        f"dataset '{name}': no image is left to learn from. Of {total} images, {total - considered + dropped} are not "
+        f"kept{' (' + told + ')' if told else ''}{without}. Look at it with `wss-data view {name}`."
+    )
+
+
+def export_dataset(
+    dataset: "fo.Dataset", folder: Path | str, layout: Layout = "voc", mask_field: str | None = None
+) -> int:
+    """Write the images that are in use, and their masks, to a new folder.
+
+    Args:
+        dataset: A dataset of ours: of a web dataset the kept images, of a target dataset those not dropped.
+        folder: Missing or empty; it is either whole or not there.
+        layout: ``voc``, ``folders`` (``images/<class>``, ``masks/<class>``) or ``fiftyone`` (all fields; opens with
+            ``fiftyone.Dataset.from_dir``).
+        mask_field: Field of the masks; by default ``cosegmentation``, or ``ground_truth`` of a target dataset.
+
+    Returns:
+        Number of images written.
+
+    Raises:
+        StoreError: If the folder is not empty, the layout is unknown, or there is no such field.
+        TrainingDataError: If no image is in use.
+    """
+    from wss_data.export import ExportRow, new_folder, write_folders, write_voc
+
+    fo = fiftyone()
+    kind = kind_of(dataset)
+    if layout not in ("voc", "folders", "fiftyone"):
+        raise StoreError(f"there is no layout '{layout}'. Known: voc, folders, fiftyone.")
+    field = mask_field or (MASKS if kind == "web" else GROUND_TRUTH)
+    with_masks = example_table(dataset, field)
+    table = with_masks if kind == "web" else example_table(dataset, None)
+    view = dataset.select_by("image_id", table.ids)
+    with new_folder(Path(folder)) as out:
+        if layout == "fiftyone":
+            out.rmdir()  # FiftyOne makes it, and would tell that it is there
+            view.export(export_dir=str(out), dataset_type=fo.types.FiftyOneDataset, progress=False)
+            return len(table)
+        splits = dict(zip(*view.values(["image_id", "tags"]), strict=True))
+        masks = dict(zip(with_masks.ids, with_masks.mask_paths, strict=True))
+        rows = []
+        for key, path, shown in zip(table.ids, table.image_paths, table.labels, strict=True):
+            labels = tuple(name for name, there in zip(table.classes, shown, strict=True) if there)
+            split = "kept" if kind == "web" else next((tag for tag in ("train", "val") if tag in splits[key]), "other")
+            # Class and stem: on the web two classes may hold the same photograph.
+            name = key.replace("/", "_") if layout == "voc" else Path(key).name
+            mask = masks.get(key)
+            rows.append(ExportRow(name, Path(path), Path(mask) if mask else None, labels, split))
+        write = write_voc if layout == "voc" else write_folders
+        # Here the truth is passed on, not learned from: it keeps the use that it was imported for.
+        ledger = mask_ledger(dataset, field).merged_with(table.ledger)
+        return write(rows, out, table.classes, ledger)

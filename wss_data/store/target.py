@@ -1,0 +1,170 @@
+"""The target dataset: image-level labels to learn from, masks for the final score only."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wss_data.errors import SourceError, SpecError, StoreError
+from wss_data.filters import DROPPED, aligned, is_left_out
+from wss_data.home import dataset_folder
+from wss_data.ledger import Ledger, Supervision, UsedFor
+from wss_data.spec import DatasetSpec, read_spec
+from wss_data.store.appearance import declare_masks
+from wss_data.store.connection import fiftyone
+from wss_data.store.datasets import create_or_open, open_dataset, target_name
+from wss_data.store.info import BEFORE_IMPORT, GROUND_TRUTH, MASKS, class_names, info_of, set_ledger, update
+
+if TYPE_CHECKING:
+    import fiftyone as fo
+
+    from wss_data.targets import TargetImage
+
+
+def import_target(
+    spec: DatasetSpec | str | Path,
+    folder: Path | str | None = None,
+    labels_csv: Path | str | None = None,
+    workers: int | None = None,
+) -> "fo.Dataset":
+    """Read the target dataset of a definition: image-level labels for train and val, masks for val only.
+
+    Images stay where they are. Images that cannot be used are stored with their
+    reason as a tag (``dropped:no_labels``). Imported again, only what changed on
+    disk is read anew; masks that a model made for the images stay.
+
+    Args:
+        spec: A definition with a target, its name or its file.
+        folder: The layout of VOC; not needed for a drawn target.
+        labels_csv: Image-level labels, columns ``image,classes``; by default what the folder has.
+        workers: Worker processes; ``None`` for one a processor where that pays.
+
+    Returns:
+        The dataset ``<name>-target``.
+
+    Raises:
+        SpecError: If the definition has no target, or its target needs a folder.
+        SourceError: If a list or the labels are missing, the splits overlap, or no image of a split can be used.
+        StoreError: If a dataset of that name has other classes.
+    """
+    from wss_data.targets import check_targets, read_voc_layout, source_fingerprint, write_drawn
+
+    spec = spec if isinstance(spec, DatasetSpec) else read_spec(spec)
+    name = target_name(spec)
+    if spec.target is None:
+        raise SpecError(f"definition '{spec.name}' has no target. Add one, such as: target: {{layout: voc}}")
+    if spec.target.layout == "drawn" and folder is None:
+        folder = dataset_folder(name) / "source"
+        write_drawn(spec, folder)
+    if folder is None:
+        raise SpecError(
+            f"definition '{spec.name}' has a target in the layout of VOC: give the folder that holds JPEGImages."
+        )
+    folder = Path(folder).expanduser().absolute()
+    records = read_voc_layout(folder, spec, Path(labels_csv).expanduser() if labels_csv else None)
+    fingerprint = source_fingerprint(records, spec)
+    if fiftyone().dataset_exists(name) and info_of(open_dataset(name)).get("source_fingerprint") == fingerprint:
+        return create_or_open(spec, "target")
+
+    images = check_targets(records, spec, dataset_folder(name) / GROUND_TRUTH, workers)
+    for split in ("train", "val"):
+        members = [image for image in images if image.record.split == split]
+        if all(image.dropped for image in members):
+            raise SourceError(f"{folder}: none of the {len(members)} {split} images can be used. {members[0].detail}")
+    dataset = create_or_open(spec, "target")
+    _store_target(dataset, images)
+    truth = Ledger().add(f"ground-truth masks of {name}, val", Supervision.MASKS, UsedFor.FINAL_SCORE)
+    set_ledger(dataset, GROUND_TRUTH, truth)
+    update(dataset, source_fingerprint=fingerprint, source_folder=str(folder))
+    return dataset
+
+
+def _store_target(dataset: "fo.Dataset", images: Sequence["TargetImage"]) -> None:
+    """Make the samples of a target dataset what ``images`` say; masks that a model made stay."""
+    from wss_data.targets import DROP_REASONS
+
+    fo = fiftyone()
+    ours = {"train", "val", *(f"{DROPPED}{reason}" for reason in DROP_REASONS)}
+    there = {
+        image_id: (key, tags) for image_id, key, tags in zip(*dataset.values(["image_id", "id", "tags"]), strict=True)
+    }
+    new, changes = [], {}
+    for image in images:
+        fields = _target_fields(fo, image)
+        if image.record.id in there:
+            key, tags = there.pop(image.record.id)
+            changes[key] = {**fields, "tags": [tag for tag in tags if tag not in ours] + fields["tags"]}
+        else:
+            new.append(fo.Sample(**fields))
+    for name in next(iter(changes.values()), {}):
+        dataset.set_values(name, {key: fields[name] for key, fields in changes.items()}, key_field="id")
+    gone = {key: [*(tag for tag in tags if tag not in ours), f"{DROPPED}not_listed"] for key, tags in there.values()}
+    if gone:
+        dataset.set_values("tags", gone, key_field="id")
+    dataset.add_samples(new, progress=False)
+
+
+def _target_fields(fo: Any, image: "TargetImage") -> dict[str, Any]:
+    record, size = image.record, image.size
+    return {
+        "filepath": str(record.image_path),
+        "metadata": fo.ImageMetadata(width=size[0], height=size[1], num_channels=3) if size else None,
+        "image_id": record.id,
+        "labels": fo.Classifications(classifications=[fo.Classification(label=name) for name in record.labels]),
+        "sha256": image.sha256,
+        "phash": image.phash,
+        GROUND_TRUTH: fo.Segmentation(mask_path=str(image.mask_path)) if image.mask_path else None,
+        "tags": [record.split, *([f"{DROPPED}{image.dropped}"] if image.dropped else [])],
+    }
+
+
+def target_summary(dataset: "fo.Dataset") -> str:
+    """How many images a target dataset has per class and split, and what was dropped, as a table."""
+    labels, tags = dataset.values(["labels.classifications.label", "tags"])
+    usable = [
+        (set(names or ()), found) for names, found in zip(labels, tags, strict=True) if not is_left_out(found, None)
+    ]
+    rows = [["class", "train", "val"]]
+    for name in class_names(dataset):
+        rows.append([name, *(f"{sum(name in ls and s in found for ls, found in usable):,}" for s in ("train", "val"))])
+    rows.append(["images", *(f"{sum(split in found for _, found in usable):,}" for split in ("train", "val"))])
+    drops = Counter(tag.removeprefix(DROPPED) for found in tags for tag in found if tag.startswith(DROPPED))
+    lines = aligned(rows)
+    if drops:
+        lines.append("dropped: " + ", ".join(f"{count:,} {reason}" for reason, count in drops.most_common()))
+    return "\n".join(lines)
+
+
+def set_target_masks(
+    dataset: "fo.Dataset", field: str, values: Mapping[str, str | Path], ledger: Ledger, keep_others: bool = False
+) -> None:
+    """Store masks that a model made, such as ``pseudo_mask`` or ``prediction``.
+
+    Args:
+        dataset: A dataset of ours.
+        field: Field for the masks; made where it is missing.
+        values: Image id, as in ``ExampleTable.ids`` -> label mask (palette PNG).
+        ledger: What the masks were made from.
+        keep_others: Whether masks of other images in the field stay; by default the field then holds these alone.
+
+    Raises:
+        StoreError: If the field is the ground truth or the web's own masks, or an id is not in the dataset.
+    """
+    if field in (GROUND_TRUTH, MASKS, BEFORE_IMPORT):
+        raise StoreError(
+            f"field '{field}' of dataset '{dataset.name}' is not for masks that a model made; "
+            "use pseudo_mask or prediction."
+        )
+    fo = fiftyone()
+    sample_ids = dict(zip(*dataset.values(["image_id", "id"]), strict=True))
+    unknown = [key for key in values if key not in sample_ids]
+    if unknown:
+        raise StoreError(
+            f"dataset '{dataset.name}' has no image '{unknown[0]}' ({len(unknown)} of {len(values)} ids are unknown)."
+        )
+    declare_masks(fo, dataset, field)
+    if not keep_others:
+        dataset.clear_sample_field(field)
+    masks = {sample_ids[key]: fo.Segmentation(mask_path=str(path), method="model") for key, path in values.items()}
+    dataset.set_values(field, masks, key_field="id")
+    set_ledger(dataset, field, ledger)

@@ -1,0 +1,242 @@
+"""Images and masks of a web dataset: add, group, mask, filter, and import masks made elsewhere."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wss_data.filters import FilterReport, decide, filter_report, retagged
+from wss_data.home import dataset_folder
+from wss_data.ledger import Ledger, Supervision, UsedFor
+from wss_data.quality import MaskQuality
+from wss_data.records import ImageRecord
+from wss_data.spec import FilterSpec
+from wss_data.store.appearance import declare_masks
+from wss_data.store.connection import fiftyone
+from wss_data.store.info import (
+    BEFORE_IMPORT,
+    IMPORTED,
+    MASKS,
+    applied_filters,
+    class_names,
+    mark_filter_stale,
+    set_ledger,
+    update,
+    web_info,
+)
+
+if TYPE_CHECKING:
+    import fiftyone as fo
+
+    from wss_data.cosegmentation.imported import ImportReport
+
+
+@dataclass(frozen=True)
+class Member:
+    """One image of a group.
+
+    Args:
+        sample_id: Its identity in the dataset.
+        path: The stored file.
+        sha256: Hex digest of the original.
+        fingerprint: Of the group and settings that made its mask, or ``None`` without a mask.
+        method: Name of the engine that made it, or ``imported``, or ``None``.
+    """
+
+    sample_id: str
+    path: str
+    sha256: str
+    fingerprint: str | None
+    method: str | None
+
+
+@dataclass(frozen=True)
+class MaskValues:
+    """What is stored of one mask.
+
+    Args:
+        sample_id: The image's identity in the dataset.
+        mask_path: Label mask (palette PNG).
+        confidence: In [0, 1], or ``None`` where nobody can tell.
+        foreground_ratio: Share of the pixels that are foreground, in [0, 1].
+        quality: Truth-free measures of the mask.
+        method: Engine that made it.
+        fingerprint: Changes when the mask would.
+    """
+
+    sample_id: str
+    mask_path: str
+    confidence: float | None
+    foreground_ratio: float
+    quality: MaskQuality | None
+    method: str
+    fingerprint: str | None
+
+
+def add_records(dataset: "fo.Dataset", records: Sequence[ImageRecord]) -> int:
+    """Store images; one that the class holds already (same original bytes) is not stored again.
+
+    Returns:
+        Number of images added.
+    """
+    fo = fiftyone()
+    wanted = {(record.class_name, record.sha256): record for record in records}
+    view = dataset.match(fo.ViewField("sha256").is_in([record.sha256 for record in records]))
+    there = set(zip(*view.values(["label.label", "sha256"]), strict=True))
+    new = [record for key, record in wanted.items() if key not in there]
+    if new:
+        mark_filter_stale(dataset)
+        dataset.add_samples([_sample(fo, record) for record in new], progress=False)
+    return len(new)
+
+
+def _sample(fo: Any, record: ImageRecord) -> Any:
+    provenance = asdict(record.provenance)
+    provenance["opt_outs"] = list(record.provenance.opt_outs)
+    provenance["original_width"], provenance["original_height"] = record.original_size
+    return fo.Sample(
+        filepath=str(record.path),
+        metadata=fo.ImageMetadata(width=record.size[0], height=record.size[1], num_channels=3, mime_type="image/jpeg"),
+        image_id=f"{record.class_name}/{Path(record.path).stem}",
+        label=fo.Classification(label=record.class_name),
+        sha256=record.sha256,
+        phash=record.phash,
+        provenance=fo.DynamicEmbeddedDocument(**provenance),
+    )
+
+
+def group_members(dataset: "fo.Dataset", class_name: str) -> list[Member]:
+    """All images of one class, in the order of their digests: the same whatever order they came in."""
+    fo = fiftyone()
+    group = dataset.match(fo.ViewField("label.label") == class_name)
+    fields = ["id", "filepath", "sha256", f"{MASKS}.fingerprint", f"{MASKS}.method"]
+    return sorted((Member(*row) for row in zip(*group.values(fields), strict=True)), key=lambda m: (m.sha256, m.path))
+
+
+def set_masks(dataset: "fo.Dataset", field: str, values: Sequence[MaskValues]) -> None:
+    """Store masks and what is known of them; masks that were there are replaced.
+
+    Args:
+        dataset: A web dataset.
+        field: Field that holds the masks.
+        values: One entry a mask.
+    """
+    if not values:
+        return
+    fo = fiftyone()
+    mark_filter_stale(dataset)
+    by_id = {v.sample_id: v for v in values}
+    for name in ("foreground_ratio", "confidence"):
+        dataset.set_values(name, {key: getattr(v, name) for key, v in by_id.items()}, key_field="id")
+    qualities = {
+        key: fo.DynamicEmbeddedDocument(**asdict(v.quality)) if v.quality else None for key, v in by_id.items()
+    }
+    dataset.set_values("quality", qualities, key_field="id")
+    # Last: whoever finds a fingerprint finds the numbers, too.
+    masks = {
+        key: fo.Segmentation(mask_path=v.mask_path, method=v.method, fingerprint=v.fingerprint)
+        for key, v in by_id.items()
+    }
+    dataset.set_values(field, masks, key_field="id")
+
+
+def apply_filter(dataset: "fo.Dataset", filters: FilterSpec, dry_run: bool = False) -> FilterReport:
+    """Step 3 on a stored dataset: tag each image as kept, or dropped with the reason. Nothing is deleted.
+
+    May be applied again with other thresholds at any time: the tags of the earlier
+    filter go, reasons found elsewhere (``dropped:duplicate``) stay, and a person's
+    ``verdict`` (``keep`` or ``drop``) wins.
+
+    Args:
+        dataset: A web dataset.
+        filters: The thresholds.
+        dry_run: Whether only to count.
+
+    Returns:
+        Counts per class.
+
+    Raises:
+        StoreError: If it is no web dataset.
+    """
+    info = web_info(dataset, "filtered")
+    ids, names, ratios, verdicts, tags = dataset.values(["id", "label.label", "foreground_ratio", "verdict", "tags"])
+    decisions = [decide(*row, filters) for row in zip(ratios, verdicts, tags, strict=True)]
+    report = filter_report(class_names(dataset), names, ratios, verdicts, decisions, filters)
+    if not dry_run:
+        wanted = {key: retagged(old, decision) for key, old, decision in zip(ids, tags, decisions, strict=True)}
+        changed = {key: wanted[key] for key, old in zip(ids, tags, strict=True) if wanted[key] != old}
+        if changed:
+            dataset.set_values("tags", changed, key_field="id")
+        state = {"applied": asdict(filters), "of_definition": info["definition"]["filters"], "current": True}
+        if info["filter"] != state:
+            update(dataset, filter=state)
+    return report
+
+
+def import_masks(
+    dataset: "fo.Dataset", folder: Path | str, skip_bad: bool = False, supervision: str = Supervision.UNKNOWN
+) -> "ImportReport":
+    """Take masks that were computed elsewhere in place of the engine's.
+
+    All are checked before the first is taken. The earlier masks stay in the field
+    ``cosegmentation_before_import``, and a later build leaves imported masks alone.
+    The filter is applied again with the thresholds in force.
+
+    Args:
+        dataset: A web dataset.
+        folder: Holds ``<class>/<stem>.png``, 0 and 255, 0 and 1, or 0 and the class index; the stem is that of
+            the stored file or of the image at its source.
+        skip_bad: Whether to take the good masks although others are bad or missing.
+        supervision: What the program that made the masks had learned from, for the ledger.
+
+    Returns:
+        Counts, and what could not be taken.
+
+    Raises:
+        SourceError: If the folder is missing or holds no mask.
+        StoreError: If a mask is bad or missing and ``skip_bad`` is off, none is good, or it is no web dataset.
+    """
+    from wss_data.cosegmentation.imported import KnownImage, write_imported
+
+    info = web_info(dataset, "given co-segmentation masks")
+    folder, level = Path(folder).expanduser().absolute(), Supervision(supervision)
+    sizes = ["metadata.width", "metadata.height", "provenance.original_width", "provenance.original_height"]
+    rows = zip(*dataset.values(["id", "label.label", "filepath", "provenance.source_id", *sizes]), strict=True)
+    index = {class_name: position for position, class_name in enumerate(class_names(dataset), start=1)}
+    images = [
+        KnownImage(
+            key, class_name, path, source_id, (width, height), (original_width, original_height), index[class_name]
+        )
+        for key, class_name, path, source_id, width, height, original_width, original_height in rows
+    ]
+    masks, report = write_imported(
+        folder, images, class_names(dataset), dataset_folder(dataset.name) / IMPORTED, skip_bad
+    )
+
+    _keep_earlier_masks(dataset, [mask.image.sample_id for mask in masks])
+    entry = Ledger().add(f"masks computed elsewhere, imported from {folder}", level, UsedFor.COSEGMENTATION)
+    set_ledger(dataset, MASKS, entry, origin=IMPORTED)
+    set_masks(
+        dataset,
+        MASKS,
+        [
+            MaskValues(m.image.sample_id, str(m.path), None, m.foreground_ratio, m.quality, IMPORTED, None)
+            for m in masks
+        ],
+    )
+    apply_filter(dataset, applied_filters(dataset) or FilterSpec(**info["definition"]["filters"]))
+    return report
+
+
+def _keep_earlier_masks(dataset: "fo.Dataset", sample_ids: Sequence[str]) -> None:
+    """Copy the engine's masks to a field of their own; masks of an earlier import are not worth keeping."""
+    fo = fiftyone()
+    rows = zip(*dataset.select(sample_ids).values(["id", MASKS]), strict=True)
+    earlier = {
+        key: fo.Segmentation(mask_path=mask.mask_path, method=mask.method, fingerprint=mask.fingerprint)
+        for key, mask in rows
+        if mask is not None and mask.method != IMPORTED
+    }
+    if earlier:
+        declare_masks(fo, dataset, BEFORE_IMPORT)
+        dataset.set_values(BEFORE_IMPORT, earlier, key_field="id")
