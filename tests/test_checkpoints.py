@@ -112,6 +112,16 @@ def test_a_pickle_is_refused_without_being_opened(tmp_path, zipped):
         read_card(file)
 
 
+def test_a_file_whose_header_has_a_length_like_a_pickles_first_byte_is_read(tmp_path):
+    file = tmp_path / "model.safetensors"
+    for padding in range(0, 512, 8):
+        save_file(WEIGHTS, file, metadata={"wss_train": "x" * padding})
+        if file.read_bytes()[0] == 0x80:
+            break
+    assert file.read_bytes()[0] == 0x80
+    assert set(read_weights(file)) == set(WEIGHTS)
+
+
 def test_safetensors_of_others_are_refused(tmp_path):
     save_file(WEIGHTS, tmp_path / "model.safetensors")
 

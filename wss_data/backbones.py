@@ -10,11 +10,15 @@ Source:
 
 import pickle
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
 from wss_data.errors import WssError
+
+if TYPE_CHECKING:
+    from efficientnet_lite_pytorch import EfficientNet
 
 PIXEL_MEAN = 127.0
 PIXEL_SCALE = 128.0
@@ -44,7 +48,7 @@ class EfficientNetLite0(nn.Module):
         output_stride: As given.
     """
 
-    def __init__(self, network: nn.Module, output_stride: int = 32) -> None:
+    def __init__(self, network: "EfficientNet", output_stride: int = 32) -> None:
         if output_stride not in (8, 16, 32):
             raise ValueError(f"the output stride of efficientnet_lite0 must be 8, 16 or 32, not {output_stride}")
         super().__init__()
@@ -129,7 +133,7 @@ def _trade_stride_for_dilation(blocks: nn.ModuleList, output_stride: int) -> Non
     dilation = 1
     lost_stride_at = [block for stride, block in STAGE_STARTS.items() if stride >= output_stride]
     for index, block in enumerate(blocks):
-        convolution = block._depthwise_conv
+        convolution = cast(nn.Conv2d, block._depthwise_conv)
         convolution.dilation = (dilation, dilation)
         if index in lost_stride_at:
             convolution.stride = (1, 1)
@@ -145,13 +149,13 @@ def _pad_inside_convolutions(network: nn.Module) -> None:
 
 
 def _plain(convolution: nn.Conv2d) -> nn.Conv2d:
-    padding = tuple(d * (k - 1) // 2 for d, k in zip(convolution.dilation, convolution.kernel_size, strict=True))
+    (high, wide), (down, across) = convolution.kernel_size, convolution.dilation
     plain = nn.Conv2d(
         convolution.in_channels,
         convolution.out_channels,
-        convolution.kernel_size,
-        padding=padding,
-        dilation=convolution.dilation,
+        (high, wide),
+        padding=(down * (high - 1) // 2, across * (wide - 1) // 2),
+        dilation=(down, across),
         groups=convolution.groups,
         bias=False,
     )

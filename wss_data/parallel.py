@@ -1,7 +1,7 @@
 """Map a pure function over images, in process or on worker processes, results in order."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -49,7 +49,7 @@ def map_images(
     if not description:
         yield from results
         return
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     yield from tqdm(results, total=total, desc=description, unit="image", dynamic_ncols=True)
 

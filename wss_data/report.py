@@ -256,7 +256,7 @@ def write_histograms(by_class: dict[str, list[DatasetImage]], path: Path, filter
     thresholds = (100 * filters.min_foreground, 100 * filters.max_foreground)
     for panel, (class_name, members) in zip(panels, by_class.items(), strict=False):
         shares = {
-            kept: [100 * m.foreground_ratio for m in members if m.kept is kept and m.foreground_ratio is not None]
+            kept: [100 * m.foreground_ratio for m in members if bool(m.kept) == kept and m.foreground_ratio is not None]
             for kept in (True, False)
         }
         panel.hist(

@@ -270,14 +270,15 @@ def _read_metadata(path: Path) -> dict[str, str]:
     try:
         with path.open("rb") as file:
             start = file.read(4)
+        with safe_open(path, framework="np") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        # Only now: a safetensors file begins with the length of its header, which may look like a pickle's first byte.
         if start.startswith(_PICKLE_STARTS):
             raise CheckpointError(
                 f"{path}: this is a PyTorch pickle, only safetensors files written by wss-train are read. "
                 "A pickle can run code; weights of a backbone are given with --weights."
-            )
-        with safe_open(path, framework="np") as file:
-            return file.metadata() or {}
-    except SafetensorError as error:
+            ) from error
         raise CheckpointError(
             f"{path}: the file is truncated, damaged, or no safetensors file ({error}). "
             "Copy it again, or remove this checkpoint and resume from the one before it."

@@ -158,7 +158,8 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backbone", help="resnet50, efficientnet_lite0, ... (default: the recipe's)")
     parser.add_argument("--weights", metavar="FILE", help="file with the backbone's weights (default: ImageNet's)")
     parser.add_argument("--seed", type=int, help="seed of everything random (default: the recipe's, 0)")
-    parser.add_argument("--workers", type=int, metavar="N", help="threads that read images ahead (default: 2)")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads that read images ahead (default: 1, GPU: 8)")
+    parser.add_argument("--overwrite", action="store_true", help="throw away what another run left in the folder")
     _add_device(parser)
     _add_set(parser)
 
@@ -224,7 +225,12 @@ def _generator(options: argparse.Namespace) -> int:
     from wss_train.training import train_generator
 
     run_folder = train_generator(
-        open_dataset(options.dataset), options.out, recipe, device=options.device, workers=options.workers
+        open_dataset(options.dataset),
+        options.out,
+        recipe,
+        device=options.device,
+        workers=options.workers,
+        overwrite=options.overwrite,
     )
     print(f"model: {run_folder / 'model.safetensors'}")
     return 0
@@ -261,6 +267,7 @@ def _final(options: argparse.Namespace) -> int:
         multilabel=recipe.multilabel and not options.no_multilabel,
         device=options.device,
         workers=options.workers,
+        overwrite=options.overwrite,
     )
     print(f"model: {run_folder / 'model.safetensors'}")
     return 0
@@ -313,6 +320,7 @@ def _ablation(options: argparse.Namespace) -> int:
         recipe,
         device=options.device,
         workers=options.workers,
+        overwrite=options.overwrite,
     )
     print(f"\n{result}\n")
     print(f"table:     {result.out / 'table.md'}")

@@ -241,9 +241,9 @@ def check_training_table(table: ExampleTable, needs_labels: bool = False) -> Dat
             digest.update(mask_hash)
     if not masked[1:].any():
         raise TrainingDataError(
-            f"none of the {len(table)} masks shows any of the classes {', '.join(table.classes)}: they hold only 0 and "
-            f"{table.ignore_index}. Foreground masks of 0 and 255 must first be turned into class masks "
-            "(wss-data import-masks does so)."
+            f"none of the {len(table)} masks shows any of the classes {', '.join(table.classes)}: they hold background "
+            f"(0) and void ({table.ignore_index}) only. Masks of 0 and 255 made elsewhere must be brought in with "
+            "wss-data import-masks; a model whose masks look like that has learned nothing yet."
         )
     labelled = np.asarray(table.labels, bool).sum(axis=0)
     return DataSummary(

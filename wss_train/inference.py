@@ -40,16 +40,12 @@ class InferenceSettings:
         scales: Sizes relative to ``long_side``; in the paper 0.7, 1.0 and 1.3 for masks and the final score.
         long_side: Longer side of the image at scale 1, in pixels: what the network was trained at.
         precision: ``float32`` or ``bf16`` for the network; the softmax always is float32.
-        grid_stride: 1 averages the scales at full resolution. 4 does it at every fourth pixel of each side and
-            interpolates the *probabilities* to the rest. That is an approximation: it differs where a border runs
-            between two grid points, and costs a sixteenth.
         batch: Most images of equal size in one pass.
     """
 
     scales: tuple[float, ...] = (1.0,)
     long_side: int = 500
     precision: str = "float32"
-    grid_stride: int = 1
     batch: int = 1
 
     def __post_init__(self) -> None:
@@ -66,8 +62,8 @@ class Predicted:
     Args:
         position: Position in the list.
         image: The image, upright. Shape (H, W, 3), uint8. ``None`` if it could not be read.
-        probabilities: On the device of the network. Shape (C + 1, h, w), float32, sums to 1 over the classes;
-            h = H and w = W unless ``grid_stride`` is above 1. ``None`` if the image could not be read.
+        probabilities: On the device of the network. Shape (C + 1, H, W), float32, sums to 1 over the classes.
+            ``None`` if the image could not be read.
         error: Why the image could not be read, else ``None``.
     """
 
@@ -112,15 +108,7 @@ def predict_probabilities(
         Shen et al., BMVC 2017, section 3.2: scores of several scales are fused.
     """
     settings = settings or InferenceSettings()
-    probabilities = batch_probabilities(model, [image], settings)[0]
-    return upsample(probabilities, image.shape[:2]).cpu().numpy()
-
-
-def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Interpolate maps linearly. ``maps``: (L, h, w), float32; ``size``: (H, W) in pixels -> (L, H, W), float32."""
-    if tuple(maps.shape[1:]) == tuple(size):
-        return maps
-    return functional.interpolate(maps[None], size=tuple(size), mode="bilinear", align_corners=False)[0]
+    return batch_probabilities(model, [image], settings)[0].cpu().numpy()
 
 
 @torch.inference_mode()
@@ -130,13 +118,12 @@ def batch_probabilities(model: SegmentationModel, images: Sequence[np.ndarray], 
     Args:
         model: The network, in evaluation mode.
         images: Each (H, W, 3), uint8 RGB, all of the same shape.
-        settings: Scales, size, precision and grid.
+        settings: Scales, size and precision.
 
     Returns:
-        Probabilities on the network's device, at every ``grid_stride``-th pixel. Shape (N, C + 1, h, w), float32.
+        Probabilities on the network's device. Shape (N, C + 1, H, W), float32.
     """
     height, width = images[0].shape[:2]
-    grid = (-(-height // settings.grid_stride), -(-width // settings.grid_stride))
     device = next(model.parameters()).device
     total: Tensor | None = None
     for scale in settings.scales:
@@ -145,7 +132,7 @@ def batch_probabilities(model: SegmentationModel, images: Sequence[np.ndarray], 
         pixels = torch.from_numpy(stacked).to(device).permute(0, 3, 1, 2).float()
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             logits = model(model.normalise(pixels)).pixel_logits
-        logits = functional.interpolate(logits.float(), size=grid, mode="bilinear", align_corners=False)
+        logits = functional.interpolate(logits.float(), size=(height, width), mode="bilinear", align_corners=False)
         probabilities = logits.softmax(dim=1)
         total = probabilities if total is None else total.add_(probabilities)
     assert total is not None, "InferenceSettings holds at least one scale"
@@ -163,7 +150,7 @@ def predict_files(
     Args:
         model: The network, in evaluation mode.
         paths: Image files.
-        settings: Scales, size, precision, grid and batch.
+        settings: Scales, size, precision and batch.
 
     Yields:
         One entry per file; an unreadable file yields its error instead of ending the rest.

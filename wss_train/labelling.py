@@ -11,7 +11,7 @@ from torch import Tensor
 from wss_data.crf import CrfSettings, dense_crf
 from wss_data.errors import ImageError
 from wss_data.parallel import map_images
-from wss_train.inference import Predicted, upsample
+from wss_train.inference import Predicted
 
 SMALLEST_SUPPORT = 0.05
 """A class that reaches this probability nowhere in an image is left out of its CRF, whose cost grows with the classes.
@@ -119,7 +119,7 @@ def _drain(entries: list[LabelledImage]) -> Iterator[LabelledImage]:
 def _decide_plainly(predicted: Predicted, allowed: Allowed | None) -> LabelledImage:
     if predicted.probabilities is None or predicted.image is None:
         return LabelledImage(predicted.position, None, predicted.error)
-    maps = upsample(predicted.probabilities, predicted.image.shape[:2])
+    maps = predicted.probabilities
     labels = torch.ones(len(maps), dtype=torch.bool)
     if allowed is not None:
         labels = torch.from_numpy(allowed(predicted.position))
@@ -134,7 +134,7 @@ def _candidates(
         if predicted.probabilities is None or predicted.image is None:
             failed.append(LabelledImage(predicted.position, None, predicted.error))
             continue
-        maps = upsample(predicted.probabilities, predicted.image.shape[:2]).cpu().numpy()
+        maps = predicted.probabilities.cpu().numpy()
         possible = maps.max(axis=(1, 2)) >= SMALLEST_SUPPORT
         if allowed is not None:
             possible &= allowed(predicted.position)

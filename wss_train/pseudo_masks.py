@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from wss_data.files import write_json
 from wss_data.ledger import Ledger
 from wss_data.masks import write_mask
 from wss_data.records import ExampleTable
-from wss_train.checkpoints import ModelCard, find_model
+from wss_train.checkpoints import find_model
 from wss_train.data import as_table
 from wss_train.inference import InferenceSettings, default_device, predict_files
 from wss_train.labelling import label_images
@@ -81,7 +80,8 @@ def make_pseudo_masks(
     use_crf = card.recipe.mask_crf if crf is None else crf
     folder = Path(out) if out is not None else _folder_of(target, table, field)
     paths = [folder / f"{name}.png" for name in table.ids]
-    _prepare(folder, {"model": fingerprint_of(checkpoint), **asdict(settings), "crf": use_crf and _crf_values(card)})
+    crf_values = asdict(card.recipe.crf_settings) if use_crf else None
+    _prepare(folder, paths, {"model": fingerprint_of(checkpoint), **asdict(settings), "crf": crf_values})
 
     missing = [i for i, path in enumerate(paths) if not path.is_file()]
     images = predict_files(model, [table.image_paths[i] for i in missing], settings)
@@ -96,7 +96,7 @@ def make_pseudo_masks(
 
     ledger = card.ledger.merged_with(table.ledger)
     if not isinstance(target, ExampleTable):
-        _store(target, field, dict(zip(table.ids, paths, strict=True)), ledger)
+        _store(table.source, field, dict(zip(table.ids, paths, strict=True)), ledger)
     return replace(table, mask_paths=tuple(map(str, paths)), ledger=ledger)
 
 
@@ -116,10 +116,6 @@ def _check_labels(table: ExampleTable) -> None:
         )
 
 
-def _crf_values(card: ModelCard) -> dict[str, Any]:
-    return asdict(card.recipe.crf_settings)
-
-
 def _folder_of(target: "Examples", table: ExampleTable, field: str) -> Path:
     if isinstance(target, ExampleTable):
         raise TrainingDataError("a table has no folder of its own for masks: give one with out=FOLDER.")
@@ -128,8 +124,8 @@ def _folder_of(target: "Examples", table: ExampleTable, field: str) -> Path:
     return dataset_folder(table.source) / field
 
 
-def _prepare(folder: Path, made_by: dict[str, Any]) -> None:
-    """Keep the masks of an interrupted run of the same model and settings, throw away those of another."""
+def _prepare(folder: Path, paths: Sequence[Path], made_by: dict[str, Any]) -> None:
+    """Keep the masks of an interrupted run of the same model and settings, remove those of another."""
     note = folder / MADE_BY
     wanted = json.loads(json.dumps(made_by))
     if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == wanted:
@@ -140,12 +136,14 @@ def _prepare(folder: Path, made_by: dict[str, Any]) -> None:
                 f"{folder}: the folder holds files that were not made here. Masks need a folder of their own; "
                 "name another one with --out."
             )
-        shutil.rmtree(folder)
+        # First of all: killed among the removals, the next call must not take the masks that are left for its own.
+        note.unlink(missing_ok=True)
+        for path in paths:
+            path.unlink(missing_ok=True)
     write_json(note, wanted)
 
 
-def _store(target: Any, field: str, masks: dict[str, Path], ledger: Ledger) -> None:
-    from wss_data.store import set_target_masks
+def _store(source: str, field: str, masks: dict[str, Path], ledger: Ledger) -> None:
+    from wss_data.store import open_dataset, set_target_masks
 
-    dataset = getattr(target, "_root_dataset", target)
-    set_target_masks(dataset, field, masks, ledger)
+    set_target_masks(open_dataset(source), field, masks, ledger)

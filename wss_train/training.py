@@ -18,7 +18,7 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,16 +159,25 @@ def train(
     ledger = _ledger(table, recipe, multilabel, init)
     card = ModelCard(kind, table.classes, recipe, recipe.iterations(kind), multilabel, ledger)
 
-    finished = _prepare_folder(out, _identity(card, summary, init), overwrite)
-    if finished:
+    identity = _identity(card, summary, init)
+    goes_on = _holds_this_run(out, identity, overwrite)
+    if goes_on and (out / "model.json").is_file() and (out / MODEL_FILE).is_file():
         _say(progress, f"{out}: this run has already ended; nothing to do.")
         return out
-    for name, value in (("recipe", recipe.to_dict()), ("data", asdict(summary)), ("ledger", ledger.to_dict())):
-        write_json(out / f"{name}.json", value)
     # The caller's own random numbers go on as if nothing had happened.
     cuda_devices = [target_device.index or 0] if target_device.type == "cuda" else []
     with torch.random.fork_rng(cuda_devices):
-        _run(table, card, summary, out, init, target_device, workers, progress)
+        states = training_states(out) if goes_on else []
+        torch.manual_seed(_seed(recipe.seed, _INITIAL, 0))
+        # Before the folder is touched: weights that cannot be had leave nothing half made.
+        model = build_model(recipe, card.num_classes, card.multilabel, pretrained=not states)
+        if not goes_on:
+            _clear_folder(out)
+            write_json(out / "run.json", identity)
+        for name, value in (("recipe", recipe.to_dict()), ("data", asdict(summary)), ("ledger", ledger.to_dict())):
+            write_json(out / f"{name}.json", value)
+        clear_unfinished(out)
+        _run(model, states, table, card, summary, out, init, target_device, workers, progress)
     return out
 
 
@@ -234,6 +243,8 @@ def losses_of_batch(
 
 
 def _run(
+    model: SegmentationModel,
+    states: Sequence[Path],
     table: ExampleTable,
     card: ModelCard,
     summary: DataSummary,
@@ -244,9 +255,6 @@ def _run(
     progress: bool,
 ) -> None:
     recipe, kind = card.recipe, card.kind
-    states = training_states(out)
-    torch.manual_seed(_seed(recipe.seed, _INITIAL, 0))
-    model = build_model(recipe, card.num_classes, card.multilabel, pretrained=not states)
     start = 0
     optimizer_tensors: Mapping[str, Tensor] = {}
     if states:
@@ -412,33 +420,35 @@ def _identity(card: ModelCard, summary: DataSummary, init: Path | str | None) ->
     }
 
 
-def _prepare_folder(out: Path, identity: dict[str, Any], overwrite: bool) -> bool:
-    """Make the run folder this run's, and say whether the run has already ended."""
+_WRITTEN = ("checkpoints", "tensorboard", MODEL_FILE, "model.json", "metrics.csv")
+"""What a run writes; nothing else in its folder is ever removed: it may hold the user's own files."""
+
+
+def _holds_this_run(out: Path, identity: dict[str, Any], overwrite: bool) -> bool:
+    """Whether the folder holds this very run, to go on with; refuses to touch another one."""
     file = out / "run.json"
+    if overwrite:
+        return False
     try:
         found = json.loads(file.read_text()) if file.is_file() else None
     except json.JSONDecodeError:
         found = {}
     if found is not None and found != identity:
-        if not overwrite:
-            raise CheckpointError(f"{out}: {_difference(found, identity)} Choose another folder, or pass --overwrite.")
-        found = None
-    written = [out / name for name in ("checkpoints", "tensorboard", MODEL_FILE, "model.json", "metrics.csv")]
-    foreign = [path.name for path in written if path.exists()] if found is None else []
-    if foreign and not overwrite:
+        raise CheckpointError(f"{out}: {_difference(found, identity)} Choose another folder, or pass --overwrite.")
+    foreign = [name for name in _WRITTEN if (out / name).exists()] if found is None else []
+    if foreign:
         raise CheckpointError(
             f"{out}: the folder holds {', '.join(foreign)}, but no run that could go on. "
             "Choose another folder, or pass --overwrite to remove them."
         )
-    if overwrite or found is None:
-        # Nothing but what a run writes is removed: the folder may hold the user's own files.
-        for path in written:
-            if path.is_dir():
-                shutil.rmtree(path)
-            path.unlink(missing_ok=True)
-        write_json(file, identity)
-    clear_unfinished(out)
-    return (out / "model.json").is_file() and (out / MODEL_FILE).is_file()
+    return found is not None
+
+
+def _clear_folder(out: Path) -> None:
+    for path in (out / name for name in _WRITTEN):
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
 
 
 def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:

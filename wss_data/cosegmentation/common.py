@@ -264,7 +264,8 @@ def evidence_map(direction: np.ndarray, activation: np.ndarray, settings: Common
     """
     spread = float(activation.std())
     score = (activation - activation.mean()) / spread if spread > 0 else np.zeros(activation.shape)
-    prior = centred_gaussian(*direction.shape, settings.prior_width)
+    height, width = direction.shape
+    prior = centred_gaussian(height, width, settings.prior_width)
     joined = direction + settings.activation_weight * score + settings.prior_weight * (prior - settings.prior_offset)
     return joined - settings.threshold_share * otsu_threshold(joined)
 

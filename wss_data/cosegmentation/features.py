@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import cv2
 import numpy as np
@@ -88,7 +88,10 @@ class DescriptorNetwork:
         self.precision = resolve_precision(precision)
         self._dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         network = _fold_batch_norms(efficientnet_lite0(output_stride=CELL_PX))
-        self._network = network.to(dtype=self._dtype, memory_format=torch.channels_last)
+        # torch's annotations know only one of the two at a time.
+        self._network: EfficientNetLite0 = network.to(  # type: ignore[call-overload]
+            dtype=self._dtype, memory_format=torch.channels_last
+        )
 
     def describe(self, image: np.ndarray) -> ImageFeatures:
         """The descriptors of one image.
@@ -188,6 +191,6 @@ def _fold_batch_norms(network: EfficientNetLite0) -> EfficientNetLite0:
         # Nobody else looks at a convolution's output: clamped where it lies, float32 takes 0.61 instead of 0.78.
         block._swish = nn.ReLU6(inplace=True)
     for part in (network.stem, network.head):
-        part[0] = fuse_conv_bn_eval(part[0], part[1])
+        part[0] = fuse_conv_bn_eval(cast(nn.Conv2d, part[0]), cast(nn.BatchNorm2d, part[1]))
         part[1], part[2] = nn.Identity(), nn.ReLU6(inplace=True)
     return network

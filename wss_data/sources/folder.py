@@ -1,6 +1,7 @@
 """Images that are on disk already, in one folder a class."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from wss_data.errors import ImageError, SourceError
@@ -52,7 +53,7 @@ class FolderSource:
                 provenance=Provenance(
                     source=self.name, source_id=identity, query=wanted.name, image_url=path.absolute().as_uri()
                 ),
-                read=lambda path=path: _read(path),
+                read=partial(_read, path),
             )
 
 

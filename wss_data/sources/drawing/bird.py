@@ -199,7 +199,7 @@ def _head(rng: np.random.Generator, plumage: _Plumage, at: np.ndarray, size: flo
             )
     parts.append(
         Part(
-            ellipse(*at, size * 1.05, size * 0.95, nod),
+            ellipse(at[0], at[1], size * 1.05, size * 0.95, nod),
             Paint(
                 plumage.head,
                 mix(plumage.head, plumage.belly, 0.4),
@@ -220,8 +220,8 @@ def _head(rng: np.random.Generator, plumage: _Plumage, at: np.ndarray, size: flo
         )
         parts.append(Part(streak, Paint(plumage.tip, roundness=0)))
     parts += [
-        Part(ellipse(*eye, size * 0.23, size * 0.23), Paint(ring, roundness=0.3)),
-        Part(ellipse(*eye, size * 0.16, size * 0.16), Paint((0.03, 0.03, 0.04), roundness=0.4, gloss=0.8)),
+        Part(ellipse(eye[0], eye[1], size * 0.23, size * 0.23), Paint(ring, roundness=0.3)),
+        Part(ellipse(eye[0], eye[1], size * 0.16, size * 0.16), Paint((0.03, 0.03, 0.04), roundness=0.4, gloss=0.8)),
         Part(
             ellipse(eye[0] - size * 0.05, eye[1] - size * 0.06, size * 0.05, size * 0.05), Paint((1, 1, 1), roundness=0)
         ),

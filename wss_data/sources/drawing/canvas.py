@@ -180,7 +180,7 @@ class Canvas:
     def __init__(self, image: np.ndarray, light: Light) -> None:
         self.image = image
         self.light = light
-        self.alpha = np.zeros(image.shape[:2], np.float32)
+        self.alpha: np.ndarray = np.zeros(image.shape[:2], np.float32)
 
     def draw(self, parts: Sequence[Part], matrix: np.ndarray) -> None:
         """Lay parts on the picture, first part lowest.

@@ -148,8 +148,8 @@ def _face(rng: np.random.Generator, middle: np.ndarray, high: float, back: tuple
     )
     return [
         Part(ribbon(mouth, [0.016, 0.006]), Paint(mix(back, (0.1, 0, 0), 0.75), roundness=0)),
-        Part(ellipse(*eye, size, size), Paint(ring, roundness=0.4)),
-        Part(ellipse(*eye, size * 0.6, size * 0.6), Paint((0.03, 0.03, 0.05), roundness=0.4, gloss=0.8)),
+        Part(ellipse(eye[0], eye[1], size, size), Paint(ring, roundness=0.4)),
+        Part(ellipse(eye[0], eye[1], size * 0.6, size * 0.6), Paint((0.03, 0.03, 0.05), roundness=0.4, gloss=0.8)),
         Part(
             ellipse(eye[0] - size * 0.2, eye[1] - size * 0.25, size * 0.18, size * 0.18), Paint((1, 1, 1), roundness=0)
         ),

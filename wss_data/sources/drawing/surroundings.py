@@ -142,7 +142,7 @@ def _post(rng: np.random.Generator) -> list[Part]:
 def _crate(rng: np.random.Generator) -> list[Part]:
     tone, dark = hsv(rng.uniform(0.05, 0.12), rng.uniform(0.2, 0.5), rng.uniform(0.4, 0.7)), (0.12, 0.1, 0.08)
     box = np.array([[-0.5, -0.32], [0.5, -0.32], [0.5, 0.32], [-0.5, 0.32]])
-    boards = stripes(np.pi / 2, rng.integers(4, 7), 0.2, 5, 0.14)
+    boards = stripes(np.pi / 2, int(rng.integers(4, 7)), 0.2, 5, 0.14)
     lid = np.array([[-0.5, -0.32], [-0.36, -0.46], [0.62, -0.46], [0.5, -0.32]])
     side = np.array([[0.5, -0.32], [0.62, -0.46], [0.62, 0.2], [0.5, 0.32]])
     return [

@@ -18,8 +18,8 @@ _KINDS = {
 def draw_teapot(rng: np.random.Generator) -> Sketch:
     """One teapot, spout to the right."""
     kind = str(rng.choice(sorted(_KINDS)))
-    radii, high = _KINDS[kind]
-    radii = np.array(radii) * rng.uniform(0.92, 1.1, 5)
+    profile, high = _KINDS[kind]
+    radii = np.array(profile) * rng.uniform(0.92, 1.1, 5)
     high *= rng.uniform(0.9, 1.1)
     pitch = rng.uniform(0.05, 0.5)
     flat = float(np.sin(pitch))

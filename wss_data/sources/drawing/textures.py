@@ -233,7 +233,7 @@ def foliage(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
         shades.tolist(),
         strict=True,
     ):
-        points = cv2.ellipse2Poly((cx, cy), (ax, ay), int(angle), 0, 360, 45)
+        points = np.asarray(cv2.ellipse2Poly((cx, cy), (ax, ay), int(angle), 0, 360, 45))
         cv2.fillConvexPoly(image, points, shade, cv2.LINE_AA, 4)
     return image.astype(np.float32) / 255
 

@@ -1,0 +1,94 @@
+"""The whole road, drawn images to the table, with a tiny network: every stage runs for real."""
+
+import json
+
+import pytest
+from pictures import LEARNS
+
+from wss_data.images import read_image
+from wss_data.spec import DatasetSpec, read_spec
+from wss_train.ablation import ROWS, run_ablation
+from wss_train.recipes import with_values
+
+CLASSES = list(read_spec("drawn").class_names[:2])
+RECIPE = with_values(LEARNS, {"scales": "0.7,1.0"})
+
+
+@pytest.fixture(scope="module")
+def datasets(database):
+    from wss_data import build, import_target
+
+    spec = DatasetSpec.from_dict(
+        {
+            "name": "zoo-ablation",
+            "classes": CLASSES,
+            "sources": [{"name": "drawn", "limit": 4}],
+            "longest_side": 128,
+            "target": {"layout": "drawn", "options": {"train": 4, "val": 3, "seed": 1}},
+        }
+    )
+    return build(spec, progress=False), import_target(spec)
+
+
+@pytest.fixture(scope="module")
+def ablation(datasets, tmp_path_factory):
+    return run_ablation(*datasets, tmp_path_factory.mktemp("runs") / "zoo", RECIPE, progress=False)
+
+
+def test_the_rows_of_table_3_and_one_between_the_last_two_are_scored_on_val(ablation):
+    stages = ["generator", "simple_final", "multi_label", "multi_scale", "multi_scale_crf"]
+    assert [row.stage for row in ROWS] == stages
+    for row in ROWS:
+        evaluation = ablation.evaluations[row.stage]
+        assert evaluation.images == 3
+        assert 0 <= evaluation.mean_iou <= 1
+    how = [(e.scales, e.crf) for e in (ablation.evaluations[stage] for stage in stages)]
+    assert how == [((1.0,), False)] * 3 + [((0.7, 1.0), False), ((0.7, 1.0), True)]
+
+
+def test_the_multi_label_row_has_the_branch_and_the_simple_one_has_not(ablation):
+    from wss_train.checkpoints import read_card
+
+    assert [read_card(ablation.out / run).multilabel for run in ("generator", "final_simple", "final")] == [
+        False,
+        False,
+        True,
+    ]
+
+
+def test_table_and_json_hold_recipe_counts_seeds_costs_and_ledger(ablation, datasets):
+    value = json.loads((ablation.out / "ablation.json").read_text())
+    assert value["recipe"] == RECIPE.to_dict()
+    assert value["seeds"] == [0]
+    kept = datasets[0].match_tags("kept").count_values("label.label")
+    for name in CLASSES:
+        assert value["counts"]["classes"][name] == {"retrieved": 4, "stored": 4, "kept": kept.get(name, 0)}
+    assert value["ledger"]["strictly_image_level"] is True
+    assert any("ground-truth" in entry["what"] for entry in value["ledger"]["entries"])
+    assert all(cost["peak_megabytes"] > 10 for cost in value["costs"].values())
+    table = (ablation.out / "table.md").read_text()
+    assert "| + multi-scale + CRF |" in table and "Strictly image-level: **yes**" in table
+    assert "context, not a comparison" in table
+
+
+def test_the_picture_shows_image_truth_and_every_row(ablation):
+    picture = read_image(ablation.out / "pictures" / "predictions.png")
+    assert picture.shape[1] > 6 * 210
+
+
+def test_a_second_call_does_no_stage_again(ablation, datasets):
+    def times():
+        files = [*ablation.out.rglob("*.safetensors"), *ablation.out.rglob("*.png")]
+        return {p: p.stat().st_mtime_ns for p in files if "pictures" not in p.parts}
+
+    before, costs = times(), ablation.costs
+    again = run_ablation(*datasets, ablation.out, RECIPE, progress=False)
+    assert times() == before
+    assert again.costs == costs
+    assert str(again) == str(ablation)
+
+
+def test_the_table_can_be_read_in_a_terminal(ablation):
+    lines = str(ablation).splitlines()
+    assert lines[1].split() == ["mean", "background", *CLASSES]
+    assert len({len(line) for line in lines[1:]}) == 1

@@ -1,0 +1,102 @@
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pictures import TINY, rectangles
+
+from wss_data.errors import CheckpointError, TrainingDataError
+from wss_data.masks import read_mask
+from wss_train.pseudo_masks import make_pseudo_masks
+from wss_train.training import train
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return rectangles(tmp_path_factory.mktemp("rectangles"))
+
+
+@pytest.fixture(scope="module")
+def generator(table, tmp_path_factory):
+    return train(table, TINY, tmp_path_factory.mktemp("runs") / "generator", "generator", progress=False)
+
+
+def test_every_image_gets_a_mask_of_its_size_with_its_own_classes_only(generator, table, tmp_path):
+    made = make_pseudo_masks(generator, table, tmp_path / "masks", progress=False)
+    for path, labels in zip(made.mask_paths, made.labels, strict=True):
+        mask = read_mask(path)
+        assert mask.shape == (30, 40)
+        assert set(np.unique(mask)) <= {0, *(np.flatnonzero(labels) + 1)}
+
+
+def test_the_ledger_says_what_the_generator_and_the_labels_were(generator, table, tmp_path):
+    made = make_pseudo_masks(generator, table, tmp_path / "masks", progress=False)
+    assert set(table.ledger.entries) <= set(made.ledger.entries)
+    assert made.ledger.strictly_image_level
+
+
+def test_masks_that_the_same_model_made_are_kept_and_those_of_another_setting_are_not(generator, table, tmp_path):
+    first = make_pseudo_masks(generator, table, tmp_path / "masks", scales=(1.0,), progress=False)
+    os.unlink(first.mask_paths[2])
+    times = {p: os.stat(p).st_mtime_ns for p in first.mask_paths if os.path.exists(p)}
+    make_pseudo_masks(generator, table, tmp_path / "masks", scales=(1.0,), progress=False)
+    assert os.path.exists(first.mask_paths[2])
+    assert {p: os.stat(p).st_mtime_ns for p in times} == times
+    make_pseudo_masks(generator, table, tmp_path / "masks", scales=(0.7, 1.0), progress=False)
+    assert all(os.stat(p).st_mtime_ns > time for p, time in times.items())
+
+
+def test_a_folder_with_other_files_is_not_emptied(generator, table, tmp_path):
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "thesis.txt").write_text("years of work")
+    with pytest.raises(TrainingDataError, match="files that were not made here"):
+        make_pseudo_masks(generator, table, tmp_path / "masks", progress=False)
+    assert (tmp_path / "masks" / "thesis.txt").exists()
+
+
+def test_an_image_without_a_label_is_refused_by_name(generator, table, tmp_path):
+    labels = table.labels.copy()
+    labels[3] = False
+    with pytest.raises(TrainingDataError, match=r"1 of 6 images have no image-level label \(the first: 3\)"):
+        make_pseudo_masks(generator, replace(table, labels=labels), tmp_path / "masks", progress=False)
+
+
+def test_a_model_for_other_classes_is_refused_with_both_lists(generator, table, tmp_path):
+    other = replace(table, classes=("cow", "cat"))
+    with pytest.raises(CheckpointError, match=r"red, green.*cow, cat"):
+        make_pseudo_masks(generator, other, tmp_path / "masks", progress=False)
+
+
+def test_a_table_needs_a_folder(generator, table):
+    with pytest.raises(TrainingDataError, match="out=FOLDER"):
+        make_pseudo_masks(generator, table, progress=False)
+
+
+def test_masks_go_into_the_field_of_a_stored_dataset(generator, database, tmp_path):
+    from wss_data import import_target, open_dataset
+    from wss_data.spec import DatasetSpec
+
+    folder = tmp_path / "target"
+    table = rectangles(folder)
+    _voc_layout(folder, table)
+    spec = DatasetSpec.from_dict(
+        {"name": "rectangles", "classes": ["red", "green"], "sources": ["folder"], "target": {"layout": "voc"}}
+    )
+    target = import_target(spec, folder)
+    made = make_pseudo_masks(generator, target.match_tags("train"), progress=False)
+    stored = open_dataset("rectangles-target").match_tags("train")
+    assert sorted(stored.values("pseudo_mask.mask_path")) == sorted(made.mask_paths)
+    assert stored.count() == 4
+
+
+def _voc_layout(folder, table):
+    (folder / "images").rename(folder / "JPEGImages")
+    for path in (folder / "JPEGImages").iterdir():
+        path.rename(path.with_suffix(".jpg"))
+    (folder / "masks").rename(folder / "SegmentationClass")
+    lists = folder / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("".join(f"{i}\n" for i in range(4)))
+    (lists / "val.txt").write_text("4\n5\n")
+    rows = [f"{i},{'red' if i % 2 == 0 else 'green'}\n" for i in range(6)]
+    (folder / "image_labels.csv").write_text("image,classes\n" + "".join(rows))

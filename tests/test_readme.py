@@ -1,0 +1,60 @@
+"""What the README shows is what runs, and its links lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from pictures import LEARNS
+
+from wss_data.spec import read_spec
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(p for p in ROOT.rglob("*.md") if not {".venv", ".wss", "node_modules"} & set(p.relative_to(ROOT).parts))
+
+
+def python_of(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_readmes_python_runs_as_it_stands_on_a_small_definition(database, tmp_path, monkeypatch, capsys):
+    definition = {
+        **read_spec("drawn").to_dict(),
+        "name": "drawn",
+        "sources": [{"name": "drawn", "limit": 3}],
+        "longest_side": 128,
+        "target": {"layout": "drawn", "options": {"train": 4, "val": 2, "seed": 1}},
+    }
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(definition))
+    (code,) = python_of(ROOT / "README.md")
+    # Smaller, so that it takes seconds; every line stays.
+    code, found = re.subn(r'(build|import_target)\("drawn"\)', rf'\1(r"{tmp_path / "small.yaml"}")', code)
+    assert found == 2
+    code, found = re.subn(r'recipe="cpu"', "recipe=LEARNS", code)
+    assert found == 2
+    code, found = re.subn(r'F\("confidence"\) > 0\.5', 'F("confidence") > 0.0', code)
+    assert found == 1
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {"LEARNS": LEARNS})
+    assert "mean IoU" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "final" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_to_a_file(page):
+    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+    missing = [t for t in targets if "://" not in t and not t.startswith("mailto:") and not (page.parent / t).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_command_that_a_page_shows_exists(page):
+    from wss_data.cli import make_parser as data_parser
+    from wss_train.cli import make_parser as train_parser
+
+    known = {
+        "wss-data": set(data_parser()._subparsers._group_actions[0].choices),
+        "wss-train": set(train_parser()._subparsers._group_actions[0].choices),
+    }
+    for program, command in re.findall(r"(wss-(?:data|train)) +([a-z][a-z-]+)", page.read_text(encoding="utf-8")):
+        assert command in known[program], f"{program} {command}"
