@@ -71,9 +71,11 @@ def test_table_and_json_hold_recipe_counts_seeds_costs_and_ledger(ablation, data
     assert "context, not a comparison" in table
 
 
-def test_the_picture_shows_image_truth_and_every_row(ablation):
-    picture = read_image(ablation.out / "pictures" / "predictions.png")
-    assert picture.shape[1] > 6 * 210
+def test_the_pictures_show_image_truth_and_every_row_the_pseudo_masks_and_the_web_dataset(ablation):
+    folder = ablation.out / "pictures"
+    assert read_image(folder / "predictions.png").shape[1] > 7 * 210
+    names = {"predictions.png", "pseudo_masks.png", "cosegmentation.png", "foreground_ratio.png"}
+    assert names <= {p.name for p in folder.iterdir()}
 
 
 def test_a_second_call_does_no_stage_again(ablation, datasets):

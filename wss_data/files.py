@@ -1,5 +1,6 @@
 """Files that are either whole or not there: write to a temporary name, then rename."""
 
+import fcntl
 import json
 import os
 import tempfile
@@ -7,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_UNFINISHED = ".writing-"
+"""Start of the name of a file that is being written."""
 
 
 @contextmanager
@@ -23,7 +27,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         A path in the same folder with the same suffix, for the caller to write.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_UNFINISHED, suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -51,3 +55,28 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` to ``path`` atomically as indented JSON with a final newline."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes left half written below ``folder``; call it only while nobody writes there."""
+    for path in folder.rglob(f"{_UNFINISHED}*"):
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_one(path: Path) -> Iterator[bool]:
+    """Hold the lock file ``path`` while the block runs, as the only process that does.
+
+    The operating system lets go of it when the process ends, however it ends.
+
+    Yields:
+        Whether the lock was free; if not, somebody else holds it and the block must not go on.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True

@@ -1,7 +1,5 @@
 """The steps of the web dataset in order: retrieve, co-segment, filter, picture. Resumable."""
 
-import hashlib
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,17 +8,17 @@ import numpy as np
 from tqdm import tqdm
 
 from wss_data import store
-from wss_data.cosegmentation.base import Engine, Segmented, make_engine
-from wss_data.errors import SourceError
+from wss_data.cosegmentation.base import Engine, ImageFiles, Segmented, group_fingerprint, make_engine
+from wss_data.errors import SourceError, StoreError
+from wss_data.files import only_one, remove_unfinished
 from wss_data.filters import DROPPED, KEPT
 from wss_data.home import dataset_folder
-from wss_data.images import read_image
 from wss_data.journal import Journal
 from wss_data.masks import foreground_ratio, label_mask, write_mask
 from wss_data.quality import mask_quality
 from wss_data.report import DatasetImage, write_pictures
 from wss_data.retrieve import BATCH, retrieve
-from wss_data.sources.base import make_source
+from wss_data.sources.base import Source, make_source
 from wss_data.spec import DatasetSpec, FilterSpec, SourceSpec, read_spec
 
 if TYPE_CHECKING:
@@ -52,7 +50,8 @@ def build(
     Raises:
         SpecError: If the definition is wrong.
         SourceError: If a source cannot deliver, or a class has no usable image.
-        StoreError: If the database cannot be reached, or holds a dataset of that name with other classes.
+        StoreError: If the database cannot be reached, holds a dataset of that name with other classes, or another
+            process is building it.
     """
     if not isinstance(spec, DatasetSpec):
         spec = read_spec(spec)
@@ -63,6 +62,24 @@ def build(
     engine = make_engine(spec.cosegmentation.method, spec.cosegmentation.options)
 
     folder = dataset_folder(spec.name)
+    with only_one(folder / "lock") as free:
+        if not free:
+            raise StoreError(
+                f"dataset '{spec.name}' is being built by another process ({folder / 'lock'}). Wait for it to end."
+            )
+        return _build(spec, sources, engine, folder, workers, retry_dropped, progress)
+
+
+def _build(
+    spec: DatasetSpec,
+    sources: list[tuple[Source, int | None]],
+    engine: Engine,
+    folder: Path,
+    workers: int | None,
+    retry_dropped: bool,
+    progress: bool,
+) -> "fo.Dataset":
+    remove_unfinished(folder)
     dataset = store.create_or_open(spec, kind="web")
     with Journal(folder / "journal.sqlite") as journal:
         if retry_dropped:
@@ -81,10 +98,9 @@ def build(
     _check_groups(dataset, spec, dropped)
 
     cosegment(dataset, spec, engine, folder / store.MASKS, workers=workers, progress=progress)
-    pictures = folder / "pictures"
     if (filters := store.filters_to_apply(dataset, spec)) is not None:
         store.apply_filter(dataset, filters)
-        write_pictures(picture_rows(dataset), pictures, filters)
+        write_dataset_pictures(dataset, folder / "pictures")
     return dataset
 
 
@@ -96,6 +112,11 @@ def summary_table(dataset: "fo.Dataset") -> str:
         told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
         lines.append(f"{class_name}: not stored: {told}")
     return "\n".join(lines)
+
+
+def write_dataset_pictures(dataset: "fo.Dataset", folder: Path) -> None:
+    """Write the pictures of a web dataset, its masks and its foreground shares, into a folder."""
+    write_pictures(picture_rows(dataset), folder, store.applied_filters(dataset))
 
 
 def picture_rows(dataset: "fo.Dataset") -> list[DatasetImage]:
@@ -175,12 +196,6 @@ def cosegment(
     return made
 
 
-def group_fingerprint(engine: Engine, sha256s: Sequence[str]) -> str:
-    """Short text that changes whenever a group's masks would: with its images or the engine's settings."""
-    text = "\n".join([engine.name, engine.fingerprint(), *sorted(sha256s)])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def _mask_values(
     member: store.Member, path: Path, image: np.ndarray, segmented: Segmented, method: str, fingerprint: str
 ) -> store.MaskValues:
@@ -193,20 +208,3 @@ def _mask_values(
         method=method,
         fingerprint=fingerprint,
     )
-
-
-class ImageFiles(Sequence[np.ndarray]):
-    """Image files as a sequence of images, each read when it is asked for."""
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        self.paths = list(paths)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, position: Any) -> Any:
-        """The image at ``position``: (H, W, 3), uint8."""
-        return read_image(self.paths[position])
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return map(read_image, self.paths)

@@ -18,7 +18,7 @@ from wss_train.memory import peak_megabytes, reset_peak
 from wss_train.pseudo_masks import fingerprint_of, make_pseudo_masks
 from wss_train.published import TABLE_3, VOC_CLASSES
 from wss_train.recipes import TrainRecipe, as_recipe
-from wss_train.report import write_predictions
+from wss_train.report import write_masks, write_predictions
 from wss_train.training import train
 
 if TYPE_CHECKING:
@@ -237,6 +237,12 @@ def run_ablation(
     write_json(out / "ablation.json", ablation.to_dict() | finished)
     folders = {row.name: out / "evaluations" / row.stage / "predictions" for row in ROWS}
     write_predictions(val, folders, out / "pictures" / "predictions.png")
+    write_masks(pseudo, f"Pseudo masks of {pseudo.source}", out / "pictures" / "pseudo_masks.png")
+    if not isinstance(web, ExampleTable):
+        from wss_data.pipeline import write_dataset_pictures
+        from wss_data.store import open_dataset
+
+        write_dataset_pictures(open_dataset(web_table.source), out / "pictures")
     return ablation
 
 

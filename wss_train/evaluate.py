@@ -15,10 +15,10 @@ from wss_data.files import write_json, write_text
 from wss_data.ledger import Ledger, UsedFor
 from wss_data.masks import read_mask, write_mask
 from wss_data.records import ExampleTable
-from wss_train.inference import InferenceSettings, default_device, predict_files
+from wss_train.inference import default_device, predict_files, settings_for
 from wss_train.labelling import label_images
 from wss_train.metrics import ConfusionMatrix
-from wss_train.models import load_model, usable_precision
+from wss_train.models import load_model
 
 if TYPE_CHECKING:
     from wss_train.data import Examples
@@ -153,12 +153,7 @@ def evaluate_model(
     table = truth_table(target, mask_field)
     place = torch.device(device) if device else default_device()
     model, card = load_model(checkpoint, table.classes, place)
-    settings = InferenceSettings(
-        scales=tuple(scales),
-        long_side=card.recipe.long_side,
-        precision=usable_precision(card.recipe.precision, place),
-        batch=4,
-    )
+    settings = settings_for(card, scales, place)
     matrix = ConfusionMatrix(table.num_classes, table.ignore_index)
     images = predict_files(model, table.image_paths, settings)
     labelled = label_images(images, None, card.recipe.crf_settings if crf else None, workers)

@@ -23,7 +23,8 @@ from torch.nn import functional
 
 from wss_data.errors import ImageError, RecipeError
 from wss_data.images import read_image
-from wss_train.models import SegmentationModel
+from wss_train.checkpoints import ModelCard
+from wss_train.models import SegmentationModel, usable_precision
 
 MAX_SCALE = 4.0
 """Largest scale accepted: memory grows with its square."""
@@ -71,6 +72,12 @@ class Predicted:
     image: np.ndarray | None
     probabilities: Tensor | None
     error: ImageError | None = None
+
+
+def settings_for(card: ModelCard, scales: Sequence[float], device: torch.device) -> InferenceSettings:
+    """How a trained model looks at images: at the size it was trained at, in its precision if the device has it."""
+    precision = usable_precision(card.recipe.precision, device)
+    return InferenceSettings(tuple(scales), card.recipe.long_side, precision, batch=4)
 
 
 def default_device() -> torch.device:

@@ -13,9 +13,9 @@ from wss_data.files import write_bytes
 from wss_data.images import encode_jpeg, list_images, read_image
 from wss_data.masks import write_mask
 from wss_data.report import overlay as draw_overlay
-from wss_train.inference import InferenceSettings, default_device, predict_files
+from wss_train.inference import default_device, predict_files, settings_for
 from wss_train.labelling import label_images
-from wss_train.models import load_model, usable_precision
+from wss_train.models import load_model
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,7 @@ def predict_images(
 
     place = torch.device(device) if device else default_device()
     model, card = load_model(checkpoint, device=place)
-    settings = InferenceSettings(
-        scales=tuple(scales),
-        long_side=card.recipe.long_side,
-        precision=usable_precision(card.recipe.precision, place),
-        batch=4,
-    )
+    settings = settings_for(card, scales, place)
     written, failed, messages = 0, Counter[str](), []
     labelled = label_images(
         predict_files(model, paths, settings), None, card.recipe.crf_settings if crf else None, workers

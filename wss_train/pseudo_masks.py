@@ -18,9 +18,9 @@ from wss_data.masks import write_mask
 from wss_data.records import ExampleTable
 from wss_train.checkpoints import find_model
 from wss_train.data import as_table
-from wss_train.inference import InferenceSettings, default_device, predict_files
+from wss_train.inference import default_device, predict_files, settings_for
 from wss_train.labelling import label_images
-from wss_train.models import load_model, usable_precision
+from wss_train.models import load_model
 
 if TYPE_CHECKING:
     from wss_train.data import Examples
@@ -71,12 +71,7 @@ def make_pseudo_masks(
     _check_labels(table)
     place = torch.device(device) if device else default_device()
     model, card = load_model(checkpoint, table.classes, place)
-    settings = InferenceSettings(
-        scales=tuple(scales or card.recipe.scales),
-        long_side=card.recipe.long_side,
-        precision=usable_precision(card.recipe.precision, place),
-        batch=4,
-    )
+    settings = settings_for(card, scales or card.recipe.scales, place)
     use_crf = card.recipe.mask_crf if crf is None else crf
     folder = Path(out) if out is not None else _folder_of(target, table, field)
     paths = [folder / f"{name}.png" for name in table.ids]

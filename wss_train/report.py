@@ -37,11 +37,38 @@ def write_predictions(table: ExampleTable, stages: Mapping[str, Path], path: Pat
         masks = [read_mask(str(table.mask_paths[position]))]
         masks += [read_mask(folder / f"{name}.png") for folder in stages.values()]
         tiles = [Tile(fit(image, _BOX)), *(Tile(fit(overlay(image, mask), _BOX)) for mask in masks)]
-        shown = [c for c, there in zip(table.classes, table.labels[position], strict=True) if there]
-        rows.append((f"{name[:16]}\n{', '.join(shown)[:24]}", tiles))
+        rows.append((f"{name[:16]}\n{', '.join(_labels(table, position))[:24]}", tiles))
     note = "Images at even steps of the split. Colours are VOC's; white is void."
     write_sheet(path, f"Predictions on {table.source}", note, rows, ["image", "truth", *stages])
     return path
+
+
+def write_masks(table: ExampleTable, title: str, path: Path, count: int = 24, columns: int = 6) -> Path:
+    """Write a sheet of masks drawn over their images, each with its image-level labels.
+
+    Images are taken at even steps of the table, not for their looks.
+
+    Args:
+        table: Images with masks, such as ``make_pseudo_masks`` returns.
+        title: Line at the top.
+        path: The PNG file to write.
+        count: Most images shown.
+        columns: Images in a row.
+
+    Returns:
+        ``path``.
+    """
+    tiles = []
+    for position in chosen(len(table), count):
+        image, mask = read_image(table.image_paths[position]), read_mask(str(table.mask_paths[position]))
+        tiles.append(Tile(fit(overlay(image, mask), _BOX), ", ".join(_labels(table, position))[:30]))
+    rows = [("", tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
+    write_sheet(path, title, "Images at even steps. Below each, what it is labelled with. Colours are VOC's.", rows)
+    return path
+
+
+def _labels(table: ExampleTable, position: int) -> list[str]:
+    return [name for name, there in zip(table.classes, table.labels[position], strict=True) if there]
 
 
 def chosen(total: int, count: int) -> list[int]:

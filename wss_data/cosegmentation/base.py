@@ -1,12 +1,15 @@
 """The protocol of a co-segmentation engine, and finding one by name."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from wss_data.errors import CosegmentationError
+from wss_data.images import read_image, resize_longest_side
 from wss_data.ledger import Ledger
 
 
@@ -70,3 +73,35 @@ def make_engine(method: str, options: Mapping[str, Any] | None = None) -> Engine
         return known[method](**(options or {}))
     except TypeError as error:
         raise CosegmentationError(f"method '{method}' does not take these options: {error}.") from error
+
+
+class ImageFiles(Sequence[np.ndarray]):
+    """Image files as a group of images, each read when it is asked for.
+
+    Args:
+        paths: The files.
+        longest_side: Larger images are shrunk to this longer side, pixels; ``None`` to leave them.
+    """
+
+    def __init__(self, paths: Sequence[Path | str], longest_side: int | None = None) -> None:
+        self.paths, self.longest_side = paths, longest_side
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, position: Any) -> Any:
+        """The image at ``position``: (H, W, 3), uint8."""
+        image = read_image(self.paths[position])
+        return image if self.longest_side is None else resize_longest_side(image, self.longest_side)
+
+
+def group_fingerprint(engine: Engine, members: Iterable[str], *settings: object) -> str:
+    """Short text that changes whenever a group's masks would.
+
+    Args:
+        engine: Its name and settings count.
+        members: What identifies each image, in any order.
+        *settings: Whatever else changes masks.
+    """
+    text = "\n".join([engine.name, engine.fingerprint(), *map(str, settings), *sorted(members)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-from wss_data.cosegmentation.base import Engine, make_engine
+from wss_data.cosegmentation.base import Engine, ImageFiles, group_fingerprint, make_engine
 from wss_data.errors import CosegmentationError, ImageError, SourceError
 from wss_data.files import write_json, write_text
-from wss_data.images import list_images, read_image, resize_longest_side
+from wss_data.images import list_images, read_image
 from wss_data.masks import foreground_ratio, resize_mask, write_foreground
 from wss_data.parallel import map_images
 
@@ -89,19 +88,6 @@ class _Checked:
     sha256: str
     size: tuple[int, int]
     reason: str | None
-
-
-class _ShrunkImages(Sequence[np.ndarray]):
-    """Files as images of bounded size, each read when it is asked for."""
-
-    def __init__(self, paths: Sequence[Path], longest_side: int) -> None:
-        self._paths, self._longest_side = paths, longest_side
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __getitem__(self, position: Any) -> Any:
-        return resize_longest_side(read_image(self._paths[position]), self._longest_side)
 
 
 def cosegment_folder(
@@ -230,7 +216,8 @@ class _Run:
         checked = list(map_images(_check, paths, workers=1 if len(paths) < 16 else self.workers))
         good = [one for one in checked if one.reason is None]
         place = {one.path: position for position, one in enumerate(good)}
-        group = _group_fingerprint(self.engine, self.longest_side, good)
+        members = [f"{one.path.stem} {one.sha256}" for one in good]
+        group = group_fingerprint(self.engine, members, self.longest_side)
         for key in [key for key in rows if key[0] == name]:
             del rows[key]
         wanted = []
@@ -245,7 +232,7 @@ class _Run:
                 rows[key] = self._row(key, old.confidence or 0.0, old.foreground_ratio, group)
             else:
                 wanted.append(place[one.path])
-        shrunk = _ShrunkImages([one.path for one in good], self.longest_side)
+        shrunk = ImageFiles([one.path for one in good], self.longest_side)
         results = self.engine.segment_group(shrunk, wanted, workers=self.workers) if wanted else iter(())
         bar = tqdm(results, total=len(wanted), desc=name, unit="image", disable=not (self.progress and wanted))
         for count, (position, segmented) in enumerate(bar, start=1):
@@ -272,12 +259,6 @@ def _check(path: Path) -> _Checked:
     except ImageError as error:
         return _Checked(path, "", (0, 0), error.reason)
     return _Checked(path, hashlib.sha256(path.read_bytes()).hexdigest(), (image.shape[1], image.shape[0]), None)
-
-
-def _group_fingerprint(engine: Engine, longest_side: int, images: Sequence[_Checked]) -> str:
-    members = [f"{one.path.stem} {one.sha256}" for one in images]
-    text = "\n".join([engine.name, engine.fingerprint(), str(longest_side), *members])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 COLUMNS = ("class", "stem", "status", "confidence", "foreground_ratio", "kept", "group")
