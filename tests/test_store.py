@@ -182,6 +182,16 @@ def test_the_filter_can_be_applied_again_and_respects_verdicts_and_other_reasons
     assert report.classes[1].other == 1
 
 
+def test_a_verdict_is_applied_with_the_thresholds_in_force_when_none_are_given():
+    dataset = make_web("store-verdict")
+    store.apply_filter(dataset, FilterSpec(0.05, 0.4))
+    sample = dataset.match({"sha256": "2" * 64}).first()
+    sample["verdict"] = "drop"
+    sample.save()
+    assert store.apply_filter(dataset).filters == FilterSpec(0.05, 0.4)
+    assert tags_of(dataset)["1"] == ["kept"] and tags_of(dataset)["2"] == ["dropped:verdict"]
+
+
 def test_an_image_without_a_mask_is_dropped_as_such():
     name = "store-nomask"
     dataset = store.create_or_open(definition(name), "web")

