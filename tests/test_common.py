@@ -280,7 +280,7 @@ def test_an_empty_group_is_an_error_and_nothing_wanted_is_nothing_done(engine):
         ({"prior_weight": "much"}, "prior_weight is 'much'; a number"),
         ({"prior_weight": float("nan")}, "prior_weight is nan"),
         ({"precision": "half"}, "no precision 'half'"),
-        ({"colour": 1}, "does not take these options"),
+        ({"colour": 1}, "has no option 'colour'"),
     ],
 )
 def test_a_wrong_option_is_named_with_what_is_wanted(options, message):

@@ -123,7 +123,7 @@ def test_a_missing_folder_an_unknown_source_and_an_unknown_option_are_refused(tm
         make_source("folder", {})
     with pytest.raises(SourceError, match=r"no source 'bing'\. Known sources: drawn, folder"):
         make_source("bing", {})
-    with pytest.raises(SourceError, match="'folder' does not take these options"):
+    with pytest.raises(SourceError, match=r"'folder' has no option 'colour'\. Known options: path"):
         make_source("folder", {"colour": "red"})
 
 

@@ -1,8 +1,9 @@
 """The protocol of a co-segmentation engine, and finding one by name."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +12,9 @@ import numpy as np
 from wss_data.errors import CosegmentationError
 from wss_data.images import read_image, resize_longest_side
 from wss_data.ledger import Ledger
+
+ENGINES = {"common": "wss_data.cosegmentation.common:CommonEngine"}
+"""Name of each engine -> where its class lives; loaded when it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +68,12 @@ def make_engine(method: str, options: Mapping[str, Any] | None = None) -> Engine
     Raises:
         CosegmentationError: If there is no such engine or it refuses an option.
     """
-    from wss_data.cosegmentation.common import CommonEngine
-
-    known: dict[str, Callable[..., Engine]] = {"common": CommonEngine}
-    if method not in known:
-        raise CosegmentationError(f"there is no co-segmentation method '{method}'. Known: {', '.join(sorted(known))}.")
-    try:
-        return known[method](**(options or {}))
-    except TypeError as error:
-        raise CosegmentationError(f"method '{method}' does not take these options: {error}.") from error
+    if method not in ENGINES:
+        raise CosegmentationError(
+            f"there is no co-segmentation method '{method}'. Known: {', '.join(sorted(ENGINES))}."
+        )
+    module, kind = ENGINES[method].split(":")
+    return getattr(import_module(module), kind)(**(options or {}))
 
 
 class ImageFiles(Sequence[np.ndarray]):

@@ -349,13 +349,18 @@ class CommonEngine:
         **options: Fields of ``CommonSettings``.
 
     Raises:
-        TypeError: If an option has no such name.
-        CosegmentationError: If an option's value is out of its range.
+        CosegmentationError: If there is no such option, or its value is out of its range.
     """
 
     name = "common"
 
     def __init__(self, **options: Any) -> None:
+        known = [field.name for field in fields(CommonSettings)]
+        for option in options:
+            if option not in known:
+                raise CosegmentationError(
+                    f"co-segmentation method 'common' has no option '{option}'. Known options: {', '.join(known)}."
+                )
         self.settings = CommonSettings(**options)
         self._network: DescriptorNetwork | None = None
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import signature
 from typing import Any, Protocol
 
 from wss_data.errors import SourceError
@@ -54,7 +55,9 @@ def make_source(name: str, options: Mapping[str, Any]) -> Source:
     if name not in SOURCES:
         raise SourceError(f"there is no source '{name}'. Known sources: {', '.join(sorted(SOURCES))}.")
     module, kind = SOURCES[name].split(":")
-    try:
-        return getattr(import_module(module), kind)(**options)
-    except TypeError as error:
-        raise SourceError(f"source '{name}' does not take these options: {error}.") from error
+    make = getattr(import_module(module), kind)
+    known = signature(make).parameters
+    for option in options:
+        if option not in known:
+            raise SourceError(f"source '{name}' has no option '{option}'. Known options: {', '.join(known)}.")
+    return make(**options)
