@@ -22,7 +22,7 @@ from wss_data.sources.base import Source, make_source
 from wss_data.spec import DatasetSpec, SourceSpec, read_spec
 
 if TYPE_CHECKING:
-    import fiftyone as fo
+    from wss_data.store.types import Dataset
 
 
 def build(
@@ -31,7 +31,7 @@ def build(
     workers: int | None = None,
     retry_dropped: bool = False,
     progress: bool = True,
-) -> "fo.Dataset":
+) -> "Dataset":
     """Build the web dataset of a definition, or go on where an earlier build stopped.
 
     A second build of an unchanged definition does nothing. A build that was
@@ -78,7 +78,7 @@ def _build(
     workers: int | None,
     retry_dropped: bool,
     progress: bool,
-) -> "fo.Dataset":
+) -> "Dataset":
     remove_unfinished(folder)
     dataset = store.create_or_open(spec, kind="web")
     with Journal(folder / "journal.sqlite") as journal:
@@ -104,7 +104,7 @@ def _build(
     return dataset
 
 
-def summary_table(dataset: "fo.Dataset") -> str:
+def summary_table(dataset: "Dataset") -> str:
     """What a web dataset holds: counts per class, what the filter keeps, and what was dropped before it was stored."""
     lines = [str(store.apply_filter(dataset, dry_run=True))]
     for class_name, reasons in store.drops(dataset).items():
@@ -113,12 +113,12 @@ def summary_table(dataset: "fo.Dataset") -> str:
     return "\n".join(lines)
 
 
-def write_dataset_pictures(dataset: "fo.Dataset", folder: Path) -> None:
+def write_dataset_pictures(dataset: "Dataset", folder: Path) -> None:
     """Write the pictures of a web dataset, its masks and its foreground shares, into a folder."""
     write_pictures(picture_rows(dataset), folder, store.applied_filters(dataset))
 
 
-def picture_rows(dataset: "fo.Dataset") -> list[DatasetImage]:
+def picture_rows(dataset: "Dataset") -> list[DatasetImage]:
     """The images of a web dataset as pictures need them, class by class."""
     values = dataset.values(["label.label", "filepath", f"{store.MASKS}.mask_path", "foreground_ratio", "tags"])
     order = {name: position for position, name in enumerate(store.class_names(dataset))}
@@ -136,7 +136,7 @@ def with_images(spec: DatasetSpec, images: str | Path) -> DatasetSpec:
     return replace(spec, sources=(folder,))
 
 
-def _check_groups(dataset: "fo.Dataset", spec: DatasetSpec, dropped: dict[str, Any]) -> None:
+def _check_groups(dataset: "Dataset", spec: DatasetSpec, dropped: dict[str, Any]) -> None:
     for class_name in spec.class_names:
         if not store.group_members(dataset, class_name):
             reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.get(class_name, {}).items())
@@ -147,7 +147,7 @@ def _check_groups(dataset: "fo.Dataset", spec: DatasetSpec, dropped: dict[str, A
 
 
 def cosegment(
-    dataset: "fo.Dataset",
+    dataset: "Dataset",
     spec: DatasetSpec,
     engine: Engine,
     folder: Path,

@@ -32,9 +32,9 @@ from wss_train.recipes import TrainRecipe
 from wss_train.transforms import augment, draw_augmentation
 
 if TYPE_CHECKING:
-    import fiftyone as fo
+    from wss_data.store.types import Collection
 
-    Examples: TypeAlias = ExampleTable | fo.Dataset | fo.DatasetView
+    Examples: TypeAlias = ExampleTable | Collection
 
 _ORDER, _AUGMENTATION = 0, 1
 """Names of the streams of random numbers, so that no two share one."""
