@@ -1,10 +1,13 @@
 """The whole of the paper's Table 3 in one command, on whatever data it is given."""
 
+import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +18,7 @@ from wss_train.checkpoints import read_card
 from wss_train.data import as_table
 from wss_train.evaluate import Evaluation, evaluate_model, percent, truth_table
 from wss_train.memory import peak_megabytes, reset_peak
-from wss_train.pseudo_masks import fingerprint_of, make_pseudo_masks
+from wss_train.pseudo_masks import MADE_BY, fingerprint_of, make_pseudo_masks
 from wss_train.published import TABLE_3, VOC_CLASSES
 from wss_train.recipes import TrainRecipe, as_recipe
 from wss_train.report import write_masks, write_predictions
@@ -44,6 +47,9 @@ class Row:
     crf: bool = False
 
 
+MADE_FROM = "made_from.json"
+"""Says in the folder of a score what was scored, and how."""
+
 ROWS = (
     Row("generator", "mask generator", "generator"),
     Row("simple_final", "simple final model", "final_simple"),
@@ -64,10 +70,12 @@ class StageCost:
     Args:
         seconds: Run time of the call that finished it; time lost to an interruption is not counted.
         peak_megabytes: Largest memory of the main process in it, in MB.
+        result: Identifies what it made.
     """
 
     seconds: float
     peak_megabytes: float
+    result: str
 
 
 @dataclass(frozen=True)
@@ -202,9 +210,9 @@ def run_ablation(
     options: dict[str, Any] = {"device": device, "workers": workers, "progress": progress}
     training = {**options, "overwrite": overwrite}
 
-    with costs.of("generator"):
+    with costs.of("generator", lambda: fingerprint_of(out / "generator")):
         generator = train(web_table, recipe, out / "generator", "generator", **training)
-    with costs.of("pseudo masks"):
+    with costs.of("pseudo masks", lambda: _hash_of(out / "pseudo_masks" / MADE_BY)):
         pseudo = make_pseudo_masks(
             generator,
             _tagged(target, "train"),
@@ -213,14 +221,15 @@ def run_ablation(
             crf=recipe.mask_crf,
             **options,
         )
-    with costs.of("simple final model"):
+    with costs.of("simple final model", lambda: fingerprint_of(out / "final_simple")):
         train(pseudo, recipe, out / "final_simple", "final", multilabel=False, **training)
-    with costs.of("final model with multi-label branch"):
+    with costs.of("final model with multi-label branch", lambda: fingerprint_of(out / "final")):
         train(pseudo, recipe, out / "final", "final", multilabel=True, **training)
 
     evaluations = {}
     for row in ROWS:
-        with costs.of(f"evaluate: {row.name}"):
+        made_from = out / "evaluations" / row.stage / MADE_FROM
+        with costs.of(f"evaluate: {row.name}", partial(_hash_of, made_from)):
             evaluations[row.stage] = _evaluate_once(row, val, recipe, out, options)
 
     counts = {
@@ -246,6 +255,10 @@ def run_ablation(
     return ablation
 
 
+def _hash_of(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
 def _tagged(target: "Examples", tag: str) -> Any:
     if isinstance(target, ExampleTable):
         raise TypeError("run_ablation needs the target as a FiftyOne dataset: a table has no splits")
@@ -263,7 +276,7 @@ def _evaluate_once(row: Row, val: ExampleTable, recipe: TrainRecipe, out: Path, 
         "images": list(val.ids),
         "masks": [Path(str(path)).stat().st_mtime_ns for path in val.mask_paths],
     }
-    note = folder / "made_from.json"
+    note = folder / MADE_FROM
     if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == made_from:
         return Evaluation.from_dict(json.loads((folder / "evaluation.json").read_text(encoding="utf-8")))
     note.unlink(missing_ok=True)
@@ -299,27 +312,19 @@ class _Costs:
         known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         self.stages = {name: StageCost(**value) for name, value in known.items()}
 
-    def of(self, stage: str) -> "_Stage":
-        return _Stage(stage, self._finish)
+    @contextmanager
+    def of(self, stage: str, result: Callable[[], str]) -> Iterator[None]:
+        """Measure one stage. One that only found its result keeps what that cost when it was made; a failed one has none.
 
-    def _finish(self, stage: str, cost: StageCost) -> None:
+        Args:
+            stage: Its name.
+            result: Identifies what the stage made, once it has.
+        """
+        reset_peak()
+        start = time.monotonic()
+        yield
+        cost = StageCost(round(time.monotonic() - start, 1), round(peak_megabytes(), 1), result())
         before = self.stages.get(stage)
-        # A stage that was found done costs next to nothing: what it cost when it was done is what counts.
-        if before is None or cost.seconds > before.seconds:
+        if before is None or before.result != cost.result:
             self.stages[stage] = cost
             write_json(self.path, {name: vars(value) for name, value in self.stages.items()})
-
-
-class _Stage:
-    """Measures one stage; says nothing of one that failed."""
-
-    def __init__(self, name: str, finish: Callable[[str, StageCost], None]) -> None:
-        self.name, self.finish = name, finish
-
-    def __enter__(self) -> None:
-        reset_peak()
-        self.start = time.monotonic()
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.finish(self.name, StageCost(round(time.monotonic() - self.start, 1), round(peak_megabytes(), 1)))
