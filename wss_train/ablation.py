@@ -314,7 +314,7 @@ class _Costs:
 
     @contextmanager
     def of(self, stage: str, result: Callable[[], str]) -> Iterator[None]:
-        """Measure one stage. One that only found its result keeps what that cost when it was made; a failed one has none.
+        """Measure one stage; one that only found its result keeps what that cost when it was made.
 
         Args:
             stage: Its name.
