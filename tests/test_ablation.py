@@ -94,3 +94,10 @@ def test_the_table_can_be_read_in_a_terminal(ablation):
     lines = str(ablation).splitlines()
     assert lines[1].split() == ["mean", "background", *CLASSES]
     assert len({len(line) for line in lines[1:]}) == 1
+
+
+def test_a_crf_changed_after_training_is_the_one_that_scores(ablation, datasets):
+    without = with_values(RECIPE, {"crf_iterations": 0})
+    again = run_ablation(*datasets, ablation.out, without, progress=False)
+    counts = {stage: again.evaluations[stage].matrix.counts.tolist() for stage in ("multi_scale", "multi_scale_crf")}
+    assert counts["multi_scale"] == counts["multi_scale_crf"], "no iteration changes nothing"

@@ -46,6 +46,32 @@ def test_masks_that_the_same_model_made_are_kept_and_those_of_another_setting_ar
     assert all(os.stat(p).st_mtime_ns > time for p, time in times.items())
 
 
+def test_other_labels_give_other_masks_from_the_same_model(generator, table, tmp_path):
+    make_pseudo_masks(generator, table, tmp_path / "masks", scales=(1.0,), progress=False)
+    swapped = replace(table, labels=table.labels[:, ::-1])
+    again = make_pseudo_masks(generator, swapped, tmp_path / "masks", scales=(1.0,), progress=False)
+    for path, labels in zip(again.mask_paths, swapped.labels, strict=True):
+        assert set(np.unique(read_mask(path))) <= {0, *(np.flatnonzero(labels) + 1)}
+
+
+def test_a_call_killed_while_it_removes_old_masks_can_be_repeated(generator, table, tmp_path, monkeypatch):
+    first = make_pseudo_masks(generator, table, tmp_path / "masks", scales=(1.0,), progress=False)
+    times = {p: os.stat(p).st_mtime_ns for p in first.mask_paths}
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.unlink", killed)
+        with pytest.raises(Killed):
+            make_pseudo_masks(generator, table, tmp_path / "masks", scales=(0.7,), progress=False)
+    make_pseudo_masks(generator, table, tmp_path / "masks", scales=(0.7,), progress=False)
+    assert all(os.stat(p).st_mtime_ns > time for p, time in times.items())
+
+
 def test_a_folder_with_other_files_is_not_emptied(generator, table, tmp_path):
     (tmp_path / "masks").mkdir()
     (tmp_path / "masks" / "thesis.txt").write_text("years of work")

@@ -19,8 +19,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
@@ -133,16 +131,6 @@ def leave(folder: Path) -> None:
     """Stop using the database in ``folder``; it ends if nobody else uses it."""
     _, users = _joined.pop(folder.absolute())
     users.close()
-
-
-@contextmanager
-def local_database(folder: Path) -> Iterator[str]:
-    """Use the database in ``folder`` inside a ``with`` block; yields its address."""
-    uri = join(folder)
-    try:
-        yield uri
-    finally:
-        leave(folder)
 
 
 def _port_of_running(folder: Path, mongod: Path) -> int:

@@ -218,7 +218,7 @@ def run_ablation(
             _tagged(target, "train"),
             out / "pseudo_masks",
             scales=recipe.scales,
-            crf=recipe.mask_crf,
+            crf=recipe.crf_settings if recipe.mask_crf else False,
             **options,
         )
     with costs.of("simple final model", lambda: fingerprint_of(out / "final_simple")):
@@ -268,11 +268,13 @@ def _tagged(target: "Examples", tag: str) -> Any:
 def _evaluate_once(row: Row, val: ExampleTable, recipe: TrainRecipe, out: Path, options: dict[str, Any]) -> Evaluation:
     """Score one row, or read the score that the same model on the same images with the same settings had."""
     folder = out / "evaluations" / row.stage
-    scales, crf = recipe.scales if row.multi_scale else (1.0,), row.crf
+    scales = recipe.scales if row.multi_scale else (1.0,)
+    # This recipe's, not the model card's: the CRF may change after training.
+    crf = recipe.crf_settings if row.crf else False
     made_from = {
         "model": fingerprint_of(out / row.run),
         "scales": list(scales),
-        "crf": vars(recipe.crf_settings) if crf else None,
+        "crf": vars(crf) if crf else None,
         "images": list(val.ids),
         "masks": [Path(str(path)).stat().st_mtime_ns for path in val.mask_paths],
     }

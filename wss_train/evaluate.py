@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
+from wss_data.crf import CrfSettings
 from wss_data.errors import TrainingDataError
 from wss_data.files import write_json, write_text
 from wss_data.ledger import Ledger, UsedFor
 from wss_data.masks import read_mask, write_mask
 from wss_data.records import ExampleTable
 from wss_train.inference import default_device, predict_files, settings_for
-from wss_train.labelling import label_images
+from wss_train.labelling import chosen_crf, label_images
 from wss_train.metrics import ConfusionMatrix
 from wss_train.models import load_model
 
@@ -118,7 +119,7 @@ def evaluate_model(
     target: "Examples",
     *,
     scales: Sequence[float] = (1.0,),
-    crf: bool = False,
+    crf: bool | CrfSettings = False,
     out: Path | str | None = None,
     mask_field: str = "ground_truth",
     device: str | None = None,
@@ -132,7 +133,7 @@ def evaluate_model(
         target: FiftyOne dataset or view, such as ``target.match_tags("val")``, or a table; images without a true mask
             are left out.
         scales: Image scales whose probabilities are averaged; one scale by default.
-        crf: Whether a dense CRF (settings of the model's recipe) sharpens the masks.
+        crf: Whether a dense CRF sharpens the masks; ``True`` takes the settings of the model's recipe.
         out: Folder for ``evaluation.json``, ``evaluation.md`` and ``predictions/<id>.png``; ``None`` to keep none.
         mask_field: Field that holds the true masks.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for the GPU if there is one.
@@ -156,7 +157,7 @@ def evaluate_model(
     settings = settings_for(card, scales, place)
     matrix = ConfusionMatrix(table.num_classes, table.ignore_index)
     images = predict_files(model, table.image_paths, settings)
-    labelled = label_images(images, None, card.recipe.crf_settings if crf else None, workers)
+    labelled = label_images(images, None, chosen_crf(crf, card.recipe), workers)
     for result in tqdm(labelled, total=len(table), desc="evaluate", unit="image", disable=not progress):
         if result.mask is None:
             raise TrainingDataError(f"the split cannot be scored: {result.error}")
@@ -173,7 +174,7 @@ def evaluate_model(
         matrix=matrix,
         images=len(table),
         scales=settings.scales,
-        crf=crf,
+        crf=bool(crf),
         seconds=time.monotonic() - start,
         source=table.source,
         ledger=card.ledger.merged_with(table.ledger),

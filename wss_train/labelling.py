@@ -12,6 +12,7 @@ from wss_data.crf import CrfSettings, dense_crf
 from wss_data.errors import ImageError
 from wss_data.parallel import map_images
 from wss_train.inference import Predicted
+from wss_train.recipes import TrainRecipe
 
 SMALLEST_SUPPORT = 0.05
 """A class that reaches this probability nowhere in an image is left out of its CRF, whose cost grows with the classes.
@@ -52,6 +53,13 @@ def label_constrained_argmax(scores: Tensor, labels: Tensor) -> Tensor:
     allowed = labels.clone()
     allowed[0] = True
     return scores.masked_fill(~allowed[:, None, None], float("-inf")).argmax(dim=0)
+
+
+def chosen_crf(crf: bool | CrfSettings, recipe: TrainRecipe) -> CrfSettings | None:
+    """The CRF that was asked for: settings as given, the recipe's for ``True``, none for ``False``."""
+    if isinstance(crf, CrfSettings):
+        return crf
+    return recipe.crf_settings if crf else None
 
 
 @dataclass(frozen=True)

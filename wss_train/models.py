@@ -22,11 +22,8 @@ from wss_data.ledger import LedgerEntry, Supervision, UsedFor
 from wss_train.checkpoints import ModelCard, find_model, read_card, read_tensors, read_weights
 from wss_train.recipes import TrainRecipe
 
-FORK_STRIDE = 8
-"""The multi-label branch forks where the backbone has this stride: after ResNet's stage 3."""
-
 _LITE0_FORK = 5
-"""The first block of efficientnet_lite0 above stride 8."""
+"""The first block of efficientnet_lite0 above stride 8, where the multi-label branch forks (ResNet: after stage 3)."""
 
 
 class ModelOutput(NamedTuple):

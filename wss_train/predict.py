@@ -14,7 +14,7 @@ from wss_data.images import encode_jpeg, list_images, read_image
 from wss_data.masks import write_mask
 from wss_data.report import overlay as draw_overlay
 from wss_train.inference import default_device, predict_files, settings_for
-from wss_train.labelling import label_images
+from wss_train.labelling import chosen_crf, label_images
 from wss_train.models import load_model
 
 
@@ -88,9 +88,7 @@ def predict_images(
     model, card = load_model(checkpoint, device=place)
     settings = settings_for(card, scales, place)
     written, failed, messages = 0, Counter[str](), []
-    labelled = label_images(
-        predict_files(model, paths, settings), None, card.recipe.crf_settings if crf else None, workers
-    )
+    labelled = label_images(predict_files(model, paths, settings), None, chosen_crf(crf, card.recipe), workers)
     for result in tqdm(labelled, total=len(paths), desc="predict", unit="image", disable=not progress):
         if result.mask is None:
             assert result.error is not None, "an image without a mask has its reason"

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from wss_data.crf import CrfSettings
 from wss_data.errors import TrainingDataError
 from wss_data.files import write_json
 from wss_data.ledger import Ledger
@@ -19,7 +20,7 @@ from wss_data.records import ExampleTable
 from wss_train.checkpoints import find_model
 from wss_train.data import as_table
 from wss_train.inference import default_device, predict_files, settings_for
-from wss_train.labelling import label_images
+from wss_train.labelling import chosen_crf, label_images
 from wss_train.models import load_model
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def make_pseudo_masks(
     out: Path | str | None = None,
     *,
     scales: Sequence[float] | None = None,
-    crf: bool | None = None,
+    crf: bool | CrfSettings | None = None,
     field: str = "pseudo_mask",
     device: str | None = None,
     workers: int | None = None,
@@ -72,18 +73,21 @@ def make_pseudo_masks(
     place = torch.device(device) if device else default_device()
     model, card = load_model(checkpoint, table.classes, place)
     settings = settings_for(card, scales or card.recipe.scales, place)
-    use_crf = card.recipe.mask_crf if crf is None else crf
+    crf_settings = chosen_crf(card.recipe.mask_crf if crf is None else crf, card.recipe)
     folder = Path(out) if out is not None else _folder_of(target, table, field)
     paths = [folder / f"{name}.png" for name in table.ids]
-    crf_values = asdict(card.recipe.crf_settings) if use_crf else None
-    _prepare(folder, paths, {"model": fingerprint_of(checkpoint), **asdict(settings), "crf": crf_values})
+    made_by = {
+        "model": fingerprint_of(checkpoint),
+        **asdict(settings),
+        "crf": asdict(crf_settings) if crf_settings else None,
+        "images": _hash_of_labels(table),
+    }
+    _prepare(folder, paths, made_by)
 
     missing = [i for i, path in enumerate(paths) if not path.is_file()]
     images = predict_files(model, [table.image_paths[i] for i in missing], settings)
     allowed = np.column_stack([np.ones(len(table), bool), np.asarray(table.labels, bool)])
-    labelled = label_images(
-        images, lambda position: allowed[missing[position]], card.recipe.crf_settings if use_crf else None, workers
-    )
+    labelled = label_images(images, lambda position: allowed[missing[position]], crf_settings, workers)
     for result in tqdm(labelled, total=len(missing), desc="pseudo masks", unit="image", disable=not progress):
         if result.mask is None:
             raise TrainingDataError(f"no mask can be made: {result.error}")
@@ -99,6 +103,12 @@ def fingerprint_of(checkpoint: Path | str) -> str:
     """Hash of a model's weights and card; another model has another one."""
     with find_model(checkpoint).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _hash_of_labels(table: ExampleTable) -> str:
+    """Hash of the images and what they are labelled with: with other labels eq. 2 gives other masks."""
+    text = repr((table.classes, table.ids, table.image_paths, np.asarray(table.labels, bool).tolist()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _check_labels(table: ExampleTable) -> None:
@@ -131,8 +141,8 @@ def _prepare(folder: Path, paths: Sequence[Path], made_by: dict[str, Any]) -> No
                 f"{folder}: the folder holds files that were not made here. Masks need a folder of their own; "
                 "name another one with --out."
             )
-        # First of all: killed among the removals, the next call must not take the masks that are left for its own.
-        note.unlink(missing_ok=True)
+        # Killed among the removals, the next call must neither take what is left for its own nor for somebody else's.
+        write_json(note, {})
         for path in paths:
             path.unlink(missing_ok=True)
     write_json(note, wanted)

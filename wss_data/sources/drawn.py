@@ -116,8 +116,6 @@ class DrawnSource:
         """
         return _redraw(source_id).mask
 
-    mask_of = known_mask
-
 
 def _check_seed(seed: Any) -> None:
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
