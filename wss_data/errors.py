@@ -4,7 +4,9 @@
 
     WssError
     ├── SpecError           a definition in ``datasets/`` is wrong
-    ├── SourceError         a source of images cannot deliver (missing folder, refused key)
+    ├── SourceError         a source of images cannot deliver (missing folder)
+    │   └── SourceUnavailable   ... now, for want of a key or of the service; the others can go on without it
+    ├── DownloadError       one address gave no file                (has ``reason`` and ``transient``)
     ├── ImageError          one file is no usable image            (has ``reason``)
     ├── MaskError           one file is no usable mask             (has ``reason``)
     ├── CosegmentationError a group cannot be co-segmented
@@ -31,6 +33,10 @@ class SourceError(WssError):
     """A source of images cannot deliver."""
 
 
+class SourceUnavailable(SourceError):
+    """A source cannot deliver for want of a key or of its service; other sources can go on without it."""
+
+
 class _ReasonedError(WssError):
     """An error about one file, with a short reason that becomes a tag and a count.
 
@@ -43,9 +49,37 @@ class _ReasonedError(WssError):
         super().__init__(message)
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         # Exceptions with more than one argument do not survive pickling between processes by themselves.
         return type(self), (self.reason, str(self))
+
+
+class DownloadError(_ReasonedError):
+    """One address gave no file.
+
+    Args:
+        reason: Slug such as ``gone`` or ``timeout``.
+        message: The sentence for the user.
+        transient: Whether the same request may succeed later.
+        retry_after: Seconds that the server asked us to wait, where it did.
+        opt_outs: Opt-out signals that forbade it, such as ``X-Robots-Tag: noai``.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        transient: bool = False,
+        retry_after: float | None = None,
+        opt_outs: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(reason, message)
+        self.transient = transient
+        self.retry_after = retry_after
+        self.opt_outs = opt_outs
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.reason, str(self), self.transient, self.retry_after, self.opt_outs)
 
 
 class ImageError(_ReasonedError):

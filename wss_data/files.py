@@ -2,8 +2,7 @@
 
 import fcntl
 import json
-import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,18 +26,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
         A path in the same folder with the same suffix, for the caller to write.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_UNFINISHED, suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    # Made by whoever writes it, so that it gets the permissions of any new file: a dataset is meant to be shared.
+    temporary = path.parent / f"{_UNFINISHED}{secrets.token_hex(8)}{path.suffix}"
     try:
         yield temporary
-        # mkstemp makes files private; a dataset is meant to be shared.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, UnidentifiedImageError
 
 from wss_data.errors import ImageError
 from wss_data.files import write_bytes
+from wss_data.jpeg import decode_jpeg
 
 # Too many pixels are an error here, not Pillow's warning. Set once: filters are not safe to change between threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -26,6 +27,17 @@ MAX_PIXELS = 100_000_000
 MIN_SIDE = 16
 """Images with a side shorter than this (pixels) cannot show an object."""
 
+_LINEAR_UP_TO = 1.6
+"""A picture that was averaged while it was decoded is shrunk by up to this factor linearly, at a quarter of the cost.
+
+From half of 1,024 px to 340 px (1.5) the result is as near to Pillow's bicubic reduction of the whole picture as that
+of area averaging (both 39.5 dB), and 0.5 dB farther from the area average of the whole picture (40.3 dB); at 1.9 it
+would be 3 dB farther from both.
+"""
+
+_ORIENTATION = 0x0112
+"""EXIF tag of the rotation and mirroring that makes an image upright."""
+
 
 def read_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Read an image file as upright RGB.
@@ -38,8 +50,8 @@ def read_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         The image, EXIF rotation applied, first frame of an animation, alpha over white. Shape (H, W, 3), uint8.
 
     Raises:
-        ImageError: If it is no usable image; ``reason`` is one of ``missing``, ``unreadable``, ``unsupported_format``,
-            ``truncated``, ``too_large``, ``too_small``.
+        ImageError: If it is no usable image; ``reason`` is one of ``missing``, ``unreadable``, ``truncated``,
+            ``too_large``, ``too_small``.
     """
     try:
         data = Path(path).read_bytes()
@@ -48,27 +60,62 @@ def read_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return decode_image(data, str(path), max_pixels)
 
 
-def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS, strict: bool = False) -> np.ndarray:
     """Decode the bytes of an image as upright RGB.
 
     Args:
         data: The whole file's bytes.
         name: What to call it in an error.
         max_pixels: Largest number of pixels accepted; checked before the pixels are decoded.
+        strict: Whether a JPEG is refused for damage that decoders usually paint over.
 
     Returns:
         The image, as from ``read_image``. Shape (H, W, 3), uint8.
 
     Raises:
-        ImageError: As ``read_image``.
+        ImageError: As ``read_image``; where ``strict``, also ``corrupt``.
     """
+    return _decode(data, name, max_pixels, strict, None)[0]
+
+
+def decode_shrunk(
+    data: bytes, name: str, longest_side: int, max_pixels: int = MAX_PIXELS
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Decode the bytes of an image strictly, straight to the size that is wanted.
+
+    Args:
+        data: The whole file's bytes.
+        name: What to call it in an error.
+        longest_side: Longest side wanted, in pixels; smaller images keep their size.
+        max_pixels: Largest number of pixels accepted; checked before the pixels are decoded.
+
+    Returns:
+        The upright image, (h, w, 3) uint8 RGB, and the (width, height) of the upright original in pixels.
+
+    Raises:
+        ImageError: As ``decode_image`` with ``strict``.
+    """
+    image, (width, height) = _decode(data, name, max_pixels, True, longest_side)
+    size = longest_side_size(width, height, longest_side)
+    if size != (image.shape[1], image.shape[0]):
+        averaged = image.shape[1] < width and image.shape[1] <= _LINEAR_UP_TO * size[0]
+        image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR if averaged else cv2.INTER_AREA)
+    return image, (width, height)
+
+
+def _decode(
+    data: bytes, name: str, max_pixels: int, strict: bool, longest_side: int | None
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """The upright image, no smaller than ``longest_side`` needs, and the original's upright (width, height)."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise ImageError(
             "unreadable", f"{name}: not an image in a format that is read ({', '.join(FORMATS)})."
         ) from error
-    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # hostile bytes make Pillow's readers raise nearly anything
         reason = "too_large" if isinstance(error, Image.DecompressionBombError) else "unreadable"
         raise ImageError(reason, f"{name}: the image header cannot be read ({error}).") from error
 
@@ -78,26 +125,71 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.nda
     if min(width, height) < MIN_SIDE:
         raise ImageError("too_small", f"{name}: {width}x{height} pixels, at least {MIN_SIDE} a side are needed.")
     try:
-        return _to_rgb(image)
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError) as error:
+        pixels = None
+        if strict and image.format in ("JPEG", "MPO"):
+            pixels = decode_jpeg(data, name, image.size, longest_side)
+        if pixels is None:
+            image.load()
+            width, height = image.size
+            pixels = _to_rgb(image, longest_side)
+        elif pixels.shape[2] == 4:
+            pixels = _ink_to_rgb(pixels, inverted="adobe" in image.info)
+        orientation = _orientation(image)
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:
         reason = "truncated" if "truncated" in str(error) else "unreadable"
         raise ImageError(reason, f"{name}: the image data cannot be decoded ({error}).") from error
+    return _upright(pixels, orientation), (height, width) if orientation >= 5 else (width, height)
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    image.load()
-    image = ImageOps.exif_transpose(image)
+def _to_rgb(image: Image.Image, longest_side: int | None) -> np.ndarray:
+    """Pixels of a loaded image as RGB, averaged over whole pixels as far as ``longest_side`` allows."""
     if image.mode.startswith("I") or image.mode == "F":
         # 16-bit and float grey: Pillow's own conversion clips instead of scaling.
-        values = np.asarray(image, dtype=np.float32)
-        top = 65535.0 if image.mode.startswith("I") else max(float(values.max()), 1.0)
-        grey = np.clip(values / top * 255.0, 0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return np.array(image.convert("RGB"))
+        values = np.nan_to_num(np.array(image, dtype=np.float32), copy=False)
+        values /= 65535.0 if image.mode.startswith("I") else max(float(values.max()), 1.0)
+        values *= 255.0
+        return np.repeat(np.clip(values, 0, 255, out=values).astype(np.uint8)[:, :, None], 3, axis=2)
+    if image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
+        # Pillow takes every JPEG in ink for one of Adobe's, which are stored inverted.
+        image = ImageChops.invert(image)
+    see_through = "A" in image.getbands() or "transparency" in image.info
+    image = image.convert("RGBA" if see_through else "RGB")
+    by = 1 if longest_side is None else max(image.size) // longest_side
+    if by > 1:
+        image = image.reduce(by)
+    if see_through:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
+    return np.array(image)
+
+
+def _ink_to_rgb(ink: np.ndarray, inverted: bool) -> np.ndarray:
+    """CMYK, (H, W, 4) uint8, as RGB: each colour is what its ink and black leave of white."""
+    light = (ink if inverted else 255 - ink).astype(np.uint16)
+    return ((light[:, :, :3] * light[:, :, 3:] + 127) // 255).astype(np.uint8)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8; 1 (upright) where there is none or the EXIF block cannot be read."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except MemoryError:
+        raise
+    except Exception:  # a broken block of metadata says nothing against the picture
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels, (H, W, 3), rotated and mirrored as the EXIF orientation says."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
 
 
 def longest_side_size(width: int, height: int, longest_side: int) -> tuple[int, int]:
@@ -127,10 +219,17 @@ def resize_longest_side(image: np.ndarray, longest_side: int) -> np.ndarray:
 
 
 def encode_jpeg(image: np.ndarray, quality: int = 95) -> bytes:
-    """The bytes of ``image`` (shape (H, W, 3), uint8, RGB) as a JPEG without chroma subsampling losses at 95."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=quality, subsampling=0 if quality >= 95 else -1)
-    return buffer.getvalue()
+    """The bytes of ``image`` (shape (H, W, 3), uint8, RGB) as a JPEG without chroma subsampling losses at 95.
+
+    OpenCV and Pillow write the same bytes. TurboJPEG's own interface, as in
+    simplejpeg, is no faster and 0.4 dB worse: it takes a coarser transform.
+    """
+    factor = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444 if quality >= 95 else cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor]
+    written, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    if not written:
+        raise RuntimeError(f"an image of shape {image.shape} could not be encoded as JPEG")
+    return data.tobytes()
 
 
 def write_jpeg(image: np.ndarray, path: Path, quality: int = 95) -> None:

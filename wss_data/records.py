@@ -10,6 +10,11 @@ import numpy as np
 from wss_data.ledger import Ledger
 
 
+def stem_of(sha256: str) -> str:
+    """Name of a stored image's files: the first 20 hex digits (80 bits) of its original's sha256."""
+    return sha256[:20]
+
+
 @dataclass(frozen=True)
 class Provenance:
     """Where an image came from.

@@ -273,7 +273,7 @@ def check_target(record: TargetRecord, spec: DatasetSpec, mask_folder: Path) -> 
     Returns:
         The image; what is wrong with it is told in ``dropped``, never raised.
     """
-    from wss_data.retrieve import perceptual_hash
+    from wss_data.decoding import perceptual_hash
 
     sha256 = phash = ""
     size = None
