@@ -6,6 +6,7 @@ from wss_data.filters import (
     BY_VERDICT,
     KEPT,
     NO_MASK,
+    SCREENING_TAGS,
     TOO_LARGE,
     TOO_SMALL,
     decide,
@@ -48,6 +49,15 @@ def test_a_verdict_wins_over_the_share_and_over_other_reasons():
 def test_a_reason_found_elsewhere_stands_and_an_earlier_filters_does_not():
     assert decide(0.5, None, ["dropped:duplicate"], PAPER) is None
     assert decide(0.5, None, [TOO_SMALL], PAPER) == KEPT
+
+
+@pytest.mark.parametrize("tag", SCREENING_TAGS)
+def test_an_image_that_screening_left_out_keeps_that_reason_although_it_has_no_mask(tag):
+    assert decide(None, None, [tag], PAPER) is None
+    assert decide(None, None, [tag, NO_MASK], PAPER) is None, "an earlier filter came first"
+    assert decide(None, "keep", [tag], PAPER) == NO_MASK, "wanted, but not co-segmented yet"
+    assert decide(0.5, "keep", [tag], PAPER) == KEPT
+    assert decide(None, "drop", [tag], PAPER) == BY_VERDICT
 
 
 def test_filtering_again_takes_away_only_the_filters_own_tags():

@@ -16,6 +16,12 @@ NO_MASK, BY_VERDICT = f"{DROPPED}no_mask", f"{DROPPED}verdict"
 FILTER_TAGS = (KEPT, TOO_SMALL, TOO_LARGE, NO_MASK, BY_VERDICT)
 """Tags that the filter sets, and takes away when it is applied again. Other ``dropped:`` tags are not its business."""
 
+NEAR_DUPLICATE, AMBIGUOUS = f"{DROPPED}near_duplicate", f"{DROPPED}ambiguous"
+LEAK, PLACEHOLDER = f"{DROPPED}leak", f"{DROPPED}placeholder"
+
+SCREENING_TAGS = (NEAR_DUPLICATE, AMBIGUOUS, LEAK, PLACEHOLDER)
+"""Tags that screening sets: such images take no part in co-segmentation, and the filter leaves their reason alone."""
+
 Verdict = Literal["keep", "drop"]
 
 
@@ -24,9 +30,10 @@ def decide(
 ) -> str | None:
     """The filter's tag for one image.
 
-    In this order: without a mask nothing can be kept; a person's verdict wins over
-    every rule; a reason found elsewhere (a duplicate, say) stands; then the
-    foreground share decides, thresholds included in what is kept.
+    In this order: a person's ``drop`` wins over everything; then a reason found
+    elsewhere (a duplicate, say) stands, unless a person says ``keep``; without a mask
+    nothing can be kept; ``keep`` wins over the thresholds; then the foreground share
+    decides, thresholds included in what is kept.
 
     Args:
         foreground_ratio: Share of the pixels that are foreground, in [0, 1]; ``None`` without a mask.
@@ -42,12 +49,12 @@ def decide(
     """
     if verdict == "drop":
         return BY_VERDICT
+    if verdict != "keep" and any(tag.startswith(DROPPED) and tag not in FILTER_TAGS for tag in tags):
+        return None
     if foreground_ratio is None:
         return NO_MASK
     if verdict == "keep":
         return KEPT
-    if any(tag.startswith(DROPPED) and tag not in FILTER_TAGS for tag in tags):
-        return None
     if foreground_ratio < filters.min_foreground:
         return TOO_SMALL
     if foreground_ratio > filters.max_foreground:

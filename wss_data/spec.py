@@ -44,6 +44,10 @@ class SourceSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+DEFAULT_SOURCES = (SourceSpec("openverse"), SourceSpec("wikimedia"))
+"""Where images come from when a definition does not say: the sources that need no key."""
+
+
 @dataclass(frozen=True)
 class CosegmentationSpec:
     """Which engine makes the masks, and its settings."""
@@ -62,6 +66,46 @@ class FilterSpec:
 
     min_foreground: float = 0.2
     max_foreground: float = 0.8
+
+
+@dataclass(frozen=True)
+class DownloadSpec:
+    """How pictures are downloaded.
+
+    Args:
+        connections: Downloads at once.
+        per_host: Downloads at once from one host; a host with a stricter rule of its own keeps that.
+        pause_s: Seconds between the starts of two downloads from one host; a longer ``Crawl-delay`` wins.
+        attempts: Requests for one picture at most; only what may pass by itself is asked for again.
+        backoff_s: Seconds before the second attempt; four times as long before each one after that.
+        deadline_s: Seconds that all attempts for one picture may take together, waiting between them apart.
+        max_megabytes: Size of a file at most, in MiB.
+        respect_robots: Whether what ``robots.txt`` disallows is left alone.
+        respect_opt_outs: Whether pictures behind ``X-Robots-Tag: noai`` and its like are left alone.
+        allow_hosts: ``host:port`` of servers in a private network that may be asked all the same.
+    """
+
+    connections: int = 16
+    per_host: int = 6
+    pause_s: float = 0.0
+    attempts: int = 3
+    backoff_s: float = 1.0
+    deadline_s: float = 25.0
+    max_megabytes: int = 16
+    respect_robots: bool = True
+    respect_opt_outs: bool = True
+    allow_hosts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DuplicateSpec:
+    """Which images count as the same picture.
+
+    Args:
+        max_distance: Bits in which two perceptual hashes may differ, of 64; ``None`` leaves near-duplicates in.
+    """
+
+    max_distance: int | None = 8
 
 
 @dataclass(frozen=True)
@@ -87,7 +131,9 @@ class DatasetSpec:
     Args:
         name: Name of the FiftyOne dataset; the target dataset is called ``<name>-target``.
         classes: The classes, index 1 first.
-        sources: Where images come from, in this order.
+        sources: Where images come from, in this order; those that need no key where the definition names none.
+        download: How pictures are downloaded.
+        duplicates: Which images count as the same picture.
         cosegmentation: How masks are made.
         filters: Which masks are kept.
         target: The target dataset, if the definition has one.
@@ -97,7 +143,9 @@ class DatasetSpec:
 
     name: str
     classes: tuple[ClassSpec, ...]
-    sources: tuple[SourceSpec, ...]
+    sources: tuple[SourceSpec, ...] = DEFAULT_SOURCES
+    download: DownloadSpec = DownloadSpec()
+    duplicates: DuplicateSpec = DuplicateSpec()
     cosegmentation: CosegmentationSpec = CosegmentationSpec()
     filters: FilterSpec = FilterSpec()
     target: TargetSpec | None = None
@@ -199,16 +247,16 @@ def spec_from_folder(images: str | Path, name: str) -> DatasetSpec:
 
 
 def _read_dataset(value: Any, where: str) -> DatasetSpec:
-    known = _mapping(value, DatasetSpec, where, required=("name", "classes", "sources"))
+    known = _mapping(value, DatasetSpec, where, required=("name", "classes"))
     name = _name(known["name"], f"{where}: name")
     classes = _read_classes(known["classes"], where)
-    sources = tuple(
-        _read_source(item, f"{where}: source {position}")
-        for position, item in enumerate(_sequence(known["sources"], f"{where}: sources"), start=1)
-    )
-    if not sources:
-        raise SpecError(f"{where}: sources is empty; name at least one source.")
     extra: dict[str, Any] = {}
+    if "sources" in known:
+        extra["sources"] = _read_sources(known["sources"], where)
+    if "download" in known:
+        extra["download"] = _read_download(known["download"], f"{where}: download")
+    if "duplicates" in known:
+        extra["duplicates"] = _read_duplicates(known["duplicates"], f"{where}: duplicates")
     if "cosegmentation" in known:
         part = _mapping(known["cosegmentation"], CosegmentationSpec, f"{where}: cosegmentation")
         extra["cosegmentation"] = CosegmentationSpec(**part)
@@ -218,7 +266,7 @@ def _read_dataset(value: Any, where: str) -> DatasetSpec:
         extra["target"] = _read_target(known["target"], f"{where}: target")
     ignore = _integer(known.get("ignore_index", 255), f"{where}: ignore_index", low=len(classes) + 1, high=255)
     side = _integer(known.get("longest_side", 340), f"{where}: longest_side", low=32, high=10_000)
-    return DatasetSpec(name, classes, sources, ignore_index=ignore, longest_side=side, **extra)
+    return DatasetSpec(name, classes, ignore_index=ignore, longest_side=side, **extra)
 
 
 def _read_classes(value: Any, where: str) -> tuple[ClassSpec, ...]:
@@ -247,6 +295,20 @@ def _read_classes(value: Any, where: str) -> tuple[ClassSpec, ...]:
     return tuple(classes)
 
 
+def _read_sources(value: Any, where: str) -> tuple[SourceSpec, ...]:
+    sources = tuple(
+        _read_source(item, f"{where}: source {position}")
+        for position, item in enumerate(_sequence(value, f"{where}: sources"), start=1)
+    )
+    if not sources:
+        raise SpecError(f"{where}: sources is empty; name at least one source, or leave 'sources' out.")
+    names = [source.name for source in sources]
+    for name in names:
+        if names.count(name) > 1:
+            raise SpecError(f"{where}: source '{name}' is listed {names.count(name)} times, once is wanted.")
+    return sources
+
+
 def _read_source(value: Any, where: str) -> SourceSpec:
     if isinstance(value, str):
         value = {"name": value}
@@ -254,6 +316,30 @@ def _read_source(value: Any, where: str) -> SourceSpec:
     if part.get("limit") is not None:
         part["limit"] = _integer(part["limit"], f"{where}: limit", low=1)
     return SourceSpec(**part)
+
+
+def _read_download(value: Any, where: str) -> DownloadSpec:
+    part = _mapping(value, DownloadSpec, where)
+    for key, low in (("connections", 1), ("per_host", 1), ("attempts", 1), ("max_megabytes", 1)):
+        if key in part:
+            part[key] = _integer(part[key], f"{where}: {key}", low=low, high=1000)
+    for key in ("pause_s", "backoff_s", "deadline_s"):
+        seconds = part.get(key, 1.0)
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= 3600:
+            raise SpecError(f"{where}: {key} is {_shown(seconds)}, wanted seconds between 0 and 3600.")
+    for key in ("respect_robots", "respect_opt_outs"):
+        if not isinstance(part.get(key, True), bool):
+            raise SpecError(f"{where}: {key} is {_shown(part[key])}, wanted true or false.")
+    if "allow_hosts" in part:
+        part["allow_hosts"] = tuple(str(host) for host in _sequence(part["allow_hosts"], f"{where}: allow_hosts"))
+    return DownloadSpec(**part)
+
+
+def _read_duplicates(value: Any, where: str) -> DuplicateSpec:
+    part = _mapping(value, DuplicateSpec, where)
+    if part.get("max_distance") is not None:
+        part["max_distance"] = _integer(part["max_distance"], f"{where}: max_distance", low=0, high=32)
+    return DuplicateSpec(**part)
 
 
 def read_filters(value: Any, where: str) -> FilterSpec:

@@ -12,6 +12,7 @@ datasets     make, open and list datasets
 appearance   the fields, mask names, colours and saved views that a new one is given
 info         what belongs to us beside the samples: definition, ledgers, filter
 web          images and masks of a web dataset; filter; masks made elsewhere
+screening    repeats, ambiguous images, placeholders, leaks into an evaluation split
 target       the target dataset; masks that a model made
 tables       plain values for training; export
 app          the FiftyOne App
@@ -19,7 +20,14 @@ app          the FiftyOne App
 """
 
 from wss_data.store.app import view_in_app
-from wss_data.store.datasets import DatasetRow, create_or_open, list_datasets, open_dataset, target_name
+from wss_data.store.datasets import (
+    DatasetRow,
+    create_or_open,
+    dataset_exists,
+    list_datasets,
+    open_dataset,
+    target_name,
+)
 from wss_data.store.info import (
     BEFORE_IMPORT,
     GROUND_TRUTH,
@@ -28,6 +36,7 @@ from wss_data.store.info import (
     Kind,
     applied_filters,
     class_names,
+    definition,
     drops,
     filters_to_apply,
     kind_of,
@@ -35,6 +44,7 @@ from wss_data.store.info import (
     set_drops,
     set_ledger,
 )
+from wss_data.store.screening import LeakReport, ScreenReport, leaks, screen, screened
 from wss_data.store.tables import example_table, export_dataset
 from wss_data.store.target import import_target, set_target_masks, target_summary
 from wss_data.store.web import (
@@ -54,13 +64,17 @@ __all__ = [
     "MASKS",
     "DatasetRow",
     "Kind",
+    "LeakReport",
     "MaskValues",
     "Member",
+    "ScreenReport",
     "add_records",
     "applied_filters",
     "apply_filter",
     "class_names",
     "create_or_open",
+    "dataset_exists",
+    "definition",
     "drops",
     "example_table",
     "export_dataset",
@@ -69,9 +83,12 @@ __all__ = [
     "import_masks",
     "import_target",
     "kind_of",
+    "leaks",
     "list_datasets",
     "mask_ledger",
     "open_dataset",
+    "screen",
+    "screened",
     "set_drops",
     "set_ledger",
     "set_masks",

@@ -30,6 +30,11 @@ def target_name(spec: DatasetSpec) -> str:
     return f"{spec.name}-target"
 
 
+def dataset_exists(name: str) -> bool:
+    """Whether the database holds a dataset of that name, ours or not."""
+    return fiftyone().dataset_exists(name)
+
+
 def list_datasets() -> list[DatasetRow]:
     """The datasets that were made by this package, by name."""
     fo = fiftyone()

@@ -77,6 +77,11 @@ def class_names(dataset: "fo.Dataset | fo.DatasetView") -> tuple[str, ...]:
     return tuple(item["name"] for item in info_of(dataset)["definition"]["classes"])
 
 
+def definition(dataset: "fo.Dataset | fo.DatasetView") -> DatasetSpec:
+    """The definition that a dataset of ours was made from."""
+    return DatasetSpec.from_dict(info_of(dataset)["definition"], name_of(dataset))
+
+
 def kind_of(dataset: "fo.Dataset | fo.DatasetView") -> Kind:
     """Whether a dataset of ours is the web (``web``) or the target (``target``)."""
     return info_of(dataset)["kind"]

@@ -1,5 +1,6 @@
 """The target dataset: image-level labels to learn from, masks for the final score only."""
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,10 @@ from wss_data.store.appearance import declare_masks
 from wss_data.store.connection import fiftyone
 from wss_data.store.datasets import create_or_open, open_dataset, target_name
 from wss_data.store.info import BEFORE_IMPORT, GROUND_TRUTH, MASKS, class_names, info_of, set_ledger, update
+from wss_data.store.screening import leaks
+from wss_data.store.web import apply_filter
+
+LOGGER = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import fiftyone as fo
@@ -30,7 +35,8 @@ def import_target(
     """Read the target dataset of a definition: image-level labels for train and val, masks for val only.
 
     Images stay where they are. Images that cannot be used are stored with their
-    reason as a tag (``dropped:no_labels``). Imported again, only what changed on
+    reason as a tag (``dropped:no_labels``). Copies of validation images in the web
+    dataset of the definition are tagged ``dropped:leak``. Imported again, only what changed on
     disk is read anew; masks that a model made for the images stay.
 
     Args:
@@ -75,8 +81,26 @@ def import_target(
     _store_target(dataset, images)
     truth = Ledger().add(f"ground-truth masks of {name}, val", Supervision.MASKS, UsedFor.FINAL_SCORE)
     set_ledger(dataset, GROUND_TRUTH, truth)
+    _drop_leaks(spec, name)
     update(dataset, source_fingerprint=fingerprint, source_folder=str(folder))
     return dataset
+
+
+def _drop_leaks(spec: DatasetSpec, target: str) -> None:
+    """Tag copies of the validation images in the definition's web dataset, where that was built before."""
+    try:
+        web = open_dataset(spec.name)
+    except StoreError:
+        return
+    if not len(web) or not open_dataset(target).match_tags("val").count():
+        return
+    report = leaks(web, target, spec.duplicates.max_distance)
+    if report.leaks:
+        apply_filter(web)
+        LOGGER.warning(
+            "%d images of '%s' stand in the val of '%s', too: dropped. To list them: wss-data leaks %s --against %s",
+            *(len(report.leaks), spec.name, target, spec.name, target),
+        )
 
 
 def _store_target(dataset: "fo.Dataset", images: Sequence["TargetImage"]) -> None:

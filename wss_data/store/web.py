@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wss_data.filters import FilterReport, decide, filter_report, retagged
+from wss_data.filters import SCREENING_TAGS, FilterReport, decide, filter_report, retagged
 from wss_data.home import dataset_folder
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.quality import MaskQuality
@@ -106,9 +106,18 @@ def _sample(fo: Any, record: ImageRecord) -> Any:
 
 
 def group_members(dataset: "fo.Dataset", class_name: str) -> list[Member]:
-    """All images of one class, in the order of their digests: the same whatever order they came in."""
+    """The images of one class that are co-segmented together.
+
+    Repeats, leaks and the like (``SCREENING_TAGS``) stay out, unless a person's verdict is to keep them.
+
+    Returns:
+        Them in the order of their digests: the same whatever order they came in.
+    """
     fo = fiftyone()
-    group = dataset.match(fo.ViewField("label.label") == class_name)
+    wanted = (fo.ViewField("label.label") == class_name) & (
+        (fo.ViewField("verdict") == "keep") | ~fo.ViewField("tags").contains(list(SCREENING_TAGS))
+    )
+    group = dataset.match(wanted)
     fields = ["id", "filepath", "sha256", f"{MASKS}.fingerprint", f"{MASKS}.method"]
     return sorted((Member(*row) for row in zip(*group.values(fields), strict=True)), key=lambda m: (m.sha256, m.path))
 
