@@ -11,7 +11,7 @@ import pytest
 from wss_data.errors import SourceError
 from wss_data.images import decode_image
 from wss_data.masks import read_mask
-from wss_data.sources.base import make_source
+from wss_data.sources.base import Forgetful, make_source
 from wss_data.sources.drawing import textures
 from wss_data.sources.drawing.canvas import Canvas, Light, Paint, Part, coverage, relief
 from wss_data.sources.drawing.geometry import ribbon, smooth
@@ -44,10 +44,11 @@ def test_a_picture_is_the_same_in_another_process_and_in_another_order():
     wanted = [("car", 3), ("bird", 0), ("car", 1)]
     script = (
         "import sys, hashlib\n"
+        "from wss_data.sources.base import Forgetful\n"
         "from wss_data.sources.drawn import DrawnSource\n"
         "from wss_data.spec import ClassSpec\n"
         "for name, index in [('car', 1), ('bird', 0), ('car', 3)]:\n"
-        "    hit = list(DrawnSource(7).search(ClassSpec(1, name, (name,)), index + 1))[index]\n"
+        "    hit = list(DrawnSource(7).search(ClassSpec(1, name, (name,)), index + 1, Forgetful()))[index]\n"
         "    print(hashlib.sha256(hit.read()).hexdigest())\n"
     )
     root = Path(__file__).resolve().parents[1]
@@ -55,7 +56,7 @@ def test_a_picture_is_the_same_in_another_process_and_in_another_order():
 
     here = []
     for name, index in wanted:
-        hits = list(DrawnSource(7).search(ClassSpec(1, name, (name,)), index + 1))
+        hits = list(DrawnSource(7).search(ClassSpec(1, name, (name,)), index + 1, Forgetful()))
         here.append(hashlib.sha256(hits[index].read()).hexdigest())
 
     assert here == there.stdout.split()[::-1]
@@ -162,7 +163,7 @@ def test_target_scenes_show_one_to_three_classes_and_only_those_allowed():
 
 
 def test_the_source_says_where_a_picture_comes_from_and_knows_its_mask():
-    hits = list(make_source("drawn", {"seed": 2, "wrong_share": 0.0}).search(BIRD, 3))
+    hits = list(make_source("drawn", {"seed": 2, "wrong_share": 0.0}).search(BIRD, 3, Forgetful()))
     provenance = hits[2].provenance
     image = decode_image(hits[2].read(), "drawn")
     mask = DrawnSource.known_mask(provenance.source_id)
@@ -174,7 +175,8 @@ def test_the_source_says_where_a_picture_comes_from_and_knows_its_mask():
 
 def test_a_wrong_picture_has_an_identity_of_its_own_so_that_an_identity_names_one_picture_for_ever():
     honest, noisy = (
-        [hit.provenance.source_id for hit in DrawnSource(0, share).search(BIRD, 40)] for share in (0.0, 0.5)
+        [hit.provenance.source_id for hit in DrawnSource(0, share).search(BIRD, 40, Forgetful())]
+        for share in (0.0, 0.5)
     )
 
     changed = [b for a, b in zip(honest, noisy, strict=True) if a != b]
@@ -183,7 +185,7 @@ def test_a_wrong_picture_has_an_identity_of_its_own_so_that_an_identity_names_on
 
 
 def test_a_class_is_found_by_its_queries_as_well():
-    hit = next(DrawnSource().search(ClassSpec(3, "automobile", ("Car", "limousine")), 1))
+    hit = next(DrawnSource().search(ClassSpec(3, "automobile", ("Car", "limousine")), 1, Forgetful()))
 
     assert hit.class_name == "automobile"
     assert hit.provenance.source_id.startswith("car/") and hit.provenance.query == "Car"
@@ -191,7 +193,7 @@ def test_a_class_is_found_by_its_queries_as_well():
 
 def test_an_unknown_class_is_refused_with_the_classes_that_can_be_drawn():
     with pytest.raises(SourceError, match=r"cannot draw class 'cow'.*bird, car, fish, mushroom, teapot"):
-        next(DrawnSource().search(ClassSpec(1, "cow", ("cow", "cattle")), 1))
+        next(DrawnSource().search(ClassSpec(1, "cow", ("cow", "cattle")), 1, Forgetful()))
 
 
 @pytest.mark.parametrize("options", [{"seed": -1}, {"seed": "a"}, {"wrong_share": 1.5}, {"wrong_share": "x"}])
@@ -211,7 +213,7 @@ def test_the_definition_that_comes_with_the_package_can_be_drawn():
     source = make_source(spec.sources[0].name, spec.sources[0].options)
 
     assert spec.target is not None and spec.target.layout == "drawn"
-    assert all(next(source.search(one, 1)).class_name == one.name for one in spec.classes)
+    assert all(next(source.search(one, 1, Forgetful())).class_name == one.name for one in spec.classes)
 
 
 def test_the_void_border_lies_on_both_sides_of_an_outline():

@@ -92,8 +92,32 @@ def make_parser() -> argparse.ArgumentParser:
         help="take the images from this folder, one folder a class inside; without SPEC these folders are the classes",
     )
     add.add_argument("--name", help="name of the dataset, only without SPEC (default: the folder's name)")
-    add.add_argument("--retry-dropped", action="store_true", help="try search results again that were dropped before")
+    add.add_argument(
+        "--retry",
+        choices=["failed", "dropped"],
+        help="failed: try search results again that failed for a reason that may pass (timeout, overloaded server); "
+        "dropped: those that were refused for good, too. What is behind an opt-out is never asked for again",
+    )
+    add.add_argument(
+        "--search-again", action="store_true", help="ask sources again that were asked before, and add what is new"
+    )
+    add.add_argument(
+        "--strict",
+        action="store_true",
+        help="stop when a source has no key or does not answer; otherwise it is told and left out while others remain",
+    )
     _add_workers(add)
+
+    add = add_command(
+        commands,
+        "sources",
+        _sources,
+        """\
+        Show where images can come from, and what each source needs.
+        Asks nobody: whether a service answers shows when it is searched.""",
+        "wss-data sources pascal_voc",
+    )
+    add.add_argument("spec", metavar="SPEC", nargs="?", help="only the sources of this definition, as it sets them up")
 
     add = add_command(
         commands,
@@ -135,6 +159,77 @@ def make_parser() -> argparse.ArgumentParser:
     add.add_argument(
         "--dry-run", action="store_true", help="print how many images each class would keep; change nothing"
     )
+
+    add = add_command(
+        commands,
+        "leaks",
+        _leaks,
+        """\
+        Drop web images that stand in an evaluation split, too: exact and near copies.
+        They stay visible, tagged dropped:leak. A build checks its own target dataset by itself.""",
+        "wss-data leaks voc-animals --against voc-animals-target --dry-run",
+    )
+    _add_dataset(add)
+    add.add_argument(
+        "--against",
+        metavar="SPLIT",
+        required=True,
+        help="a target dataset (its val), NAME:TAG for other images of it, a folder of images, or a file of hashes",
+    )
+    add.add_argument("--dry-run", action="store_true", help="list the leaks; change nothing")
+
+    add = add_command(
+        commands,
+        "manifest",
+        _manifest,
+        """\
+        Write a manifest: all that others need to build the dataset again, without a picture in it.
+        One line an image: address, sha256 of the original, perceptual hash, licence, attribution.""",
+        "wss-data manifest pascal-voc --out pascal-voc.jsonl.gz",
+    )
+    _add_dataset(add)
+    add.add_argument("--out", metavar="FILE", type=Path, required=True, help="where it goes (.jsonl or .jsonl.gz)")
+    add.add_argument("--masks", action="store_true", help="put the co-segmentation masks in, too")
+
+    add = add_command(
+        commands,
+        "rebuild",
+        _rebuild,
+        """\
+        Build a dataset again from its manifest, and report what became of each picture:
+        alive, changed, dead, placeholder, opted out, failed. Goes on where it stopped.""",
+        "wss-data rebuild pascal-voc.jsonl.gz --name pascal-voc-again",
+    )
+    add.add_argument("manifest", metavar="MANIFEST", type=Path, help="file that `wss-data manifest` wrote")
+    add.add_argument("--name", help="name of the dataset (default: as in the manifest)")
+    add.add_argument("--report", metavar="CSV", type=Path, help="write what became of each picture to this file")
+    _add_workers(add)
+
+    add = add_command(
+        commands,
+        "attribution",
+        _attribution,
+        """\
+        Write the credits of a dataset: title, author, source, licence and changes made of each image.
+        The format follows the file's name: .md, .csv or .html.""",
+        "wss-data attribution pascal-voc --out CREDITS.md",
+    )
+    _add_dataset(add)
+    add.add_argument("--out", metavar="FILE", type=Path, required=True, help="where they go")
+    add.add_argument("--all", action="store_true", help="of dropped images, too (default: of the kept ones)")
+
+    add = add_command(
+        commands,
+        "forget",
+        _forget,
+        """\
+        Remove images for good, with everything derived from them, and never fetch them again.
+        WHAT is the address of a picture or its page, the sha256 of its original, or an author.""",
+        "wss-data forget pascal-voc https://example.org/photo.jpg --dry-run",
+    )
+    _add_dataset(add)
+    add.add_argument("what", metavar="WHAT", help="URL, sha256 or author (name or address of the author's page)")
+    add.add_argument("--dry-run", action="store_true", help="list what would be removed; change nothing")
 
     add = add_command(
         commands,
@@ -290,10 +385,81 @@ def _build(options: argparse.Namespace) -> int:
     from wss_data.home import dataset_folder
     from wss_data.pipeline import build, summary_table
 
-    dataset = build(spec, options.images, workers=options.workers, retry_dropped=options.retry_dropped)
+    dataset = build(
+        spec,
+        options.images,
+        workers=options.workers,
+        retry=options.retry,
+        search_again=options.search_again,
+        strict=options.strict,
+    )
     print(summary_table(dataset))
     print(f"dataset:   {dataset.name}    (wss-data view {dataset.name})")
     print(f"pictures:  {dataset_folder(dataset.name) / 'pictures'}")
+    return 0
+
+
+def _sources(options: argparse.Namespace) -> int:
+    from wss_data.sources.base import list_sources, source_state
+    from wss_data.spec import SourceSpec, read_spec
+
+    parts = read_spec(options.spec).sources if options.spec else [SourceSpec(name) for name in sorted(list_sources())]
+    width = max(len(part.name) for part in parts)
+    for part in parts:
+        state = source_state(part.name, part.options)
+        limit = f"at most {part.limit:,} a class. " if part.limit else ""
+        print(f"{part.name:<{width}}  {state.state:<5}  {limit}{state.detail}")
+    return 0
+
+
+def _leaks(options: argparse.Namespace) -> int:
+    from wss_data.spec import DatasetSpec
+    from wss_data.store import apply_filter, definition, leaks, open_dataset
+
+    dataset = open_dataset(options.dataset)
+    spec: DatasetSpec = definition(dataset)
+    print(leaks(dataset, options.against, spec.duplicates.max_distance, dry_run=options.dry_run))
+    if options.dry_run:
+        print("nothing was changed (--dry-run).")
+    else:
+        apply_filter(dataset)
+    return 0
+
+
+def _manifest(options: argparse.Namespace) -> int:
+    from wss_data.manifest import write_manifest
+    from wss_data.store import open_dataset
+
+    print(write_manifest(open_dataset(options.dataset), options.out, masks=options.masks))
+    return 0
+
+
+def _rebuild(options: argparse.Namespace) -> int:
+    from wss_data.rebuild import rebuild
+
+    report = rebuild(options.manifest, options.name, workers=options.workers)
+    print(report)
+    if options.report is not None:
+        report.write_csv(options.report)
+    return 0 if report.complete else 1
+
+
+def _attribution(options: argparse.Namespace) -> int:
+    from wss_data.attribution import write_attribution
+    from wss_data.store import open_dataset
+
+    count = write_attribution(open_dataset(options.dataset), options.out, all=options.all)
+    print(f"credits of {count} images written to {options.out}.")
+    return 0
+
+
+def _forget(options: argparse.Namespace) -> int:
+    from wss_data.forget import forget
+    from wss_data.store import open_dataset
+
+    print(forget(open_dataset(options.dataset), options.what, dry_run=options.dry_run))
+    if options.dry_run:
+        print("nothing was changed (--dry-run).")
     return 0
 
 

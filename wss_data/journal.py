@@ -1,31 +1,106 @@
 """What was asked of every source, and what became of it: one SQLite file beside the images.
 
 The database of the dataset is the truth about images; the journal is the truth
-about search results, those that became no image included.
+about search results, those that became no image included. It is also the queue:
+what was found and not yet dealt with is taken up again after a kill.
+
+=========  =================================================================================
+status     a search result ...
+=========  =================================================================================
+found      was listed by its source; nobody asked for its bytes yet, or not to the end
+fetched    is an image on disk; the dataset does not hold it yet
+stored     is an image of the dataset
+failed     gave no image for a reason that may pass: a timeout, an overloaded server
+dropped    gave no image, and never will: gone, corrupt, a repeat, behind an opt-out
+=========  =================================================================================
 """
 
+import hashlib
+import json
 import sqlite3
+import threading
+import zlib
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from types import TracebackType
+from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 
-_SCHEMA = """
+from wss_data.errors import StoreError
+from wss_data.records import Provenance
+from wss_data.sources.base import Hit
+
+FORMAT = 2
+"""Version of the tables below, kept in the file as SQLite's ``user_version``."""
+
+Status = Literal["found", "fetched", "stored", "failed", "dropped"]
+
+NEVER_AGAIN = ("opted_out", "robots", "forgotten")
+"""Reasons that forbid a second request for good, whoever asks for a retry."""
+
+PLACEHOLDER_ADDRESSES = 3
+"""The same bytes under this many addresses of one host are no photograph but a picture that says there is none."""
+
+_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS hits (
     class_name TEXT NOT NULL,
     source     TEXT NOT NULL,
     source_id  TEXT NOT NULL,
+    position   INTEGER NOT NULL,
     url        TEXT,
-    status     TEXT NOT NULL CHECK (status IN ('stored', 'dropped')),
+    provenance TEXT NOT NULL,
+    expected   TEXT,
+    status     TEXT NOT NULL CHECK (status IN ({", ".join(f"'{status}'" for status in get_args(Status))})),
     reason     TEXT,
     detail     TEXT,
     sha256     TEXT,
+    image      TEXT,
     at         TEXT NOT NULL,
     PRIMARY KEY (class_name, source, source_id)
-)
+);
+CREATE INDEX IF NOT EXISTS hits_by_status ON hits (class_name, status, position);
+CREATE INDEX IF NOT EXISTS hits_by_url ON hits (url);
+CREATE INDEX IF NOT EXISTS hits_by_sha256 ON hits (sha256);
+CREATE TABLE IF NOT EXISTS searches (
+    class_name TEXT NOT NULL,
+    source     TEXT NOT NULL,
+    question   TEXT NOT NULL,
+    PRIMARY KEY (class_name, source)
+);
+CREATE TABLE IF NOT EXISTS pages (
+    class_name TEXT NOT NULL,
+    source     TEXT NOT NULL,
+    question   TEXT NOT NULL,
+    answer     BLOB NOT NULL,
+    PRIMARY KEY (class_name, source, question)
+);
+CREATE TABLE IF NOT EXISTS forgotten (
+    kind   TEXT NOT NULL CHECK (kind IN ('url', 'sha256', 'author')),
+    value  TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    at     TEXT NOT NULL,
+    PRIMARY KEY (kind, value)
+);
 """
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """What is known of an image on disk, beside its provenance.
+
+    Args:
+        size: Stored (width, height) in pixels.
+        original_size: (width, height) of the original in pixels, upright.
+        phash: Perceptual hash, 16 hex digits.
+    """
+
+    size: tuple[int, int]
+    original_size: tuple[int, int]
+    phash: str
 
 
 @dataclass(frozen=True)
@@ -36,21 +111,27 @@ class Entry:
         class_name: The class it was searched for.
         source: Name of the source.
         source_id: Its identity there.
-        status: ``stored`` or ``dropped``.
+        status: As in the table above.
         url: Address of its bytes, where there is one.
-        reason: Why it was dropped, as a slug.
-        detail: Why it was dropped, as a sentence.
+        reason: Why it was dropped or failed, as a slug.
+        detail: Why it was dropped or failed, as a sentence.
         sha256: Hex digest of its original bytes, where they were read.
+        position: Its place among the results of its search, from 0.
+        provenance: Where it comes from.
+        image: The image on disk, where it became one.
     """
 
     class_name: str
     source: str
     source_id: str
-    status: Literal["stored", "dropped"]
+    status: Status
     url: str | None = None
     reason: str | None = None
     detail: str | None = None
     sha256: str | None = None
+    position: int = 0
+    provenance: Provenance | None = None
+    image: StoredImage | None = None
 
 
 class Journal:
@@ -58,32 +139,116 @@ class Journal:
 
     Args:
         path: The SQLite file; made where it is missing.
+
+    Raises:
+        StoreError: If a newer version wrote the file.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(path, timeout=30)
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        with self._connection:
-            self._connection.execute(_SCHEMA)
+        self.path = path
+        self._connection = _connect(path)
+        _set_up(self._connection, path)
 
     def __enter__(self) -> "Journal":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._connection.close()
+
+    def found(self, hits: Iterable[tuple[int, Hit]]) -> int:
+        """Note search results with their places, unless they are known; returns how many were new."""
+        now = _now()
+        rows = []
+        for position, hit in hits:
+            at = hit.provenance
+            expected = json.dumps([hit.expected_sha256, hit.expected_phash]) if hit.expected_sha256 else None
+            key = (hit.class_name, at.source, at.source_id, position, at.image_url)
+            rows.append((*key, _provenance_text(at), expected, "found", None, None, None, None, now))
+        with _writing(self._connection, self.path):
+            before = self._connection.total_changes
+            self._connection.executemany(f"INSERT OR IGNORE INTO hits VALUES ({_marks(13)})", rows)
+            return self._connection.total_changes - before
 
     def record(self, entries: Iterable[Entry]) -> None:
         """Keep what became of some search results, all or none of them."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        rows = [
-            (e.class_name, e.source, e.source_id, e.url, e.status, e.reason, e.detail, e.sha256, now) for e in entries
-        ]
-        with self._connection:
-            self._connection.executemany("INSERT OR REPLACE INTO hits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        now = _now()
+        rows = []
+        for e in entries:
+            provenance = e.provenance or Provenance(e.source, e.source_id, image_url=e.url)
+            image = json.dumps(asdict(e.image)) if e.image else None
+            row = (e.class_name, e.source, e.source_id, e.position, e.url, _provenance_text(provenance), None)
+            rows.append((*row, e.status, e.reason, e.detail, e.sha256, image, now))
+        with _writing(self._connection, self.path):
+            self._connection.executemany(
+                f"INSERT INTO hits VALUES ({_marks(13)}) ON CONFLICT (class_name, source, source_id) DO UPDATE SET "
+                "url = excluded.url, provenance = excluded.provenance, status = excluded.status, "
+                "reason = excluded.reason, detail = excluded.detail, sha256 = excluded.sha256, "
+                "image = excluded.image, at = excluded.at",
+                rows,
+            )
+
+    def entries(self, class_name: str | None = None, status: Status | None = None) -> Iterator[Entry]:
+        """What became of each search result, class by class, in the order of their places and sources."""
+        rows = self._connection.execute(
+            "SELECT class_name, source, source_id, status, url, reason, detail, sha256, position, provenance, image "
+            "FROM hits WHERE (?1 IS NULL OR class_name = ?1) AND (?2 IS NULL OR status = ?2) "
+            "ORDER BY class_name, position, source, source_id",
+            (class_name, status),
+        )
+        for row in rows:
+            name, source, source_id, state, url, reason, detail, sha256, position, provenance, image = row
+            yield Entry(
+                name,
+                source,
+                source_id,
+                state,
+                url,
+                reason,
+                detail,
+                sha256,
+                position,
+                _provenance(provenance),
+                _image(image),
+            )
+
+    def waiting(
+        self, class_name: str, sources: Collection[str], without: Collection[tuple[str, str]], count: int
+    ) -> list[tuple[int, Hit]]:
+        """The next search results that nobody dealt with, with their places.
+
+        Args:
+            class_name: Of this class.
+            sources: Of these sources.
+            without: (source, source id) of those that are being dealt with.
+            count: At most so many.
+        """
+        rows = self._connection.execute(
+            "SELECT source, source_id, position, provenance, expected FROM hits WHERE class_name = ? "
+            f"AND status = 'found' AND source IN ({_marks(len(sources))}) ORDER BY position, source, source_id LIMIT ?",
+            (class_name, *sources, count + len(without)),
+        )
+        found: list[tuple[int, Hit]] = []
+        for source, source_id, position, provenance, expected in rows:
+            if (source, source_id) in without or len(found) == count:
+                continue
+            sha256, phash = json.loads(expected) if expected else (None, None)
+            found.append((position, Hit(class_name, _provenance(provenance), None, sha256, phash)))
+        return found
+
+    def count_waiting(self, class_name: str, sources: Collection[str]) -> int:
+        """How many search results of a class and of some sources nobody dealt with."""
+        row = self._connection.execute(
+            "SELECT COUNT(*) FROM hits WHERE class_name = ? AND status = 'found' "
+            f"AND source IN ({_marks(len(sources))})",
+            (class_name, *sources),
+        )
+        return int(row.fetchone()[0])
 
     def seen(self, class_name: str, source: str) -> set[str]:
-        """Identities of the search results of one class and source that were dealt with already."""
+        """Identities of the search results of one class and source that are known already."""
         rows = self._connection.execute(
             "SELECT source_id FROM hits WHERE class_name = ? AND source = ?", (class_name, source)
         )
@@ -97,16 +262,238 @@ class Journal:
         return {row[0] for row in rows}
 
     def dropped(self) -> dict[str, Counter[str]]:
-        """How many search results were dropped: class -> reason -> count."""
+        """How many search results gave no image: class -> reason -> count; those that may yet give one included."""
         counts: dict[str, Counter[str]] = {}
         rows = self._connection.execute(
-            "SELECT class_name, reason, COUNT(*) FROM hits WHERE status = 'dropped' GROUP BY class_name, reason"
+            "SELECT class_name, reason, COUNT(*) FROM hits WHERE status IN ('dropped', 'failed') "
+            "GROUP BY class_name, reason"
         )
         for class_name, reason, count in rows:
             counts.setdefault(class_name, Counter())[reason] = count
         return counts
 
-    def forget_dropped(self) -> int:
-        """Forget the search results that were dropped, so that they are tried again; returns how many."""
-        with self._connection:
-            return self._connection.execute("DELETE FROM hits WHERE status = 'dropped'").rowcount
+    def try_again(self, statuses: Sequence[Status], local: Collection[str] = ()) -> int:
+        """Put search results that gave no image back to be dealt with, but never those behind an opt-out.
+
+        Args:
+            statuses: ``failed``, ``dropped`` or both.
+            local: Sources that will be searched anyway: their results are forgotten, and found again.
+
+        Returns:
+            How many.
+        """
+        found = [e for status in statuses for e in self.entries(status=status) if e.reason not in NEVER_AGAIN]
+        self.put_back(found, local)
+        return len(found)
+
+    def put_back(self, entries: Iterable[Entry], local: Collection[str] = ()) -> None:
+        """Put search results back to be dealt with; those of ``local`` sources are forgotten, and found again."""
+        keys = [(e.class_name, e.source, e.source_id) for e in entries]
+        this = "WHERE class_name = ? AND source = ? AND source_id = ?"
+        with _writing(self._connection, self.path):
+            self._connection.executemany(f"DELETE FROM hits {this}", [key for key in keys if key[1] in local])
+            self._connection.executemany(
+                f"UPDATE hits SET status = 'found', reason = NULL, detail = NULL, sha256 = NULL, image = NULL {this}",
+                [key for key in keys if key[1] not in local],
+            )
+
+    def forbidden(self, url: str) -> Entry | None:
+        """What forbade an earlier request for this address for good, or ``None``."""
+        row = self._connection.execute(
+            "SELECT class_name, source, source_id, status, url, reason, detail FROM hits "
+            f"WHERE url = ? AND status = 'dropped' AND reason IN ({_marks(len(NEVER_AGAIN))}) LIMIT 1",
+            (url, *NEVER_AGAIN),
+        ).fetchone()
+        return Entry(*row) if row else None
+
+    def placeholders(self) -> frozenset[str]:
+        """Digests of files that came from several addresses of one host: pictures that say that there is none."""
+        addresses: dict[tuple[str, str], set[str]] = {}
+        rows = self._connection.execute(
+            "SELECT sha256, url FROM hits WHERE url LIKE 'http%' AND sha256 IN (SELECT sha256 FROM hits "
+            "WHERE sha256 IS NOT NULL GROUP BY sha256 HAVING COUNT(DISTINCT url) >= ?)",
+            (PLACEHOLDER_ADDRESSES,),
+        )
+        for sha256, url in rows:
+            addresses.setdefault((sha256, urlsplit(url).netloc), set()).add(url)
+        return frozenset(sha256 for (sha256, _), urls in addresses.items() if len(urls) >= PLACEHOLDER_ADDRESSES)
+
+    def search_is_finished(self, class_name: str, source: str, question: str) -> bool:
+        """Whether ``question`` (queries, limit, options) was searched for to the end."""
+        row = self._connection.execute(
+            "SELECT question FROM searches WHERE class_name = ? AND source = ?", (class_name, source)
+        ).fetchone()
+        return row is not None and row[0] == question
+
+    def finish_search(self, class_name: str, source: str, question: str) -> None:
+        """Note that a search came to its end; what it remembered of the way is not needed any more."""
+        with _writing(self._connection, self.path):
+            self._connection.execute("INSERT OR REPLACE INTO searches VALUES (?, ?, ?)", (class_name, source, question))
+            self._connection.execute("DELETE FROM pages WHERE class_name = ? AND source = ?", (class_name, source))
+
+    def forget_searches(self) -> None:
+        """Let every source be asked again; what it found before stays known."""
+        with _writing(self._connection, self.path):
+            self._connection.execute("DELETE FROM searches")
+            self._connection.execute("DELETE FROM pages")
+
+    def pages(self, class_name: str, source: str) -> "JournalPages":
+        """What this journal remembers of one unfinished search; may be used in another thread."""
+        return JournalPages(self.path, class_name, source)
+
+    def remember_forgotten(self, kind: str, value: str, reason: str) -> None:
+        """Never fetch again what has this digest.
+
+        Args:
+            kind: ``url``, ``sha256`` or ``author``: what ``value`` is the digest of.
+            value: The sha256 of the original bytes, or ``secret_of`` an address or an author.
+            reason: Why, as a sentence.
+        """
+        with _writing(self._connection, self.path):
+            self._connection.execute(
+                "INSERT OR REPLACE INTO forgotten VALUES (?, ?, ?, ?)", (kind, value, reason, _now())
+            )
+
+    def forgotten(self) -> frozenset[tuple[str, str]]:
+        """(kind, value) of everything that must never be fetched again."""
+        return frozenset(self._connection.execute("SELECT kind, value FROM forgotten"))
+
+    def erase(self, entries: Iterable[Entry]) -> None:
+        """Mark search results as forgotten, and keep nothing of them but their identity as a digest."""
+        with _writing(self._connection, self.path):
+            for e in entries:
+                key = (e.class_name, e.source, e.source_id)
+                hidden = secret_of(e.source_id)
+                self._connection.execute(
+                    "DELETE FROM hits WHERE class_name = ? AND source = ? AND source_id = ?",
+                    (e.class_name, e.source, hidden),
+                )
+                self._connection.execute(
+                    "UPDATE hits SET source_id = ?, url = NULL, provenance = ?, expected = NULL, status = 'dropped', "
+                    "reason = 'forgotten', detail = NULL, sha256 = NULL, image = NULL, at = ? "
+                    "WHERE class_name = ? AND source = ? AND source_id = ?",
+                    (hidden, _provenance_text(Provenance(e.source, hidden)), _now(), *key),
+                )
+            # Answers of unfinished searches may hold the name; they can be asked for again.
+            self._connection.execute("DELETE FROM pages")
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+class JournalPages:
+    """What a service answered while a search goes on; goes when the search is finished.
+
+    Args:
+        path: The journal's file.
+        class_name: The class searched for.
+        source: The source asked.
+    """
+
+    def __init__(self, path: Path, class_name: str, source: str) -> None:
+        self._path, self._key = path, (class_name, source)
+        self._connection = _connect(path, check_same_thread=False)
+        self._lock = threading.Lock()
+
+    def answer(self, question: str, ask: Callable[[], Any]) -> Any:
+        """What was answered to ``question``; ``ask`` is called, and its answer kept, if it never was."""
+        with self._lock:
+            row = self._connection.execute(
+                "SELECT answer FROM pages WHERE class_name = ? AND source = ? AND question = ?", (*self._key, question)
+            ).fetchone()
+        if row is not None:
+            return json.loads(zlib.decompress(row[0]))
+        text = json.dumps(ask())
+        with self._lock, _writing(self._connection, self._path):
+            self._connection.execute(
+                "INSERT OR REPLACE INTO pages VALUES (?, ?, ?, ?)", (*self._key, question, zlib.compress(text.encode()))
+            )
+        return json.loads(text)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+
+@contextmanager
+def _writing(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
+    """A transaction: all of the block or nothing of it."""
+    try:
+        with connection:
+            yield
+    except sqlite3.OperationalError as error:
+        raise StoreError(
+            f"{path}: the journal cannot be written ({error}). Is the disk full? What was written stays; "
+            "make room and run the same command again."
+        ) from error
+
+
+def secret_of(text: str) -> str:
+    """Hex digest that stands for an address or a name that must be recognised and not be kept."""
+    return hashlib.sha256(text.strip().casefold().encode()).hexdigest()
+
+
+def _connect(path: Path, check_same_thread: bool = True) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=30, check_same_thread=check_same_thread)
+    connection.execute("PRAGMA journal_mode = WAL")
+    # A crash of the machine may lose the last commits, a crash of the program none; the file is whole either way.
+    connection.execute("PRAGMA synchronous = NORMAL")
+    # What is erased must not stay readable in the file's unused pages.
+    connection.execute("PRAGMA secure_delete = ON")
+    return connection
+
+
+def _set_up(connection: sqlite3.Connection, path: Path) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > FORMAT:
+        raise StoreError(f"{path} has format {version}, this version of wss reads up to {FORMAT}. Update wss.")
+    if version == FORMAT:
+        return
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        old = connection.execute("SELECT name FROM sqlite_master WHERE name = 'hits'").fetchone() and version == 0
+        if old:
+            connection.execute("ALTER TABLE hits RENAME TO hits_1")
+        for statement in _SCHEMA.split(";"):
+            connection.execute(statement)
+        if old:
+            rows = connection.execute(
+                "SELECT class_name, source, source_id, rowid, url, status, reason, detail, sha256, at FROM hits_1"
+            ).fetchall()
+            connection.executemany(
+                f"INSERT INTO hits VALUES ({_marks(13)})",
+                [
+                    (*r[:5], _provenance_text(Provenance(r[1], r[2], image_url=r[4])), None, *r[5:9], None, r[9])
+                    for r in rows
+                ],
+            )
+            connection.execute("DROP TABLE hits_1")
+        connection.execute(f"PRAGMA user_version = {FORMAT}")
+
+
+def _marks(count: int) -> str:
+    return ", ".join("?" * count)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _provenance_text(provenance: Provenance) -> str:
+    values = {key: value for key, value in asdict(provenance).items() if value not in (None, ())}
+    if provenance.retrieved_at is not None:
+        values["retrieved_at"] = provenance.retrieved_at.isoformat()
+    return json.dumps(values, ensure_ascii=False)
+
+
+def _provenance(text: str) -> Provenance:
+    values = json.loads(text)
+    provenance = Provenance(**{**values, "opt_outs": tuple(values.get("opt_outs", ()))})
+    if provenance.retrieved_at is None:
+        return provenance
+    return replace(provenance, retrieved_at=datetime.fromisoformat(values["retrieved_at"]))
+
+
+def _image(text: str | None) -> StoredImage | None:
+    if text is None:
+        return None
+    values = json.loads(text)
+    return StoredImage(tuple(values["size"]), tuple(values["original_size"]), values["phash"])

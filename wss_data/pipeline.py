@@ -1,8 +1,10 @@
 """The steps of the web dataset in order: retrieve, co-segment, filter, picture. Resumable."""
 
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -13,7 +15,7 @@ from wss_data.errors import SourceError, StoreError
 from wss_data.files import only_one, remove_unfinished
 from wss_data.filters import DROPPED, KEPT
 from wss_data.home import dataset_folder
-from wss_data.journal import Journal
+from wss_data.journal import Journal, Status
 from wss_data.masks import foreground_ratio, label_mask, write_mask
 from wss_data.quality import mask_quality
 from wss_data.report import DatasetImage, write_pictures
@@ -29,8 +31,11 @@ def build(
     spec: DatasetSpec | str | Path,
     images: str | Path | None = None,
     workers: int | None = None,
-    retry_dropped: bool = False,
+    retry: Literal["failed", "dropped"] | None = None,
+    search_again: bool = False,
+    strict: bool = False,
     progress: bool = True,
+    before_masks: Callable[["Dataset"], object] | None = None,
 ) -> "Dataset":
     """Build the web dataset of a definition, or go on where an earlier build stopped.
 
@@ -41,15 +46,20 @@ def build(
         spec: A definition, its name, or its file.
         images: Folder of images, one folder a class, for the source ``folder``.
         workers: Worker processes; ``None`` for one a processor.
-        retry_dropped: Whether search results that were dropped (unreadable, say) are tried again.
+        retry: ``failed`` tries search results again that failed for a reason that may pass (a timeout, say), and
+            nothing else that is known; ``dropped`` all that gave no image, but never what is behind an opt-out.
+        search_again: Whether sources are asked again for what they answered before; what is new is added.
+        strict: Whether a source that cannot be asked (no key, dead service) is an error while others remain.
         progress: Whether to show progress bars.
+        before_masks: Called with the dataset when its images are stored and before they are co-segmented, to give it
+            masks that are known already; as those of ``import_masks`` they are left alone.
 
     Returns:
         The dataset, persistent in FiftyOne's database.
 
     Raises:
         SpecError: If the definition is wrong.
-        SourceError: If a source cannot deliver, or a class has no usable image.
+        SourceError: If no source can deliver, one was asked for what it does not have, or a class has no usable image.
         StoreError: If the database cannot be reached, holds a dataset of that name with other classes, or another
             process is building it.
     """
@@ -58,7 +68,7 @@ def build(
     if images is not None:
         spec = with_images(spec, images)
     # Everything that can be wrong with the definition is found before anything is stored.
-    sources = [(make_source(source.name, source.options), source.limit) for source in spec.sources]
+    sources = [(make_source(source.name, source.options, spec.longest_side), source) for source in spec.sources]
     engine = make_engine(spec.cosegmentation.method, spec.cosegmentation.options)
 
     folder = dataset_folder(spec.name)
@@ -67,23 +77,36 @@ def build(
             raise StoreError(
                 f"dataset '{spec.name}' is being built by another process ({folder / 'lock'}). Wait for it to end."
             )
-        return _build(spec, sources, engine, folder, workers, retry_dropped, progress)
+        remove_unfinished(folder)
+        dataset = store.create_or_open(spec, kind="web")
+        _retrieve(dataset, spec, sources, folder, workers, retry, search_again, strict, progress)
+        if before_masks is not None:
+            before_masks(dataset)
+        cosegment(dataset, spec, engine, folder / store.MASKS, workers=workers, progress=progress)
+        if (filters := store.filters_to_apply(dataset, spec)) is not None:
+            store.apply_filter(dataset, filters)
+            write_dataset_pictures(dataset, folder / "pictures")
+        return dataset
 
 
-def _build(
+def _retrieve(
+    dataset: "Dataset",
     spec: DatasetSpec,
-    sources: list[tuple[Source, int | None]],
-    engine: Engine,
+    sources: list[tuple[Source, SourceSpec]],
     folder: Path,
     workers: int | None,
-    retry_dropped: bool,
+    retry: Literal["failed", "dropped"] | None,
+    search_again: bool,
+    strict: bool,
     progress: bool,
-) -> "Dataset":
-    remove_unfinished(folder)
-    dataset = store.create_or_open(spec, kind="web")
+) -> None:
+    """Search, download, store; then tag what is no photograph of its class alone."""
     with Journal(folder / "journal.sqlite") as journal:
-        if retry_dropped:
-            journal.forget_dropped()
+        if retry is not None:
+            statuses: tuple[Status, ...] = ("failed",) if retry == "failed" else ("failed", "dropped")
+            journal.try_again(statuses, local=[source.name for source, _ in sources if source.local])
+        if search_again:
+            journal.forget_searches()
         retrieve(
             spec,
             sources,
@@ -91,22 +114,39 @@ def _build(
             journal,
             store=lambda records: store.add_records(dataset, records),
             workers=workers,
+            strict=strict,
             progress=progress,
         )
         dropped = journal.dropped()
+        placeholders = journal.placeholders()
     store.set_drops(dataset, dropped)
-    _check_groups(dataset, spec, dropped)
+    report = screen_dataset(dataset, spec, placeholders)
+    _check_groups(
+        dataset, spec, {name: dropped.get(name, Counter()) + report.counts(name) for name in spec.class_names}
+    )
 
-    cosegment(dataset, spec, engine, folder / store.MASKS, workers=workers, progress=progress)
-    if (filters := store.filters_to_apply(dataset, spec)) is not None:
-        store.apply_filter(dataset, filters)
-        write_dataset_pictures(dataset, folder / "pictures")
-    return dataset
+
+def screen_dataset(dataset: "Dataset", spec: DatasetSpec, placeholders: frozenset[str]) -> store.ScreenReport:
+    """Tag repeats, placeholders and what leaks into the evaluation split of the definition's own target dataset.
+
+    Args:
+        dataset: A web dataset.
+        spec: Its definition.
+        placeholders: Digests of pictures that say that there is none.
+
+    Returns:
+        What was found.
+    """
+    target = store.target_name(spec)
+    against = [target] if store.dataset_exists(target) else []
+    return store.screen(dataset, spec.duplicates.max_distance, placeholders, against)
 
 
 def summary_table(dataset: "Dataset") -> str:
     """What a web dataset holds: counts per class, what the filter keeps, and what was dropped before it was stored."""
     lines = [str(store.apply_filter(dataset, dry_run=True))]
+    if (screened := store.screened(dataset)).findings:
+        lines.append(f"other: left out before co-segmentation\n{screened}")
     for class_name, reasons in store.drops(dataset).items():
         told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
         lines.append(f"{class_name}: not stored: {told}")
@@ -136,7 +176,7 @@ def with_images(spec: DatasetSpec, images: str | Path) -> DatasetSpec:
     return replace(spec, sources=(folder,))
 
 
-def _check_groups(dataset: "Dataset", spec: DatasetSpec, dropped: dict[str, Any]) -> None:
+def _check_groups(dataset: "Dataset", spec: DatasetSpec, dropped: Mapping[str, Counter[str]]) -> None:
     for class_name in spec.class_names:
         if not store.group_members(dataset, class_name):
             reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.get(class_name, {}).items())

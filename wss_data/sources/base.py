@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import entry_points
 from inspect import signature
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from wss_data.errors import SourceError
 from wss_data.records import Provenance
@@ -12,9 +13,17 @@ from wss_data.spec import ClassSpec
 
 SOURCES = {
     "drawn": "wss_data.sources.drawn:DrawnSource",
+    "flickr": "wss_data.sources.flickr:FlickrSource",
     "folder": "wss_data.sources.folder:FolderSource",
+    "google": "wss_data.sources.google:GoogleSource",
+    "manifest": "wss_data.sources.manifest:ManifestSource",
+    "openverse": "wss_data.sources.openverse:OpenverseSource",
+    "wikimedia": "wss_data.sources.wikimedia:WikimediaSource",
 }
 """Name of each source -> where its class lives; loaded when it is asked for."""
+
+ENTRY_POINTS = "wss_data.sources"
+"""Group of the entry points by which other packages add sources."""
 
 
 @dataclass(frozen=True)
@@ -24,40 +33,118 @@ class Hit:
     Args:
         class_name: The class it was searched for.
         provenance: Where it comes from; ``source`` and ``source_id`` identify it for ever.
-        read: Returns the original file's bytes; raises ``ImageError`` or ``SourceError``.
+        read: Returns the original file's bytes; raises ``ImageError`` or ``SourceError``. ``None`` for a picture on
+            the web: then ``provenance.image_url`` is downloaded.
+        expected_sha256: Hex digest that the bytes should have, where it is known.
+        expected_phash: Perceptual hash (16 hex digits) that the picture should come near to, where it is known.
     """
 
     class_name: str
     provenance: Provenance
-    read: Callable[[], bytes]
+    read: Callable[[], bytes] | None = None
+    expected_sha256: str | None = None
+    expected_phash: str | None = None
 
 
-class Source(Protocol):
-    """Something that can be asked for images of a class."""
+class Pages(Protocol):
+    """Remembers what a service answered while a search goes on, so that a killed one need not ask again."""
 
-    name: str
+    def answer(self, question: str, ask: Callable[[], Any]) -> Any:
+        """What was answered to ``question``; ``ask`` is called, and its answer kept, if it never was.
 
-    def search(self, wanted: ClassSpec, limit: int | None) -> Iterator[Hit]:
-        """Yield at most ``limit`` hits for one class, always in the same order.
-
-        Raises:
-            SourceError: If the source cannot deliver.
+        Args:
+            question: Names the request within one search of one class at one source; without any key or secret.
+            ask: Makes the request; what it returns must be plain values (JSON).
         """
         ...
 
 
-def make_source(name: str, options: Mapping[str, Any]) -> Source:
+class Forgetful:
+    """Pages that remember nothing: every question is asked."""
+
+    def answer(self, question: str, ask: Callable[[], Any]) -> Any:
+        """The answer of ``ask``."""
+        return ask()
+
+
+@dataclass(frozen=True)
+class SourceState:
+    """Whether a source can be asked, as far as that is known without asking it.
+
+    Args:
+        state: ``ready``; ``off`` unless it is asked for by a setting; ``needs`` something that is missing.
+        detail: One sentence: what is missing and how to get it, or what limits hold.
+    """
+
+    state: Literal["ready", "off", "needs"]
+    detail: str
+
+
+class Source(Protocol):
+    """Something that can be asked for images of a class.
+
+    ``local`` sources cost nothing to ask and are searched at every build, so that new
+    images are found; a finished search of any other is not repeated.
+    """
+
+    name: str
+    local: bool
+
+    def state(self) -> SourceState:
+        """Whether it can be asked."""
+        ...
+
+    def search(self, wanted: ClassSpec, limit: int | None, pages: Pages) -> Iterator[Hit]:
+        """Yield at most ``limit`` hits for one class, none twice, always in the same order.
+
+        Raises:
+            SourceUnavailable: If it cannot deliver now: a key is missing or refused, or the service does not answer.
+            SourceError: If what was asked makes no sense to it.
+        """
+        ...
+
+
+def list_sources() -> dict[str, str]:
+    """Name of each source -> where its class lives; those of other packages included, which never hide ours."""
+    added = {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
+    return {**added, **SOURCES}
+
+
+def make_source(name: str, options: Mapping[str, Any], longest_side: int | None = None) -> Source:
     """The source called ``name``, set up with ``options`` from the definition.
+
+    Args:
+        name: As in the definition.
+        options: Its settings.
+        longest_side: Longest side of a stored image, in pixels: told to sources that can choose among sizes (those
+            that have an option of that name) unless ``options`` says otherwise.
 
     Raises:
         SourceError: If there is no such source or it refuses an option.
     """
-    if name not in SOURCES:
-        raise SourceError(f"there is no source '{name}'. Known sources: {', '.join(sorted(SOURCES))}.")
-    module, kind = SOURCES[name].split(":")
+    known_sources = list_sources()
+    if name not in known_sources:
+        raise SourceError(f"there is no source '{name}'. Known sources: {', '.join(sorted(known_sources))}.")
+    module, kind = known_sources[name].split(":")
     make = getattr(import_module(module), kind)
     known = signature(make).parameters
     for option in options:
         if option not in known:
             raise SourceError(f"source '{name}' has no option '{option}'. Known options: {', '.join(known)}.")
+    if longest_side is not None and "longest_side" in known:
+        options = {"longest_side": longest_side, **options}
     return make(**options)
+
+
+def source_state(name: str, options: Mapping[str, Any]) -> SourceState:
+    """Whether the source called ``name`` can be asked; what it refuses counts as needed.
+
+    Raises:
+        SourceError: If there is no such source.
+    """
+    if name not in list_sources():
+        make_source(name, options)
+    try:
+        return make_source(name, options).state()
+    except SourceError as error:
+        return SourceState("needs", str(error))

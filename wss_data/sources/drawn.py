@@ -20,7 +20,7 @@ from wss_data.files import write_bytes, write_json, write_text
 from wss_data.images import encode_jpeg
 from wss_data.masks import IGNORE_INDEX, write_mask
 from wss_data.records import Provenance
-from wss_data.sources.base import Hit
+from wss_data.sources.base import Hit, Pages, SourceState
 from wss_data.sources.drawing.scene import (
     DRAWN_CLASSES,
     Drawing,
@@ -62,6 +62,7 @@ class DrawnSource:
     """
 
     name = "drawn"
+    local = True
 
     def __init__(self, seed: int = 0, wrong_share: float = 0.1) -> None:
         _check_seed(seed)
@@ -70,12 +71,17 @@ class DrawnSource:
         self.seed = seed
         self.wrong_share = float(wrong_share)
 
-    def search(self, wanted: ClassSpec, limit: int | None) -> Iterator[Hit]:
+    def state(self) -> SourceState:
+        """Ready: it needs neither network nor key."""
+        return SourceState("ready", f"Draws {', '.join(DRAWN_CLASSES)}; no photographs, for trying and testing.")
+
+    def search(self, wanted: ClassSpec, limit: int | None, pages: Pages) -> Iterator[Hit]:
         """Yield pictures of one class; each is drawn when it is read.
 
         Args:
             wanted: The class; found by its name or by any of its queries.
             limit: Most hits to yield; ``None`` for ``IMAGES_PER_CLASS``.
+            pages: Not needed: no service is asked.
 
         Raises:
             SourceError: If the class cannot be drawn.

@@ -1,27 +1,44 @@
-"""Images that are on disk already, in one folder a class."""
+"""Images that are on disk already, in one folder a class; with a CSV beside them that says where they came from."""
 
-from collections.abc import Iterator
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
+from wss_data.addresses import is_web_address
 from wss_data.errors import ImageError, SourceError
 from wss_data.images import list_images
 from wss_data.records import Provenance
-from wss_data.sources.base import Hit
+from wss_data.sources.base import Hit, Pages, SourceState
 from wss_data.spec import ClassSpec
+
+PROVENANCE_FILE = "provenance.csv"
+"""Name of the optional table beside the class folders."""
+
+URL_COLUMNS = ("image_url", "page_url", "author_url", "license_url")
+COLUMNS = ("file", "image_url", "page_url", "title", "author", "author_url", "license", "license_url")
+"""Columns of that table; only ``file`` must be there, as ``<class>/<name>``."""
+
+_LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SHOWN = 5
 
 
 class FolderSource:
     """Takes images from ``<path>/<class>/``, sorted by name.
 
     Args:
-        path: The folder that holds one folder a class, named as the class.
+        path: The folder that holds one folder a class, named as the class, and perhaps ``provenance.csv``.
 
     Raises:
-        SourceError: If there is no such folder, or none was given.
+        SourceError: If there is no such folder, none was given, or a row of ``provenance.csv`` is wrong.
     """
 
     name = "folder"
+    local = True
 
     def __init__(self, path: str | Path | None = None) -> None:
         if path is None:
@@ -32,8 +49,14 @@ class FolderSource:
         self.path = Path(path).expanduser()
         if not self.path.is_dir():
             raise SourceError(f"{self.path}: there is no such folder of images.")
+        self._known = read_provenance(self.path)
 
-    def search(self, wanted: ClassSpec, limit: int | None) -> Iterator[Hit]:
+    def state(self) -> SourceState:
+        """Ready: the folder is there."""
+        known = f", {len(self._known):,} of them with provenance" if self._known else ""
+        return SourceState("ready", f"Images in {self.path}{known}.")
+
+    def search(self, wanted: ClassSpec, limit: int | None, pages: Pages) -> Iterator[Hit]:
         """Yield the images of one class in the order of their names.
 
         Raises:
@@ -48,11 +71,10 @@ class FolderSource:
             )
         for path in list_images(folder)[:limit]:
             identity = f"{wanted.name}/{path.relative_to(folder).as_posix()}"
+            known: dict[str, Any] = {"image_url": path.absolute().as_uri(), **self._known.get(identity, {})}
             yield Hit(
                 class_name=wanted.name,
-                provenance=Provenance(
-                    source=self.name, source_id=identity, query=wanted.name, image_url=path.absolute().as_uri()
-                ),
+                provenance=Provenance(source=self.name, source_id=identity, query=wanted.name, **known),
                 read=partial(_read, path),
             )
 
@@ -62,3 +84,78 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ImageError("missing", f"{path}: the image cannot be opened ({error.strerror}).") from error
+
+
+def read_provenance(folder: Path) -> dict[str, dict[str, str]]:
+    """Read ``provenance.csv`` of a folder of images.
+
+    Args:
+        folder: Holds the table and the class folders.
+
+    Returns:
+        ``<class>/<name>`` -> what is known of that image, by the fields of ``Provenance``; empty cells are left out.
+        Nothing where there is no table.
+
+    Raises:
+        SourceError: If the table cannot be read or a row is wrong; each with its line.
+    """
+    path = folder / PROVENANCE_FILE
+    if not path.is_file():
+        return {}
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise SourceError(f"{path}, line {line}: not UTF-8 text. Save the table as CSV in UTF-8.") from error
+
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, restkey="", restval="")
+    found: dict[str, dict[str, str]] = {}
+    wrong: list[str] = []
+    try:
+        _check_columns(path, reader.fieldnames or [])
+        for row in reader:
+            name = (row["file"] or "").strip()
+            problem = "is there twice" if name in found else _problem(folder, name, row)
+            if problem:
+                wrong.append(f"line {reader.line_num}: {name[:80]!r} {problem}")
+            else:
+                found[name] = {key: row[key].strip() for key in COLUMNS[1:] if (row.get(key) or "").strip()}
+    except csv.Error as error:
+        raise SourceError(f"{path}, line {reader.line_num}: no readable CSV ({error}).") from error
+    if wrong:
+        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise SourceError(
+            f"{path}: {len(wrong)} bad rows. {'; '.join(wrong[:_SHOWN])}{more}. Mend these rows or take them out."
+        )
+    return found
+
+
+def _check_columns(path: Path, columns: object) -> None:
+    names = [str(name) for name in columns] if isinstance(columns, (list, tuple)) else []
+    unknown = [name for name in names if name not in COLUMNS]
+    if "file" not in names or unknown or len(set(names)) < len(names):
+        raise SourceError(
+            f"{path}, line 1: the columns are {', '.join(names) or 'none'}; wanted are 'file' and any of "
+            f"{', '.join(COLUMNS[1:])}, each once."
+        )
+
+
+def _problem(folder: Path, name: str, row: Mapping[str, str | None]) -> str | None:
+    """What is wrong with one row, or ``None``."""
+    parts = PurePosixPath(name).parts
+    if "" in row:
+        return "has more cells than there are columns (a comma without quotes?)"
+    if len(parts) < 2 or ".." in parts or name.startswith("/") or _CONTROL.search(name):
+        return "is no path of the form <class>/<name> inside the folder"
+    if not (folder / name).is_file():
+        return "is no file in the folder"
+    for key in COLUMNS[1:]:
+        value = (row.get(key) or "").strip()
+        if _CONTROL.search(value):
+            return f"has a control character in {key}"
+        if value and key in URL_COLUMNS and not is_web_address(value):
+            return f"has the {key} {value[:80]!r}, an address that begins with http:// or https:// is wanted"
+        if value and key == "license" and not _LICENSE.fullmatch(value):
+            return f"has the license {value[:80]!r}, an SPDX identifier such as CC-BY-4.0 is wanted"
+    return None

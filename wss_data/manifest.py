@@ -1,0 +1,450 @@
+"""A dataset as a list without pictures, to be published: written, read and checked, built again.
+
+JSON Lines, gzipped where the name ends in ``.gz``. The first line says what the
+dataset is, each other line one image: where it was found, the digest of its bytes, its
+perceptual hash, who made it, under which licence, and the mask where it was asked for.
+Nothing of this machine is in it: no path, no setting of a source, no key.
+"""
+
+import base64
+import binascii
+import gzip
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from wss_data.addresses import is_web_address
+from wss_data.errors import SourceError, SpecError
+from wss_data.files import atomic_path
+from wss_data.ledger import Ledger, LedgerEntry
+from wss_data.records import Provenance
+from wss_data.spec import DatasetSpec
+
+if TYPE_CHECKING:
+    from wss_data.store.provenance import ImageRow
+    from wss_data.store.types import Dataset
+
+FORMAT = "wss-manifest"
+VERSION = 1
+"""Goes up when an older reader would misunderstand a manifest."""
+
+LONGEST_LINE = 16 << 20
+"""Bytes; a mask of 10,000 x 10,000 pixels is far below."""
+
+SOURCE = "manifest"
+"""Name of the source that reads manifests."""
+
+_LONGEST_TEXT = 10_000
+_SHOWN = 5
+_GZIP = b"\x1f\x8b"
+_PNG = b"\x89PNG\r\n\x1a\n"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_PHASH = re.compile(r"[0-9a-f]{16}")
+_LOCAL_PATH = re.compile(r"(?<![\w/:])(?:~|[A-Za-z]:)?[/\\](?=\S).*$|file:.*$", re.DOTALL)
+_URLS = ("image_url", "page_url", "author_url", "license_url")
+_TEXTS = ("title", "author", "license", "query")
+_DEFINITION = ("classes", "cosegmentation", "filters", "duplicates", "ignore_index", "longest_side")
+"""Parts of the definition that say what the dataset is; sources, downloads and target are the builder's own."""
+
+
+@dataclass(frozen=True)
+class ManifestMask:
+    """A published mask.
+
+    Args:
+        png: Label mask as the bytes of a palette PNG.
+        method: What made it.
+        confidence: In [0, 1], or ``None``.
+    """
+
+    png: bytes
+    method: str | None
+    confidence: float | None
+
+
+@dataclass(frozen=True)
+class ManifestImage:
+    """One image of a manifest.
+
+    Args:
+        class_name: Its class.
+        sha256: Hex digest of the original bytes.
+        phash: Perceptual hash, 16 hex digits, or ``None``.
+        size: Original (width, height) in pixels, or ``None``.
+        provenance: Where it came from.
+        tags: ``kept`` or ``dropped:<reason>`` when the manifest was written.
+        verdict: A person's ``keep`` or ``drop``, or ``None``.
+        mask: Its mask, where it was published and asked for.
+    """
+
+    class_name: str
+    sha256: str
+    phash: str | None
+    size: tuple[int, int] | None
+    provenance: Provenance
+    tags: tuple[str, ...] = ()
+    verdict: str | None = None
+    mask: ManifestMask | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A dataset as a list.
+
+    Args:
+        spec: What it was built by, as far as that can be published; its source is the manifest.
+        created: When the dataset was made.
+        ledger: What its masks were made from.
+        images: By class and digest.
+    """
+
+    spec: DatasetSpec
+    created: datetime
+    ledger: Ledger
+    images: tuple[ManifestImage, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes 1..C."""
+        return self.spec.class_names
+
+    def of_class(self, name: str) -> list[ManifestImage]:
+        """The images of one class."""
+        return [image for image in self.images if image.class_name == name]
+
+
+@dataclass(frozen=True)
+class WrittenManifest:
+    """What was written; prints as one or two lines.
+
+    Args:
+        path: The manifest.
+        images: Number of images listed.
+        masks: Number of masks inside.
+        without_url: Images without an address on the web: listed, but nobody can fetch them again.
+    """
+
+    path: Path
+    images: int
+    masks: int
+    without_url: int
+
+    def __str__(self) -> str:
+        lines = [f"{self.images:,} images listed in {self.path}, {self.masks:,} masks and no picture inside."]
+        if self.without_url:
+            lines.append(
+                f"{self.without_url:,} of them have no address on the web (files of this machine, say), and none is "
+                "written: nobody can fetch them from this manifest."
+            )
+        return "\n".join(lines)
+
+
+def source_id_of(provenance: Provenance) -> str:
+    """An image's identity among those of all sources, such as ``flickr:123``; the same after any number of rebuilds."""
+    if provenance.source == SOURCE:
+        return provenance.source_id
+    return f"{provenance.source}:{provenance.source_id}"
+
+
+def first_source(provenance: Provenance) -> tuple[str, str]:
+    """Source and identity by which an image was found first, whatever manifests it came through since."""
+    source, _, source_id = source_id_of(provenance).partition(":")
+    return source, source_id
+
+
+def write_manifest(dataset: "Dataset", path: Path | str, masks: bool = False) -> WrittenManifest:
+    """Write the manifest of a web dataset; byte by byte the same for the same dataset.
+
+    Args:
+        dataset: A web dataset.
+        path: Where to write; gzipped if it ends in ``.gz``. It is either whole or not there.
+        masks: Whether the co-segmentation masks are written, too.
+
+    Returns:
+        Counts.
+
+    Raises:
+        StoreError: If it is no web dataset.
+    """
+    from wss_data.store import MASKS, mask_ledger
+    from wss_data.store.info import info_of
+    from wss_data.store.provenance import image_rows
+
+    path = Path(path).expanduser()
+    rows = image_rows(dataset, "listed in a manifest")
+    definition = info_of(dataset)["definition"]
+    lines = [_line(row, masks) for row in rows]
+    without_url = sum("image_url" not in line for line in lines)
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": definition["name"],
+        "created": dataset.created_at.replace(tzinfo=UTC, microsecond=0).isoformat(),
+        "classes": [item["name"] for item in definition["classes"]],
+        "images": len(rows),
+        "images_without_url": without_url,
+        "definition": {key: _public(definition[key]) for key in _DEFINITION if key in definition},
+        "ledger": _public_ledger(mask_ledger(dataset, MASKS)).to_dict(),
+    }
+    with _compressed(path) as file:
+        for line in (header, *lines):
+            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+    return WrittenManifest(path, len(rows), sum("mask" in line for line in lines), without_url)
+
+
+@contextmanager
+def _compressed(path: Path) -> Iterator[IO[bytes]]:
+    with atomic_path(path) as temporary, temporary.open("wb") as raw:
+        if not path.name.endswith(".gz"):
+            yield raw
+            return
+        # Neither name nor time of writing inside: the same dataset gives the same bytes.
+        with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as file:
+            yield file  # type: ignore[misc]
+
+
+def _line(row: "ImageRow", masks: bool) -> dict[str, Any]:
+    at = row.provenance
+    source, source_id = first_source(at)
+    line: dict[str, Any] = {
+        "class": row.class_name,
+        "sha256": row.sha256,
+        "phash": row.phash,
+        "size": list(row.original_size) if row.original_size else None,
+        "source": source,
+        "source_id": row.sha256[:20] if _LOCAL_PATH.match(source_id) else source_id,
+        **{key: _public_url(getattr(at, key)) for key in _URLS},
+        **{key: getattr(at, key) for key in _TEXTS},
+        "retrieved_at": at.retrieved_at.isoformat() if at.retrieved_at else None,
+        "opt_outs": list(at.opt_outs),
+        "tags": sorted(row.tags),
+        "verdict": row.verdict,
+    }
+    if masks and row.mask_path and Path(row.mask_path).is_file():
+        png = base64.b64encode(Path(row.mask_path).read_bytes()).decode()
+        line["mask"] = {"png": png, "method": row.mask_method, "confidence": row.confidence}
+    return {key: value for key, value in line.items() if value not in (None, [])}
+
+
+def _public_url(text: str | None) -> str | None:
+    """The address if others can use it: on the web, and without a name and password before the host."""
+    if not text or not is_web_address(text) or "@" in text.split("/")[2]:
+        return None
+    return text
+
+
+def _public(value: Any) -> Any:
+    """Plain values without paths of this machine."""
+    if isinstance(value, Mapping):
+        return {key: _public(item) for key, item in value.items() if not _is_local(item)}
+    if isinstance(value, (list, tuple)):
+        return [_public(item) for item in value if not _is_local(item)]
+    return value
+
+
+def _is_local(value: Any) -> bool:
+    return isinstance(value, str) and _LOCAL_PATH.match(value) is not None
+
+
+def _public_ledger(ledger: Ledger) -> Ledger:
+    return Ledger(
+        tuple(LedgerEntry(_LOCAL_PATH.sub("a folder", e.what), e.supervision, e.used_for) for e in ledger.entries)
+    )
+
+
+def read_manifest(path: Path | str, masks: bool = True) -> Manifest:
+    """Read a manifest and check every line of it.
+
+    Args:
+        path: The file, gzipped or not, whatever its name.
+        masks: Whether masks are read, too.
+
+    Raises:
+        SourceError: If there is no such file, a newer version of wss wrote it, it is cut off, or lines are wrong; these
+            are named by their numbers.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise SourceError(f"{path}: there is no such manifest.")
+    number = 0
+    wrong: list[str] = []
+    images: dict[tuple[str, str], ManifestImage] = {}
+    identities: set[tuple[str, str]] = set()
+    try:
+        with _opened(path) as file:
+            header, number = _values(file.readline(LONGEST_LINE + 1)), 1
+            manifest, expected = _read_header(header, path)
+            while data := file.readline(LONGEST_LINE + 1):
+                number += 1
+                try:
+                    image = _read_image(_values(data), manifest.classes, masks)
+                    key, identity = (image.class_name, image.sha256), source_id_of(image.provenance)
+                    if key in images or (image.class_name, identity) in identities:
+                        raise ValueError(f"class '{image.class_name}' has the image {identity} twice")
+                    images[key] = image
+                    identities.add((image.class_name, identity))
+                except ValueError as error:
+                    wrong.append(f"line {number}: {error}")
+                    if len(data) > LONGEST_LINE:
+                        break
+    except (EOFError, gzip.BadGzipFile, OSError) as error:
+        raise SourceError(f"{path}, after line {number}: the file cannot be read ({error}). Get it again.") from error
+    except ValueError as error:
+        raise SourceError(f"{path}, line 1: {error}. Is it a manifest of `wss-data manifest`?") from error
+    if wrong:
+        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise SourceError(f"{path}: {len(wrong)} bad lines. {'; '.join(wrong[:_SHOWN])}{more}. Nothing was built.")
+    if len(images) != expected:
+        raise SourceError(
+            f"{path}: {len(images):,} images are listed, the first line promises {expected:,}. "
+            "The file was cut off or edited; get it again."
+        )
+    order = {name: position for position, name in enumerate(manifest.classes)}
+    listed = sorted(images.values(), key=lambda image: (order[image.class_name], image.sha256))
+    return replace(manifest, images=tuple(listed))
+
+
+def _opened(path: Path) -> IO[bytes]:
+    with path.open("rb") as file:
+        start = file.read(2)
+    return gzip.open(path, "rb") if start == _GZIP else path.open("rb")  # type: ignore[return-value]
+
+
+def _values(data: bytes) -> dict[str, Any]:
+    if len(data) > LONGEST_LINE:
+        raise ValueError(f"longer than {LONGEST_LINE:,} bytes")
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"no JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"a JSON object is wanted, found {type(value).__name__}")
+    return value
+
+
+def _read_header(value: dict[str, Any], path: Path) -> tuple[Manifest, int]:
+    if value.get("format") != FORMAT:
+        raise ValueError(f"format is {_shown(value.get('format'))}, '{FORMAT}' is wanted")
+    version, images = value.get("version"), value.get("images")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ValueError(f"version is {_shown(version)}, a whole number is wanted")
+    if version > VERSION:
+        raise SourceError(
+            f"{path}: the manifest has version {version}, this version of wss reads up to {VERSION}. Update wss."
+        )
+    if not isinstance(images, int) or isinstance(images, bool) or images < 0:
+        raise ValueError(f"images is {_shown(images)}, a number of images is wanted")
+    definition = value.get("definition")
+    if not isinstance(definition, Mapping):
+        raise ValueError("'definition' is missing")
+    kept = {key: definition[key] for key in _DEFINITION if key in definition}
+    source = {"name": SOURCE, "options": {"path": str(path.absolute())}}
+    try:
+        # Names become folders here, so that they are checked as those of a definition are.
+        spec = DatasetSpec.from_dict({"name": value.get("name"), **kept, "sources": [source]}, "definition")
+    except (SpecError, TypeError) as error:
+        raise ValueError(str(error).rstrip(".")) from error
+    if value.get("classes") != list(spec.class_names):
+        raise ValueError(f"classes are {_shown(value.get('classes'))}, the definition has {list(spec.class_names)}")
+    try:
+        ledger = Ledger.from_dict(value.get("ledger") or {"entries": []})
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"the ledger cannot be read ({error})") from error
+    return Manifest(spec, _moment(value.get("created"), "created"), ledger, ()), images
+
+
+def _read_image(value: dict[str, Any], classes: tuple[str, ...], masks: bool) -> ManifestImage:
+    class_name = value.get("class")
+    if class_name not in classes:
+        raise ValueError(f"class {_shown(class_name)} is not one of {', '.join(classes)}")
+    for key, pattern in (("sha256", _DIGEST), ("phash", _PHASH)):
+        text = value.get(key)
+        if not (isinstance(text, str) and pattern.fullmatch(text)) and not (key == "phash" and text is None):
+            raise ValueError(f"{key} is {_shown(text)}, lower-case hex digits are wanted")
+    known = {key: _text(value, key) for key in ("source", "source_id", *_URLS, *_TEXTS)}
+    for key in _URLS:
+        address = known[key]
+        if address is not None and not is_web_address(address):
+            raise ValueError(f"{key} is {_shown(address)}, an http or https address is wanted")
+    source, source_id = known.pop("source"), known.pop("source_id")
+    if not source or not source_id or ":" in source:
+        raise ValueError("'source' and 'source_id' are wanted, the source without ':'")
+    retrieved_at = value.get("retrieved_at")
+    verdict = value.get("verdict")
+    if verdict not in (None, "keep", "drop"):
+        raise ValueError(f"verdict is {_shown(verdict)}, keep or drop is wanted")
+    provenance = Provenance(
+        source,
+        source_id,
+        **known,
+        retrieved_at=None if retrieved_at is None else _moment(retrieved_at, "retrieved_at"),
+        opt_outs=_texts(value, "opt_outs"),
+    )
+    mask = _read_mask(value["mask"]) if masks and value.get("mask") is not None else None
+    return ManifestImage(
+        str(class_name),
+        value["sha256"],
+        value.get("phash"),
+        _size(value.get("size")),
+        provenance,
+        _texts(value, "tags"),
+        verdict,
+        mask,
+    )
+
+
+def _text(value: Mapping[str, Any], key: str) -> str | None:
+    text = value.get(key)
+    if text is not None and not (isinstance(text, str) and len(text) <= _LONGEST_TEXT and "\0" not in text):
+        raise ValueError(f"{key} is {_shown(text)}, a text of at most {_LONGEST_TEXT:,} characters is wanted")
+    return text
+
+
+def _texts(value: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    texts = value.get(key, [])
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{key} is {_shown(texts)}, a list of texts is wanted")
+    return tuple(texts)
+
+
+def _size(value: Any) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    whole = isinstance(value, list) and len(value) == 2
+    if not whole or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in value):
+        raise ValueError(f"size is {_shown(value)}, width and height in pixels are wanted")
+    return value[0], value[1]
+
+
+def _moment(value: Any, key: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{key} is {_shown(value)}, a moment such as 2026-11-22T18:00:00+00:00 is wanted") from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _read_mask(value: Any) -> ManifestMask:
+    if not isinstance(value, Mapping) or not isinstance(value.get("png"), str):
+        raise ValueError(f"mask is {_shown(value)}, 'png' in base64 is wanted")
+    try:
+        png = base64.b64decode(value["png"], validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"the mask is no base64 ({error})") from error
+    if not png.startswith(_PNG):
+        raise ValueError("the mask is no PNG")
+    confidence = value.get("confidence")
+    number = isinstance(confidence, (int, float)) and not isinstance(confidence, bool)
+    if confidence is not None and not (number and 0 <= confidence <= 1):
+        raise ValueError(f"confidence of the mask is {_shown(confidence)}, a number between 0 and 1 is wanted")
+    return ManifestMask(png, _text(value, "method"), confidence)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,124 @@
+"""Which download may start now: connections in all, connections and pace for each host, and waiting where asked."""
+
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+HOST_CONNECTIONS: Mapping[str, int] = {"upload.wikimedia.org": 2, "thumb.wikimedia.org": 2}
+"""Downloads at once that a host's own rules allow, where they are stricter than ours.
+
+Source:
+    https://wikitech.wikimedia.org/wiki/Robot_policy
+"""
+
+
+@dataclass
+class _Host(Generic[T]):
+    waiting: deque[T] = field(default_factory=deque)
+    later: list[tuple[float, T]] = field(default_factory=list)
+    active: int = 0
+    not_before: float = 0.0
+    pause: float = 0.0
+
+    def is_idle(self, now: float) -> bool:
+        """Whether there is nothing to remember of it."""
+        return not (self.waiting or self.later or self.active or self.pause) and self.not_before <= now
+
+
+class HostSchedule(Generic[T]):
+    """A queue with a lane for each host. It knows no clock and no thread: whoever asks says what time it is.
+
+    Args:
+        connections: Downloads at once.
+        per_host: Downloads at once from one host.
+        pause: Seconds between the starts of two downloads from one host.
+        host_connections: Hosts with a limit of their own, which holds where it is stricter.
+    """
+
+    def __init__(
+        self,
+        connections: int,
+        per_host: int,
+        pause: float = 0.0,
+        host_connections: Mapping[str, int] = HOST_CONNECTIONS,
+    ) -> None:
+        self._connections = connections
+        self._per_host = per_host
+        self._pause = pause
+        self._host_connections = host_connections
+        self._hosts: OrderedDict[str, _Host[T]] = OrderedDict()
+        self.active = 0
+
+    def __len__(self) -> int:
+        """Number of items that wait."""
+        return sum(len(host.waiting) + len(host.later) for host in self._hosts.values())
+
+    def add(self, host: str, item: T, not_before: float = 0.0) -> None:
+        """Let ``item`` wait for ``host``, at least until ``not_before``."""
+        lane = self._lane(host)
+        if not_before > 0:
+            lane.later.append((not_before, item))
+        else:
+            lane.waiting.append(item)
+
+    def start(self, now: float) -> tuple[str, T] | None:
+        """Take the next item that may start, hosts in turn; ``None`` if none may."""
+        if self.active >= self._connections:
+            return None
+        for name, lane in list(self._hosts.items()):
+            if lane.is_idle(now):
+                del self._hosts[name]
+                continue
+            for entry in [entry for entry in lane.later if entry[0] <= now]:
+                lane.later.remove(entry)
+                lane.waiting.append(entry[1])
+            if lane.waiting and lane.active < self._limit(name) and lane.not_before <= now:
+                item = lane.waiting.popleft()
+                lane.active += 1
+                lane.not_before = now + max(self._pause, lane.pause)
+                self.active += 1
+                self._hosts.move_to_end(name)
+                return name, item
+        return None
+
+    def finish(self, host: str) -> None:
+        """Note that a download from ``host`` has ended."""
+        self._lane(host).active -= 1
+        self.active -= 1
+
+    def hold(self, host: str, until: float) -> None:
+        """Start nothing more from ``host`` until then."""
+        lane = self._lane(host)
+        lane.not_before = max(lane.not_before, until)
+
+    def slow_down(self, host: str, pause: float) -> None:
+        """Leave at least ``pause`` seconds between the starts of two downloads from ``host``."""
+        self._lane(host).pause = pause
+
+    def give_up(self, host: str) -> list[T]:
+        """Take away everything that waits for ``host``."""
+        lane = self._lane(host)
+        items = [*lane.waiting, *(item for _, item in lane.later)]
+        lane.waiting.clear()
+        lane.later.clear()
+        return items
+
+    def next_start(self, now: float) -> float | None:
+        """Seconds until something may start by itself; ``None`` if only the end of a download can bring that."""
+        if self.active >= self._connections:
+            return None
+        times = [
+            max(lane.not_before, min((at for at, _ in lane.later), default=0.0) if not lane.waiting else 0.0)
+            for name, lane in self._hosts.items()
+            if (lane.waiting or lane.later) and lane.active < self._limit(name)
+        ]
+        return max(0.0, min(times) - now) if times else None
+
+    def _lane(self, host: str) -> _Host[T]:
+        return self._hosts.setdefault(host, _Host())
+
+    def _limit(self, host: str) -> int:
+        return min(self._per_host, self._host_connections.get(host, self._per_host))

@@ -1,0 +1,158 @@
+"""Goes through all that Flickr has for one query, which is more than it gives to one question.
+
+Flickr gives at most the first 4,000 results and then repeats them, so a large
+query is cut into windows of upload dates. Each window is read newest first for
+seven full pages, and the next one ends where it stopped: no request is spent on
+finding out how wide a window may be, and nothing depends on the totals that
+Flickr reports, which are off by hundreds. Where the answers are not in that
+order, windows are halved instead; five minutes, below which Flickr does not
+tell dates apart, are split by licence.
+
+Sources:
+    https://www.flickr.com/services/api/flickr.photos.search.html (the 4,000);
+    https://github.com/WordPress/openverse-catalog/pull/1031 (totals), /pull/1047 (five minutes);
+    https://github.com/dajobe/flickcurl/issues/38 (unstable order).
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+LOG = logging.getLogger(__name__)
+
+PER_PAGE = 500
+MOST_PAGES = 8
+"""Pages of one query before Flickr repeats itself: 4,000 results."""
+
+WINDOW_PAGES = 7
+"""Pages read of one window of dates: one less than there should be, as a margin."""
+
+FIVE_MINUTES = 300
+"""Narrowest window in seconds: Flickr answers to five seconds what it answers to five minutes."""
+
+FIRST_UPLOAD = 1_075_593_600
+"""1 February 2004; Flickr opened on the 10th."""
+
+ENOUGH = 0.9
+"""Share of the reported total that counts as all, for totals count photos that are not shown."""
+
+
+@dataclass
+class Run:
+    """What some pages of one query brought.
+
+    Args:
+        ids: The photos, those seen before included.
+        total: What Flickr says there are.
+        ended: Whether there is nothing after them, as far as that can be seen.
+        oldest: Earliest upload date, in seconds since 1970; 0 if one was missing.
+        newest_first: Whether they came in that order, as far as Flickr tells dates apart.
+    """
+
+    ids: set[str] = field(default_factory=set)
+    total: int = 0
+    ended: bool = False
+    oldest: int = 2**62
+    newest_first: bool = True
+
+    @property
+    def plenty(self) -> bool:
+        """Whether about as many came as there should be; if not, a page may have been repeated for the next."""
+        return len(self.ids) >= ENOUGH * self.total
+
+
+class Walk:
+    """Goes through all results of one query.
+
+    Args:
+        ask: Gives a page, by its number and further parameters.
+        licences: Licence ids to accept.
+        now: Latest upload date in seconds since 1970, the same for the whole search.
+        seen: Ids that were given already; grows.
+    """
+
+    def __init__(self, ask: Callable[..., dict[str, Any]], licences: Sequence[int], now: int, seen: set[str]) -> None:
+        self._ask = ask
+        self._licences = tuple(licences)
+        self._now = now
+        self._seen = seen
+
+    def photos(self, everything: bool) -> Iterator[dict[str, Any]]:
+        """The photos, the most relevant ones first unless everything is wanted and there is too much for that."""
+        if not self._licences:
+            return
+        run = Run()
+        for fresh in self._run(run, MOST_PAGES, sort="relevance", license=_listed(self._licences)):
+            yield from fresh
+            if everything and run.total > WINDOW_PAGES * PER_PAGE:
+                break
+        if not (run.ended and run.plenty):
+            # What is sorted by relevance moves while it is read: some comes twice, some never.
+            yield from self._window(FIRST_UPLOAD, self._now, self._licences)
+
+    def _window(self, low: int, high: int, licences: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+        """The photos uploaded from ``low`` to ``high``, both included, newest first.
+
+        Args:
+            low: Seconds since 1970.
+            high: Seconds since 1970.
+            licences: Licence ids to accept.
+        """
+        while low <= high:
+            run = Run()
+            asked = {"min_upload_date": low, "max_upload_date": high, "license": _listed(licences)}
+            for fresh in self._run(run, WINDOW_PAGES, sort="date-posted-desc", **asked):
+                yield from fresh
+            if run.ended and run.plenty:
+                return
+            cut = max(low, min(run.oldest, high))
+            if not run.newest_first and high - low >= FIVE_MINUTES:
+                # Where it stopped says nothing then.
+                if not run.ended:
+                    yield from self._halves(low, high, licences)
+                return
+            if high - cut >= FIVE_MINUTES:
+                high = cut
+                continue
+            start = max(low, high - FIVE_MINUTES + 1)
+            if not run.ended and len(licences) > 1:
+                for licence in licences:
+                    yield from self._window(start, high, (licence,))
+            elif not run.ended:
+                LOG.warning("Flickr has more than %d photos of five minutes; some are left out.", len(run.ids))
+            high = start - 1
+
+    def _halves(self, low: int, high: int, licences: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+        middle = (low + high) // 2
+        yield from self._window(middle + 1, high, licences)
+        yield from self._window(low, middle, licences)
+
+    def _run(self, run: Run, most: int, **given: Any) -> Iterator[list[dict[str, Any]]]:
+        """Read up to ``most`` pages into ``run``; yields the photos of each that are new."""
+        previous = 2**62
+        for page in range(1, most + 1):
+            answer = self._ask(page=page, **given)
+            photos = answer["photos"]
+            if run.ids.issuperset(photo["id"] for photo in photos):
+                # None, or repeats: the end, whatever the total says.
+                run.ended = True
+                return
+            run.ids.update(photo["id"] for photo in photos)
+            run.total = answer["total"]
+            # A page may be short because photos were hidden; a full one may be followed by more than was counted.
+            run.ended = page * PER_PAGE >= run.total and len(photos) < PER_PAGE
+            for photo in photos:
+                run.newest_first &= 0 < photo["uploaded"] <= previous + FIVE_MINUTES
+                previous = photo["uploaded"]
+                run.oldest = min(run.oldest, previous)
+            fresh = [photo for photo in photos if photo["id"] not in self._seen]
+            fresh = list({photo["id"]: photo for photo in fresh}.values())
+            self._seen.update(photo["id"] for photo in fresh)
+            yield fresh
+            if run.ended:
+                return
+
+
+def _listed(licences: Sequence[int]) -> str:
+    return ",".join(str(licence) for licence in licences)
