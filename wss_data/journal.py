@@ -23,7 +23,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -62,9 +62,8 @@ CREATE TABLE IF NOT EXISTS hits (
     at         TEXT NOT NULL,
     PRIMARY KEY (class_name, source, source_id)
 );
-CREATE INDEX IF NOT EXISTS hits_by_status ON hits (class_name, status, position);
-CREATE INDEX IF NOT EXISTS hits_by_url ON hits (url);
-CREATE INDEX IF NOT EXISTS hits_by_sha256 ON hits (sha256);
+CREATE INDEX IF NOT EXISTS waiting_hits ON hits (class_name, position) WHERE status = 'found';
+CREATE INDEX IF NOT EXISTS dropped_hits ON hits (url) WHERE status = 'dropped';
 CREATE TABLE IF NOT EXISTS searches (
     class_name TEXT NOT NULL,
     source     TEXT NOT NULL,
@@ -178,7 +177,7 @@ class Journal:
         rows = []
         for e in entries:
             provenance = e.provenance or Provenance(e.source, e.source_id, image_url=e.url)
-            image = json.dumps(asdict(e.image)) if e.image else None
+            image = json.dumps(vars(e.image)) if e.image else None
             row = (e.class_name, e.source, e.source_id, e.position, e.url, _provenance_text(provenance), None)
             rows.append((*row, e.status, e.reason, e.detail, e.sha256, image, now))
         with _writing(self._connection, self.path):
@@ -478,7 +477,7 @@ def _now() -> str:
 
 
 def _provenance_text(provenance: Provenance) -> str:
-    values = {key: value for key, value in asdict(provenance).items() if value not in (None, ())}
+    values = {key: value for key, value in vars(provenance).items() if value not in (None, ())}
     if provenance.retrieved_at is not None:
         values["retrieved_at"] = provenance.retrieved_at.isoformat()
     return json.dumps(values, ensure_ascii=False)
