@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from wss_data.errors import DownloadError, ImageError, SourceUnavailable
+from wss_data.errors import DownloadError, ImageError, SourceUnavailable, WssError
 from wss_data.journal import Entry, Journal, StoredImage, secret_of
 from wss_data.records import ImageRecord, stem_of
 from wss_data.schedule import HostSchedule
@@ -76,10 +76,12 @@ class Retrieved:
     Args:
         done: Number of search results dealt with.
         left_out: Sources that could not be asked, with the reason.
+        given_up: Hosts that were not asked any more, with the reason.
     """
 
     done: int = 0
     left_out: dict[str, str] = field(default_factory=dict)
+    given_up: dict[str, str] = field(default_factory=dict)
 
 
 def retrieve(
@@ -117,13 +119,14 @@ def retrieve(
         OSError: If the disk is full; everything up to then is kept.
     """
     report = Retrieved()
+    hosts = _Hosts(HostSchedule(spec.download.connections, spec.download.per_host, spec.download.pause_s))
     storing: Future[None] | None = None
     with ExitStack() as stack:
         workshop = stack.enter_context(Workshop(spec.download, workers))
         store_thread = stack.enter_context(ThreadPoolExecutor(1, "store"))
         for wanted in spec.classes:
-            run = _ClassRun(spec, wanted, sources, folder / wanted.name, journal, workshop, report, strict, progress)
-            run.run()
+            run = _ClassRun(spec, wanted, sources, folder / wanted.name, journal, workshop, hosts, report, strict)
+            run.run(progress)
             if storing is not None:
                 storing.result()
             storing = store_thread.submit(_store, journal.path, spec, wanted.name, folder / wanted.name, store)
@@ -139,6 +142,15 @@ def _has_results(journal: Journal, wanted: ClassSpec) -> bool:
     return any(True for _ in journal.entries(wanted.name))
 
 
+@dataclass
+class _Hosts:
+    """What is known of the hosts, from class to class: who waits for them, their failures in a row, whom we met."""
+
+    schedule: HostSchedule[Job]
+    failures: dict[str, int] = field(default_factory=dict)
+    known: set[str] = field(default_factory=set)
+
+
 class _ClassRun:
     """One class, from its searches to images on disk. All state lives in the one thread that runs it."""
 
@@ -150,32 +162,28 @@ class _ClassRun:
         folder: Path,
         journal: Journal,
         workshop: Workshop,
+        hosts: _Hosts,
         report: Retrieved,
         strict: bool,
-        progress: bool,
     ) -> None:
         self._spec, self._wanted, self._folder = spec, wanted, folder
         self._sources, self._journal, self._workshop = sources, journal, workshop
-        self._report, self._strict, self._progress = report, strict, progress
+        self._report, self._strict, self._given_up = report, strict, report.given_up
+        self._schedule, self._failures, self._known_hosts = hosts.schedule, hosts.failures, hosts.known
         self._clock = workshop.clock
         self._web = [source.name for source, _ in sources if not source.local]
-        download = spec.download
-        self._schedule: HostSchedule[Job] = HostSchedule(download.connections, download.per_host, download.pause_s)
         self._jobs: set[tuple[str, str]] = set()
         self._searching = 0
         self._local: list[Iterator[tuple[int, Hit]]] = []
-        self._failures: dict[str, int] = {}
-        self._known_hosts: set[str] = set()
         self._more_waiting = True
         self._ended: list[Entry] = []
         self._noted = self._clock.monotonic()
-        self._given_up: dict[str, str] = {}
         self._decoding = 0
         self._pending_bytes = 0
         self._forgotten = journal.forgotten()
         self._counts: dict[str, int] = {}
 
-    def run(self) -> None:
+    def run(self, progress: bool) -> None:
         """Deal with every search result of the class."""
         name = self._wanted.name
         lost = [e for e in self._journal.entries(name, "fetched") if not _image_path(self._folder, e.sha256).is_file()]
@@ -185,7 +193,7 @@ class _ClassRun:
         if not (self._searching or self._local or waiting):
             return
         with tqdm(
-            total=waiting, desc=f"retrieve {name}", unit="image", disable=not self._progress, dynamic_ncols=True
+            total=waiting, desc=f"retrieve {name}", unit="image", disable=not progress, dynamic_ncols=True
         ) as bar:
             self._bar = bar
             try:
@@ -239,7 +247,8 @@ class _ClassRun:
     def _search_here(self, source: Source, part: SourceSpec) -> Iterator[tuple[int, Hit]]:
         seen = self._journal.seen(self._wanted.name, source.name)
         hits = enumerate(source.search(self._wanted, part.limit, Forgetful()))
-        return ((position, hit) for position, hit in hits if hit.provenance.source_id not in seen)
+        # Of a forgotten picture only a digest of its identity is left.
+        return ((place, hit) for place, hit in hits if not {(key := hit.provenance.source_id), secret_of(key)} & seen)
 
     def _leave_out(self, name: str, error: SourceUnavailable) -> None:
         if self._strict:
@@ -251,6 +260,10 @@ class _ClassRun:
         self._searching -= 1
         if isinstance(error, SourceUnavailable):
             self._leave_out(source.name, error)
+        elif isinstance(error, Exception) and not isinstance(error, WssError | OSError):
+            # A service changed its answers, say. The text may hold a key; its kind does not.
+            told = f"its search broke off ({type(error).__name__}); what it found until then is used."
+            self._leave_out(source.name, SourceUnavailable(told))
         elif error is not None:
             raise error
         else:
@@ -264,7 +277,6 @@ class _ClassRun:
             name = hit.provenance.source
             if name not in seen:
                 seen[name] = self._journal.seen(self._wanted.name, name)
-            # Of a forgotten picture only a digest of its identity is left.
             if secret_of(hit.provenance.source_id) not in seen[name]:
                 new.append((position, hit))
         count = self._journal.found(new)
@@ -286,7 +298,7 @@ class _ClassRun:
             job = Job(hit, position, "")
             self._jobs.add(job.key)
             self._decode(job)
-        if self._more_waiting and len(self._schedule) < WINDOW // 2:
+        while self._more_waiting and len(self._schedule) < WINDOW // 2:
             # What ended must not come again.
             self._end()
             room = WINDOW - len(self._schedule)
