@@ -62,7 +62,7 @@ lint: install
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not slow'
 
 clean:
 	rm -rf $(VENV) '$(STATE)'

@@ -1,6 +1,6 @@
 """The protocol of a source, and finding one by name."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -102,6 +102,18 @@ class Source(Protocol):
             SourceError: If what was asked makes no sense to it.
         """
         ...
+
+
+def distinct(hits: Iterable[Hit | None], limit: int | None) -> Iterator[Hit]:
+    """The hits among ``hits``, each identity once, at most ``limit`` of them; no more is taken than that needs."""
+    seen: set[str] = set()
+    for hit in hits:
+        if hit is None or hit.provenance.source_id in seen:
+            continue
+        seen.add(hit.provenance.source_id)
+        yield hit
+        if len(seen) == limit:
+            return
 
 
 def list_sources() -> dict[str, str]:

@@ -13,7 +13,7 @@ from wss_data.errors import SourceError, SourceUnavailable
 from wss_data.fetch import user_agent
 from wss_data.records import Provenance
 from wss_data.sources.api import LONGEST_WAIT, Api, Pace, Refused
-from wss_data.sources.base import Hit, Pages, SourceState
+from wss_data.sources.base import Hit, Pages, SourceState, distinct
 from wss_data.sources.licences import spdx_from_short, spdx_from_url
 from wss_data.spec import ClassSpec
 
@@ -153,16 +153,8 @@ class OpenverseSource:
         state = self.state()
         if state.state != "ready":
             raise SourceUnavailable(f"openverse: {state.detail}")
-        seen: set[str] = set()
-        for query in wanted.queries:
-            for result in self._results(query, pages):
-                hit = self._hit(result, wanted.name, query)
-                if hit is None or hit.provenance.source_id in seen:
-                    continue
-                seen.add(hit.provenance.source_id)
-                yield hit
-                if len(seen) == limit:
-                    return
+        results = ((query, result) for query in wanted.queries for result in self._results(query, pages))
+        yield from distinct((self._hit(result, wanted.name, query) for query, result in results), limit)
 
     def _results(self, query: str, pages: Pages) -> Iterator[Mapping[str, Any]]:
         """Results of one query: the plain query first, whose results fit best, then its slices."""

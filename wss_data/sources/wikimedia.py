@@ -12,7 +12,7 @@ from wss_data.errors import SourceError, SourceUnavailable
 from wss_data.fetch import CONTACT_VARIABLE, user_agent
 from wss_data.records import Provenance
 from wss_data.sources.api import LONGEST_WAIT, Api, Pace
-from wss_data.sources.base import Hit, Pages, SourceState
+from wss_data.sources.base import Hit, Pages, SourceState, distinct
 from wss_data.sources.licences import short_from_url, spdx_from_url
 from wss_data.spec import ClassSpec
 
@@ -113,16 +113,8 @@ class WikimediaSource:
         state = self.state()
         if state.state != "ready":
             raise SourceUnavailable(f"wikimedia: {state.detail}")
-        seen: set[str] = set()
-        for query in wanted.queries:
-            for page in self._results(query, pages):
-                hit = self._hit(page, wanted.name, query)
-                if hit is None or hit.provenance.source_id in seen:
-                    continue
-                seen.add(hit.provenance.source_id)
-                yield hit
-                if len(seen) == limit:
-                    return
+        results = ((query, page) for query in wanted.queries for page in self._results(query, pages))
+        yield from distinct((self._hit(page, wanted.name, query) for query, page in results), limit)
 
     def _results(self, query: str, pages: Pages) -> Iterator[Mapping[str, Any]]:
         """Results of one query, best first."""

@@ -10,7 +10,7 @@ from wss_data.filters import DROPPED, KEPT, LEAK, PLACEHOLDER, TOO_LARGE, TOO_SM
 from wss_data.masks import voc_palette
 from wss_data.quality import MaskQuality
 from wss_data.spec import DatasetSpec
-from wss_data.store.info import GROUND_TRUTH, MASKS, Kind
+from wss_data.store.info import GROUND_TRUTH, MASKS, PROVENANCE_TEXTS, Kind
 
 if TYPE_CHECKING:
     import fiftyone as fo
@@ -20,19 +20,6 @@ MASK_FIELDS: dict[str, tuple[str, ...]] = {
     "target": (GROUND_TRUTH, "pseudo_mask", "prediction"),
 }
 """Fields of masks that a new dataset has."""
-
-_PROVENANCE_TEXTS = (
-    "source",
-    "source_id",
-    "query",
-    "image_url",
-    "page_url",
-    "title",
-    "author",
-    "author_url",
-    "license",
-    "license_url",
-)
 
 
 def label_field(kind: Kind) -> str:
@@ -82,7 +69,7 @@ def _declare_fields(fiftyone: Any, dataset: "fo.Dataset", kind: Kind) -> None:
         )
     # A document class of our own would have to be importable wherever the dataset is opened, the App included.
     dataset.add_sample_field("provenance", embedded, embedded_doc_type=fiftyone.DynamicEmbeddedDocument)
-    for name in _PROVENANCE_TEXTS:
+    for name in PROVENANCE_TEXTS:
         dataset.add_sample_field(f"provenance.{name}", fiftyone.StringField)
     dataset.add_sample_field("provenance.retrieved_at", fiftyone.DateTimeField)
     dataset.add_sample_field("provenance.opt_outs", fiftyone.ListField, subfield=fiftyone.StringField)

@@ -26,6 +26,20 @@ TAG = "wss"
 MASKS = "cosegmentation"
 BEFORE_IMPORT = "cosegmentation_before_import"
 GROUND_TRUTH = "ground_truth"
+PROVENANCE_TEXTS = (
+    "source",
+    "source_id",
+    "query",
+    "image_url",
+    "page_url",
+    "title",
+    "author",
+    "author_url",
+    "license",
+    "license_url",
+)
+"""What the field ``provenance`` holds as text."""
+
 IMPORTED = "imported"
 """What stands as the method of masks that were made elsewhere."""
 

@@ -8,23 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from wss_data.records import Provenance
 from wss_data.store.connection import fiftyone
-from wss_data.store.info import MASKS, class_names, mark_filter_stale, web_info
+from wss_data.store.info import MASKS, PROVENANCE_TEXTS, class_names, mark_filter_stale, web_info
 
 if TYPE_CHECKING:
     import fiftyone as fo
-
-_TEXTS = (
-    "source",
-    "source_id",
-    "query",
-    "image_url",
-    "page_url",
-    "title",
-    "author",
-    "author_url",
-    "license",
-    "license_url",
-)
 
 
 @dataclass(frozen=True)
@@ -76,7 +63,7 @@ def image_rows(dataset: "fo.Dataset", action: str = "described") -> list[ImageRo
     plain = ["id", "label.label", "filepath", "sha256", "phash", "metadata.width", "metadata.height"]
     more = ["tags", "verdict", "confidence", f"{MASKS}.mask_path", f"{MASKS}.method"]
     original = ["provenance.original_width", "provenance.original_height"]
-    texts = [f"provenance.{name}" for name in _TEXTS]
+    texts = [f"provenance.{name}" for name in PROVENANCE_TEXTS]
     last = ["provenance.retrieved_at", "provenance.opt_outs"]
     columns = dataset.values([*plain, *more, *original, *texts, *last])
     order = {name: position for position, name in enumerate(class_names(dataset))}
@@ -87,7 +74,7 @@ def image_rows(dataset: "fo.Dataset", action: str = "described") -> list[ImageRo
 def _image_row(row: tuple[Any, ...]) -> ImageRow:
     key, class_name, path, sha256, phash, width, height, tags, verdict, confidence, mask, method = row[:12]
     original_width, original_height, *texts, retrieved_at, opt_outs = row[12:]
-    known = dict(zip(_TEXTS, texts, strict=True))
+    known = dict(zip(PROVENANCE_TEXTS, texts, strict=True))
     source, source_id = known.pop("source") or "unknown", known.pop("source_id") or str(sha256)
     if retrieved_at is not None and retrieved_at.tzinfo is None:
         retrieved_at = retrieved_at.replace(tzinfo=UTC)  # the database keeps UTC and gives it back without saying so
