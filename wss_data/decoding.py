@@ -33,6 +33,7 @@ import numpy as np
 from wss_data.errors import ImageError
 from wss_data.files import write_bytes
 from wss_data.images import decode_shrunk, encode_jpeg
+from wss_data.parallel import default_workers
 from wss_data.records import stem_of
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class DecodePool:
     """
 
     def __init__(self, workers: int | None = None, memory_mb: int = 1024, seconds: float = 20.0) -> None:
-        self.workers = workers or len(os.sched_getaffinity(0))
+        self.workers = workers or default_workers()
         self._memory = memory_mb << 20
         self._seconds = seconds
         self._lock = threading.RLock()
