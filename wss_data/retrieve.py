@@ -133,7 +133,7 @@ def retrieve(
         if storing is not None:
             storing.result()
     if sources and len(report.left_out) == len(sources) and not any(_has_results(journal, c) for c in spec.classes):
-        told = " ".join(f"{name}: {reason}" for name, reason in report.left_out.items())
+        told = " ".join(f"{name}: {reason.removeprefix(f'{name}: ')}" for name, reason in report.left_out.items())
         raise SourceUnavailable(f"none of the definition's sources can be asked. {told}")
     return report
 
