@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder for images/ and journal.sqlite")
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--side", type=int, default=340, help="longest side in pixels")
-    parser.add_argument("--deadline", type=float, default=25.0, help="seconds for one attempt in all")
+    parser.add_argument("--deadline", type=float, default=25.0, help="seconds for all attempts for one picture together")
     parser.add_argument("--allow-host", action="append", default=[], metavar="HOST:PORT")
     parser.add_argument("--report", type=Path, help="JSON file: address -> [status, reason, sha256]")
     options = parser.parse_args()
@@ -73,6 +73,5 @@ def main() -> None:
         options.report.write_text(json.dumps({row[0]: row[1:] for row in rows}))
 
 
-# The decoding processes import this file again; they must not begin another retrieval.
 if __name__ == "__main__":
     main()
