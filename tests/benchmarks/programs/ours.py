@@ -43,7 +43,9 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder for images/ and journal.sqlite")
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--side", type=int, default=340, help="longest side in pixels")
-    parser.add_argument("--deadline", type=float, default=25.0, help="seconds for all attempts for one picture together")
+    parser.add_argument(
+        "--deadline", type=float, default=25.0, help="seconds for all attempts for one picture together"
+    )
     parser.add_argument("--allow-host", action="append", default=[], metavar="HOST:PORT")
     parser.add_argument("--report", type=Path, help="JSON file: address -> [status, reason, sha256]")
     options = parser.parse_args()
