@@ -87,6 +87,9 @@ CREATE TABLE IF NOT EXISTS forgotten (
 """
 
 
+_ENTRY = "class_name, source, source_id, status, url, reason, detail, sha256, position, provenance, image"
+
+
 @dataclass(frozen=True)
 class StoredImage:
     """What is known of an image on disk, beside its provenance.
@@ -192,26 +195,27 @@ class Journal:
     def entries(self, class_name: str | None = None, status: Status | None = None) -> Iterator[Entry]:
         """What became of each search result, class by class, in the order of their places and sources."""
         rows = self._connection.execute(
-            "SELECT class_name, source, source_id, status, url, reason, detail, sha256, position, provenance, image "
-            "FROM hits WHERE (?1 IS NULL OR class_name = ?1) AND (?2 IS NULL OR status = ?2) "
+            f"SELECT {_ENTRY} FROM hits WHERE (?1 IS NULL OR class_name = ?1) AND (?2 IS NULL OR status = ?2) "
             "ORDER BY class_name, position, source, source_id",
             (class_name, status),
         )
-        for row in rows:
-            name, source, source_id, state, url, reason, detail, sha256, position, provenance, image = row
-            yield Entry(
-                name,
-                source,
-                source_id,
-                state,
-                url,
-                reason,
-                detail,
-                sha256,
-                position,
-                _provenance(provenance),
-                _image(image),
-            )
+        return _entries(rows)
+
+    def fetched(self, class_name: str, sources: Sequence[str], count: int) -> list[Entry]:
+        """The next images of a class that are on disk and not stored yet.
+
+        Args:
+            class_name: Of this class.
+            sources: Images of the first of these come first; within a source they come in the order of its search.
+            count: At most so many.
+        """
+        order = "".join(f"WHEN ? THEN {place} " for place in range(len(sources)))
+        rows = self._connection.execute(
+            f"SELECT {_ENTRY} FROM hits WHERE class_name = ? AND status = 'fetched' "
+            f"ORDER BY CASE source {order}ELSE {len(sources)} END, position, source_id LIMIT ?",
+            (class_name, *sources, count),
+        )
+        return list(_entries(rows))
 
     def waiting(
         self, class_name: str, sources: Collection[str], without: Collection[tuple[str, str]], count: int
@@ -410,6 +414,25 @@ class JournalPages:
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+
+
+def _entries(rows: Iterable[tuple[Any, ...]]) -> Iterator[Entry]:
+    """Rows of the columns ``_ENTRY``."""
+    for row in rows:
+        name, source, source_id, state, url, reason, detail, sha256, position, provenance, image = row
+        yield Entry(
+            name,
+            source,
+            source_id,
+            state,
+            url,
+            reason,
+            detail,
+            sha256,
+            position,
+            _provenance(provenance),
+            _image(image),
+        )
 
 
 @contextmanager

@@ -463,16 +463,12 @@ def _store(
     journal_path: Path, spec: DatasetSpec, class_name: str, folder: Path, store: Callable[[list[ImageRecord]], object]
 ) -> None:
     """Store the images of a class that are on disk, in the order of its sources and their results."""
-    order = {source.name: position for position, source in enumerate(spec.sources)}
+    sources = [source.name for source in spec.sources]
     with Journal(journal_path) as journal:
-        fetched = sorted(
-            journal.entries(class_name, "fetched"),
-            key=lambda e: (order.get(e.source, len(order)), e.position, e.source_id),
-        )
         stored = journal.stored(class_name)
-        for start in range(0, len(fetched), BATCH):
+        while batch := journal.fetched(class_name, sources, BATCH):
             ended, records = [], []
-            for entry in fetched[start : start + BATCH]:
+            for entry in batch:
                 if entry.sha256 in stored:
                     repeat = "The class holds the same bytes already."
                     ended.append(replace(entry, status="dropped", reason="duplicate", detail=repeat, image=None))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from sys import intern
 from typing import TYPE_CHECKING
 
 from wss_data.duplicates import Finding, Screened, find_leaks, find_repeats, look_at
@@ -16,6 +17,9 @@ from wss_data.store.info import class_names, info_of, kind_of, mark_filter_stale
 
 if TYPE_CHECKING:
     import fiftyone as fo
+
+ROWS_AT_ONCE = 2000
+"""Images of which the database is asked in one go."""
 
 LOOKS_REMEMBERED = 4096
 """Thumbnails kept while one screening goes on; 16 KiB each."""
@@ -94,7 +98,7 @@ def screen(
         StoreError: If it is no web dataset, or a split cannot be read.
     """
     web_info(dataset, "screened")
-    images, tags, earlier = _screened(dataset)
+    images, earlier = _screened(dataset)
     splits = {split: read_split(split) for split in against}
     state = _fingerprint(images, max_distance, placeholders, splits)
     if info_of(dataset).get("screening") == state:
@@ -105,14 +109,14 @@ def screen(
         found = {**find_leaks(images, others, max_distance or 0, look), **found}
     rest = [image for image in images if image.key not in found]
     found |= find_repeats(rest, max_distance, placeholders, look)
-    _write(dataset, images, tags, earlier, found)
+    _write(dataset, images, earlier, found)
     update(dataset, screening=state)
     return _report(dataset, images, found)
 
 
 def screened(dataset: "fo.Dataset") -> ScreenReport:
     """What the screenings of a web dataset found, as its tags say it."""
-    images, _, earlier = _screened(dataset)
+    images, earlier = _screened(dataset)
     return _report(dataset, images, _findings(earlier))
 
 
@@ -134,10 +138,10 @@ def leaks(dataset: "fo.Dataset", against: str, max_distance: int | None, dry_run
     """
     web_info(dataset, "searched for leaks")
     others = read_split(against)
-    images, tags, earlier = _screened(dataset)
+    images, earlier = _screened(dataset)
     found = find_leaks(images, others, max_distance or 0, lru_cache(LOOKS_REMEMBERED)(look_at))
     if not dry_run:
-        _write(dataset, images, tags, earlier, {**_findings(earlier), **found})
+        _write(dataset, images, earlier, {**_findings(earlier), **found})
         if found:
             update(dataset, screening=None)
     rows = [
@@ -221,23 +225,26 @@ def _hash_file(path: Path) -> list[Screened]:
 
 
 _Known = Mapping[str, tuple[str | None, str | None]]
-"""Key of each image -> its screening tag and what its ``duplicate_of`` holds."""
+"""Key of an image -> its screening tag and what its ``duplicate_of`` holds, where it has one of them."""
 
 
-def _screened(dataset: "fo.Dataset") -> tuple[list[Screened], dict[str, list[str]], _Known]:
-    """The images, their tags, and what earlier screenings found, by key."""
-    fields = ["id", "image_id", "label.label", "sha256", "phash", "filepath", "verdict", "tags"]
-    rows = zip(
-        *dataset.values([*fields, "duplicate_of", "provenance.original_width", "provenance.original_height"]),
-        strict=True,
-    )
-    images, all_tags, earlier = [], {}, {}
-    for key, name, class_name, sha256, phash, path, verdict, tags, duplicate_of, width, height in rows:
-        pixels = (width or 0) * (height or 0)
-        images.append(Screened(key, name, class_name, sha256, phash, path, pixels, verdict == "keep"))
-        all_tags[key] = tags
-        earlier[key] = next((tag for tag in tags if tag in SCREENING_TAGS), None), duplicate_of
-    return images, all_tags, earlier
+def _screened(dataset: "fo.Dataset") -> tuple[list[Screened], _Known]:
+    """The images, and what earlier screenings found of them, by key."""
+    fields = ["id", "image_id", "label.label", "sha256", "phash", "filepath", "verdict", "tags", "duplicate_of"]
+    size = ["provenance.original_width", "provenance.original_height"]
+    images, earlier = [], {}
+    # In parts: the answer to one question about all images takes more memory than what is kept of it.
+    for start in range(0, len(dataset), ROWS_AT_ONCE):
+        part = dataset.skip(start).limit(ROWS_AT_ONCE)
+        for key, name, class_name, sha256, phash, path, verdict, tags, duplicate_of, width, height in zip(
+            *part.values([*fields, *size]), strict=True
+        ):
+            pixels = (width or 0) * (height or 0)
+            images.append(Screened(key, name, intern(class_name), sha256, phash, path, pixels, verdict == "keep"))
+            tag = next((tag for tag in tags if tag in SCREENING_TAGS), None)
+            if tag or duplicate_of:
+                earlier[key] = tag, duplicate_of
+    return images, earlier
 
 
 def _findings(known: _Known) -> dict[str, Finding]:
@@ -247,26 +254,27 @@ def _findings(known: _Known) -> dict[str, Finding]:
 def _write(
     dataset: "fo.Dataset",
     images: Sequence[Screened],
-    tags: Mapping[str, list[str]],
     earlier: _Known,
     found: Mapping[str, Finding],
 ) -> None:
     repeated = {finding.duplicate_of for finding in found.values() if finding.tag == NEAR_DUPLICATE}
-    new_tags: dict[str, list[str]] = {}
-    repeats: dict[str, str | None] = {}
+    changed: dict[str, tuple[str | None, str | None]] = {}
     for image in images:
         finding = found.get(image.key)
         # What stays of copies names itself, so that it stands beside them when they are sorted.
         own = image.name if image.name in repeated else None
         now = (finding.tag, finding.duplicate_of) if finding else (None, own)
-        if now == earlier[image.key]:
-            continue
-        rest = [tag for tag in tags[image.key] if tag not in SCREENING_TAGS]
-        new_tags[image.key], repeats[image.key] = [*rest, now[0]] if now[0] else rest, now[1]
-    if not new_tags:
+        if now != earlier.get(image.key, (None, None)):
+            changed[image.key] = now
+    if not changed:
         return
+    new_tags = {}
+    for key, old in zip(*dataset.select(list(changed)).values(["id", "tags"]), strict=True):
+        rest = [tag for tag in old if tag not in SCREENING_TAGS]
+        new_tags[key] = [*rest, changed[key][0]] if changed[key][0] else rest
     mark_filter_stale(dataset)
     # Last, because the next screening goes by it: whoever finds the tag finds the other, too.
+    repeats = {key: duplicate_of for key, (_, duplicate_of) in changed.items()}
     dataset.set_values("duplicate_of", repeats, key_field="id")
     dataset.set_values("tags", new_tags, key_field="id")
 
