@@ -52,28 +52,28 @@ def files_in(folder: Path) -> list[str]:
 # What workers do instead of decoding in some of the tests below; found by name in the worker.
 
 
-def die_of_deadly(data: bytes, name: str, folder: Path, longest_side: int, sha256: str | None) -> Decoded:
+def die_of_deadly(data: bytes, name: str, folder: Path, longest_side: int) -> Decoded:
     if data == b"deadly":
         os.kill(os.getpid(), signal.SIGKILL)
     if data == b"deadly once":
         folder.mkdir()
         os.kill(os.getpid(), signal.SIGKILL)
-    return decode_to_file(data, name, folder, longest_side, sha256)
+    return decode_to_file(data, name, folder, longest_side)
 
 
-def hang(data: bytes, name: str, folder: Path, longest_side: int, sha256: str | None) -> Decoded:
+def hang(data: bytes, name: str, folder: Path, longest_side: int) -> Decoded:
     while data == b"endless":
         pass
-    return decode_to_file(data, name, folder, longest_side, sha256)
+    return decode_to_file(data, name, folder, longest_side)
 
 
-def write_on_a_full_disk(data: bytes, name: str, folder: Path, longest_side: int, sha256: str | None) -> Decoded:
+def write_on_a_full_disk(data: bytes, name: str, folder: Path, longest_side: int) -> Decoded:
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, most))
-    return decode_to_file(data, name, folder, longest_side, sha256)
+    return decode_to_file(data, name, folder, longest_side)
 
 
-def no_space_left(data: bytes, name: str, folder: Path, longest_side: int, sha256: str | None) -> Decoded:
+def no_space_left(data: bytes, name: str, folder: Path, longest_side: int) -> Decoded:
     raise OSError(errno.ENOSPC, "No space left on device", str(folder / "picture.jpg"))
 
 
@@ -96,7 +96,7 @@ def test_the_stored_picture_is_the_area_average_of_the_original_within_compressi
 def test_a_worker_gives_the_same_file_and_the_same_answer_as_this_process(pool, tmp_path):
     data = encode_jpeg(photo(3))
     there = pool.submit(data, "picture", tmp_path / "there", 340).result()
-    here = decode_to_file(data, "picture", tmp_path / "here", 340, sha256=there.sha256)
+    here = decode_to_file(data, "picture", tmp_path / "here", 340)
     assert there.path.read_bytes() == here.path.read_bytes()
     assert (there.sha256, there.size, there.phash) == (here.sha256, here.size, here.phash)
 

@@ -74,7 +74,7 @@ class Decoded:
     phash: str
 
 
-def decode_to_file(data: bytes, name: str, folder: Path, longest_side: int, sha256: str | None = None) -> Decoded:
+def decode_to_file(data: bytes, name: str, folder: Path, longest_side: int) -> Decoded:
     """Verify, shrink, hash and store the bytes of one image.
 
     The same bytes give the same file wherever and however often this is done.
@@ -84,7 +84,6 @@ def decode_to_file(data: bytes, name: str, folder: Path, longest_side: int, sha2
         name: What to call it in an error.
         folder: Where the file goes; made where it is missing.
         longest_side: Longest side of the stored image, in pixels; smaller images keep their size.
-        sha256: Hex digest of ``data``, where it is known already.
 
     Returns:
         What was stored.
@@ -93,7 +92,7 @@ def decode_to_file(data: bytes, name: str, folder: Path, longest_side: int, sha2
         ImageError: If it is no usable image, as ``decode_shrunk``.
         OSError: If the file cannot be written (disk full, say); ``errno`` says why.
     """
-    sha256 = sha256 or hashlib.sha256(data).hexdigest()
+    sha256 = hashlib.sha256(data).hexdigest()
     image, original_size = decode_shrunk(data, name, longest_side)
     path = folder / f"{stem_of(sha256)}.jpg"
     write_bytes(path, encode_jpeg(image))
@@ -129,7 +128,6 @@ class _Job:
     name: str
     folder: Path
     longest_side: int
-    sha256: str | None
     future: "Future[Decoded]"
     attempt: int = 0
     pool: "ProcessPool | None" = None
@@ -162,7 +160,6 @@ class DecodePool:
         name: str,
         folder: Path,
         longest_side: int,
-        sha256: str | None = None,
     ) -> "Future[Decoded]":
         """Hand one image to the workers; arguments as of ``decode_to_file``.
 
@@ -178,7 +175,7 @@ class DecodePool:
         future: Future[Decoded] = Future()
         future.set_running_or_notify_cancel()
         with self._lock:
-            job = _Job(data, name, folder, longest_side, sha256, future)
+            job = _Job(data, name, folder, longest_side, future)
             self._jobs.add(job)
             if not self._pool.active:
                 self._replace(self._pool)
@@ -219,7 +216,7 @@ class DecodePool:
     def _start(self, job: _Job) -> None:
         job.attempt += 1
         job.pool = self._pool
-        arguments = (job.data, job.name, job.folder, job.longest_side, job.sha256)
+        arguments = (job.data, job.name, job.folder, job.longest_side)
         scheduled = self._pool.schedule(_decode_in_worker, args=arguments, timeout=self._seconds)
         scheduled.add_done_callback(partial(self._finish, job))
 
@@ -313,10 +310,8 @@ def _begin_worker(memory: int) -> None:
         os.dup2(nowhere.fileno(), 2)
 
 
-def _decode_in_worker(
-    data: bytes | Callable[[], bytes], name: str, folder: Path, longest_side: int, sha256: str | None
-) -> Decoded:
+def _decode_in_worker(data: bytes | Callable[[], bytes], name: str, folder: Path, longest_side: int) -> Decoded:
     try:
-        return decode_to_file(data() if callable(data) else data, name, folder, longest_side, sha256)
+        return decode_to_file(data() if callable(data) else data, name, folder, longest_side)
     except (MemoryError, cv2.error) as error:
         raise ImageError("decoder_memory", f"{name}: decoding needs more memory than is allowed.") from error

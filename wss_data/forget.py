@@ -260,12 +260,12 @@ def _own_files(provenances: Iterable[Provenance]) -> set[str]:
 
 
 def _look_alikes(rows: Sequence["ImageRow"], gone: Sequence["ImageRow"]) -> list["ImageRow"]:
-    hashes = [int(row.phash, 16) for row in gone if row.phash]
-    return [
-        row
-        for row in rows
-        if row.phash and any((int(row.phash, 16) ^ known).bit_count() <= LOOK_ALIKE for known in hashes)
-    ]
+    # OpenCV stands behind it: loaded when images are compared, not by the command line's help.
+    from wss_data.duplicates import hash_values, near_pairs
+
+    known, forgotten = ([row for row in part if row.phash] for part in (rows, gone))
+    hashes, against = (hash_values([row.phash or "" for row in part]) for part in (known, forgotten))
+    return [known[i] for i in sorted(set(near_pairs(hashes, LOOK_ALIKE, against).first.tolist()))]
 
 
 def _name(row: "ImageRow") -> str:

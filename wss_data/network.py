@@ -17,8 +17,8 @@ Three things that no timeout or address list of the libraries below us gives by 
   sends a byte now and then is never cut off by it. Our sockets look at the attempt's
   deadline before every read: in TLS handshakes, status lines, headers, chunks and bodies.
 
-Built on urllib3 rather than requests: 0.5 against 1.3 ms of processor time a picture
-(16 threads, 150 KB, loopback), and its connections have the one place where an
+Built on urllib3 rather than requests: 0.7 ms of processor time a picture with all checks
+on, against 1.3 for bare requests (16 threads, 150 KB, loopback), and its connections have the one place where an
 address can be pinned, while requests' adapters have to rewrite host and headers.
 """
 

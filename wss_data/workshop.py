@@ -188,6 +188,7 @@ class Workshop:
             respect_robots=self._download.respect_robots,
             respect_opt_outs=self._download.respect_opt_outs,
             allow_hosts=self._download.allow_hosts,
+            connections=self._download.connections,
         )
         fetcher = Fetcher(settings, self.clock)
         self._threads = self._download.connections
