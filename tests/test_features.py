@@ -1,15 +1,38 @@
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 from wss_data.backbones import efficientnet_lite0
-from wss_data.cosegmentation.features import DescriptorNetwork, network_size, resolve_precision
-from wss_data.errors import CosegmentationError
+from wss_data.backbones.vit import TransformerShape, VisionTransformer
+from wss_data.cosegmentation.features import DescriptorNetwork, network_size, resolve_device, resolve_precision
+from wss_data.errors import CosegmentationError, WssError
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """These pictures are too small to share out: threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
 def network():
-    return DescriptorNetwork(long_side=128, precision="float32")
+    return DescriptorNetwork(long_side=128, precision="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Random weights for the backbones that have none installed: name -> file."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    transformer = VisionTransformer(TransformerShape(channels=128, depth=3, patch_px=14, grid=5, hidden=256))
+    torch.nn.init.normal_(transformer.pos_embed)
+    for name, module in (("resnet50", torchvision.models.resnet50(weights=None)), ("vit", transformer)):
+        torch.save(module.state_dict(), folder / f"{name}.pth")
+    return {name: folder / f"{name}.pth" for name in ("resnet50", "vit")}
 
 
 def picture(seed, height=64, width=96):
@@ -30,6 +53,49 @@ def test_one_cell_stands_for_16_pixels(network):
     assert features.descriptors.shape == (4, 8, 320) and features.descriptors.dtype == np.float16
     assert features.activation.shape == (4, 8) and features.activation.dtype == np.float32
     assert (features.activation >= 0).all()
+    assert features.middle.shape == (4, 8, 112) and features.middle.dtype == np.float16
+    assert features.fine.shape == (8, 16, 40) and features.fine.dtype == np.float16
+
+
+@pytest.mark.parametrize(
+    ("backbone", "cells", "channels", "fine"),
+    [
+        ("efficientnet_lite1", (4, 8), (320, 112), (8, 16, 40)),
+        ("efficientnet_lite2", (4, 8), (352, 120), (8, 16, 48)),
+        ("resnet50", (4, 8), (2048, 1024), (8, 16, 512)),
+        ("vit", (5, 9), (128, 128), (5, 9, 128)),
+    ],
+)
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_every_backbone_gives_the_same_kinds_of_maps(backbone, cells, channels, fine, precision, files):
+    network = DescriptorNetwork(128, precision, backbone, files.get(backbone), device="cpu")
+
+    features = network.describe(picture(0, height=50, width=100))
+
+    assert (features.descriptors.shape, features.middle.shape) == tuple((*cells, depth) for depth in channels)
+    assert features.fine.shape == fine and features.activation.shape == cells
+    assert (features.activation >= 0).all() and features.activation.std() > 0
+    assert features.activation.dtype == np.float32
+    for one in (features.descriptors, features.middle, features.fine):
+        assert one.dtype == np.float16 and one.flags.c_contiguous and np.isfinite(one).all()
+
+
+def test_each_channel_is_normalised_by_its_own_mean_and_deviation(files):
+    network = DescriptorNetwork(128, "float32", "vit", files["vit"], device="cpu")
+    image = np.empty((70, 126, 3), np.uint8)
+    image[:] = (124, 116, 0)
+
+    red, green, blue = network._prepare(image)[0, :, 3, 3].tolist()
+
+    assert red == pytest.approx((124 - 255 * 0.485) / (255 * 0.229), abs=1e-4)
+    assert green == pytest.approx((116 - 255 * 0.456) / (255 * 0.224), abs=1e-4)
+    assert blue == pytest.approx(-0.406 / 0.225, abs=1e-4)
+
+
+def test_a_transformer_sees_sides_that_its_patch_divides():
+    assert network_size(340, 255, 512, multiple=14) == (518, 378)
+    assert network_size(1000, 30, 512, multiple=14) == (518, 70)
+    assert network_size(340, 255, 512, multiple=8) == (512, 384)
 
 
 def test_folding_and_memory_layout_change_no_number(network):
@@ -39,19 +105,65 @@ def test_folding_and_memory_layout_change_no_number(network):
     with torch.no_grad():
         expected = plain(pixels)
         activation = plain.head(expected).sum(dim=1)[0]
+        blocks = plain.block_outputs(pixels)
 
     features = network.describe(image)
 
+    blocks = [output[0].permute(1, 2, 0).numpy() for output in blocks]
     np.testing.assert_allclose(features.descriptors, expected[0].permute(1, 2, 0).numpy(), atol=0.01)
+    np.testing.assert_allclose(features.middle, blocks[10], atol=0.01)
+    np.testing.assert_allclose(features.fine, blocks[4], atol=0.01)
     np.testing.assert_allclose(features.activation, activation.numpy(), rtol=1e-3)
 
 
-def test_bf16_sees_nearly_the_same(network):
-    image = picture(2)
-    exact = network.describe(image).descriptors.astype(float).ravel()
-    coarse = DescriptorNetwork(long_side=128, precision="bf16").describe(image).descriptors.astype(float).ravel()
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "resnet50", "vit"])
+def test_bf16_sees_nearly_the_same(backbone, files):
+    exact, coarse = (
+        DescriptorNetwork(128, precision, backbone, files.get(backbone), device="cpu").describe(picture(2))
+        for precision in ("float32", "bf16")
+    )
 
-    assert np.corrcoef(exact, coarse)[0, 1] > 0.99
+    for one, other in ((exact.descriptors, coarse.descriptors), (exact.middle, coarse.middle)):
+        assert np.corrcoef(one.astype(float).ravel(), other.astype(float).ravel())[0, 1] > 0.99
+    assert np.corrcoef(exact.activation.ravel(), coarse.activation.ravel())[0, 1] > 0.98
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "resnet50", "vit"])
+def test_a_gpu_sees_nearly_the_same_as_the_processor(backbone, files):
+    there, here = (
+        DescriptorNetwork(128, precision, backbone, files.get(backbone), device=device).describe(picture(2))
+        for precision, device in (("auto", "auto"), ("float32", "cpu"))
+    )
+
+    assert np.corrcoef(there.descriptors.astype(float).ravel(), here.descriptors.astype(float).ravel())[0, 1] > 0.99
+
+
+def test_the_device_is_the_processor_where_there_is_no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    assert resolve_device("auto") == resolve_device("cpu") == "cpu"
+    for device in ("cuda", "cuda:0", "gpu", ""):
+        with pytest.raises(CosegmentationError, match=f"no device '{device}': torch finds no CUDA device"):
+            resolve_device(device)
+
+
+def test_a_gpu_is_taken_where_there_is_one_and_a_third_of_two_is_refused(monkeypatch):
+    monkeypatch.setattr("wss_data.cosegmentation.features.GPU_DRIVERS", ("/dev/null",))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5) if device == "cuda:1" else (9, 0))
+
+    assert resolve_device("auto") == "cuda" and resolve_device("cuda:1") == "cuda:1"
+    assert resolve_precision("auto", "cuda") == "bf16" and resolve_precision("auto", "cuda:1") == "float32"
+    with pytest.raises(CosegmentationError, match="no device 'cuda:2': torch finds 2 CUDA devices"):
+        resolve_device("cuda:2")
+
+
+def test_a_backbone_that_does_not_exist_is_refused_with_the_known_ones():
+    with pytest.raises(WssError, match=r"no backbone 'alexnet'\. Known: efficientnet_lite0"):
+        DescriptorNetwork(backbone="alexnet")
 
 
 def test_the_number_of_threads_changes_no_bit_and_is_given_back(network):

@@ -1,9 +1,9 @@
-"""Dense descriptors of an ImageNet-classification network: what the deep engine sees of an image.
+"""Dense descriptors of a network that nobody taught outlines: what the deep engine sees of an image.
 
 torch is loaded only when the network is.
 
 Source:
-    EfficientNet-Lite0 (Tan and Le, ICML 2019) at stride 16, in the role that VGG's last convolution has in
+    A network of ``wss_data.backbones``, in the role that VGG's last convolution has in
     Wei et al., *Deep Descriptor Transforming for Image Co-Localization*, IJCAI 2017.
 """
 
@@ -13,27 +13,22 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
+from wss_data.backbones import BackboneChoice
 from wss_data.errors import CosegmentationError
 from wss_data.parallel import default_workers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from wss_data.backbones import EfficientNetLite0
-
-DESCRIPTOR_CHANNELS = 320
-"""Channels of block 15, linear, before the classification head."""
-
-CELL_PX = 16
-"""Stride of the descriptors: block 11 keeps its resolution, the blocks after it are dilated by 2."""
-
-SIDE_MULTIPLE = 32
-"""Sides are rounded to this, so that no cell hangs over the border."""
+GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""One of these is there if a GPU is: NVIDIA's driver, AMD's, and Windows' for Linux."""
 
 SMALLEST_SIDE = 64
 """Panoramas keep at least this many pixels on their short side."""
@@ -41,25 +36,31 @@ SMALLEST_SIDE = 64
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """What the network says of one image.
+    """What the network says of one image. How many channels each map has, and which layer it is, is the backbone's.
 
     Args:
-        descriptors: Output of the last block, not normalised. Shape (h, w, 320), float16.
-        activation: Sum over the classification head's channels: how much of anything the network knows is here.
-            Shape (h, w), float32, non-negative.
+        descriptors: The last stage, not normalised. Shape (h, w, C), float16; EfficientNet-Lite and ResNet: one cell
+            for 16 px of the network's input, a transformer: one for a patch.
+        activation: How much of anything the network knows is here. Shape (h, w), float32, non-negative.
+        middle: A layer between parts and whole objects, on the same cells. Shape (h, w, M), float16.
+        fine: An earlier layer on cells of 8 px. Shape (2h, 2w, F), float16; a transformer has none: ``middle`` again.
     """
 
     descriptors: np.ndarray
     activation: np.ndarray
+    middle: np.ndarray
+    fine: np.ndarray
 
 
-def network_size(width: int, height: int, long_side: int = 512) -> tuple[int, int]:
-    """(width, height) in pixels at which the network sees an image: its longer side is ``long_side``.
+def network_size(width: int, height: int, long_side: int = 512, multiple: int = 32) -> tuple[int, int]:
+    """(width, height) in pixels at which the network sees an image: its longer side is about ``long_side``.
 
-    The aspect is kept up to rounding; each side is a multiple of 32 and at least 64.
+    The aspect is kept up to rounding; each side is a multiple of ``multiple``, so that no cell hangs over the border,
+    and at least 64.
     """
     scale = long_side / max(width, height)
-    sides = (max(SMALLEST_SIDE, round(side * scale / SIDE_MULTIPLE) * SIDE_MULTIPLE) for side in (width, height))
+    smallest = ceil(SMALLEST_SIDE / multiple) * multiple
+    sides = (max(smallest, round(side * scale / multiple) * multiple) for side in (width, height))
     return tuple(sides)  # type: ignore[return-value]
 
 
@@ -72,43 +73,54 @@ class DescriptorNetwork:
 
     Args:
         long_side: Longer side of the network's input, pixels; smaller images are enlarged.
-        precision: ``float32``, ``bf16``, or ``auto``: bf16 where the processor has AMX.
+        precision: ``float32``, ``bf16``, or ``auto``, see ``resolve_precision``.
+        backbone: One of ``wss_data.backbones.BACKBONES``.
+        weights: A file of weights, see ``BackboneChoice``; ``None`` for the backbone's own.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ..., or ``auto``: the first GPU if there is one.
 
     Raises:
-        CosegmentationError: If the precision has no such name.
-        WssError: If the packages that hold network and weights are missing.
+        CosegmentationError: If precision or device have no such name, or the device is not there.
+        WssError: If there is no such backbone, or its weights cannot be had.
     """
 
-    def __init__(self, long_side: int = 512, precision: str = "auto") -> None:
+    def __init__(
+        self,
+        long_side: int = 512,
+        precision: str = "auto",
+        backbone: str = "efficientnet_lite0",
+        weights: Path | str | None = None,
+        device: str = "auto",
+    ) -> None:
         import torch
 
-        from wss_data.backbones import efficientnet_lite0
+        from wss_data.backbones.dense import cast_products
 
         self.long_side = long_side
-        self.precision = resolve_precision(precision)
+        self.device = resolve_device(device)
+        self.precision = resolve_precision(precision, self.device)
         self._dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        network = _fold_batch_norms(efficientnet_lite0(output_stride=CELL_PX))
+        network = BackboneChoice(backbone, weights).load()
+        network.fold_batch_norms()
+        cast_products(network, self._dtype)
         # torch's annotations know only one of the two at a time.
-        self._network: EfficientNetLite0 = network.to(  # type: ignore[call-overload]
-            dtype=self._dtype, memory_format=torch.channels_last
-        )
+        self._network = network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        levels = np.arange(256, dtype=np.float32)
+        channels = [(levels - m) / d for m, d in zip(network.pixel_mean, network.pixel_divisor, strict=True)]
+        self._normalised_level = np.stack(channels, axis=1)[None].astype(np.float32)
 
     def describe(self, image: np.ndarray) -> ImageFeatures:
-        """The descriptors of one image.
+        """The maps of one image.
 
         Args:
             image: Shape (H, W, 3), uint8, RGB.
-
-        Returns:
-            Descriptors and activation, one cell per 16 px of the network's input.
         """
         import torch
 
         with torch.inference_mode():
-            features = self._network(self._prepare(image))
-            activation = self._network.head(features).sum(dim=1, dtype=torch.float32)[0]
-            descriptors = features[0].permute(1, 2, 0).to(torch.float16)
-        return ImageFeatures(descriptors.contiguous().numpy(), activation.numpy())
+            maps = self._network.dense(self._prepare(image))
+            last, middle = _cells_first(maps.last), _cells_first(maps.middle)
+            fine = middle if maps.fine is maps.middle else _cells_first(maps.fine)
+            return ImageFeatures(last, maps.activation[0].cpu().numpy(), middle, fine)
 
     def describe_all(
         self, images: Iterable[np.ndarray], workers: int | None = None
@@ -143,14 +155,19 @@ class DescriptorNetwork:
     def _prepare(self, image: np.ndarray) -> Tensor:
         import torch
 
-        from wss_data.backbones import PIXEL_MEAN, PIXEL_SCALE
-
-        size = network_size(image.shape[1], image.shape[0], self.long_side)
+        size = network_size(image.shape[1], image.shape[0], self.long_side, self._network.side_multiple)
         smaller = size[0] * size[1] < image.shape[0] * image.shape[1]
         resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
-        pixels = torch.from_numpy((resized.astype(np.float32) - PIXEL_MEAN) / PIXEL_SCALE)
+        pixels = torch.from_numpy(cv2.LUT(resized, self._normalised_level))
         # A (1, H, W, 3) block seen as (1, 3, H, W) is channels-last memory already.
-        return pixels[None].permute(0, 3, 1, 2).to(self._dtype)
+        return pixels[None].permute(0, 3, 1, 2).to(self.device, self._dtype)
+
+
+def _cells_first(maps: Tensor) -> np.ndarray:
+    """(1, C, h, w) on any device -> (h, w, C), float16, in this process's memory."""
+    import torch
+
+    return maps[0].permute(1, 2, 0).to(torch.float16).contiguous().cpu().numpy()
 
 
 def _finished(under_way: deque[tuple[np.ndarray, Future[ImageFeatures]]]) -> tuple[np.ndarray, ImageFeatures]:
@@ -158,8 +175,35 @@ def _finished(under_way: deque[tuple[np.ndarray, Future[ImageFeatures]]]) -> tup
     return image, future.result()
 
 
-def resolve_precision(precision: str) -> str:
-    """``auto`` as what this processor is good at: ``bf16`` with AMX tiles, ``float32`` otherwise.
+def resolve_device(device: str) -> str:
+    """``auto`` as ``cuda`` where torch finds a GPU, else ``cpu``; other names are checked.
+
+    torch is loaded only where there may be a GPU.
+
+    Raises:
+        CosegmentationError: If there is no such device.
+    """
+    if device == "cpu" or (device == "auto" and not any(Path(driver).exists() for driver in GPU_DRIVERS)):
+        return "cpu"
+    import torch
+
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return "cuda" if there else "cpu"
+    if there and device in ["cuda", *(f"cuda:{number}" for number in range(there))]:
+        return device
+    found = f"{there} CUDA devices" if there else "no CUDA device"
+    raise CosegmentationError(f"there is no device '{device}': torch finds {found}. Known: auto, cpu, cuda, cuda:0.")
+
+
+def resolve_precision(precision: str, device: str = "cpu") -> str:
+    """``auto`` as what the device is good at.
+
+    That is ``bf16`` on a processor with AMX tiles and on a GPU since Ampere, ``float32`` on all others.
+
+    Args:
+        precision: ``auto``, ``bf16`` or ``float32``.
+        device: From ``resolve_device``.
 
     Raises:
         CosegmentationError: If the precision has no such name.
@@ -168,6 +212,10 @@ def resolve_precision(precision: str) -> str:
         return precision
     if precision != "auto":
         raise CosegmentationError(f"there is no precision '{precision}'. Known: auto, bf16, float32.")
+    if device != "cpu":
+        import torch
+
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
     return "bf16" if _has_amx() else "float32"
 
 
@@ -177,20 +225,3 @@ def _has_amx() -> bool:
             return "amx_bf16" in info.read()
     except OSError:
         return False
-
-
-def _fold_batch_norms(network: EfficientNetLite0) -> EfficientNetLite0:
-    from torch import nn
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-    for block in network.blocks:
-        for convolution, norm in (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")):
-            if hasattr(block, convolution):
-                setattr(block, convolution, fuse_conv_bn_eval(getattr(block, convolution), getattr(block, norm)))
-                setattr(block, norm, nn.Identity())
-        # Nobody else looks at a convolution's output: clamped where it lies, float32 takes 0.61 instead of 0.78.
-        block._swish = nn.ReLU6(inplace=True)
-    for part in (network.stem, network.head):
-        part[0] = fuse_conv_bn_eval(cast(nn.Conv2d, part[0]), cast(nn.BatchNorm2d, part[1]))
-        part[1], part[2] = nn.Identity(), nn.ReLU6(inplace=True)
-    return network

