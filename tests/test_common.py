@@ -7,36 +7,20 @@ import pytest
 
 from wss_data.cosegmentation.base import make_engine
 from wss_data.cosegmentation.common import (
-    CommonDirection,
     CommonEngine,
     CommonSettings,
-    agreement,
-    centred_gaussian,
-    common_direction,
-    direction_map,
+    confidence,
     evidence_map,
-    image_statistics,
     otsu_threshold,
-    refine,
+    overlap,
+    sharpen,
+    soft_map,
 )
+from wss_data.cosegmentation.discriminant import centred_gaussian
+from wss_data.cosegmentation.score import jaccard
 from wss_data.errors import CosegmentationError
 from wss_data.images import list_images, read_image
 from wss_data.masks import read_mask
-
-
-def planted_group(seed=0, images=6, channels=5):
-    """Descriptors of noise; a blob near the middle of each image stands out along one fixed direction."""
-    random = np.random.default_rng(seed)
-    planted = random.normal(size=channels)
-    planted /= np.linalg.norm(planted)
-    group, blobs = [], []
-    for _ in range(images):
-        blob = np.zeros((8, 10), bool)
-        top, left = random.integers(1, 4), random.integers(2, 4)
-        blob[top : top + 3, left : left + 4] = True
-        group.append(random.normal(0, 0.3, (8, 10, channels)) + 4 * blob[..., None] * planted + 7)
-        blobs.append(blob)
-    return group, blobs, planted
 
 
 def pictures(count, seed=0, height=48, width=64):
@@ -63,72 +47,23 @@ def engine():
     return CommonEngine(long_side=128, refine_long_side=48)
 
 
-def test_sums_over_shards_give_mean_and_covariance_of_the_whole_group():
-    group, _, _ = planted_group()
-    cells = np.concatenate([image.reshape(-1, 5) for image in group])
-    shards = [image_statistics(image, 0.35) for image in group]
-    together = (shards[0] + shards[1]) + (shards[2] + shards[3] + shards[4] + shards[5])
+def test_evidence_is_the_joined_map_with_the_prior_less_a_share_of_otsus_threshold():
+    joined = np.random.default_rng(0).normal(size=(6, 8))
+    with_prior = joined + 0.3 * (centred_gaussian(6, 8, 0.3) - 0.55)
 
-    assert together.cells == 480
-    np.testing.assert_allclose(together.total / 480, cells.mean(axis=0))
-    covariance = together.products / 480 - np.outer(cells.mean(axis=0), cells.mean(axis=0))
-    np.testing.assert_allclose(covariance, np.cov(cells.T, bias=True), atol=1e-9)
+    evidence = evidence_map(joined, CommonSettings(threshold_share=0.8))
+
+    np.testing.assert_allclose(evidence, with_prior - 0.8 * otsu_threshold(with_prior), atol=1e-6)
 
 
-def test_the_direction_is_the_planted_one_and_points_to_the_middle():
-    group, blobs, planted = planted_group()
-    common = common_direction(sum((image_statistics(i, 0.35) for i in group[1:]), image_statistics(group[0], 0.35)))
+def test_where_the_group_says_nothing_the_middle_is_taken():
+    mask = evidence_map(np.zeros((9, 9)), CommonSettings()) > 0
 
-    assert common.direction @ planted > 0.99
-    projections = [direction_map(image, common) for image in group]
-    assert all(d[blob].min() > d[~blob].max() for d, blob in zip(projections, blobs, strict=True))
-    assert np.concatenate(projections).std() == pytest.approx(1, abs=1e-3)
+    assert mask[4, 4] and not mask[0].any() and not mask[:, -1].any()
 
 
-def test_the_sign_agrees_with_the_centred_gaussian_summed_over_the_group():
-    group, _, _ = planted_group(seed=3)
-    statistics = sum((image_statistics(i, 0.35) for i in group[1:]), image_statistics(group[0], 0.35))
-    common = common_direction(statistics)
-    prior = centred_gaussian(8, 10, 0.35)
-
-    literal = sum((direction_map(image, common) * (prior - prior.mean())).sum() for image in group)
-
-    assert literal > 0
-    assert literal == pytest.approx(common.direction @ statistics.centred / common.deviation, rel=1e-4)
-
-
-def test_descriptors_that_are_all_equal_have_no_direction():
-    common = common_direction(image_statistics(np.full((4, 4, 3), 5.0), 0.35))
-
-    assert common.deviation == 0
-    assert not direction_map(np.full((4, 4, 3), 5.0), common).any()
-
-
-def test_the_prior_is_highest_in_the_middle_and_symmetric():
-    prior = centred_gaussian(5, 7, 0.35)
-
-    assert prior[2, 3] == prior.max() == 1.0
-    np.testing.assert_allclose(prior, prior[::-1, ::-1])
-    assert prior[0, 3] == pytest.approx(np.exp(-(0.4**2) / (2 * 0.35**2)))
-
-
-def test_evidence_is_the_weighted_sum_less_a_share_of_otsus_threshold():
-    random = np.random.default_rng(0)
-    direction, activation = random.normal(size=(6, 8)), random.uniform(0, 50, (6, 8))
-    settings = CommonSettings()
-    score = (activation - activation.mean()) / activation.std()
-    joined = direction + 0.2 * score + 0.3 * (centred_gaussian(6, 8, 0.35) - 0.55)
-
-    evidence = evidence_map(direction, activation, settings)
-
-    np.testing.assert_allclose(evidence, joined - 0.35 * otsu_threshold(joined))
-
-
-def test_a_constant_activation_says_nothing():
-    with_it = evidence_map(np.eye(4), np.full((4, 4), 9.0), CommonSettings())
-    without = evidence_map(np.eye(4), np.full((4, 4), 9.0), CommonSettings(activation_weight=0.0))
-
-    np.testing.assert_array_equal(with_it, without)
+def test_the_soft_map_is_the_logistic_function():
+    np.testing.assert_allclose(soft_map(np.array([0.0, np.log(3), -1e9])), [0.5, 0.75, 0.0], atol=1e-9)
 
 
 def literal_otsu(values, bins=256):
@@ -164,32 +99,29 @@ def test_the_crf_takes_the_blob_to_the_edge_of_its_colour():
     evidence = np.full((32, 32), -1.0)
     evidence[10:22, 10:22] = 2.0
 
-    mask = refine(evidence, image, CommonSettings()) > 0.5
+    mask = sharpen(evidence, image, CommonSettings()) > 0.5
 
     assert (mask == (image[..., 0] == 220)).all()
 
 
-def test_agreement_is_intersection_over_union_and_zero_for_two_empty_masks():
-    left, top = np.zeros((2, 2), bool), np.zeros((2, 2), bool)
-    left[:, 0] = top[0] = True
+def test_overlap_of_masks_is_intersection_over_union_and_zero_for_two_empty_ones():
+    left, top = np.zeros((2, 2)), np.zeros((2, 2))
+    left[:, 0] = top[0] = 1
 
-    assert agreement(left, left) == 1
-    assert agreement(left, top) == pytest.approx(1 / 3)
-    assert agreement(np.zeros((2, 2), bool), np.zeros((2, 2), bool)) == 0
+    assert overlap(left, left) == 1
+    assert overlap(left, top) == pytest.approx(1 / 3)
+    assert overlap(np.zeros((2, 2)), np.zeros((2, 2))) == 0
+    assert overlap(np.full((2, 2), 0.5), np.ones((2, 2))) == 0.5
 
 
-def test_direction_map_is_the_literal_projection():
-    random = np.random.default_rng(1)
-    descriptors = random.normal(size=(2, 3, 4)).astype(np.float16)
-    common = CommonDirection(random.normal(size=4), random.normal(size=4), 2.0)
+def test_confidence_falls_with_disagreement_and_with_doubt():
+    sure = np.array([[1.0, 1.0, 0.0, 0.0]])
+    doubtful = np.array([[0.8, 0.8, 0.2, 0.2]])
+    other = np.array([[1.0, 0.0, 0.0, 0.0]])
 
-    projected = direction_map(descriptors, common)
-
-    for row in range(2):
-        for column in range(3):
-            away = [float(x) - m for x, m in zip(descriptors[row, column], common.mean, strict=True)]
-            expected = sum(a * v for a, v in zip(away, common.direction, strict=True)) / 2.0
-            assert projected[row, column] == pytest.approx(expected, abs=1e-5)
+    assert confidence(sure, sure) == 1
+    assert confidence(sure, other) == 0.5
+    assert confidence(doubtful, doubtful) == pytest.approx(0.6)
 
 
 def test_masks_have_the_images_sizes_and_confidences_are_shares(engine):
@@ -219,12 +151,44 @@ def test_masks_do_not_depend_on_the_number_of_processes(engine):
     same(list(engine.segment_group(images, workers=1)), list(engine.segment_group(images, workers=2)))
 
 
-def test_a_group_that_overflows_memory_gives_the_same_masks(engine, monkeypatch):
+def test_a_group_that_overflows_memory_gives_the_same_masks(engine):
     images = pictures(3)
-    expected = list(engine.segment_group(images, workers=1))
-    monkeypatch.setattr("wss_data.cosegmentation.common.MEMORY_BYTES", 1000)
+    to_disk = CommonEngine(long_side=128, refine_long_side=48, memory_mb=0)
 
-    same(list(engine.segment_group(images, workers=1)), expected)
+    same(list(to_disk.segment_group(images, workers=1)), list(engine.segment_group(images, workers=1)))
+    assert to_disk.fingerprint() == engine.fingerprint()
+
+
+def test_masks_do_not_depend_on_the_order_of_the_group(engine):
+    images = pictures(12)
+
+    forwards = [s.mask for _, s in engine.segment_group(images, workers=1)]
+    backwards = [s.mask for _, s in engine.segment_group(images[::-1], workers=1)][::-1]
+
+    # Sums in another order differ in the last digits; a pixel on the edge may fall to the other side.
+    assert all((a != b).mean() < 0.002 for a, b in zip(forwards, backwards, strict=True))
+
+
+def test_a_group_that_is_taught_finds_the_discs(engine):
+    images = pictures(14)
+    truths = [image[..., 0] == 230 for image in images]
+
+    masks = [s.mask for _, s in engine.segment_group(images, workers=1)]
+
+    assert np.mean([jaccard(mask, truth) for mask, truth in zip(masks, truths, strict=True)]) > 0.7
+
+
+def test_the_band_is_where_the_soft_map_and_the_mask_disagree_and_masks_do_not_depend_on_it():
+    images = pictures(3)
+    options = {"long_side": 128, "refine_long_side": 48}
+    plain = [s for _, s in CommonEngine(**options).segment_group(images, workers=1)]
+    banded = [s for _, s in CommonEngine(**options, uncertain_band=True).segment_group(images, workers=1)]
+
+    assert all(s.uncertain is None for s in plain)
+    for without, with_band in zip(plain, banded, strict=True):
+        assert np.array_equal(without.mask, with_band.mask)
+        assert with_band.uncertain.shape == with_band.mask.shape and with_band.uncertain.dtype == bool
+        assert 0 < with_band.uncertain.mean() < 0.5
 
 
 @pytest.mark.parametrize(
@@ -281,6 +245,9 @@ def test_an_empty_group_is_an_error_and_nothing_wanted_is_nothing_done(engine):
         ({"prior_weight": float("nan")}, "prior_weight is nan"),
         ({"precision": "half"}, "no precision 'half'"),
         ({"colour": 1}, "has no option 'colour'"),
+        ({"uncertain_band": 1}, "uncertain_band is 1; true or false"),
+        ({"middle_weight": 0, "last_weight": 0}, "are both 0"),
+        ({"teach_folds": 2.5}, "teach_folds is 2.5; a whole number from 0 to 20"),
     ],
 )
 def test_a_wrong_option_is_named_with_what_is_wanted(options, message):
@@ -313,5 +280,5 @@ def test_twenty_photographs_of_cheetahs_are_cut_out_well(test_data):
 
     results = list(CommonEngine().segment_group([read_image(path) for path in paths]))
 
-    overlaps = [agreement(s.mask, truth) for (_, s), truth in zip(results, truths, strict=True)]
-    assert np.mean(overlaps) > 0.7  # 0.79 on the machine of the first measurement; a centred blob has 0.40
+    overlaps = [jaccard(s.mask, truth) for (_, s), truth in zip(results, truths, strict=True)]
+    assert np.mean(overlaps) > 0.75  # 0.8X on the machine of the first measurement; a centred blob has 0.40

@@ -90,8 +90,7 @@ def test_the_second_run_makes_nothing(tmp_path, engine):
     assert (tmp_path / "out" / "scores.csv").read_bytes() == first
 
 
-def test_a_killed_run_goes_on_with_what_is_missing_and_ends_in_the_same_files(tmp_path, engine, monkeypatch):
-    monkeypatch.setattr(folder_module, "SAVE_EVERY", 2)
+def test_an_interrupted_run_goes_on_with_what_is_missing_and_ends_in_the_same_files(tmp_path, engine):
     for name in "abcde":
         draw(tmp_path / "in" / "cow" / f"{name}.png")
     run(tmp_path / "in", tmp_path / "whole")
@@ -103,8 +102,8 @@ def test_a_killed_run_goes_on_with_what_is_missing_and_ends_in_the_same_files(tm
 
     summary = run(tmp_path / "in", tmp_path / "out")
 
-    assert engine.groups == [(5, [0, 1, 2, 3, 4]), (5, [2, 3, 4])]
-    assert (summary.made, summary.unchanged) == (3, 2)
+    assert engine.groups == [(5, [0, 1, 2, 3, 4]), (5, [3, 4])]
+    assert (summary.made, summary.unchanged) == (2, 3)
     for path in (tmp_path / "whole").rglob("*.*"):
         assert path.read_bytes() == (tmp_path / "out" / path.relative_to(tmp_path / "whole")).read_bytes()
 
@@ -140,7 +139,7 @@ def test_unreadable_images_are_counted_with_their_reason_and_the_rest_is_done(tm
     assert summary.dropped == {"unreadable": 2} and summary.made == 1
     assert rows(tmp_path / "out")["cow", "b"]["status"] == "unreadable"
     assert rows(tmp_path / "out")["dog", "c"]["confidence"] == ""
-    assert "2 images could not be read (2 unreadable)" in str(summary)
+    assert "2 images have no mask (2 unreadable)" in str(summary)
     assert engine.groups == [(1, [0])]
 
 

@@ -113,25 +113,25 @@ def test_a_damaged_file_is_unreadable(tmp_path):
 
 @pytest.mark.parametrize("value", [1, 255])
 def test_zero_and_one_count_like_zero_and_255(tmp_path, value):
-    foreground, resized = read_foreground(MaskFile(known("aaa"), save(block(value=value), tmp_path / "aaa.png")))
-    assert foreground.dtype == bool
-    assert foreground.mean() == 0.5
-    assert not resized
+    mask = read_foreground(MaskFile(known("aaa"), save(block(value=value), tmp_path / "aaa.png")))
+    assert mask.foreground.dtype == bool
+    assert mask.foreground.mean() == 0.5
+    assert not mask.resized
 
 
 def test_an_exported_label_mask_is_taken_if_it_shows_the_images_own_class(tmp_path):
     path = save(block(value=4), tmp_path / "aaa.png")
-    foreground, _ = read_foreground(MaskFile(replace(known("aaa"), class_index=4), path))
-    assert foreground.mean() == 0.5
+    mask = read_foreground(MaskFile(replace(known("aaa"), class_index=4), path))
+    assert mask.foreground.mean() == 0.5
     assert check_mask(MaskFile(replace(known("aaa"), class_index=3), path)).reason == "values"
 
 
 def test_a_mask_of_the_original_images_size_is_brought_to_the_stored_ones(tmp_path):
     image = known("aaa", original=(4 * W, 4 * H))
-    foreground, resized = read_foreground(MaskFile(image, save(block(4 * W, 4 * H), tmp_path / "aaa.png")))
-    assert resized
-    assert foreground.shape == (H, W)
-    assert np.array_equal(foreground, block() > 0)
+    mask = read_foreground(MaskFile(image, save(block(4 * W, 4 * H), tmp_path / "aaa.png")))
+    assert mask.resized
+    assert mask.foreground.shape == (H, W)
+    assert np.array_equal(mask.foreground, block() > 0)
 
 
 def test_a_mask_drawn_on_the_unrotated_original_is_told_so(tmp_path):
@@ -179,7 +179,9 @@ def test_when_every_mask_is_bad_nothing_is_imported(tmp_path):
 
 def test_a_folder_without_masks_is_told_with_the_layout_that_is_wanted(tmp_path):
     (tmp_path / "masks" / "kuh").mkdir(parents=True)
-    with pytest.raises(SourceError, match=r"no mask found.*<class>/<stem>\.png with a class of cow\. Found: kuh\."):
+    with pytest.raises(
+        SourceError, match=r"no mask found.*<class>/<stem>\.png \(or \.mat\) with a class of cow\. Found: kuh\."
+    ):
         match_masks(tmp_path / "masks", [known("aaa")], ["cow"])
     with pytest.raises(SourceError, match="there is no such folder"):
         match_masks(tmp_path / "nowhere", [known("aaa")], ["cow"])

@@ -1,8 +1,18 @@
+"""Maps whose results come in order and complete, wherever they ran and whatever became of a worker."""
+
+import logging
 import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from wss_data.parallel import default_workers, map_images
+from wss_data import parallel
+from wss_data.errors import WorkerError
+from wss_data.parallel import default_workers, map_images, workers_on
 
 
 def square(n: int) -> int:
@@ -11,6 +21,42 @@ def square(n: int) -> int:
 
 def process_of(_: int) -> int:
     return os.getpid()
+
+
+def square_of_a_survivor(item: tuple[int, Path]) -> int:
+    """The square; but whoever meets the number 7 first dies of it."""
+    number, first = item
+    if number == 7 and not first.exists():
+        first.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number * number
+
+
+def square_but_seven_kills(n: int) -> int:
+    if n == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return n * n
+
+
+def minus(n: int) -> int:
+    return -n
+
+
+def fails_at_three(n: int) -> int:
+    if n == 3:
+        raise KeyError("three")
+    return n
+
+
+@pytest.fixture(scope="module")
+def dask():
+    """The address of a Dask scheduler with two worker processes on this machine."""
+    distributed = pytest.importorskip("distributed")
+    loggers = [logging.getLogger(f"distributed.{name}") for name in ("scheduler", "nanny", "core", "batched", "client")]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)  # they tell of every worker that dies
+    with distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None, silence_logs=False) as cluster:
+        yield cluster.scheduler_address
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -31,6 +77,115 @@ def test_items_are_taken_as_they_are_needed():
     assert len(taken) == 1
 
 
+def test_results_do_not_pile_up_before_a_reader_that_waits(monkeypatch):
+    monkeypatch.setattr(parallel, "WINDOW", 5)
+    taken = []
+    results = map_images(square, (taken.append(n) or n for n in range(1000)), workers=2)
+    assert next(results) == 0
+    time.sleep(0.5)
+    assert len(taken) <= 5 * 2
+    assert list(results) == [n * n for n in range(1, 1000)]
+
+
 def test_the_number_of_workers_can_be_set_for_all_commands(monkeypatch):
     monkeypatch.setenv("WSS_WORKERS", "3")
     assert default_workers() == 3
+
+
+def test_an_error_of_the_function_is_the_callers(dask):
+    for place in (workers_on(), workers_on("dask", dask)):
+        with place:
+            results = map_images(fails_at_three, range(9), workers=2)
+            with pytest.raises(KeyError, match="three"):
+                list(results)
+
+
+def test_a_worker_that_is_killed_loses_nothing(tmp_path, caplog):
+    items = [(n, tmp_path / "first") for n in range(40)]
+    assert list(map_images(square_of_a_survivor, items, workers=2)) == [n * n for n in range(40)]
+    assert "images without a result run again" in caplog.text
+
+
+def test_an_item_that_kills_every_worker_is_named_and_what_was_before_it_is_there():
+    results = map_images(square_but_seven_kills, iter(range(20)), workers=2)
+    assert [next(results) for _ in range(7)] == [n * n for n in range(7)]
+    with pytest.raises(WorkerError, match="image 7 kills its worker process each time"):
+        next(results)
+
+
+def test_an_item_that_kills_every_worker_can_be_left_out(caplog):
+    results = list(map_images(square_but_seven_kills, iter(range(20)), workers=2, if_killed=minus))
+    assert results == [-7 if n == 7 else n * n for n in range(20)]
+    assert "image 7 kills its worker process each time: it is left out" in caplog.text
+
+
+def test_an_item_is_called_by_its_path_where_it_has_one():
+    assert parallel._name(Path("cow/1.jpg"), 5) == "cow/1.jpg"
+    assert parallel._name(7, 5) == "image 5"
+
+
+def test_on_a_cluster_other_processes_work_and_the_order_stays(dask):
+    with workers_on("dask", dask):
+        assert list(map_images(square, range(300))) == [n * n for n in range(300)]
+        others = set(map_images(process_of, range(40)))
+        assert set(map_images(process_of, range(4), workers=1)) == {os.getpid()}
+        local = set(map_images(process_of, range(8), workers=2, local=True))
+    assert os.getpid() not in others and len(others) == 2
+    assert not local & others
+    assert not set(map_images(process_of, range(8), workers=2)) & others
+
+
+def test_a_cluster_worker_that_is_killed_loses_nothing(dask, tmp_path):
+    items = [(n, tmp_path / "first") for n in range(40)]
+    with workers_on("dask", dask):
+        assert list(map_images(square_of_a_survivor, items)) == [n * n for n in range(40)]
+    assert (tmp_path / "first").exists()
+
+
+def test_an_item_that_kills_every_worker_of_a_cluster_can_be_left_out(dask):
+    with workers_on("dask", dask):
+        results = list(map_images(square_but_seven_kills, range(12), if_killed=minus))
+    assert results == [-7 if n == 7 else n * n for n in range(12)]
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_in_the_same_order_and_loses_nothing(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    # Its workers find installed packages; this file is none.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    items = [(n, tmp_path / "first") for n in range(40)]
+    with workers_on("ray", count=2):
+        assert list(map_images(square, range(150))) == [n * n for n in range(150)]
+        assert os.getpid() not in set(map_images(process_of, range(8)))
+        assert list(map_images(square_of_a_survivor, items)) == [n * n for n in range(40)]
+        results = list(map_images(square_but_seven_kills, range(12), if_killed=minus))
+    assert results == [-7 if n == 7 else n * n for n in range(12)]
+
+
+@pytest.mark.parametrize(("engine", "package"), [("dask", "distributed"), ("ray", "ray")])
+def test_a_cluster_engine_that_is_not_installed_says_how_to_get_it(monkeypatch, engine, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(WorkerError, match=rf"pip install 'wss\[{engine}\]'"), workers_on(engine):
+        pass
+
+
+def test_after_dask_fiftyone_can_still_be_imported():
+    pytest.importorskip("distributed")
+    # With importlib_metadata 8, which Dask would bring on Python 3.11, the standard library's own refuses FiftyOne.
+    subprocess.run([sys.executable, "-W", "ignore", "-c", "import distributed; import eta.constants"], check=True)
+
+
+@pytest.mark.parametrize("engine", ["dask", "ray"])
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
+def test_a_cluster_that_does_not_answer_is_told_with_its_address(monkeypatch, engine, address):
+    pytest.importorskip("distributed" if engine == "dask" else "ray")
+    monkeypatch.setattr(parallel, "CONNECT_S", 0.3)
+    with pytest.raises(WorkerError, match=f"answers at {address}"), workers_on(engine, address):
+        pass
+
+
+def test_an_address_without_a_cluster_and_an_unknown_engine_are_refused():
+    with pytest.raises(WorkerError, match="take the engine dask or ray"), workers_on("process", "localhost:8786"):
+        pass
+    with pytest.raises(WorkerError, match="no engine 'slurm'"), workers_on("slurm"):
+        pass

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from wss_data.cosegmentation.score import jaccard, precision, score_folder
+from wss_data.cosegmentation.score import jaccard, precision, score_folder, score_mask
 from wss_data.errors import MaskError, SourceError
 from wss_data.masks import write_foreground
 
@@ -100,3 +100,34 @@ def test_a_missing_or_empty_folder_is_an_error(tmp_path):
         score_folder(tmp_path / "nowhere", tmp_path / "empty")
     with pytest.raises(SourceError, match="no true mask found"):
         score_folder(tmp_path / "empty", tmp_path / "empty")
+
+
+def test_a_band_counts_as_neither_right_nor_wrong_and_its_share_is_told(tmp_path):
+    mask, truth, band = row(1, 1, 0, 0), row(1, 0, 0, 1), row(0, 1, 0, 1)
+    assert score_mask(mask, truth) == (0.5, pytest.approx(1 / 3), 1.0)
+    assert score_mask(mask, truth, band) == (1.0, 1.0, 0.5)
+
+    write_foreground(mask, tmp_path / "masks" / "cow" / "a.png", band)
+    write(tmp_path / "truth", {"cow/a": truth})
+    table = score_folder(tmp_path / "masks", tmp_path / "truth")
+
+    assert (table.mean.precision, table.mean.jaccard, table.mean.decided) == (1.0, 1.0, 0.5)
+    assert "decide 50.0% of the pixels" in str(table)
+
+
+def test_a_mask_that_leaves_the_whole_object_open_gets_no_points_for_it():
+    truth = row(1, 1, 0, 0)
+    assert score_mask(row(0, 0, 0, 0), truth, uncertain=truth) == (1.0, 0.0, 0.5)
+    assert score_mask(truth, truth, uncertain=row(1, 1, 1, 1)) == (0.0, 0.0, 0.0)
+
+
+def test_void_of_the_truth_counts_nowhere_and_is_not_held_against_the_mask(tmp_path):
+    mask, truth, void = row(1, 1, 0, 0), row(1, 0, 0, 0), row(0, 1, 0, 0)
+    assert score_mask(mask, truth, void=void) == (1.0, 1.0, 1.0)
+
+    write(tmp_path / "masks", {"cow/a": mask})
+    write_foreground(truth, tmp_path / "truth" / "cow" / "a.png", void)
+    table = score_folder(tmp_path / "masks", tmp_path / "truth")
+
+    assert (table.mean.precision, table.mean.jaccard, table.mean.decided) == (1.0, 1.0, 1.0)
+    assert "decide" not in str(table)

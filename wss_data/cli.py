@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from wss_data.arguments import add_cluster, add_dataset, add_engine, add_filter, add_workers, positive
 from wss_data.errors import WssError
 
 Command = Callable[[argparse.Namespace], int]
@@ -106,7 +107,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="stop when a source has no key or does not answer; otherwise it is told and left out while others remain",
     )
-    _add_workers(add)
+    add_cluster(add)
 
     add = add_command(
         commands,
@@ -136,7 +137,7 @@ def make_parser() -> argparse.ArgumentParser:
         Serves on this machine only; there is no login. Ends with Ctrl-C.""",
         "wss-data view drawn",
     )
-    _add_dataset(add)
+    add_dataset(add)
     add.add_argument("--port", type=int, default=5151, help="port of the App (default: 5151)")
     add.add_argument("--address", default="localhost", help="address to serve on (default: localhost)")
     add.add_argument(
@@ -154,11 +155,32 @@ def make_parser() -> argparse.ArgumentParser:
         Nothing is deleted: the others stay, tagged with the reason. A person's verdict wins.""",
         "wss-data filter voc-animals --min-foreground 0.2 --max-foreground 0.8 --dry-run",
     )
-    _add_dataset(add)
-    _add_filter(add)
+    add_dataset(add)
+    add_filter(add)
     add.add_argument(
         "--dry-run", action="store_true", help="print how many images each class would keep; change nothing"
     )
+
+    add = add_command(
+        commands,
+        "cosegment",
+        _cosegment,
+        """\
+        Co-segment a dataset's groups again, with another engine or other settings; then filter again.
+        Makes only masks that would change; imported masks stay. The definition stays as it is: a later
+        build makes the masks that it asks for, so put into it what turns out well.""",
+        "wss-data cosegment voc-animals --class cat --option long_side=640",
+    )
+    add_dataset(add)
+    add_engine(add, "the definition's")
+    add.add_argument(
+        "--class",
+        dest="classes",
+        metavar="CLASS",
+        action="append",
+        help="co-segment this class only; repeat it for more (default: all)",
+    )
+    add_cluster(add)
 
     add = add_command(
         commands,
@@ -169,7 +191,7 @@ def make_parser() -> argparse.ArgumentParser:
         They stay visible, tagged dropped:leak. A build checks its own target dataset by itself.""",
         "wss-data leaks voc-animals --against voc-animals-target --dry-run",
     )
-    _add_dataset(add)
+    add_dataset(add)
     add.add_argument(
         "--against",
         metavar="SPLIT",
@@ -187,7 +209,7 @@ def make_parser() -> argparse.ArgumentParser:
         One line an image: address, sha256 of the original, perceptual hash, licence, attribution.""",
         "wss-data manifest pascal-voc --out pascal-voc.jsonl.gz",
     )
-    _add_dataset(add)
+    add_dataset(add)
     add.add_argument("--out", metavar="FILE", type=Path, required=True, help="where it goes (.jsonl or .jsonl.gz)")
     add.add_argument("--masks", action="store_true", help="put the co-segmentation masks in, too")
 
@@ -203,7 +225,7 @@ def make_parser() -> argparse.ArgumentParser:
     add.add_argument("manifest", metavar="MANIFEST", type=Path, help="file that `wss-data manifest` wrote")
     add.add_argument("--name", help="name of the dataset (default: as in the manifest)")
     add.add_argument("--report", metavar="CSV", type=Path, help="write what became of each picture to this file")
-    _add_workers(add)
+    add_workers(add)
 
     add = add_command(
         commands,
@@ -214,7 +236,7 @@ def make_parser() -> argparse.ArgumentParser:
         The format follows the file's name: .md, .csv or .html.""",
         "wss-data attribution pascal-voc --out CREDITS.md",
     )
-    _add_dataset(add)
+    add_dataset(add)
     add.add_argument("--out", metavar="FILE", type=Path, required=True, help="where they go")
     add.add_argument("--all", action="store_true", help="of dropped images, too (default: of the kept ones)")
 
@@ -227,7 +249,7 @@ def make_parser() -> argparse.ArgumentParser:
         WHAT is the address of a picture or its page, the sha256 of its original, or an author.""",
         "wss-data forget pascal-voc https://example.org/photo.jpg --dry-run",
     )
-    _add_dataset(add)
+    add_dataset(add)
     add.add_argument("what", metavar="WHAT", help="URL, sha256 or author (name or address of the author's page)")
     add.add_argument("--dry-run", action="store_true", help="list what would be removed; change nothing")
 
@@ -240,7 +262,7 @@ def make_parser() -> argparse.ArgumentParser:
         All masks are checked before the first is taken; the earlier masks stay as a field of their own.""",
         "wss-data import-masks voc-animals masks",
     )
-    _add_dataset(add)
+    add_dataset(add)
     add.add_argument(
         "masks", metavar="MASKS", type=Path, help="folder of MASKS/<class>/<stem>.png, 0 and 255 (or 0 and 1)"
     )
@@ -285,7 +307,7 @@ def make_parser() -> argparse.ArgumentParser:
         "Write the kept images and their masks to a folder, for other tools.",
         "wss-data export drawn exported --layout voc",
     )
-    _add_dataset(add)
+    add_dataset(add)
     add.add_argument("out", metavar="FOLDER", type=Path, help="where to write; must be empty or missing")
     add.add_argument(
         "--layout", default="voc", choices=["voc", "folders", "fiftyone"], help="layout of the folder (default: voc)"
@@ -307,8 +329,36 @@ def make_parser() -> argparse.ArgumentParser:
         help="folder with one folder of images a class, or with images: then it is one group",
     )
     add.add_argument("--out", metavar="MASKS", type=Path, required=True, help="where the masks go")
-    add.add_argument("--method", default="common", help="co-segmentation engine (default: common)")
-    _add_workers(add)
+    add_engine(add, "common")
+    add_cluster(add)
+
+    add = add_command(
+        commands,
+        "compare-saliency",
+        _compare_saliency,
+        """\
+        Draw what stands out in images by themselves beside what co-segmentation finds in the group, as the paper's
+        figure 2 does. With true masks, score both: precision P and Jaccard J, in [0, 1].""",
+        "wss-data compare-saliency photos/cow --out cow.png --truth truth/cow",
+    )
+    add.add_argument("images", metavar="IMAGES", type=Path, help="folder with the images of one class: the group")
+    add.add_argument("--out", metavar="PNG", type=Path, required=True, help="the figure to write")
+    add.add_argument(
+        "--method",
+        dest="methods",
+        metavar="METHOD",
+        action="append",
+        help="co-segmentation engine; repeat it for more (default: common)",
+    )
+    add.add_argument("--truth", metavar="TRUTH", type=Path, help="folder of true masks, <stem>.png")
+    add.add_argument(
+        "--count",
+        type=positive,
+        default=8,
+        metavar="N",
+        help="images in the figure (default: 8)",
+    )
+    add_workers(add)
 
     add = add_command(
         commands,
@@ -321,49 +371,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add.add_argument("masks", metavar="MASKS", type=Path, help="folder of MASKS/<class>/<stem>.png")
     add.add_argument("truth", metavar="TRUTH", type=Path, help="folder of TRUTH/<class>/<stem>.png")
-    _add_filter(add)
+    add_filter(add)
     return parser
-
-
-def _add_dataset(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", metavar="DATASET", help="FiftyOne dataset, as listed by `wss-data list`")
-
-
-def _add_workers(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workers", type=_positive, metavar="N", help="worker processes (default: one a processor)")
-
-
-def _add_filter(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--min-foreground",
-        type=_share,
-        default=0.2,
-        metavar="RATIO",
-        help="smallest foreground share kept, 0 to 1 (default: 0.2, as in the paper)",
-    )
-    parser.add_argument(
-        "--max-foreground",
-        type=_share,
-        default=0.8,
-        metavar="RATIO",
-        help="largest foreground share kept, 0 to 1 (default: 0.8, as in the paper)",
-    )
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share between 0 and 1")
-    return value
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return int(text)
 
 
 def _build(options: argparse.Namespace) -> int:
@@ -383,16 +392,18 @@ def _build(options: argparse.Namespace) -> int:
         spec = read_spec(options.spec)
 
     from wss_data.home import dataset_folder
+    from wss_data.parallel import workers_on
     from wss_data.pipeline import build, summary_table
 
-    dataset = build(
-        spec,
-        options.images,
-        workers=options.workers,
-        retry=options.retry,
-        search_again=options.search_again,
-        strict=options.strict,
-    )
+    with workers_on(options.engine, options.address, options.workers):
+        dataset = build(
+            spec,
+            options.images,
+            workers=options.workers,
+            retry=options.retry,
+            search_again=options.search_again,
+            strict=options.strict,
+        )
     print(summary_table(dataset))
     print(f"dataset:   {dataset.name}    (wss-data view {dataset.name})")
     print(f"pictures:  {dataset_folder(dataset.name) / 'pictures'}")
@@ -409,6 +420,21 @@ def _sources(options: argparse.Namespace) -> int:
         state = source_state(part.name, part.options)
         limit = f"at most {part.limit:,} a class. " if part.limit else ""
         print(f"{part.name:<{width}}  {state.state:<5}  {limit}{state.detail}")
+    return 0
+
+
+def _cosegment(options: argparse.Namespace) -> int:
+    from wss_data.parallel import workers_on
+    from wss_data.pipeline import cosegment_again, summary_table
+    from wss_data.store import open_dataset
+
+    dataset = open_dataset(options.dataset)
+    with workers_on(options.engine, options.address, options.workers):
+        made = cosegment_again(
+            dataset, options.method, dict(options.options or ()), options.classes, workers=options.workers
+        )
+    print(summary_table(dataset))
+    print(f"{made} masks made{'' if made else ': there was none that would change'}.")
     return 0
 
 
@@ -527,10 +553,33 @@ def _export(options: argparse.Namespace) -> int:
 
 def _cosegment_folder(options: argparse.Namespace) -> int:
     from wss_data.cosegmentation.folder import cosegment_folder
+    from wss_data.parallel import workers_on
 
-    summary = cosegment_folder(options.images, options.out, method=options.method, workers=options.workers)
+    with workers_on(options.engine, options.address, options.workers):
+        summary = cosegment_folder(
+            options.images,
+            options.out,
+            method=options.method or "common",
+            options=dict(options.options or ()),
+            workers=options.workers,
+        )
     print(summary)
     return 1 if summary.dropped else 0
+
+
+def _compare_saliency(options: argparse.Namespace) -> int:
+    from wss_data.cosegmentation.compare import compare_saliency
+
+    comparison = compare_saliency(
+        options.images,
+        options.out,
+        methods=options.methods or ["common"],
+        truth=options.truth,
+        count=options.count,
+        workers=options.workers,
+    )
+    print(comparison)
+    return 1 if comparison.unreadable else 0
 
 
 def _score(options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@
     ├── ImageError          one file is no usable image            (has ``reason``)
     ├── MaskError           one file is no usable mask             (has ``reason``)
     ├── CosegmentationError a group cannot be co-segmented
+    ├── WorkerError         worker processes or a cluster are not to be had, or an item kills them
     ├── StoreError          the dataset or its database is not as asked
     ├── RecipeError         a training recipe is wrong
     ├── TrainingDataError   a dataset cannot teach (no kept image, labels missing)
@@ -92,6 +93,10 @@ class MaskError(_ReasonedError):
 
 class CosegmentationError(WssError):
     """A group cannot be co-segmented."""
+
+
+class WorkerError(WssError):
+    """Worker processes or a cluster are not to be had, or an item kills them."""
 
 
 class StoreError(WssError):

@@ -22,6 +22,9 @@ LEAK, PLACEHOLDER = f"{DROPPED}leak", f"{DROPPED}placeholder"
 SCREENING_TAGS = (NEAR_DUPLICATE, AMBIGUOUS, LEAK, PLACEHOLDER)
 """Tags that screening sets: such images take no part in co-segmentation, and the filter leaves their reason alone."""
 
+UNREADABLE = f"{DROPPED}unreadable"
+"""Tag of an image whose file is gone or broken: it takes no part in co-segmentation until it can be read again."""
+
 Verdict = Literal["keep", "drop"]
 
 

@@ -3,6 +3,11 @@
 A *foreground mask* is (H, W) bool. A *label mask* is (H, W) uint8: 0 background,
 1..C classes, 255 ignore; on disk it is a palette PNG whose pixel values are the
 indices.
+
+An *uncertain band* is (H, W) bool beside a foreground mask: pixels that count as
+neither foreground nor background, whatever the mask says of them. On disk it is
+255 in a label mask, and 128 between 0 and 255 in a foreground mask, as in the
+trimaps of the matting literature: there 255 is taken.
 """
 
 import io
@@ -17,6 +22,9 @@ from wss_data.errors import MaskError
 from wss_data.files import write_bytes
 
 IGNORE_INDEX = 255
+
+UNCERTAIN_GREY = 128
+"""The uncertain band in a foreground mask on disk."""
 
 
 @cache
@@ -85,10 +93,19 @@ def write_mask(mask: np.ndarray, path: Path) -> None:
     write_bytes(path, encode_mask(mask))
 
 
-def write_foreground(mask: np.ndarray, path: Path) -> None:
-    """Write a foreground mask atomically as a greyscale PNG of 0 and 255. ``mask``: (H, W), bool."""
+def write_foreground(mask: np.ndarray, path: Path, uncertain: np.ndarray | None = None) -> None:
+    """Write a foreground mask atomically as a greyscale PNG of 0 and 255, and 128 in the uncertain band.
+
+    Args:
+        mask: Shape (H, W), bool.
+        path: The file.
+        uncertain: The band, shape (H, W), bool, or ``None``.
+    """
+    values = np.asarray(mask, dtype=np.uint8) * 255
+    if uncertain is not None:
+        values[uncertain] = UNCERTAIN_GREY
     buffer = io.BytesIO()
-    Image.fromarray(np.asarray(mask, dtype=np.uint8) * 255).save(buffer, "PNG")
+    Image.fromarray(values).save(buffer, "PNG")
     write_bytes(path, buffer.getvalue())
 
 
@@ -100,32 +117,85 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return resized.astype(mask.dtype)
 
 
-def foreground_ratio(mask: np.ndarray) -> float:
-    """Share of the pixels that are foreground, in [0, 1].
+def foreground_ratio(mask: np.ndarray, uncertain: np.ndarray | None = None) -> float:
+    """Share of the decided pixels that are foreground, in [0, 1]; 0 where none is decided.
+
+    Why not of all pixels: a wide band would push a mask below the filter's lower threshold although nobody said that
+    the object is small, and never above the upper one.
 
     Args:
         mask: Foreground mask (bool), or label mask (uint8) in which 255 counts as neither. Shape (H, W).
+        uncertain: The band of a foreground mask, which counts as neither. Shape (H, W), bool, or ``None``.
     """
-    if mask.dtype == bool:
+    if mask.dtype == bool and uncertain is None:
         return float(mask.mean())
-    decided = mask != IGNORE_INDEX
+    decided = mask != IGNORE_INDEX if uncertain is None else ~uncertain
     return float((decided & (mask != 0)).sum() / max(int(decided.sum()), 1))
 
 
-def label_mask(foreground: np.ndarray, class_index: int) -> np.ndarray:
-    """The label mask in which the foreground takes the class index. ``foreground``: (H, W), bool -> (H, W), uint8.
+def label_mask(
+    foreground: np.ndarray,
+    class_index: int,
+    uncertain: np.ndarray | None = None,
+    ignore_index: int = IGNORE_INDEX,
+) -> np.ndarray:
+    """The label mask in which the foreground takes the class index, and the uncertain band the ignore index.
+
+    Args:
+        foreground: Shape (H, W), bool.
+        class_index: Of its class, 1..C.
+        uncertain: The band, shape (H, W), bool, or ``None``.
+        ignore_index: Value of void pixels.
+
+    Returns:
+        Shape (H, W), uint8.
 
     Source:
-        Shen et al., BMVC 2017, section 3.1.
+        Shen et al., BMVC 2017, section 3.1; the band is our own.
     """
-    return np.where(foreground, np.uint8(class_index), np.uint8(0))
+    mask = np.where(foreground, np.uint8(class_index), np.uint8(0))
+    if uncertain is not None:
+        mask[uncertain] = ignore_index
+    return mask
+
+
+def split_band(
+    values: np.ndarray, class_index: int | None = None, ignore_index: int = IGNORE_INDEX
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Take the uncertain band out of a mask from disk, so that a plain foreground mask of 0 and 255 is left.
+
+    Three things are understood: a foreground mask with a band (0, 128, 255), a label mask of one class (0 and its
+    index), and a label mask with a band (0, index, ignore index). Whatever else comes back as it is.
+
+    A mask of 0 and 255 alone is a foreground mask. A label mask of which nothing but the band is left looks the same
+    and is taken for one: only its colours could tell.
+
+    Args:
+        values: What ``read_mask`` returned. Shape (H, W), uint8.
+        class_index: The index that a label mask may hold; ``None`` for any.
+        ignore_index: The value of the band in a label mask.
+
+    Returns:
+        The mask, its band background, shape (H, W), uint8; and the band, shape (H, W), bool, or ``None`` without one.
+    """
+    present = set(np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist())
+    indices = present - {0, ignore_index}
+    # Before label masks of any class: there 128 could be an index.
+    if class_index != UNCERTAIN_GREY and UNCERTAIN_GREY in present <= {0, UNCERTAIN_GREY, 255}:
+        return np.where(values == 255, np.uint8(255), np.uint8(0)), values == UNCERTAIN_GREY
+    if len(indices) == 1 and (class_index is None or indices == {class_index}):
+        (index,) = indices
+        band = values == ignore_index if ignore_index in present else None
+        return np.where(values == index, np.uint8(255), np.uint8(0)), band
+    return values, None
 
 
 def check_foreground(values: np.ndarray, image_size: tuple[int, int], name: str) -> np.ndarray:
     """Turn a mask computed elsewhere into a foreground mask, or say what is wrong with it.
 
     Accepted: 0 and 255, or 0 and 1. Everything else is one of the mistakes that
-    cost people days: see the reasons.
+    cost people days: see the reasons. An uncertain band is taken out first
+    (``split_band``): whoever forgets that must not get it as background.
 
     Args:
         values: What ``read_mask`` returned. Shape (H, W), uint8.

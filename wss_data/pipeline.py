@@ -1,27 +1,38 @@
 """The steps of the web dataset in order: retrieve, co-segment, filter, picture. Resumable."""
 
+import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from tqdm import tqdm
 
 from wss_data import store
-from wss_data.cosegmentation.base import Engine, ImageFiles, Segmented, group_fingerprint, make_engine
-from wss_data.errors import SourceError, StoreError
+from wss_data.cosegmentation.base import (
+    Engine,
+    ImageFiles,
+    Segmented,
+    full_disk_told,
+    group_fingerprint,
+    make_engine,
+)
+from wss_data.errors import ImageError, SourceError, SpecError, StoreError
 from wss_data.files import only_one, remove_unfinished
-from wss_data.filters import DROPPED, KEPT
+from wss_data.filters import DROPPED, KEPT, UNREADABLE
 from wss_data.home import dataset_folder
+from wss_data.images import read_image
 from wss_data.journal import Journal, Status
-from wss_data.masks import foreground_ratio, label_mask, write_mask
+from wss_data.masks import IGNORE_INDEX, foreground_ratio, label_mask, write_mask
 from wss_data.quality import mask_quality
 from wss_data.report import DatasetImage, write_pictures
 from wss_data.retrieve import BATCH, retrieve
 from wss_data.sources.base import Source, make_source
-from wss_data.spec import DatasetSpec, SourceSpec, read_spec
+from wss_data.spec import CosegmentationSpec, DatasetSpec, SourceSpec, read_spec
+
+LOGGER = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from wss_data.store.types import Dataset
@@ -160,12 +171,13 @@ def write_dataset_pictures(dataset: "Dataset", folder: Path) -> None:
 
 def picture_rows(dataset: "Dataset") -> list[DatasetImage]:
     """The images of a web dataset as pictures need them, class by class."""
+    ignore_index = store.definition(dataset).ignore_index
     values = dataset.values(["label.label", "filepath", f"{store.MASKS}.mask_path", "foreground_ratio", "tags"])
     order = {name: position for position, name in enumerate(store.class_names(dataset))}
     rows = []
     for class_name, path, mask_path, ratio, tags in zip(*values, strict=True):
         reasons = [tag.removeprefix(DROPPED) for tag in tags if tag.startswith(DROPPED)]
-        rows.append(DatasetImage(class_name, path, mask_path, ratio, KEPT in tags, ", ".join(reasons)))
+        rows.append(DatasetImage(class_name, path, mask_path, ratio, KEPT in tags, ", ".join(reasons), ignore_index))
     return sorted(rows, key=lambda row: order[row.class_name])
 
 
@@ -193,11 +205,13 @@ def cosegment(
     folder: Path,
     workers: int | None = None,
     progress: bool = True,
+    classes: Collection[str] | None = None,
 ) -> int:
     """Co-segment each class of a stored dataset as one group, as far as that is not done.
 
     A mask counts as done while the group has the same images and the engine the
-    same settings. Masks that were imported are left alone.
+    same settings. Masks that were imported are left alone. An image whose file is gone or broken takes no part, is
+    tagged ``dropped:unreadable``, and comes back when it can be read again.
 
     Args:
         dataset: A web dataset of ``wss_data``.
@@ -206,44 +220,178 @@ def cosegment(
         folder: Where label masks go: ``<folder>/<class>/<stem>.png``.
         workers: Worker processes; ``None`` for one a processor.
         progress: Whether to show progress bars.
+        classes: The classes to do; ``None`` for all.
 
     Returns:
         Number of masks made.
+
+    Raises:
+        CosegmentationError: If the disk is full; the masks made so far are stored.
     """
     made = 0
-    for class_name in spec.class_names:
-        members = store.group_members(dataset, class_name)
-        fingerprint = group_fingerprint(engine, [member.sha256 for member in members])
+    # A band on disk holds the definition's own ignore index.
+    void = () if spec.ignore_index == IGNORE_INDEX else (spec.ignore_index,)
+    for class_name in [name for name in spec.class_names if classes is None or name in classes]:
+        members = _readable_members(dataset, class_name)
+        fingerprint = group_fingerprint(engine, [member.sha256 for member in members], *void)
         wanted = [i for i, m in enumerate(members) if m.method != store.IMPORTED and m.fingerprint != fingerprint]
-        if not wanted:
-            continue
-        images = ImageFiles([member.path for member in members])
-        results = engine.segment_group(images, wanted, workers=workers)
-        bar = tqdm(results, total=len(wanted), desc=f"co-segment {class_name}", unit="image", disable=not progress)
-        batch: list[store.MaskValues] = []
+        if wanted:
+            with full_disk_told(class_name, folder):
+                made += _cosegment_group(
+                    dataset,
+                    spec,
+                    engine,
+                    folder / class_name,
+                    class_name,
+                    members,
+                    wanted,
+                    fingerprint,
+                    workers,
+                    progress,
+                )
+    ledger = engine.ledger
+    if classes is not None:
+        # The masks of the other classes stay, and what they were made from with them.
+        ledger = store.mask_ledger(dataset, store.MASKS).merged_with(ledger)
+    store.set_ledger(dataset, store.MASKS, ledger)
+    return made
+
+
+def cosegment_again(
+    dataset: "Dataset",
+    method: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    classes: Collection[str] | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+) -> int:
+    """Co-segment the groups of a stored dataset with another engine or other settings, then filter again.
+
+    Only masks that would change are made. The definition stays as it is: a later ``build`` makes the masks that it
+    asks for, so what turns out well belongs into the definition.
+
+    Args:
+        dataset: A web dataset of ``wss_data``.
+        method: Name of the engine; ``None`` for the definition's.
+        options: Its options. With the definition's own engine, they are joined with the definition's.
+        classes: The classes to do; ``None`` for all.
+        workers: Worker processes; ``None`` for one a processor.
+        progress: Whether to show progress bars.
+
+    Returns:
+        Number of masks made.
+
+    Raises:
+        CosegmentationError: If there is no such engine, it refuses an option, or the disk is full.
+        SpecError: If the dataset has no such class.
+        StoreError: If it is no web dataset, or another process is building it.
+    """
+    if store.kind_of(dataset) != "web":
+        raise StoreError(f"dataset '{dataset.name}' is a target dataset; only web datasets can be co-segmented.")
+    spec = store.definition(dataset)
+    if unknown := sorted(set(classes or ()) - set(spec.class_names)):
+        raise SpecError(
+            f"dataset '{dataset.name}' has no class '{unknown[0]}'. Its classes: {', '.join(spec.class_names)}."
+        )
+    wanted = spec.cosegmentation
+    if method is not None and method != wanted.method:
+        wanted = CosegmentationSpec(method)
+    engine = make_engine(wanted.method, {**wanted.options, **(options or {})})
+    folder = dataset_folder(dataset.name)
+    with only_one(folder / "lock") as free:
+        if not free:
+            raise StoreError(
+                f"dataset '{dataset.name}' is being built by another process ({folder / 'lock'}). Wait for it to end."
+            )
+        remove_unfinished(folder)
+        made = cosegment(dataset, spec, engine, folder / store.MASKS, workers, progress, classes)
+        if (filters := store.filters_to_apply(dataset, spec)) is not None:
+            store.apply_filter(dataset, filters)
+            write_dataset_pictures(dataset, folder / "pictures")
+    return made
+
+
+def _readable_members(dataset: "Dataset", class_name: str) -> list[store.Member]:
+    """A class's group without the images whose file is gone, or was broken and still is; their tags say so."""
+    members = store.group_members(dataset, class_name)
+    tagged = set(dataset.match_tags(UNREADABLE).values("id"))
+    broken = {
+        member.sample_id
+        for member in members
+        if not Path(member.path).is_file() or (member.sample_id in tagged and not _can_be_read(member.path))
+    }
+    _tag_unreadable(dataset, class_name, broken - tagged)
+    if mended := tagged.intersection(member.sample_id for member in members) - broken:
+        dataset.select(list(mended)).untag_samples(UNREADABLE)
+        store.mark_filter_stale(dataset)
+    return [member for member in members if member.sample_id not in broken]
+
+
+def _can_be_read(path: str) -> bool:
+    try:
+        read_image(path)
+    except ImageError:
+        return False
+    return True
+
+
+def _tag_unreadable(dataset: "Dataset", class_name: str, sample_ids: Collection[str]) -> None:
+    if sample_ids:
+        dataset.select(list(sample_ids)).tag_samples(UNREADABLE)
+        store.mark_filter_stale(dataset)
+        LOGGER.warning("%s: %d images cannot be read, and are tagged %s.", class_name, len(sample_ids), UNREADABLE)
+
+
+def _cosegment_group(
+    dataset: "Dataset",
+    spec: DatasetSpec,
+    engine: Engine,
+    folder: Path,
+    class_name: str,
+    members: Sequence[store.Member],
+    wanted: Sequence[int],
+    fingerprint: str,
+    workers: int | None,
+    progress: bool,
+) -> int:
+    """Make and store the masks at the positions ``wanted`` of one group; returns how many there are."""
+    images = ImageFiles([member.path for member in members])
+    results = engine.segment_group(images, wanted, workers=workers)
+    bar = tqdm(results, total=len(wanted), desc=f"co-segment {class_name}", unit="image", disable=not progress)
+    index = spec.class_index(class_name)
+    made, batch = 0, list[store.MaskValues]()
+    try:
         for position, segmented in bar:
-            member = members[position]
-            path = folder / class_name / f"{Path(member.path).stem}.png"
-            write_mask(label_mask(segmented.mask, spec.class_index(class_name)), path)
-            batch.append(_mask_values(member, path, images[position], segmented, engine.name, fingerprint))
+            member, image = members[position], images[position]
+            if position in images.unreadable:
+                continue
+            path = folder / f"{Path(member.path).stem}.png"
+            write_mask(label_mask(segmented.mask, index, segmented.uncertain, spec.ignore_index), path)
+            # A grey image stood for a lost one: good masks, but the next build makes those of the group without it.
+            group = None if images.unreadable else fingerprint
+            batch.append(_mask_values(member, path, image, segmented, engine.name, group))
+            made += 1
             if len(batch) == BATCH:
                 store.set_masks(dataset, store.MASKS, batch)
                 batch = []
+    finally:
+        # An interruption or a full disk does not undo what was made.
         store.set_masks(dataset, store.MASKS, batch)
-        made += len(wanted)
-    store.set_ledger(dataset, store.MASKS, engine.ledger)
+    _tag_unreadable(dataset, class_name, [members[position].sample_id for position in images.unreadable])
+    if lost := len(wanted) - made - len(images.unreadable.keys() & set(wanted)):
+        LOGGER.warning("%s: the engine gave no mask for %d images.", class_name, lost)
     return made
 
 
 def _mask_values(
-    member: store.Member, path: Path, image: np.ndarray, segmented: Segmented, method: str, fingerprint: str
+    member: store.Member, path: Path, image: np.ndarray, segmented: Segmented, method: str, fingerprint: str | None
 ) -> store.MaskValues:
     return store.MaskValues(
         sample_id=member.sample_id,
         mask_path=str(path),
         confidence=segmented.confidence,
-        foreground_ratio=foreground_ratio(segmented.mask),
-        quality=mask_quality(image, segmented.mask),
+        foreground_ratio=foreground_ratio(segmented.mask, segmented.uncertain),
+        quality=mask_quality(image, segmented.mask, segmented.uncertain),
         method=method,
         fingerprint=fingerprint,
     )

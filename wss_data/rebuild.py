@@ -268,13 +268,14 @@ def _mask_values(
         mask = decode_mask(published.png, row.size, {0, index, manifest.spec.ignore_index})
         if mask is None:
             continue
+        foreground, band = mask == index, mask == manifest.spec.ignore_index
         path = dataset_folder(name) / store.IMPORTED / row.class_name / f"{Path(row.path).stem}.png"
         write_mask(mask, path)
         try:
-            quality = mask_quality(read_image(row.path), mask == index)
+            quality = mask_quality(read_image(row.path), foreground, band)
         except (ImageError, ValueError):
             quality = None  # an empty mask, or an image that was removed by hand; the filter sees to it
-        ratio = foreground_ratio(mask)
+        ratio = foreground_ratio(foreground, band)
         values.append(
             store.MaskValues(row.sample_id, str(path), published.confidence, ratio, quality, store.IMPORTED, None)
         )

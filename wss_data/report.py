@@ -20,6 +20,9 @@ from wss_data.spec import FilterSpec
 INK, FAINT, PAPER = "#1d2129", "#8a919c", "#ffffff"
 KEPT, DROPPED = "#1f8a4c", "#c0392b"
 
+BAND_GREY = 136
+"""Of the uncertain band in pictures."""
+
 _GAP = 10
 _BORDER = 24
 
@@ -35,6 +38,7 @@ class DatasetImage:
         foreground_ratio: Share of the pixels that are foreground, in [0, 1], or ``None`` without a mask.
         kept: Whether the filter kept it.
         reason: Why it was dropped, such as ``too_small``; empty if kept.
+        ignore_index: Value of the mask's uncertain band.
     """
 
     class_name: str
@@ -43,6 +47,7 @@ class DatasetImage:
     foreground_ratio: float | None
     kept: bool
     reason: str = ""
+    ignore_index: int = IGNORE_INDEX
 
 
 @dataclass(frozen=True)
@@ -53,11 +58,13 @@ class Tile:
         picture: Shape (H, W, 3), uint8; ``None`` leaves the cell empty.
         caption: One line below it.
         colour: Of the caption and of the line above it.
+        uncertain: Whether the picture shows an uncertain band.
     """
 
     picture: np.ndarray | None
     caption: str = ""
     colour: str = FAINT
+    uncertain: bool = False
 
 
 def write_pictures(
@@ -91,19 +98,22 @@ def write_pictures(
         tiles = [pair_tile(member) for member in spread(members, per_class)]
         path = folder / f"cosegmentation_{class_name}.png"
         title = f"{class_name}: {_counts(members)}"
-        write_sheet(path, title, _NOTE, [("", tiles[i : i + 8]) for i in range(0, len(tiles), 8)])
+        write_sheet(path, title, _note(tiles), [("", tiles[i : i + 8]) for i in range(0, len(tiles), 8)])
         written.append(path)
         first = [pair_tile(member, (150, 115)) for member in spread(members, 8)]
         overview.append((f"{class_name}\n{_counts(members)}", first))
 
     path = folder / "cosegmentation.png"
-    write_sheet(path, f"Co-segmentation of {len(by_class)} classes: {_counts(rows)}", _NOTE, overview)
+    note = _note([tile for _, tiles in overview for tile in tiles])
+    write_sheet(path, f"Co-segmentation of {len(by_class)} classes: {_counts(rows)}", note, overview)
     histogram = folder / "foreground_ratio.png"
     write_histograms(by_class, histogram, filters)
     return [path, histogram, *written]
 
 
-_NOTE = "Sorted by foreground share, taken at even steps. Above the image, below its foreground."
+def _note(tiles: Sequence[Tile]) -> str:
+    note = "Sorted by foreground share, taken at even steps. Above the image, below its foreground."
+    return f"{note} Grey: uncertain, counts as neither." if any(tile.uncertain for tile in tiles) else note
 
 
 def spread(members: Sequence[DatasetImage], count: int) -> list[DatasetImage]:
@@ -116,7 +126,10 @@ def spread(members: Sequence[DatasetImage], count: int) -> list[DatasetImage]:
 
 
 def pair_tile(member: DatasetImage, box: tuple[int, int] = (200, 150)) -> Tile:
-    """The image above its foreground, with the share and the verdict. ``box``: (width, height) of each, in pixels."""
+    """The image above its foreground, with the share and the verdict. ``box``: (width, height) of each, in pixels.
+
+    An uncertain band is grey.
+    """
     colour = KEPT if member.kept else DROPPED
     verdict = "kept" if member.kept else (member.reason.replace("_", " ") or "dropped")
     share = "" if member.foreground_ratio is None else f"{100 * member.foreground_ratio:.0f} %  "
@@ -130,20 +143,35 @@ def pair_tile(member: DatasetImage, box: tuple[int, int] = (200, 150)) -> Tile:
         mask = None if member.mask_path is None else read_mask(member.mask_path)
     except MaskError:
         mask = None
+    uncertain = False
     if mask is not None:
-        foreground = resize_mask((mask != 0) & (mask != IGNORE_INDEX), (small.shape[1], small.shape[0]))
-        parts.append(_centred(cut_out(small, foreground), box))
+        mask = resize_mask(mask, (small.shape[1], small.shape[0]))
+        band = mask == member.ignore_index
+        uncertain = bool(band.any())
+        parts.append(_centred(cut_out(small, (mask != 0) & ~band, band if uncertain else None), box))
     else:
         parts.append(np.full((box[1], box[0], 3), 245, np.uint8))
     line = np.full((4, box[0], 3), 255, np.uint8)
-    return Tile(np.concatenate([parts[0], line, parts[1]]), share + verdict, colour)
+    return Tile(np.concatenate([parts[0], line, parts[1]]), share + verdict, colour, uncertain)
 
 
-def cut_out(image: np.ndarray, foreground: np.ndarray) -> np.ndarray:
-    """The foreground in full colour with a contour, the rest faded. Shapes (H, W, 3) uint8 and (H, W) bool."""
+def cut_out(image: np.ndarray, foreground: np.ndarray, uncertain: np.ndarray | None = None) -> np.ndarray:
+    """The foreground in full colour with a contour, an uncertain band in grey, the rest faded.
+
+    Args:
+        image: Shape (H, W, 3), uint8.
+        foreground: Shape (H, W), bool.
+        uncertain: The band, outside the foreground. Shape (H, W), bool, or ``None``.
+
+    Returns:
+        Shape (H, W, 3), uint8.
+    """
     grey = image.mean(axis=2, keepdims=True)
     faded = (0.25 * grey + 0.75 * 240).astype(np.uint8)
     result = np.where(foreground[:, :, None], image, faded)
+    if uncertain is not None:
+        # Between the faded background (180 to 244) and the object's own colours; a flat grey is neither.
+        result[uncertain] = BAND_GREY
     return _contour(result, foreground, (224, 49, 49))
 
 

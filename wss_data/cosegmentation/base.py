@@ -1,7 +1,10 @@
-"""The protocol of a co-segmentation engine, and finding one by name."""
+"""The protocol of a co-segmentation engine, finding one by name, and what may befall a group on the way."""
 
+import errno
 import hashlib
+import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -9,11 +12,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from wss_data.errors import CosegmentationError
+from wss_data.errors import CosegmentationError, ImageError
 from wss_data.images import read_image, resize_longest_side
 from wss_data.ledger import Ledger
 
-ENGINES = {"common": "wss_data.cosegmentation.common:CommonEngine"}
+ENGINES = {
+    "common": "wss_data.cosegmentation.common:CommonEngine",
+    "outside": "wss_data.cosegmentation.outside:OutsideEngine",
+    "subcategories": "wss_data.cosegmentation.subcategories.engine:SubcategoriesEngine",
+}
 """Name of each engine -> where its class lives; loaded when it is asked for."""
 
 
@@ -24,10 +31,13 @@ class Segmented:
     Args:
         mask: The foreground. Shape (H, W) of the image, bool.
         confidence: How much the mask is to be trusted, in [0, 1]; label-free.
+        uncertain: Where the soft map and the cut disagree. Shape (H, W), bool; ``None`` if no band was asked for. Such
+            a pixel counts as neither foreground nor background, whatever ``mask`` says of it.
     """
 
     mask: np.ndarray
     confidence: float
+    uncertain: np.ndarray | None = None
 
 
 class Engine(Protocol):
@@ -79,21 +89,68 @@ def make_engine(method: str, options: Mapping[str, Any] | None = None) -> Engine
 class ImageFiles(Sequence[np.ndarray]):
     """Image files as a group of images, each read when it is asked for.
 
+    A file that vanished or broke since it was listed must not end a group of thousands, and no engine should have to
+    think of it: a grey image stands for it, and ``unreadable`` tells whoever asked for the masks.
+
     Args:
         paths: The files.
         longest_side: Larger images are shrunk to this longer side, pixels; ``None`` to leave them.
+
+    Attributes:
+        unreadable: Position -> why the file there could not be read. Kept by this object, so an engine reads the
+            images in the process that was given it.
     """
 
     def __init__(self, paths: Sequence[Path | str], longest_side: int | None = None) -> None:
         self.paths, self.longest_side = paths, longest_side
+        self.unreadable: dict[int, ImageError] = {}
+        self._shapes: dict[int, tuple[int, ...]] = {}
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, position: Any) -> Any:
         """The image at ``position``: (H, W, 3), uint8."""
+        position = range(len(self.paths))[position]
+        if position not in self.unreadable:
+            try:
+                return self._read(position)
+            except ImageError as error:
+                self.unreadable[position] = error
+        # What an engine knows of the first reading holds for the second one, too.
+        return np.full(self._shapes.get(position, (64, 64, 3)), 128, np.uint8)
+
+    def _read(self, position: int) -> np.ndarray:
         image = read_image(self.paths[position])
-        return image if self.longest_side is None else resize_longest_side(image, self.longest_side)
+        if self.longest_side is not None:
+            image = resize_longest_side(image, self.longest_side)
+        if image.shape != self._shapes.setdefault(position, image.shape):
+            raise ImageError("changed", f"{self.paths[position]}: another image than a moment ago.")
+        return image
+
+
+@contextmanager
+def full_disk_told(group: str, folder: Path) -> Iterator[None]:
+    """Turn a full disk in the block into an error that says what to do.
+
+    Args:
+        group: Name of the group in work.
+        folder: Where its masks go.
+
+    Raises:
+        CosegmentationError: If the disk is full, or a quota.
+    """
+    try:
+        yield
+    except OSError as error:
+        # numpy's own error of a short write has words and no number.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and "requested and" not in str(error):
+            raise
+        raise CosegmentationError(
+            f"{group}: no room left ({error.strerror or error}), for masks in {folder} or for descriptors that wait for"
+            f" their group in {tempfile.gettempdir()}. What was done is kept. Make room, or let TMPDIR name a roomier "
+            "folder, and run the same command again."
+        ) from error
 
 
 def group_fingerprint(engine: Engine, members: Iterable[str], *settings: object) -> str:

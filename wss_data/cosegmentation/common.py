@@ -1,67 +1,88 @@
-"""The engine ``common``: the direction that a group's descriptors share is the object.
+"""The engine ``common``: what stands in the middle of a group's photographs and not at their borders is the object.
 
-In the cloud of convolutional descriptors of many images of one class, the direction of
-largest variance separates the class from everything else. Means and covariances add up
-over images, so the cost grows linearly and a group may be summed up in shards.
+Photographers put the object in the middle; what lies around it differs from image to image, or lies at the borders
+too. One image says little about that, a group says much: the direction in its descriptors that goes along with the
+distance from the border is the object's. Masks found with it give a better direction than the place did, and at last
+teach a small network, each image by the others' masks. Nothing but sums over cells is needed until then, so the cost
+grows linearly and a group may be summed up in shards.
 
-What the functions below do, in order: sum up the descriptors of each image
-(``image_statistics``), find the direction (``common_direction``), project an image on it
-(``direction_map``), join what else is known (``evidence_map``), set the image's own threshold
-(``otsu_threshold``), sharpen (``refine``), and judge (``agreement``).
+What happens, in order: describe each image at two depths of a classification network
+(``features.py``); find the direction of each depth (``discriminant.py``); join both maps of an
+image into evidence and set the image's own threshold (``evidence_map``, ``otsu_threshold``);
+sharpen it along the image's edges (``sharpen``); again, with the masks in the place of the
+place; teach and ask the small networks (``refine.py``); sharpen, and judge (``confidence``).
 
 Source:
-    Wei, Zhang, Li, Xie, Wu, Shen and Zhou, *Deep Descriptor Transforming for Image Co-Localization*, IJCAI 2017,
-    arXiv 1705.02758. The network, steps after the direction and all values are our own (recipe E); they
-    were partly chosen on the images of web_wild6 and msrc_v2.
+    Our own. The group's direction as a linear projection of convolutional descriptors is Wei et al.'s, *Deep
+    Descriptor Transforming for Image Co-Localization*, IJCAI 2017, arXiv 1705.02758; theirs is the first principal
+    direction, which marks faces in place of bodies (J on web_wild6 0.73). Borders as background: Zhu et al.,
+    *Saliency Optimization from Robust Background Detection*, CVPR 2014. How the values were chosen, and on what:
+    docs/explanation/experiment_log.md.
 """
 
 import hashlib
 import json
-import tempfile
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
-from typing import IO, Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 
+from wss_data.backbones import BackboneChoice
 from wss_data.cosegmentation.base import Segmented
-from wss_data.cosegmentation.cut import CutSettings, graph_cut
-from wss_data.cosegmentation.features import DescriptorNetwork, resolve_precision
+from wss_data.cosegmentation.discriminant import (
+    TargetSums,
+    centred_gaussian,
+    discriminant,
+    project,
+    standardised,
+    target_sums,
+)
+from wss_data.cosegmentation.features import DescriptorNetwork, resolve_device, resolve_precision
+from wss_data.cosegmentation.refine import TeachSettings, teach_group
+from wss_data.cosegmentation.spool import ArraySpool
 from wss_data.crf import CrfSettings, dense_crf
 from wss_data.errors import CosegmentationError
 from wss_data.images import longest_side_size
-from wss_data.ledger import Ledger, LedgerEntry, Supervision, UsedFor
+from wss_data.ledger import Ledger
 from wss_data.parallel import map_images
 
-VERSION = 1
+R = TypeVar("R")
+
+VERSION = 2
 """Raised whenever the code changes masks without a setting changing."""
 
-MEMORY_BYTES = 1 << 30
-"""Descriptors of a group above this size go to a temporary file (about 0.5 MB an image)."""
+FEW = 16
+"""Below this many images, starting processes takes longer than the images do."""
 
 _WHOLE_NUMBERS = {
     "long_side": (64, 4096),
+    "rounds": (1, 10),
+    "teach_folds": (0, 20),
+    "teach_hidden": (1, 4096),
+    "teach_epochs": (1, 1000),
+    "teach_most_images": (1, 100_000),
+    "round_long_side": (16, 2048),
     "refine_long_side": (16, 2048),
     "crf_iterations": (0, 100),
-    "cut_rounds": (1, 20),
+    "memory_mb": (0, 1_000_000),
 }
 _NUMBERS = {
     "prior_width": (0.01, 100.0),
-    "activation_weight": (0.0, 100.0),
+    "middle_weight": (0.0, 100.0),
+    "last_weight": (0.0, 100.0),
     "prior_weight": (0.0, 100.0),
     "prior_offset": (0.0, 1.0),
     "threshold_share": (-10.0, 10.0),
+    "teach_threshold_share": (-10.0, 10.0),
     "probability_floor": (1e-6, 0.49),
     "crf_position_px": (0.1, 1000.0),
     "crf_position_weight": (0.0, 1000.0),
     "crf_bilateral_px": (0.1, 1000.0),
     "crf_bilateral_rgb": (0.1, 1000.0),
     "crf_bilateral_weight": (0.0, 1000.0),
-    "cut_evidence_weight": (0.0, 100.0),
-    "cut_smoothness": (0.0, 100.0),
-    "cut_colour_clip": (0.0, 100.0),
 }
 
 
@@ -70,15 +91,26 @@ class CommonSettings:
     """Every number of the engine. Lengths named ``_px`` are pixels at ``refine_long_side``.
 
     Args:
+        backbone: One of ``wss_data.backbones.BACKBONES``.
+        weights: A file of weights, ``None`` for the backbone's own; see ``BackboneChoice``.
+        weights_supervision: What people had to give for that file; see ``BackboneChoice``.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ... or ``auto``: the first GPU if there is one.
         long_side: Longer side at which the network sees an image, pixels.
-        precision: Of the network: ``float32``, ``bf16``, or ``auto``: bf16 where the processor has AMX (0.37 times
-            the time; J on web_wild6 0.726 against 0.727).
-        prior_width: Standard deviation of the centred Gaussian, in sides of the image.
-        activation_weight: Weight of the activation's z-score in the evidence.
-        prior_weight: Weight of the centred Gaussian in the evidence.
+        precision: Of the network: ``float32``, ``bf16``, or ``auto``: bf16 where the processor has AMX or the GPU can.
+        prior_width: Standard deviation of the centred Gaussian, in sides of the image: the first target.
+        middle_weight: Weight of the direction found at middle depth: parts, textures, bodies.
+        last_weight: Weight of the one found in the last stage: whole objects, faces.
+        prior_weight: Weight of the centred Gaussian in the evidence; it decides where the group says nothing.
         prior_offset: Value of the Gaussian at which it speaks for neither side.
-        threshold_share: Share of Otsu's threshold that is taken off the evidence.
-        refine_long_side: Longer side at which CRF and cut run, pixels; never more than the image's own.
+        threshold_share: Share of the image's own Otsu threshold that is taken off the evidence.
+        rounds: Times that a direction is found; the first has only places to go by, the others masks.
+        teach_threshold_share: Share of Otsu's threshold that is taken off what teaching says.
+        teach_folds: See ``TeachSettings``; 0 leaves teaching out. These four likewise.
+        teach_hidden: As above.
+        teach_epochs: As above.
+        teach_most_images: As above.
+        round_long_side: Longer side at which the CRF of a round runs, pixels; never more than ``refine_long_side``.
+        refine_long_side: Longer side at which the last CRF runs, pixels; never more than the image's own.
         probability_floor: Probabilities given to the CRF stay this far from 0 and 1.
         crf_position_px: See ``CrfSettings``; these five likewise.
         crf_position_weight: As above.
@@ -86,34 +118,43 @@ class CommonSettings:
         crf_bilateral_rgb: As above.
         crf_bilateral_weight: As above.
         crf_iterations: As above.
-        cut_evidence_weight: See ``CutSettings``; these four likewise. The cut only judges the mask.
-        cut_smoothness: As above.
-        cut_colour_clip: As above.
-        cut_rounds: As above.
+        uncertain_band: Whether pixels where the soft map and the sharpened mask disagree are told as uncertain.
+        memory_mb: Descriptors of a group above this size wait in a temporary file, MiB; about 0.7 an image.
 
     Raises:
         CosegmentationError: If a value is of the wrong kind or out of its range.
+        WssError: If backbone, weights and their supervision do not go together.
     """
 
+    backbone: str = "efficientnet_lite2"
+    weights: str | None = None
+    weights_supervision: str | None = None
+    device: str = "auto"
     long_side: int = 512
     precision: str = "auto"
-    prior_width: float = 0.35
-    activation_weight: float = 0.2
+    prior_width: float = 0.3
+    middle_weight: float = 1.0
+    last_weight: float = 1.0
     prior_weight: float = 0.3
     prior_offset: float = 0.55
-    threshold_share: float = 0.35
+    threshold_share: float = 0.8
+    rounds: int = 2
+    teach_threshold_share: float = 0.3
+    teach_folds: int = 3
+    teach_hidden: int = 64
+    teach_epochs: int = 8
+    teach_most_images: int = 150
+    round_long_side: int = 112
     refine_long_side: int = 160
     probability_floor: float = 0.02
     crf_position_px: float = 3.0
     crf_position_weight: float = 3.0
     crf_bilateral_px: float = 25.0
-    crf_bilateral_rgb: float = 8.0
+    crf_bilateral_rgb: float = 5.0
     crf_bilateral_weight: float = 6.0
     crf_iterations: int = 5
-    cut_evidence_weight: float = 2.0
-    cut_smoothness: float = 2.0
-    cut_colour_clip: float = 3.0
-    cut_rounds: int = 2
+    uncertain_band: bool = False
+    memory_mb: int = 1024
 
     def __post_init__(self) -> None:
         resolve_precision(self.precision)
@@ -124,150 +165,48 @@ class CommonSettings:
                     raise CosegmentationError(
                         f"co-segmentation option {name} is {value!r}; {kind} from {low} to {high} is wanted."
                     )
+        if self.middle_weight == self.last_weight == 0:
+            raise CosegmentationError(
+                "co-segmentation options middle_weight and last_weight are both 0: one must count."
+            )
+        if not isinstance(self.uncertain_band, bool):
+            raise CosegmentationError(
+                f"co-segmentation option uncertain_band is {self.uncertain_band!r}; true or false is wanted."
+            )
+        _ = self.choice
+
+    @property
+    def choice(self) -> BackboneChoice:
+        """The backbone, its weights, and what these learned from."""
+        return BackboneChoice(self.backbone, self.weights, self.weights_supervision)
 
     @property
     def crf(self) -> CrfSettings:
         """The dense CRF's settings."""
-        return CrfSettings(**self._of("crf_", CrfSettings))
+        return CrfSettings(**{field.name: getattr(self, f"crf_{field.name}") for field in fields(CrfSettings)})
 
     @property
-    def cut(self) -> CutSettings:
-        """The graph cut's settings."""
-        return CutSettings(**self._of("cut_", CutSettings))
-
-    def _of(self, prefix: str, settings: type) -> dict[str, Any]:
-        return {field.name: getattr(self, prefix + field.name) for field in fields(settings)}
+    def teach(self) -> TeachSettings:
+        """The settings of cross-fitted teaching."""
+        names = ("folds", "hidden", "epochs", "most_images")
+        return TeachSettings(**{name: getattr(self, f"teach_{name}") for name in names})
 
 
-@dataclass(frozen=True)
-class GroupStatistics:
-    """Sums over the cells of some images of a group; sums of shards add up to the group's.
+def evidence_map(joined: np.ndarray, settings: CommonSettings) -> np.ndarray:
+    """Evidence for the foreground: the group's direction, the photographer's habit, the image's own threshold.
 
     Args:
-        cells: Number of cells.
-        total: Sum of the descriptors x. Shape (C,), float64.
-        products: Sum of the outer products x x^T. Shape (C, C), float64.
-        centred: Sum of x (g - mean g), g the centred Gaussian of each cell's image. Shape (C,), float64.
-    """
-
-    cells: int
-    total: np.ndarray
-    products: np.ndarray
-    centred: np.ndarray
-
-    def __add__(self, other: "GroupStatistics") -> "GroupStatistics":
-        return GroupStatistics(
-            self.cells + other.cells,
-            self.total + other.total,
-            self.products + other.products,
-            self.centred + other.centred,
-        )
-
-
-@dataclass(frozen=True)
-class CommonDirection:
-    """The direction a group shares.
-
-    Args:
-        mean: Mean descriptor of the group. Shape (C,), float64.
-        direction: First principal direction, unit length, pointing to the object. Shape (C,), float64.
-        deviation: Standard deviation of the group's descriptors along it; 0 if all are equal.
-    """
-
-    mean: np.ndarray
-    direction: np.ndarray
-    deviation: float
-
-
-def centred_gaussian(height: int, width: int, prior_width: float) -> np.ndarray:
-    """exp(-(u^2 + w^2) / (2 prior_width^2)), u and w from -0.5 to 0.5. Shape (height, width), in (0, 1]."""
-    rows = (np.arange(height) + 0.5) / height - 0.5
-    columns = (np.arange(width) + 0.5) / width - 0.5
-    return np.exp(-(rows[:, None] ** 2 + columns[None] ** 2) / (2 * prior_width**2))
-
-
-def image_statistics(descriptors: np.ndarray, prior_width: float) -> GroupStatistics:
-    """What one image adds to its group.
-
-    Args:
-        descriptors: Shape (h, w, C), float.
-        prior_width: Standard deviation of the centred Gaussian, in sides of the image.
-
-    Returns:
-        Its sums, in float64: the covariance is a difference of large numbers.
-    """
-    height, width, channels = descriptors.shape
-    cells = descriptors.reshape(-1, channels).astype(np.float64)
-    prior = centred_gaussian(height, width, prior_width).ravel()
-    return GroupStatistics(len(cells), cells.sum(axis=0), cells.T @ cells, cells.T @ (prior - prior.mean()))
-
-
-def common_direction(group: GroupStatistics) -> CommonDirection:
-    """The first principal direction of a group, pointing to what stands in the middle of its images.
-
-    An eigenvector has no sign of its own. Photographers put the object in the middle: the sign is the one for which
-    the projections, summed over the group, agree with a centred Gaussian.
-
-    Args:
-        group: Sums over all images of the group.
-
-    Returns:
-        Mean, direction and deviation.
-
-    Raises:
-        CosegmentationError: If the group has no cell.
-
-    Source:
-        Wei et al., IJCAI 2017, section 3.3; there the sign is fixed by the network, here by the group.
-    """
-    if group.cells == 0:
-        raise CosegmentationError("the group is empty: co-segmentation needs at least one readable image.")
-    mean = group.total / group.cells
-    covariance = group.products / group.cells - np.outer(mean, mean)
-    variances, directions = np.linalg.eigh(covariance)
-    direction = directions[:, -1]
-    if direction @ group.centred < 0:
-        direction = -direction
-    variance = variances[-1]
-    # Below this share of the descriptors' own size the covariance is rounding: the images are all one colour.
-    negligible = variance <= 1e-9 * max(float(np.trace(group.products)) / group.cells, 1e-30)
-    return CommonDirection(mean, direction, 0.0 if negligible else float(np.sqrt(variance)))
-
-
-def direction_map(descriptors: np.ndarray, common: CommonDirection) -> np.ndarray:
-    """How far each cell lies along the group's direction, in the group's standard deviations.
-
-    Args:
-        descriptors: Shape (h, w, C), float.
-        common: The group's direction.
-
-    Returns:
-        (x - mean) . direction / deviation; zero if the group has no deviation. Shape (h, w), float64.
-    """
-    if common.deviation == 0:
-        return np.zeros(descriptors.shape[:2])
-    along = descriptors.astype(np.float32) @ common.direction.astype(np.float32)
-    return (along.astype(np.float64) - common.mean @ common.direction) / common.deviation
-
-
-def evidence_map(direction: np.ndarray, activation: np.ndarray, settings: CommonSettings) -> np.ndarray:
-    """Join direction, activation and the photographer's habit into evidence for the foreground.
-
-    Args:
-        direction: From ``direction_map``. Shape (h, w), float.
-        activation: From ``ImageFeatures``; its z-score over the image is used, zero if it is constant. Shape (h, w).
+        joined: How far each cell lies along the group's direction, in the group's standard deviations. Shape (h, w).
         settings: The weights.
 
     Returns:
-        d + 0.2 a + 0.3 (g - 0.55) with the default weights, less the image's share of Otsu's threshold;
-        positive is foreground. Shape (h, w), float64.
+        joined + 0.3 (g - 0.55) with the default weights, less the image's share of Otsu's threshold; positive is
+        foreground. Shape (h, w), float32.
     """
-    spread = float(activation.std())
-    score = (activation - activation.mean()) / spread if spread > 0 else np.zeros(activation.shape)
-    height, width = direction.shape
+    height, width = joined.shape
     prior = centred_gaussian(height, width, settings.prior_width)
-    joined = direction + settings.activation_weight * score + settings.prior_weight * (prior - settings.prior_offset)
-    return joined - settings.threshold_share * otsu_threshold(joined)
+    values = joined + settings.prior_weight * (prior - settings.prior_offset)
+    return (values - settings.threshold_share * otsu_threshold(values)).astype(np.float32)
 
 
 def otsu_threshold(values: np.ndarray, bins: int = 256) -> float:
@@ -296,60 +235,118 @@ def otsu_threshold(values: np.ndarray, bins: int = 256) -> float:
     return float(centres[np.argmax(between)])
 
 
-def refine(evidence: np.ndarray, image: np.ndarray, settings: CommonSettings) -> np.ndarray:
-    """Foreground probability after a dense CRF: the step that gains most (+0.06 to +0.09 J).
+def soft_map(evidence: np.ndarray) -> np.ndarray:
+    """Evidence as a foreground probability, 1 / (1 + exp(-evidence)). Any shape, float, in [0, 1]."""
+    return 1 / (1 + np.exp(-np.clip(evidence, -50, 50)))
+
+
+def sharpen(
+    evidence: np.ndarray, image: np.ndarray, settings: CommonSettings, crf: CrfSettings | None = None
+) -> np.ndarray:
+    """Foreground probability after a dense CRF.
 
     Args:
-        evidence: At the image's size. Shape (H, W), float.
+        evidence: Shape (h, w), float; enlarged to the image's size.
         image: Shape (H, W, 3), uint8.
         settings: Floor of the probabilities and the CRF's settings.
+        crf: Other settings of the CRF, for an image of another scale.
 
     Returns:
         Marginal probability of the foreground. Shape (H, W), float32, in [0, 1].
     """
     floor = settings.probability_floor
-    foreground = np.clip(1 / (1 + np.exp(-np.clip(evidence, -50, 50))), floor, 1 - floor)
-    return dense_crf(np.stack([1 - foreground, foreground]), image, settings.crf)[1]
+    foreground = np.clip(soft_map(_enlarged(evidence, image)), floor, 1 - floor)
+    return dense_crf(np.stack([1 - foreground, foreground]), image, crf or settings.crf)[1]
 
 
-def agreement(first: np.ndarray, second: np.ndarray) -> float:
-    """Intersection over union of two masks, in [0, 1]; 0 if both are empty. ``first``, ``second``: (H, W), bool."""
-    union = int((first | second).sum())
-    return int((first & second).sum()) / union if union else 0.0
+def _enlarged(evidence: np.ndarray, image: np.ndarray) -> np.ndarray:
+    size = (image.shape[1], image.shape[0])
+    return cv2.resize(np.asarray(evidence, np.float32), size, interpolation=cv2.INTER_LINEAR)
+
+
+def confidence(probability: np.ndarray, earlier: np.ndarray) -> float:
+    """How much a mask is to be trusted, by what is known without a truth.
+
+    A mask that two ways agree on is right more often, and so is one without doubtful pixels: of the clues that were
+    tried, their product ranks masks best on both sets that were looked at.
+
+    Args:
+        probability: The final foreground probability, on cells. Shape (h, w), in [0, 1].
+        earlier: The one before the group was taught. Shape (h, w), in [0, 1].
+
+    Returns:
+        Overlap of the two times the mean of abs(2 probability - 1), in [0, 1].
+    """
+    return overlap(probability, earlier) * float(np.abs(2 * probability - 1).mean())
+
+
+def overlap(first: np.ndarray, second: np.ndarray) -> float:
+    """Intersection over union of two soft masks, in [0, 1]; 0 if both are empty. Both the same shape, in [0, 1]."""
+    union = float(np.maximum(first, second).sum())
+    return float(np.minimum(first, second).sum()) / union if union > 0 else 0.0
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class _Image:
     """One image after the group is known, small enough to send to another process."""
 
     position: int
     size: tuple[int, int]
     small: np.ndarray
-    direction: np.ndarray
-    activation: np.ndarray
+    evidence: np.ndarray
+    earlier: np.ndarray | None
 
 
-def _segment_one(prepared: _Prepared, settings: CommonSettings) -> tuple[int, Segmented]:
-    evidence = evidence_map(prepared.direction, prepared.activation, settings)
-    height, width = prepared.small.shape[:2]
-    evidence = cv2.resize(evidence.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-    probability = refine(evidence, prepared.small, settings)
-    confidence = agreement(probability > 0.5, graph_cut(evidence, prepared.small, settings.cut))
-    mask = cv2.resize(probability, prepared.size, interpolation=cv2.INTER_LINEAR) > 0.5
-    return prepared.position, Segmented(mask, confidence)
+def _target(image: _Image, settings: CommonSettings) -> np.ndarray:
+    """How much of each cell is foreground once the evidence is sharpened: what the next round goes by."""
+    cells = image.evidence.shape[::-1]
+    # Cells are coarse: a smaller picture, with the CRF's lengths at its scale, gives the same for half the time.
+    share = settings.round_long_side / settings.refine_long_side
+    size = longest_side_size(image.small.shape[1], image.small.shape[0], settings.round_long_side)
+    smaller = cv2.resize(image.small, size, interpolation=cv2.INTER_AREA)
+    crf = replace(
+        settings.crf,
+        position_px=settings.crf_position_px * share,
+        bilateral_px=settings.crf_bilateral_px * share,
+    )
+    return cv2.resize(sharpen(image.evidence, smaller, settings, crf), cells, interpolation=cv2.INTER_AREA)
+
+
+def _no_target(image: _Image) -> np.ndarray:
+    """In the place of ``_target`` for an image whose CRF kills its worker each time: it teaches the group nothing."""
+    return np.zeros(image.evidence.shape, np.float32)
+
+
+def _no_mask(image: _Image) -> tuple[int, Segmented | None]:
+    """In the place of ``_segment_one`` for such an image: the others go on."""
+    return image.position, None
+
+
+def _segment_one(image: _Image, settings: CommonSettings) -> tuple[int, Segmented | None]:
+    probability = sharpen(image.evidence, image.small, settings)
+    cells = image.evidence.shape[::-1]
+    on_cells = cv2.resize(probability, cells, interpolation=cv2.INTER_AREA)
+    earlier = soft_map(image.evidence) if image.earlier is None else image.earlier
+    trust = confidence(on_cells, earlier)
+    mask = cv2.resize(probability, image.size, interpolation=cv2.INTER_LINEAR) > 0.5
+    if not settings.uncertain_band:
+        return image.position, Segmented(mask, trust)
+    soft = cv2.resize(np.asarray(image.evidence, np.float32), image.size, interpolation=cv2.INTER_LINEAR) > 0
+    return image.position, Segmented(mask, trust, uncertain=soft != mask)
 
 
 class CommonEngine:
-    """Co-segment a group by the direction its descriptors share.
+    """Co-segment a group by what stands in the middle of its images.
 
     Every group has an answer, however small: one image is told from its own cells, equal images get equal masks,
-    and of images without any structure the middle is taken, with whatever confidence the cut agrees with.
+    and of images without any structure the middle is taken, with little confidence.
 
     Args:
         **options: Fields of ``CommonSettings``.
 
     Raises:
         CosegmentationError: If there is no such option, or its value is out of its range.
+        WssError: If backbone, weights and their supervision do not go together.
     """
 
     name = "common"
@@ -366,13 +363,14 @@ class CommonEngine:
 
     @property
     def ledger(self) -> Ledger:
-        """What the engine learned from: the classification weights, nothing else."""
-        weights = "efficientnet_lite0 weights, ImageNet-1k classification"
-        return Ledger((LedgerEntry(weights, Supervision.IMAGE_LEVEL, UsedFor.COSEGMENTATION),))
+        """What the engine learned from: the backbone's weights, nothing else."""
+        return Ledger((self.settings.choice.ledger_entry(),))
 
     def fingerprint(self) -> str:
         """Short text that changes whenever a setting that changes masks does."""
-        values = asdict(self.settings) | {"precision": resolve_precision(self.settings.precision), "version": VERSION}
+        values = asdict(self.settings) | {"weights": self.settings.choice.fingerprint(), "version": VERSION}
+        values["precision"] = resolve_precision(self.settings.precision, resolve_device(values.pop("device")))
+        del values["memory_mb"]
         digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
         return f"{self.name}-{digest[:12]}"
 
@@ -381,8 +379,8 @@ class CommonEngine:
     ) -> Iterator[tuple[int, Segmented]]:
         """Yield (position in the group, its mask) for each wanted image, in order of position.
 
-        Each image is read once. Its descriptors wait in memory, above 1 GiB in a temporary file, until the group's
-        direction is known; CRF and cut then run on worker processes. Masks do not depend on their number.
+        Each image is read once. Its descriptors wait in memory, above ``memory_mb`` in a temporary file, while the
+        group makes up its mind; CRFs and teaching run on worker processes. Masks do not depend on their number.
 
         Args:
             images: The group, each (H, W, 3) uint8 RGB; may read a file when indexed.
@@ -394,41 +392,121 @@ class CommonEngine:
         """
         if len(images) == 0:
             raise CosegmentationError("the group is empty: co-segmentation needs at least one readable image.")
-        positions = set(range(len(images)) if wanted is None else wanted)
+        positions = sorted(set(range(len(images))) & set(range(len(images)) if wanted is None else wanted))
         if not positions:
             return
-        with tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES) as spool:
-            group = self._describe_group(images, positions, spool, workers)
-            spool.seek(0)
-            prepared = _read_back(spool, sorted(positions & set(range(len(images)))), common_direction(group))
-            # Starting processes takes seconds: a handful of images is done sooner here.
-            few = len(positions) < 16
-            yield from map_images(
-                partial(_segment_one, settings=self.settings), prepared, workers=1 if few else workers
-            )
-
-    def _describe_group(
-        self, images: Sequence[np.ndarray], positions: Collection[int], spool: IO[bytes], workers: int | None
-    ) -> GroupStatistics:
         if self._network is None:
-            self._network = DescriptorNetwork(self.settings.long_side, self.settings.precision)
-        group: GroupStatistics | None = None
+            settings = self.settings
+            self._network = DescriptorNetwork(
+                settings.long_side, settings.precision, settings.backbone, settings.weights, settings.device
+            )
+        with ArraySpool(self.settings.memory_mb << 20) as spool:
+            group = _Group(self.settings, spool, workers)
+            group.describe(self._network, images)
+            yield from group.segment(positions)
+
+
+class _Group:
+    """One group in work: its descriptors in a spool, its maps in memory (about 3 KB an image each).
+
+    Args:
+        settings: The engine's.
+        spool: Receives (width and height, small image, middle descriptors, last descriptors) of each image.
+        workers: Worker processes; ``None`` for one a processor.
+    """
+
+    def __init__(self, settings: CommonSettings, spool: ArraySpool, workers: int | None) -> None:
+        self.settings, self.spool, self.workers = settings, spool, workers
+        self.weights = (settings.middle_weight, settings.last_weight)
+        self.contents: list[str] = []
+        self.sums: list[TargetSums] = []
+        self.evidence: list[np.ndarray] = []
+
+    def describe(self, network: DescriptorNetwork, images: Sequence[np.ndarray]) -> None:
+        """Describe all images, each read once, and sum up their descriptors with the place as the target."""
         one_by_one = (images[position] for position in range(len(images)))
-        for position, (image, features) in enumerate(self._network.describe_all(one_by_one, workers)):
-            own = image_statistics(features.descriptors, self.settings.prior_width)
-            group = own if group is None else group + own
-            if position in positions:
-                size = (image.shape[1], image.shape[0])
-                small_size = longest_side_size(*size, self.settings.refine_long_side)
-                small = cv2.resize(image, small_size, interpolation=cv2.INTER_AREA)
-                for values in (np.array(size), small, features.descriptors, features.activation):
-                    np.save(spool, values)
-        assert group is not None
-        return group
+        for image, features in network.describe_all(one_by_one, self.workers):
+            size = (image.shape[1], image.shape[0])
+            small_size = longest_side_size(*size, self.settings.refine_long_side)
+            small = cv2.resize(image, small_size, interpolation=cv2.INTER_AREA)
+            layers = (features.middle, features.descriptors)
+            self.spool.append([np.array(size), small, *layers])
+            self.contents.append(hashlib.sha256(image.tobytes() + str(size).encode()).hexdigest())
+            height, width = features.descriptors.shape[:2]
+            self._add(layers, centred_gaussian(height, width, self.settings.prior_width))
 
+    def segment(self, positions: Sequence[int]) -> Iterator[tuple[int, Segmented]]:
+        """Find the group's direction in rounds, teach, and cut out the images at ``positions``."""
+        everyone = range(len(self.spool))
+        self._find_direction()
+        targets = self._targets(everyone) if self.settings.rounds > 1 or self.settings.teach_folds > 1 else []
+        for round_number in range(1, self.settings.rounds):
+            self.sums = []
+            for position, target in enumerate(targets):
+                self._add(self._layers(position), target)
+            self._find_direction()
+            if round_number + 1 < self.settings.rounds or self.settings.teach_folds > 1:
+                targets = self._targets(everyone)
+        if self.settings.teach_folds > 1:
+            self._teach(targets)
+        prepared = (self._prepared(position, targets[position] if targets else None) for position in positions)
+        results = self._map(partial(_segment_one, settings=self.settings), prepared, len(positions), if_killed=_no_mask)
+        yield from ((position, segmented) for position, segmented in results if segmented is not None)
 
-def _read_back(spool: IO[bytes], positions: Sequence[int], common: CommonDirection) -> Iterator[_Prepared]:
-    for position in positions:
-        width, height = np.load(spool).tolist()
-        small, descriptors, activation = (np.load(spool) for _ in range(3))
-        yield _Prepared(position, (width, height), small, direction_map(descriptors, common), activation)
+    def _layers(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        middle, last = self.spool.read(position, 2, skip=2)
+        return middle, last
+
+    def _add(self, layers: Sequence[np.ndarray], target: np.ndarray) -> None:
+        own = [target_sums(layer, target) for layer in layers]
+        self.sums = [before + new for before, new in zip(self.sums, own, strict=True)] if self.sums else own
+
+    def _find_direction(self) -> None:
+        """From the sums, each image's evidence."""
+        directions = [discriminant(sums) for sums in self.sums]
+        maps: list[list[np.ndarray]] = [[], []]
+        for position in range(len(self.spool)):
+            for depth, layer in enumerate(self._layers(position)):
+                maps[depth].append(project(layer, directions[depth]))
+        depths = [standardised(of_depth) for of_depth in maps]
+        joined = standardised(
+            [sum(w * m for w, m in zip(self.weights, both, strict=True)) for both in zip(*depths, strict=True)]
+        )
+        self.evidence = [evidence_map(values, self.settings) for values in joined]
+
+    def _targets(self, positions: Sequence[int]) -> list[np.ndarray]:
+        prepared = (self._prepared(position) for position in positions)
+        return list(self._map(partial(_target, settings=self.settings), prepared, len(positions), if_killed=_no_target))
+
+    def _teach(self, targets: Sequence[np.ndarray]) -> None:
+        """Replace the evidence by what networks say that learned from other images' masks."""
+        statistics = []
+        for sums in self.sums:
+            mean = sums.total / sums.cells
+            deviation = np.sqrt(np.maximum(sums.squares / sums.cells - mean**2, 0))
+            scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0)
+            statistics.append((mean.astype(np.float32), scale.astype(np.float32)))
+        clip = self.settings.teach.clip
+
+        def cells(position: int) -> np.ndarray:
+            layers = self._layers(position)
+            scaled = [(layer - mean) * scale for layer, (mean, scale) in zip(layers, statistics, strict=True)]
+            return np.clip(np.concatenate(scaled, axis=-1), -clip, clip)
+
+        networks = teach_group(cells, targets, self.contents, self.settings.teach, self.workers)
+        self.evidence = [
+            before if network is None else self._thresholded(network(cells(position)))
+            for position, (before, network) in enumerate(zip(self.evidence, networks, strict=True))
+        ]
+
+    def _thresholded(self, answer: np.ndarray) -> np.ndarray:
+        return answer - np.float32(self.settings.teach_threshold_share * otsu_threshold(answer))
+
+    def _prepared(self, position: int, earlier: np.ndarray | None = None) -> _Image:
+        size, small = self.spool.read(position, 2)
+        return _Image(position, (int(size[0]), int(size[1])), small, self.evidence[position], earlier)
+
+    def _map(
+        self, function: Callable[[_Image], R], prepared: Iterator[_Image], count: int, if_killed: Callable[[_Image], R]
+    ) -> Iterator[R]:
+        return map_images(function, prepared, workers=1 if count < FEW else self.workers, if_killed=if_killed)

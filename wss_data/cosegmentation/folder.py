@@ -5,23 +5,27 @@ import hashlib
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from wss_data.cosegmentation.base import Engine, ImageFiles, group_fingerprint, make_engine
+from wss_data.cosegmentation.base import Engine, ImageFiles, full_disk_told, group_fingerprint, make_engine
 from wss_data.errors import CosegmentationError, ImageError, SourceError
 from wss_data.files import write_json, write_text
-from wss_data.images import list_images, read_image
+from wss_data.images import decode_image, list_images
 from wss_data.masks import foreground_ratio, resize_mask, write_foreground
 from wss_data.parallel import map_images
 
 SCORES = "scores.csv"
 LEDGER = "ledger.json"
 SAVE_EVERY = 50
-"""Masks between two writings of the scores: what a killed run may have to do again."""
+"""Masks between two writings of the scores, or a hundredth of their rows: what a killed run may have to do again."""
+
+NO_MASK = "no_mask"
+"""Status of a readable image for which the engine gave no mask: it killed the process that worked on it, say."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,10 @@ class ScoreRow:
     Args:
         class_name: The group's name; column ``class``.
         stem: Name of image and mask without suffix.
-        status: ``ok``, or why there is no mask: the reason of an ``ImageError``.
+        status: ``ok``, or why there is no mask: the reason of an ``ImageError``, ``killed`` if reading it killed a
+            process, ``no_mask`` if the engine gave none.
         confidence: Of the engine, in [0, 1]; empty without a mask.
-        foreground_ratio: Share of the mask that is foreground, in [0, 1]; empty without a mask.
+        foreground_ratio: Share of the mask's decided pixels that are foreground, in [0, 1]; empty without a mask.
         kept: Whether the foreground filter keeps it: ``yes`` or ``no``.
         group: Changes with the group's images and the engine's settings; equal means that the mask is still good.
     """
@@ -58,7 +63,7 @@ class FolderSummary:
         unchanged: Masks that were there already.
         kept: Class name -> images that the foreground filter keeps.
         with_mask: Class name -> images that have a mask.
-        dropped: Reason -> images that could not be read.
+        dropped: Reason -> images without a mask.
     """
 
     out: Path
@@ -76,7 +81,7 @@ class FolderSummary:
         lines.append(f"{self.images} images: {self.made} masks made, {self.unchanged} unchanged, in {self.out}")
         if self.dropped:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items()))
-            lines.append(f"{sum(self.dropped.values())} images could not be read ({reasons}): see {self.out / SCORES}")
+            lines.append(f"{sum(self.dropped.values())} images have no mask ({reasons}): see {self.out / SCORES}")
         return "\n".join(lines)
 
 
@@ -103,9 +108,10 @@ def cosegment_folder(
 ) -> FolderSummary:
     """Co-segment each folder of images as one group and write a folder of masks.
 
-    ``images/<class>/*.jpg`` become ``out/<class>/<stem>.png``: 0 and 255, as large as the upright image. If ``images``
-    holds images itself, they are one group and the masks go right into ``out``. ``out/scores.csv`` lists every
-    image, the unreadable ones with their reason; ``out/ledger.json`` says what the engine learned from.
+    ``images/<class>/*.jpg`` become ``out/<class>/<stem>.png``: 0 and 255, and 128 in the uncertain band if the engine
+    was asked for one, as large as the upright image. If ``images`` holds images itself, they are one group and the
+    masks go right into ``out``. ``out/scores.csv`` lists every image, the unreadable ones with their reason;
+    ``out/ledger.json`` says what the engine learned from.
 
     Run again, it makes only the masks of groups whose images or settings have changed, or that a killed run left out.
 
@@ -125,7 +131,8 @@ def cosegment_folder(
 
     Raises:
         SourceError: If there is no image, two images of a class have the same stem, or ``out`` lies in ``images``.
-        CosegmentationError: If there is no such engine, it refuses an option, or ``longest_side`` is too small.
+        CosegmentationError: If there is no such engine, it refuses an option, ``longest_side`` is too small, or the
+            disk is full.
 
     Source:
         Shen et al., BMVC 2017, section 4.1: groups, 340 pixels, the filter.
@@ -213,7 +220,9 @@ class _Run:
 
     def group(self, name: str, folder: Path, paths: Sequence[Path], rows: dict[tuple[str, str], ScoreRow]) -> None:
         """Bring one group's masks and rows up to date."""
-        checked = list(map_images(_check, paths, workers=1 if len(paths) < 16 else self.workers))
+        few = len(paths) < 16
+        looks = map_images(_check, paths, workers=1 if few else self.workers, if_killed=_killed, local=True)
+        checked = list(looks)
         good = [one for one in checked if one.reason is None]
         place = {one.path: position for position, one in enumerate(good)}
         members = [f"{one.path.stem} {one.sha256}" for one in good]
@@ -225,25 +234,57 @@ class _Run:
             key, mask_path = (name, one.path.stem), folder / f"{one.path.stem}.png"
             old = self.before.get(key)
             if one.reason is not None:
-                rows[key] = ScoreRow(name, one.path.stem, one.reason, None, None, False, "")
+                rows[key] = _without_mask(key, one.reason)
                 if old is not None and old.status == "ok":
                     mask_path.unlink(missing_ok=True)  # ours, of an image that is no more
             elif old is not None and old.group == group and old.foreground_ratio is not None and mask_path.is_file():
                 rows[key] = self._row(key, old.confidence or 0.0, old.foreground_ratio, group)
             else:
                 wanted.append(place[one.path])
+        try:
+            with full_disk_told(name, folder):
+                self._segment(name, folder, good, wanted, group, rows)
+        except BaseException:
+            with suppress(OSError):  # a disk that is full, say: the masks of the last few rows are made again
+                _write_rows(self.out / SCORES, rows.values())
+            raise
+
+    def _segment(
+        self,
+        name: str,
+        folder: Path,
+        good: Sequence[_Checked],
+        wanted: Sequence[int],
+        group: str,
+        rows: dict[tuple[str, str], ScoreRow],
+    ) -> None:
+        """Make the masks at the positions ``wanted`` of a group of readable images, and their rows."""
         shrunk = ImageFiles([one.path for one in good], self.longest_side)
         results = self.engine.segment_group(shrunk, wanted, workers=self.workers) if wanted else iter(())
         bar = tqdm(results, total=len(wanted), desc=name, unit="image", disable=not (self.progress and wanted))
-        for count, (position, segmented) in enumerate(bar, start=1):
+        made = []
+        for position, segmented in bar:
+            if position in shrunk.unreadable:
+                continue
             one = good[position]
-            mask = resize_mask(segmented.mask, one.size)
-            write_foreground(mask, folder / f"{one.path.stem}.png")
+            mask, band = resize_mask(segmented.mask, one.size), segmented.uncertain
+            band = None if band is None else resize_mask(band, one.size)
+            write_foreground(mask, folder / f"{one.path.stem}.png", band)
             key = (name, one.path.stem)
-            rows[key] = self._row(key, segmented.confidence, foreground_ratio(mask), group)
+            rows[key] = self._row(key, segmented.confidence, foreground_ratio(mask, band), group)
+            made.append(key)
             self.made += 1
-            if count % SAVE_EVERY == 0:
+            if len(made) % max(SAVE_EVERY, len(rows) // 100) == 0:
                 _write_rows(self.out / SCORES, rows.values())
+        for position in wanted:
+            key = (name, good[position].path.stem)
+            if key not in rows:
+                error = shrunk.unreadable.get(position)
+                rows[key] = _without_mask(key, error.reason if error else NO_MASK)
+                (folder / f"{key[1]}.png").unlink(missing_ok=True)
+        if shrunk.unreadable:
+            # A grey image stood for the lost one: good masks, but the next run makes those of the group without it.
+            rows.update((key, replace(rows[key], group="")) for key in made)
         _write_rows(self.out / SCORES, rows.values())
 
     def _row(self, key: tuple[str, str], confidence: float, ratio: float, group: str) -> ScoreRow:
@@ -255,10 +296,21 @@ class _Run:
 
 def _check(path: Path) -> _Checked:
     try:
-        image = read_image(path)
+        data = path.read_bytes()
+        image = decode_image(data, str(path))
+    except OSError:
+        return _Checked(path, "", (0, 0), "missing")
     except ImageError as error:
         return _Checked(path, "", (0, 0), error.reason)
-    return _Checked(path, hashlib.sha256(path.read_bytes()).hexdigest(), (image.shape[1], image.shape[0]), None)
+    return _Checked(path, hashlib.sha256(data).hexdigest(), (image.shape[1], image.shape[0]), None)
+
+
+def _killed(path: Path) -> _Checked:
+    return _Checked(path, "", (0, 0), "killed")
+
+
+def _without_mask(key: tuple[str, str], reason: str) -> ScoreRow:
+    return ScoreRow(*key, reason, None, None, False, "")
 
 
 COLUMNS = ("class", "stem", "status", "confidence", "foreground_ratio", "kept", "group")

@@ -12,7 +12,12 @@ rgb          colours in place of values
 16_bit       16 bits a pixel
 empty        no foreground
 full         nothing but foreground
-unreadable   no PNG, or a damaged one
+unreadable   no PNG or .mat file, or a damaged one
+too_large    more pixels than are read
+mat_version  a .mat file of version 7.3 (HDF5) or 4, or of GNU Octave's own text format
+mat_no_mask  a .mat file without a matrix
+mat_several  a .mat file with several matrices, none called mask
+mat_names    a .mat file of a whole class without names for its masks, or with too many or few
 missing      an image of the dataset has no mask
 unknown      no image of the class has this stem
 ambiguous    the stem fits several images, or several masks fit one image
@@ -21,14 +26,27 @@ ambiguous    the stem fits several images, or several masks fit one image
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
 import numpy as np
+from PIL import Image
 
+from wss_data.cosegmentation.mat_file import read_mat_mask, read_mat_masks
 from wss_data.errors import ImageError, MaskError, SourceError, StoreError
-from wss_data.images import read_image
-from wss_data.masks import check_foreground, foreground_ratio, label_mask, read_mask, resize_mask, write_mask
+from wss_data.images import SUFFIXES, read_image
+from wss_data.masks import (
+    IGNORE_INDEX,
+    check_foreground,
+    foreground_ratio,
+    label_mask,
+    read_mask,
+    resize_mask,
+    split_band,
+    write_mask,
+)
 from wss_data.parallel import map_images
 from wss_data.quality import MaskQuality, mask_quality
 
@@ -41,10 +59,18 @@ REASONS = (
     "empty",
     "full",
     "unreadable",
+    "too_large",
+    "mat_version",
+    "mat_no_mask",
+    "mat_several",
+    "mat_names",
     "missing",
     "unknown",
     "ambiguous",
 )
+
+MASK_SUFFIXES = (".png", ".mat")
+"""File names that are taken for masks."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +109,40 @@ class KnownImage:
 
 @dataclass(frozen=True)
 class MaskFile:
-    """A mask file and the image it belongs to."""
+    """A mask file and the image it belongs to.
+
+    Args:
+        image: The image.
+        path: The file.
+        name: What to call it in an error; ``None`` for its path.
+    """
 
     image: KnownImage
     path: Path
+    name: str | None = None
+
+    def __str__(self) -> str:
+        return self.name or str(self.path)
+
+
+@dataclass(frozen=True)
+class FoundMask:
+    """A mask before it is known whose it is.
+
+    Args:
+        class_name: Its class.
+        key: What it is called below its class's folder, without suffix.
+        path: The file.
+        name: What to call it in an error; ``None`` for its path.
+    """
+
+    class_name: str
+    key: str
+    path: Path
+    name: str | None = None
+
+    def __str__(self) -> str:
+        return self.name or str(self.path)
 
 
 @dataclass(frozen=True)
@@ -137,21 +193,23 @@ def bad_summary(bad: Sequence[BadMask], examples: int = 3) -> str:
 
 
 def match_masks(
-    folder: Path, images: Sequence[KnownImage], classes: Sequence[str]
+    folder: Path, images: Sequence[KnownImage], classes: Sequence[str], unpacked: Sequence[FoundMask] = ()
 ) -> tuple[list[MaskFile], list[BadMask]]:
-    """Find out which mask file belongs to which image, by class folder and stem.
+    """Find out which mask belongs to which image, by class folder and stem.
 
     Args:
-        folder: Holds ``<class>/<stem>.png``; the stem is the stored file's, or that of the image at its source.
+        folder: Holds ``<class>/<stem>.png`` or ``.mat``; the stem is the stored file's, or that of the image at its
+            source.
         images: All images of the dataset.
         classes: Names of all classes.
+        unpacked: Masks that were found elsewhere, as by ``unpack_classes``.
 
     Returns:
-        The pairs, in order of the paths, and what fits nowhere: files of reason ``unknown`` or ``ambiguous``, images
+        The pairs, in order of the paths, and what fits nowhere: masks of reason ``unknown`` or ``ambiguous``, images
         of reason ``missing``.
 
     Raises:
-        SourceError: If there is no such folder, or no mask in any class folder.
+        SourceError: If there is no such folder, or no mask at all.
     """
     if not folder.is_dir():
         raise SourceError(f"{folder}: there is no such folder of masks.")
@@ -160,38 +218,34 @@ def match_masks(
         for key in image.keys:
             by_key[image.class_name, key].append(image)
 
-    claims: dict[str, list[MaskFile]] = defaultdict(list)
-    bad: list[BadMask] = []
-    found = 0
-    for class_name in classes:
-        for path, key in _mask_files(folder / class_name):
-            found += 1
-            owners = by_key.get((class_name, key)) or by_key.get((class_name, PurePosixPath(key).name), [])
-            if not owners:
-                bad.append(
-                    BadMask(class_name, "unknown", f"{path}: no image of class '{class_name}' is called {path.stem}.")
-                )
-            elif len(owners) > 1:
-                names = ", ".join(sorted(str(owner.source_id or owner.path) for owner in owners)[:3])
-                bad.append(BadMask(class_name, "ambiguous", f"{path}: the name fits {len(owners)} images ({names})."))
-            else:
-                claims[owners[0].sample_id].append(MaskFile(owners[0], path))
+    found = [mask for class_name in classes for mask in _mask_files(folder, class_name)] + list(unpacked)
     if not found:
         inside = sorted(p.name for p in folder.iterdir())
         raise SourceError(
-            f"{folder}: no mask found. Wanted: {folder}/<class>/<stem>.png with a class of {', '.join(classes)}. "
-            f"Found: {', '.join(inside[:5]) if inside else 'nothing'}."
+            f"{folder}: no mask found. Wanted: {folder}/<class>/<stem>.png (or .mat) with a class of "
+            f"{', '.join(classes)}. Found: {', '.join(inside[:5]) if inside else 'nothing'}."
         )
+    claims: dict[str, list[MaskFile]] = defaultdict(list)
+    bad: list[BadMask] = []
+    for mask in found:
+        last = PurePosixPath(mask.key).name
+        owners = by_key.get((mask.class_name, mask.key)) or by_key.get((mask.class_name, last), [])
+        if not owners:
+            message = f"{mask}: no image of class '{mask.class_name}' is called {last}."
+            bad.append(BadMask(mask.class_name, "unknown", message))
+        elif len(owners) > 1:
+            names = ", ".join(sorted(str(owner.source_id or owner.path) for owner in owners)[:3])
+            message = f"{mask}: the name fits {len(owners)} images ({names})."
+            bad.append(BadMask(mask.class_name, "ambiguous", message))
+        else:
+            claims[owners[0].sample_id].append(MaskFile(owners[0], mask.path, mask.name))
 
     matched = [files[0] for files in claims.values() if len(files) == 1]
     for files in claims.values():
         if len(files) > 1:
-            names = ", ".join(file.path.name for file in files)
-            bad.append(
-                BadMask(
-                    files[0].image.class_name, "ambiguous", f"{files[0].path.parent}: {names} are masks of one image."
-                )
-            )
+            class_name = files[0].image.class_name
+            names = ", ".join(file.name or file.path.name for file in files)
+            bad.append(BadMask(class_name, "ambiguous", f"{folder / class_name}: {names} are masks of one image."))
     for image in images:
         if image.sample_id not in claims:
             name = image.source_id or image.path
@@ -201,36 +255,115 @@ def match_masks(
     return sorted(matched, key=lambda file: file.path), bad
 
 
-def _mask_files(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Each PNG below ``folder`` with its path from there, without suffix."""
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() == ".png" and not path.name.startswith(".") and path.is_file():
-            yield path, path.relative_to(folder).with_suffix("").as_posix()
+def _mask_files(folder: Path, class_name: str) -> Iterator[FoundMask]:
+    """Each mask file below a class's folder."""
+    own = folder / class_name
+    for path in sorted(own.rglob("*")):
+        if path.suffix.lower() in MASK_SUFFIXES and not path.name.startswith(".") and path.is_file():
+            yield FoundMask(class_name, path.relative_to(own).with_suffix("").as_posix(), path)
 
 
-def read_foreground(file: MaskFile) -> tuple[np.ndarray, bool]:
+@contextmanager
+def unpack_classes(folder: Path, classes: Sequence[str]) -> Iterator[tuple[list[FoundMask], list[BadMask]]]:
+    """Take apart the .mat files that hold the masks of a whole class: ``<class>.mat`` beside the class folders.
+
+    Args:
+        folder: Holds ``<class>.mat``, and ``<class>.txt`` with a name a line where the file holds no names.
+        classes: Names of all classes.
+
+    Yields:
+        The masks, each as a file that lives as long as the context, and what could not be taken.
+    """
+    files = [(class_name, folder / f"{class_name}.mat") for class_name in classes]
+    found: list[FoundMask] = []
+    bad: list[BadMask] = []
+    with TemporaryDirectory(prefix="wss-masks-") as temporary:
+        for class_name, path in files:
+            if not path.is_file():
+                continue
+            try:
+                for position, (name, values) in enumerate(read_mat_masks(path, _listed_names(path)), start=1):
+                    shown = f"{path}, element {position} ({name or 'without a name'})"
+                    if isinstance(values, MaskError):
+                        bad.append(BadMask(class_name, values.reason, f"{path}: {values}"))
+                        continue
+                    file = Path(temporary) / f"{len(found):06d}.png"
+                    Image.fromarray(values).save(file)
+                    found.append(FoundMask(class_name, _key(name), file, shown))
+            except MaskError as error:
+                bad.append(BadMask(class_name, error.reason, str(error)))
+        yield found, bad
+
+
+def _listed_names(path: Path) -> list[str] | None:
+    """The names in the text file beside a .mat file, or ``None``."""
+    listed = path.with_suffix(".txt")
+    if not listed.is_file():
+        return None
+    return [line for line in listed.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+
+
+def _key(name: str) -> str:
+    """What a mask may be called, from the path that its program wrote, with whatever slashes."""
+    path = PurePosixPath(name.strip().replace("\\", "/"))
+    known = path.suffix.lower() in (*SUFFIXES, *MASK_SUFFIXES)
+    return (path.with_suffix("") if known else path).as_posix()
+
+
+def read_values(path: Path, name: str | None = None) -> np.ndarray:
+    """Read the values of a mask from a PNG or a .mat file.
+
+    Args:
+        path: The file.
+        name: What to call it in an error; ``None`` for its path.
+
+    Returns:
+        Its values. Shape (H, W), uint8.
+
+    Raises:
+        MaskError: As ``read_mask`` and ``read_mat_mask``.
+    """
+    try:
+        return read_mat_mask(path) if path.suffix.lower() == ".mat" else read_mask(path)
+    except Image.DecompressionBombError as error:
+        raise MaskError("too_large", f"{name or path}: the mask has too many pixels ({error}).") from error
+
+
+@dataclass(frozen=True)
+class ReadMask:
+    """A mask that was read and is good.
+
+    Args:
+        foreground: At the stored image's size. Shape (H, W), bool.
+        uncertain: The band that counts as neither, shape (H, W), bool, or ``None`` without one.
+        resized: Whether it was brought there, by nearest neighbour, from the original image's size.
+    """
+
+    foreground: np.ndarray
+    uncertain: np.ndarray | None
+    resized: bool
+
+
+def read_foreground(file: MaskFile) -> ReadMask:
     """Read and check one mask.
 
     Args:
         file: The mask and its image.
 
     Returns:
-        The foreground at the stored image's size, (H, W) bool, and whether it was brought there (by nearest neighbour)
-        from the original image's size.
+        It, at the stored image's size.
 
     Raises:
-        MaskError: With one of the first eight of ``REASONS``.
+        MaskError: With one of ``REASONS``.
     """
-    values = read_mask(file.path)
-    if np.isin(values, (0, file.image.class_index)).all():
-        values = np.minimum(values, 1)
+    values, band = split_band(read_values(file.path, file.name), file.image.class_index)
     size, stored, original = (values.shape[1], values.shape[0]), file.image.size, file.image.original_size
     if size == stored or original is None or size not in (original, original[::-1]):
-        return check_foreground(values, stored, str(file.path)), False
-    foreground = resize_mask(check_foreground(values, original, str(file.path)), stored)
+        return ReadMask(check_foreground(values, stored, str(file)), band, False)
+    foreground = resize_mask(check_foreground(values, original, str(file)), stored)
     if not foreground.any():
-        raise MaskError("empty", f"{file.path}: the mask has no foreground at the stored image's size.")
-    return foreground, True
+        raise MaskError("empty", f"{file}: the mask has no foreground at the stored image's size.")
+    return ReadMask(foreground, None if band is None else resize_mask(band, stored), True)
 
 
 def check_mask(file: MaskFile) -> BadMask | None:
@@ -249,7 +382,7 @@ class ImportedMask:
     Args:
         image: Its image.
         path: The label mask.
-        foreground_ratio: Share of the pixels that are foreground, in [0, 1].
+        foreground_ratio: Share of the decided pixels that are foreground, in [0, 1].
         quality: Truth-free measures of it, or ``None`` where the stored image cannot be read.
         resized: Whether it had the original image's size.
     """
@@ -262,22 +395,48 @@ class ImportedMask:
 
 
 def write_imported(
-    folder: Path, images: Sequence[KnownImage], classes: Sequence[str], out: Path, skip_bad: bool = False
+    folder: Path,
+    images: Sequence[KnownImage],
+    classes: Sequence[str],
+    out: Path,
+    skip_bad: bool = False,
+    ignore_index: int = IGNORE_INDEX,
 ) -> tuple[list[ImportedMask], ImportReport]:
     """Check all masks of a folder, then write the good ones as label masks.
 
     Args:
-        folder: Holds ``<class>/<stem>.png``.
+        folder: Holds ``<class>/<stem>.png`` or ``.mat``, or ``<class>.mat`` with all masks of a class.
         images: All images of the dataset.
         classes: Names of the classes 1..C.
         out: Receives ``<class>/<stem of the stored file>.png``.
         skip_bad: Whether to take the good masks although others are bad or missing.
+        ignore_index: Value of void pixels in a label mask; here the uncertain band.
 
     Raises:
         SourceError: If the folder is missing or holds no mask.
         StoreError: If a mask is bad or missing and ``skip_bad`` is off, or none is good. Nothing was written then.
     """
-    files, bad = match_masks(folder, images, classes)
+    with unpack_classes(folder, classes) as (unpacked, broken):
+        return _check_and_write(folder, images, classes, out, skip_bad, ignore_index, unpacked, broken)
+
+
+def _check_and_write(
+    folder: Path,
+    images: Sequence[KnownImage],
+    classes: Sequence[str],
+    out: Path,
+    skip_bad: bool,
+    ignore_index: int,
+    unpacked: Sequence[FoundMask],
+    broken: list[BadMask],
+) -> tuple[list[ImportedMask], ImportReport]:
+    try:
+        files, bad = match_masks(folder, images, classes, unpacked)
+    except SourceError:
+        if not broken:
+            raise
+        files, bad = [], []
+    bad = broken + bad
     # Worker processes take seconds to start: only for a folder that takes longer.
     findings = list(map_images(check_mask, files, workers=1 if len(files) < 2000 else None))
     bad += [finding for finding in findings if finding]
@@ -291,20 +450,19 @@ def write_imported(
 
     written = []
     for file in good:
-        foreground, resized = read_foreground(file)
+        mask = read_foreground(file)
         class_name = file.image.class_name
         path = out / class_name / f"{Path(file.image.path).stem}.png"
-        write_mask(label_mask(foreground, classes.index(class_name) + 1), path)
-        written.append(
-            ImportedMask(file.image, path, foreground_ratio(foreground), _quality(file, foreground), resized)
-        )
+        write_mask(label_mask(mask.foreground, classes.index(class_name) + 1, mask.uncertain, ignore_index), path)
+        ratio = foreground_ratio(mask.foreground, mask.uncertain)
+        written.append(ImportedMask(file.image, path, ratio, _quality(file, mask), mask.resized))
     counts = Counter(mask.image.class_name for mask in written)
     report = ImportReport({name: counts[name] for name in classes}, sum(mask.resized for mask in written), tuple(bad))
     return written, report
 
 
-def _quality(file: MaskFile, foreground: np.ndarray) -> MaskQuality | None:
+def _quality(file: MaskFile, mask: ReadMask) -> MaskQuality | None:
     try:
-        return mask_quality(read_image(file.image.path), foreground)
+        return mask_quality(read_image(file.image.path), mask.foreground, mask.uncertain)
     except (ImageError, ValueError):
         return None  # the image was removed or replaced by hand; the mask itself is good

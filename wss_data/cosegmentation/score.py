@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from wss_data.errors import MaskError, SourceError
-from wss_data.masks import foreground_ratio, read_mask
+from wss_data.masks import foreground_ratio, read_mask, split_band
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class ClassScore:
         kept: Number of images that the foreground filter keeps.
         kept_precision: P over those; ``None`` if none is kept.
         kept_jaccard: J over those; ``None`` if none is kept.
+        decided: Mean share of the pixels that the masks decide, in [0, 1]: below 1 with an uncertain band; then P and J
+            are those of the decided pixels alone.
     """
 
     name: str
@@ -32,6 +34,7 @@ class ClassScore:
     kept: int
     kept_precision: float | None
     kept_jaccard: float | None
+    decided: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,11 @@ class ScoreTable:
                 f"{row.name:{width}}  {row.images:6d} {row.precision:7.3f} {row.jaccard:6.3f}  "
                 f"{row.kept:6d} {_shown(row.kept_precision):>7} {_shown(row.kept_jaccard):>6}"
             )
+        if self.mean.decided < 1:
+            lines.append(
+                f"The masks decide {self.mean.decided:.1%} of the pixels; P and J are of those alone, and no match for "
+                "figures of masks without an uncertain band."
+            )
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,6 +95,36 @@ def jaccard(mask: np.ndarray, truth: np.ndarray) -> float:
     return int((mask & truth).sum()) / union if union else 1.0
 
 
+def score_mask(
+    mask: np.ndarray, truth: np.ndarray, uncertain: np.ndarray | None = None, void: np.ndarray | None = None
+) -> tuple[float, float, float]:
+    """P and J of the decided pixels, and their share.
+
+    A mask that leaves open what is hard must not get full marks for the rest: if it decides no pixel of the true
+    foreground, J is 0, and if it decides none at all, so is P.
+
+    Args:
+        mask: Shape (H, W), bool.
+        truth: Likewise.
+        uncertain: The mask's band, which is neither right nor wrong. Shape (H, W), bool.
+        void: Where the truth itself is open, as at VOC's borders: such pixels count nowhere. Shape (H, W), bool.
+
+    Returns:
+        P, J, and the share of the pixels not void that the mask decides; all in [0, 1].
+    """
+    counted = np.ones(mask.shape, bool) if void is None else ~void
+    decided = counted if uncertain is None else counted & ~uncertain
+    share = float(decided.sum() / max(int(counted.sum()), 1))
+    if not decided.any():
+        return 0.0, 0.0, share
+    hidden = (truth & counted).any() and not (truth & decided).any()
+    return (
+        precision(mask[decided], truth[decided]),
+        0.0 if hidden else jaccard(mask[decided], truth[decided]),
+        share,
+    )
+
+
 def score_folder(
     masks: Path | str, truth: Path | str, min_foreground: float = 0.2, max_foreground: float = 0.8
 ) -> ScoreTable:
@@ -96,8 +134,9 @@ def score_folder(
     without a truth are left out. Folders that hold PNG files directly count as one class.
 
     Args:
-        masks: Foreground masks; every value but 0 is foreground.
-        truth: True foreground masks, likewise.
+        masks: Foreground masks; every value but 0 is foreground, except for an uncertain band: 128 in masks of 0, 128
+            and 255, and 255 in masks of 0, one class index and 255.
+        truth: True foreground masks, likewise; there a band is void.
         min_foreground: Smallest foreground share of the *mask* (never of the truth) that counts as kept.
         max_foreground: Largest such share.
 
@@ -152,17 +191,19 @@ def _score_class(
 ) -> ClassScore:
     values = []
     for mask_path, truth_path in pairs:
-        mask, truth = read_mask(mask_path) > 0, read_mask(truth_path) > 0
+        plain, uncertain = split_band(read_mask(mask_path))
+        plain_truth, void = split_band(read_mask(truth_path))
+        mask, truth = plain > 0, plain_truth > 0
         if mask.shape != truth.shape:
             raise MaskError(
                 "size",
                 f"{mask_path}: the mask has {mask.shape[1]}x{mask.shape[0]} pixels, "
                 f"the true mask {truth_path} {truth.shape[1]}x{truth.shape[0]}. Both must have the image's size.",
             )
-        kept = min_foreground <= foreground_ratio(mask) <= max_foreground
-        values.append((precision(mask, truth), jaccard(mask, truth), kept))
+        kept = min_foreground <= foreground_ratio(mask, uncertain) <= max_foreground
+        values.append((*score_mask(mask, truth, uncertain, void), kept))
     every = np.array(values, dtype=float)
-    kept = every[every[:, 2] == 1]
+    kept = every[every[:, 3] == 1]
     return ClassScore(
         name,
         len(every),
@@ -171,6 +212,7 @@ def _score_class(
         len(kept),
         float(kept[:, 0].mean()) if len(kept) else None,
         float(kept[:, 1].mean()) if len(kept) else None,
+        float(every[:, 2].mean()),
     )
 
 
@@ -184,6 +226,7 @@ def _mean(rows: Sequence[ClassScore]) -> ClassScore:
         sum(row.kept for row in rows),
         float(np.mean([row.kept_precision for row in kept])) if kept else None,
         float(np.mean([row.kept_jaccard for row in kept])) if kept else None,
+        float(np.mean([row.decided for row in rows])),
     )
 
 

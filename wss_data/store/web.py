@@ -19,6 +19,7 @@ from wss_data.store.info import (
     MASKS,
     applied_filters,
     class_names,
+    definition,
     mark_filter_stale,
     set_ledger,
     update,
@@ -194,8 +195,8 @@ def import_masks(
 
     Args:
         dataset: A web dataset.
-        folder: Holds ``<class>/<stem>.png``, 0 and 255, 0 and 1, or 0 and the class index; the stem is that of
-            the stored file or of the image at its source.
+        folder: Holds ``<class>/<stem>.png`` or ``.mat``, 0 and 255, 0 and 1, or 0 and the class index; the stem is
+            that of the stored file or of the image at its source. ``<class>.mat`` may hold all masks of a class.
         skip_bad: Whether to take the good masks although others are bad or missing.
         supervision: What the program that made the masks had learned from, for the ledger.
 
@@ -220,7 +221,12 @@ def import_masks(
         for key, class_name, path, source_id, width, height, original_width, original_height in rows
     ]
     masks, report = write_imported(
-        folder, images, class_names(dataset), dataset_folder(dataset.name) / IMPORTED, skip_bad
+        folder,
+        images,
+        class_names(dataset),
+        dataset_folder(dataset.name) / IMPORTED,
+        skip_bad,
+        definition(dataset).ignore_index,
     )
 
     _keep_earlier_masks(dataset, [mask.image.sample_id for mask in masks])

@@ -1,0 +1,56 @@
+"""What is known of each image of a group, waiting for the group: in memory, above a limit in a temporary file."""
+
+import tempfile
+from collections.abc import Sequence
+from types import TracebackType
+
+import numpy as np
+
+
+class ArraySpool:
+    """Rows of arrays, written once one after the other, then read in any order and as often as one likes.
+
+    Args:
+        memory_bytes: What is held in memory; more goes to a file in the folder for temporary files, which is gone with
+            the process, however that ends.
+    """
+
+    def __init__(self, memory_bytes: int) -> None:
+        # To SpooledTemporaryFile a limit of 0 means none.
+        self._file = tempfile.SpooledTemporaryFile(max_size=max(memory_bytes, 1))  # noqa: SIM115  closed in __exit__
+        self._rows: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def append(self, arrays: Sequence[np.ndarray]) -> None:
+        """Write one row.
+
+        Args:
+            arrays: Of any shape and type.
+
+        Raises:
+            OSError: If there is no room left.
+        """
+        self._rows.append(self._file.seek(0, 2))
+        for values in arrays:
+            np.save(self._file, values)
+
+    def read(self, row: int, count: int, skip: int = 0) -> list[np.ndarray]:
+        """Some neighbouring arrays of one row, as they were written.
+
+        Args:
+            row: Which row.
+            count: How many arrays.
+            skip: How many arrays of the row come before them.
+        """
+        self._file.seek(self._rows[row])
+        return [np.load(self._file) for _ in range(skip + count)][skip:]
+
+    def __enter__(self) -> "ArraySpool":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
