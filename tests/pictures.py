@@ -87,3 +87,12 @@ class ColourNetwork(nn.Module):
         red, green = images[:, 0], images[:, 1]
         grey = torch.full_like(red, 0.5)
         return ModelOutput(20 * torch.stack([grey, red, green], dim=1), None)
+
+
+def disc(height=60, width=80, colour=(230, 60, 40), ground=(40, 90, 50), seed=0):
+    """A bright disc on darker, slightly noisy ground, and where it is."""
+    rows, columns = np.mgrid[:height, :width]
+    inside = (rows - height / 2) ** 2 + (columns - width / 2) ** 2 < (height / 4) ** 2
+    image = np.where(inside[..., None], np.array(colour), np.array(ground)).astype(np.int64)
+    noisy = image + np.random.default_rng(seed).integers(-8, 9, image.shape)
+    return np.clip(noisy, 0, 255).astype(np.uint8), inside

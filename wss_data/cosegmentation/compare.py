@@ -1,0 +1,297 @@
+"""Saliency against co-segmentation, side by side: a figure for any class, and a table where true masks are at hand.
+
+Saliency sees one image, co-segmentation the whole group. Where the object stands out by itself both find it;
+where the ground is just as colourful only the group knows what is meant.
+
+Source:
+    Shen et al., BMVC 2017, figure 2 and section 3.1. Their saliency was learned from masks drawn by people;
+    none of those here was learned at all.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wss_data.cosegmentation.base import ImageFiles, Segmented, make_engine
+from wss_data.cosegmentation.saliency import BASELINES, LONG_SIDE, SALIENCY
+from wss_data.cosegmentation.score import jaccard, precision
+from wss_data.errors import CosegmentationError, ImageError, MaskError, SourceError
+from wss_data.images import list_images, read_image, resize_longest_side
+from wss_data.masks import read_mask, resize_mask
+from wss_data.parallel import map_images
+from wss_data.report import Tile, cut_out, fit, write_sheet
+
+SHOWN_BASELINE = "saliency"
+"""The baseline whose masks stand in the figure."""
+
+LONGEST_SIDE = 340
+"""Larger images are shrunk to this longer side first, pixels; as the images of a dataset: Shen et al., section 4.1."""
+
+TILE = (200, 150)
+"""Largest (width, height) of a picture in the figure, pixels."""
+
+_MOST_STRETCHED = 0.02
+_LABELS = {
+    "saliency": "saliency mask\nborder x centre, cut",
+    "border": "border saliency\nZhu 2014",
+    "barrier": "barrier distance\nZhang 2015",
+    "spectral": "spectral residual\nHou 2007",
+}
+
+
+@dataclass(frozen=True)
+class MethodScore:
+    """How well one method does on the images that have a true mask.
+
+    Args:
+        name: The baseline or engine.
+        images: Number of images scored.
+        precision: P, mean share of pixels right, in [0, 1].
+        jaccard: J, mean intersection over union of the foreground, in [0, 1].
+    """
+
+    name: str
+    images: int
+    precision: float
+    jaccard: float
+
+
+@dataclass(frozen=True)
+class SaliencyComparison:
+    """What a comparison found.
+
+    Args:
+        figure: The picture written.
+        images: Images in the group.
+        unreadable: Of these, how many could not be read: neither shown nor scored.
+        shown: Images in the picture, from left to right.
+        scores: One a method, baselines first; empty without true masks.
+    """
+
+    figure: Path
+    images: int
+    unreadable: int
+    shown: tuple[Path, ...]
+    scores: tuple[MethodScore, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.shown)} of {self.images} images in {self.figure}"]
+        if self.unreadable:
+            lines.append(f"{self.unreadable} images could not be read and are left out")
+        if self.scores:
+            width = max(6, *(len(score.name) for score in self.scores))
+            lines.append(f"{'method':{width}}  {'n':>6} {'P':>7} {'J':>6}")
+            lines += [f"{s.name:{width}}  {s.images:6d} {s.precision:7.3f} {s.jaccard:6.3f}" for s in self.scores]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self) | {"figure": str(self.figure), "shown": [str(path) for path in self.shown]}
+
+
+def compare_saliency(
+    images: Path | str | Sequence[Path | str],
+    out: Path | str,
+    methods: Sequence[str] = ("common",),
+    truth: Path | str | None = None,
+    count: int = 8,
+    saliencies: Sequence[str] = tuple(SALIENCY),
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    workers: int | None = None,
+) -> SaliencyComparison:
+    """Draw the saliency of images beside their co-segmentation, and score both where true masks are given.
+
+    The images shown are not chosen for their looks: the group is sorted by the first engine's confidence, highest
+    first, and images are taken at even steps.
+
+    Args:
+        images: Folder with the images of one class, or the image files; all of them are the group.
+        out: The PNG to write. Rows: image, each saliency map, mask of the baseline ``saliency``, mask of each engine,
+            and the true mask if there is one.
+        methods: Engines, by name.
+        truth: Folder of true masks ``<stem>.png``, every value but 0 foreground; a folder with one folder a class
+            will do, too. Images without a true mask are shown, not scored.
+        count: Images in the figure; fewer if the group is smaller.
+        saliencies: Names of ``SALIENCY``.
+        options: Engine -> its options.
+        workers: Worker processes; ``None`` for one a processor. Nothing depends on it but the time.
+
+    Returns:
+        What was drawn, and the scores: all baselines, then the engines.
+
+    Raises:
+        SourceError: If there is no image or no true mask where one is looked for.
+        CosegmentationError: If a name or an option is not known, ``count`` is below 1, or no image can be read.
+        MaskError: If a true mask cannot be read or has other proportions than its image.
+    """
+    if not methods:
+        raise CosegmentationError("no engine is given: compare-saliency wants at least one, such as common.")
+    if count < 1:
+        raise CosegmentationError(f"count is {count}: at least 1 image must be shown.")
+    for name in saliencies:
+        if name not in SALIENCY:
+            raise CosegmentationError(f"there is no saliency '{name}'. Known: {', '.join(SALIENCY)}.")
+    engines = {name: make_engine(name, (options or {}).get(name)) for name in methods}
+    paths, title = _group(images)
+    truths = {} if truth is None else _truths(paths, Path(truth), title)
+
+    group = ImageFiles(paths, LONGEST_SIDE)
+    made = {name: dict(engine.segment_group(group, workers=workers)) for name, engine in engines.items()}
+    readable = [position for position in range(len(paths)) if position not in group.unreadable]
+    if not readable:
+        raise CosegmentationError(f"{title}: none of the {len(paths)} images can be read.")
+
+    first = made[methods[0]]
+    ordered = sorted(readable, key=lambda position: -first[position].confidence if position in first else 0.0)
+    shown = [ordered[round(step)] for step in np.linspace(0, len(ordered) - 1, min(count, len(ordered)))]
+    figure = Path(out)
+    _draw(figure, title, [paths[position] for position in shown], saliencies, _of_shown(made, shown), truths)
+
+    scores: tuple[MethodScore, ...] = ()
+    pairs = [(at, paths[at], truths[paths[at]]) for at in readable if paths[at] in truths]
+    if pairs:
+        found = map_images(_score_baselines, [(path, true) for _, path, true in pairs], workers, total=len(pairs))
+        scores = (
+            *_baseline_scores(list(found)),
+            *(_engine_score(name, [(masks.get(at), true) for at, _, true in pairs]) for name, masks in made.items()),
+        )
+    return SaliencyComparison(figure, len(paths), len(group.unreadable), tuple(paths[at] for at in shown), scores)
+
+
+def saliency_picture(saliency: np.ndarray) -> np.ndarray:
+    """A saliency map as a grey picture, white salient. ``saliency``: (H, W), in [0, 1] -> (H, W, 3), uint8."""
+    grey = np.rint(255 * np.clip(saliency, 0, 1)).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def _group(images: Path | str | Sequence[Path | str]) -> tuple[list[Path], str]:
+    """The image files of a group and its name."""
+    if not isinstance(images, Path | str):
+        paths = [Path(path) for path in images]
+        if not paths:
+            raise SourceError("no image is given to compare.")
+        return paths, paths[0].parent.name
+    folder = Path(images)
+    if not folder.is_dir():
+        raise SourceError(f"{folder}: there is no such folder of images.")
+    paths = [path for path in list_images(folder) if path.parent == folder]
+    if not paths:
+        classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        hint = f" It holds folders: give one class, such as {folder / classes[0]}." if classes else ""
+        raise SourceError(f"{folder}: no image in it.{hint}")
+    return paths, folder.absolute().name
+
+
+def _truths(paths: Sequence[Path], folder: Path, class_name: str) -> dict[Path, Path]:
+    """Image -> its true mask, for those that have one."""
+    if not folder.is_dir():
+        raise SourceError(f"{folder}: there is no such folder of masks.")
+    below = folder / class_name
+    places = [below, folder] if below.is_dir() else [folder]
+    found = {}
+    for path in paths:
+        masks = [mask for place in places if (mask := place / f"{path.stem}.png").is_file()]
+        if masks:
+            found[path] = masks[0]
+    if not found:
+        raise SourceError(
+            f"{folder}: no true mask for any of the {len(paths)} images; {places[0] / (paths[0].stem + '.png')} was "
+            "looked for, among others."
+        )
+    return found
+
+
+def _of_shown(made: Mapping[str, Mapping[int, Segmented]], shown: Sequence[int]) -> dict[str, list[Segmented | None]]:
+    return {name: [masks.get(position) for position in shown] for name, masks in made.items()}
+
+
+def _draw(
+    figure: Path,
+    title: str,
+    paths: Sequence[Path],
+    saliencies: Sequence[str],
+    engines: Mapping[str, Sequence[Segmented | None]],
+    truths: Mapping[Path, Path],
+) -> None:
+    images = [resize_longest_side(read_image(path), LONGEST_SIDE) for path in paths]
+    pairs = zip(paths, images, strict=True)
+    true_masks = [_true_mask(truths[path], image) if path in truths else None for path, image in pairs]
+    rows: list[tuple[str, list[Tile]]] = [("image", [Tile(fit(image, TILE)) for image in images])]
+    for name in saliencies:
+        maps = [SALIENCY[name](resize_longest_side(image, LONG_SIDE)) for image in images]
+        rows.append((_LABELS[name], [Tile(fit(saliency_picture(saliency), TILE)) for saliency in maps]))
+    cut = [BASELINES[SHOWN_BASELINE](image) for image in images]
+    rows.append((_LABELS[SHOWN_BASELINE], _mask_tiles(images, cut, true_masks)))
+    for name, segmented in engines.items():
+        rows.append((f"co-segmentation\n{name}", _mask_tiles(images, segmented, true_masks)))
+    if truths:
+        drawn = [None if mask is None else Segmented(mask, 1.0) for mask in true_masks]
+        rows.append(("true mask", _mask_tiles(images, drawn, [None] * len(images))))
+    note = "Sorted by the confidence of the co-segmentation, taken at even steps."
+    write_sheet(figure, f"{title}: saliency and co-segmentation", note, rows)
+
+
+def _mask_tiles(
+    images: Sequence[np.ndarray], masks: Sequence[Segmented | None], truths: Sequence[np.ndarray | None]
+) -> list[Tile]:
+    tiles = []
+    for image, segmented, truth in zip(images, masks, truths, strict=True):
+        if segmented is None:
+            tiles.append(Tile(None, "no mask"))
+            continue
+        small = fit(image, TILE)
+        size = (small.shape[1], small.shape[0])
+        band = None if segmented.uncertain is None else resize_mask(segmented.uncertain, size)
+        mask = resize_mask(segmented.mask, size)
+        picture = cut_out(small, mask if band is None else mask & ~band, band)
+        caption = "" if truth is None else f"J {jaccard(segmented.mask, truth):.2f}"
+        tiles.append(Tile(picture, caption))
+    return tiles
+
+
+def _true_mask(path: Path, image: np.ndarray) -> np.ndarray:
+    """The true mask at the size of its image (or mask), (H, W) bool."""
+    mask = read_mask(path) > 0
+    height, width = image.shape[:2]
+    stretched = (mask.shape[0] / height) / (mask.shape[1] / width)
+    # Rounding may take half a pixel of a side, which is much of a small one.
+    if abs(stretched - 1) > _MOST_STRETCHED + 1 / min(height, width):
+        raise MaskError(
+            "size",
+            f"{path}: the true mask has {mask.shape[1]}x{mask.shape[0]} pixels, its image {width}x{height} after "
+            "shrinking: other proportions. Was the image cropped, or turned by its EXIF tag?",
+        )
+    return resize_mask(mask, (width, height))
+
+
+def _score_baselines(pair: tuple[Path, Path]) -> dict[str, tuple[float, float]] | None:
+    """Baseline -> (P, J) on one image; ``None`` if the image is gone by now."""
+    try:
+        image = resize_longest_side(read_image(pair[0]), LONGEST_SIDE)
+    except ImageError:
+        return None
+    truth = _true_mask(pair[1], image)
+    masks = {name: baseline(image).mask for name, baseline in BASELINES.items()}
+    return {name: (precision(mask, truth), jaccard(mask, truth)) for name, mask in masks.items()}
+
+
+def _baseline_scores(found: Sequence[dict[str, tuple[float, float]] | None]) -> list[MethodScore]:
+    known = [scores for scores in found if scores is not None]
+    if not known:
+        return []
+    means = {name: np.mean([scores[name] for scores in known], axis=0) for name in BASELINES}
+    return [MethodScore(name, len(known), float(p), float(j)) for name, (p, j) in means.items()]
+
+
+def _engine_score(name: str, pairs: Sequence[tuple[Segmented | None, Path]]) -> MethodScore:
+    values = []
+    for segmented, path in pairs:
+        # A mask that was not made counts as empty: it must not raise the score.
+        mask = read_mask(path) < 0 if segmented is None else segmented.mask
+        truth = _true_mask(path, mask)
+        values.append((precision(mask, truth), jaccard(mask, truth)))
+    p, j = np.mean(values, axis=0)
+    return MethodScore(name, len(values), float(p), float(j))
