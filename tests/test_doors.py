@@ -21,6 +21,7 @@ DOORS = {
     "pydensecrf": {"wss_data/crf.py"},
     "joblib": {"wss_data/parallel.py"},
     "dask": {"wss_data/parallel.py"},
+    "distributed": {"wss_data/parallel.py"},
     "ray": {"wss_data/parallel.py"},
 }
 
