@@ -211,6 +211,15 @@ def test_every_group_has_an_answer(images, engine):
         assert np.isfinite(segmented.confidence)
 
 
+def test_an_image_of_one_colour_shows_nothing_also_among_others(engine):
+    images = [*pictures(5), np.full((48, 64, 3), 90, np.uint8)]
+
+    found = [s for _, s in engine.segment_group(images, workers=1)]
+
+    assert not found[5].mask.any() and found[5].confidence == 0
+    assert all(s.mask.any() and s.confidence > 0 for s in found[:5])
+
+
 def test_equal_images_get_equal_masks(engine):
     first, second, third = (s for _, s in engine.segment_group(pictures(1) * 3, workers=1))
 

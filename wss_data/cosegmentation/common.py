@@ -54,6 +54,9 @@ R = TypeVar("R")
 VERSION = 2
 """Raised whenever the code changes masks without a setting changing."""
 
+BLANK = 4
+"""An image whose channels vary by no more than this, of 255, is of one colour: JPEG leaves so much."""
+
 FEW = 16
 """Below this many images, starting processes takes longer than the images do."""
 
@@ -267,12 +270,12 @@ def _enlarged(evidence: np.ndarray, image: np.ndarray) -> np.ndarray:
 def confidence(probability: np.ndarray, earlier: np.ndarray) -> float:
     """How much a mask is to be trusted, by what is known without a truth.
 
-    A mask that two ways agree on is right more often, and so is one without doubtful pixels: of the clues that were
-    tried, their product ranks masks best on both sets that were looked at.
+    A mask that two ways agree on is right more often, and so is one without doubtful pixels.
 
     Args:
         probability: The final foreground probability, on cells. Shape (h, w), in [0, 1].
-        earlier: The one before the group was taught. Shape (h, w), in [0, 1].
+        earlier: The one before the group was taught; in a group too small for that, the soft map before it was
+            sharpened. Shape (h, w), in [0, 1].
 
     Returns:
         Overlap of the two times the mean of abs(2 probability - 1), in [0, 1].
@@ -323,6 +326,9 @@ def _no_mask(image: _Image) -> tuple[int, Segmented | None]:
 
 
 def _segment_one(image: _Image, settings: CommonSettings) -> tuple[int, Segmented | None]:
+    if np.ptp(image.small, axis=(0, 1)).max() <= BLANK:
+        nothing = np.zeros(image.size[::-1], bool)
+        return image.position, Segmented(nothing, 0.0, nothing if settings.uncertain_band else None)
     probability = sharpen(image.evidence, image.small, settings)
     cells = image.evidence.shape[::-1]
     on_cells = cv2.resize(probability, cells, interpolation=cv2.INTER_AREA)
@@ -338,8 +344,8 @@ def _segment_one(image: _Image, settings: CommonSettings) -> tuple[int, Segmente
 class CommonEngine:
     """Co-segment a group by what stands in the middle of its images.
 
-    Every group has an answer, however small: one image is told from its own cells, equal images get equal masks,
-    and of images without any structure the middle is taken, with little confidence.
+    Every group has an answer, however small: one image is told from its own cells, equal images get equal masks. An
+    image of one colour shows nothing: its mask is empty, its confidence 0, and the filter drops it as too small.
 
     Args:
         **options: Fields of ``CommonSettings``.
@@ -421,6 +427,7 @@ class _Group:
         self.contents: list[str] = []
         self.sums: list[TargetSums] = []
         self.evidence: list[np.ndarray] = []
+        self.second_opinions: list[np.ndarray | None] = []
 
     def describe(self, network: DescriptorNetwork, images: Sequence[np.ndarray]) -> None:
         """Describe all images, each read once, and sum up their descriptors with the place as the target."""
@@ -449,7 +456,7 @@ class _Group:
                 targets = self._targets(everyone)
         if self.settings.teach_folds > 1:
             self._teach(targets)
-        prepared = (self._prepared(position, targets[position] if targets else None) for position in positions)
+        prepared = (self._prepared(position) for position in positions)
         results = self._map(partial(_segment_one, settings=self.settings), prepared, len(positions), if_killed=_no_mask)
         yield from ((position, segmented) for position, segmented in results if segmented is not None)
 
@@ -494,6 +501,9 @@ class _Group:
             return np.clip(np.concatenate(scaled, axis=-1), -clip, clip)
 
         networks = teach_group(cells, targets, self.contents, self.settings.teach, self.workers)
+        self.second_opinions = [
+            None if network is None else target for network, target in zip(networks, targets, strict=True)
+        ]
         self.evidence = [
             before if network is None else self._thresholded(network(cells(position)))
             for position, (before, network) in enumerate(zip(self.evidence, networks, strict=True))
@@ -502,8 +512,9 @@ class _Group:
     def _thresholded(self, answer: np.ndarray) -> np.ndarray:
         return answer - np.float32(self.settings.teach_threshold_share * otsu_threshold(answer))
 
-    def _prepared(self, position: int, earlier: np.ndarray | None = None) -> _Image:
+    def _prepared(self, position: int) -> _Image:
         size, small = self.spool.read(position, 2)
+        earlier = self.second_opinions[position] if self.second_opinions else None
         return _Image(position, (int(size[0]), int(size[1])), small, self.evidence[position], earlier)
 
     def _map(
