@@ -167,7 +167,9 @@ def segment(
         found = enumerate(BASELINES[method](images[position]) for position in range(len(images)))
     else:
         found = iter(make_engine(method, options).segment_group(images, workers=workers))
-    for _, segmented in found:
+    for expected, (position, segmented) in enumerate(found):
+        if position != expected:
+            raise CosegmentationError(f"{method}: gave the mask of image {position} where that of {expected} was due.")
         yield segmented.mask, segmented.confidence
 
 

@@ -7,7 +7,8 @@ eye movements. All maps are float64 in [0, 1], 1 salient, and zero everywhere in
 (but for the centred Gaussian, which does not look at the image).
 
 Source:
-    Each function names its own. OpenCV's module ``saliency`` is in its contrib package only, which clashes with the
+    Each function names its own; numbers of equations, sections and constants are as we remember them, not looked up.
+    OpenCV's module ``saliency`` is in its contrib package only, which clashes with the
     headless one that FiftyOne asks for.
 """
 
@@ -35,8 +36,7 @@ PEAK, FLOOR = 0.95, 0.02
 prototype of another engine this scaling gained 0.06 J; here it was not measured."""
 
 CUT = CutSettings(evidence_weight=0.5, smoothness=8.0)
-"""A map of one image is weak evidence: colours and edges must outvote it. The engines' weights (2
-and 2) were clearly worse."""
+"""A map of one image is weak evidence: colours and edges must outvote it."""
 
 SUPERPIXELS = 200
 COLOUR_SIGMA = 10.0
@@ -290,7 +290,7 @@ SALIENCY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def centred(saliency: np.ndarray) -> np.ndarray:
     """Saliency x centre: the geometric mean with a centred Gaussian. ``saliency``: (H, W), in [0, 1] -> the same.
 
-    The mean, not the product: a product is small nearly everywhere, and its cut was worse.
+    The mean, not the product: a product is small nearly everywhere.
     """
     height, width = saliency.shape
     return np.sqrt(saliency * centred_gaussian(height, width, CENTRE_WIDTH))
