@@ -18,7 +18,7 @@ from test_full_disk import full_disk
 
 from wss_data import pipeline, store
 from wss_data.cli import main, make_parser
-from wss_data.cosegmentation import common, folder
+from wss_data.cosegmentation import folder
 from wss_data.cosegmentation.base import ImageFiles, Segmented
 from wss_data.cosegmentation.common import CommonEngine
 from wss_data.cosegmentation.folder import cosegment_folder
@@ -119,7 +119,7 @@ def test_a_group_with_every_kind_of_bad_image_is_done_and_each_is_told(tmp_path)
     (group / "half.bmp").write_bytes(whole[: len(whole) // 2])
     draw(tmp_path / "in" / "alone" / "only.png")
 
-    summary = run(tmp_path, options={"long_side": 64})
+    summary = run(tmp_path, options={"long_side": 64, "memory_mb": 0})
 
     told = status(tmp_path)
     assert {stem for stem, word in told.items() if word == "ok"} == {"a", "b", "c", "black", "small", "only"}
@@ -226,11 +226,10 @@ def test_a_disk_that_fills_in_the_middle_is_told_and_the_next_run_goes_on(tmp_pa
     assert engine.asked == [(5, [0, 1, 2, 3, 4]), (5, [3, 4])]
 
 
-def test_no_room_for_descriptors_that_wait_for_their_group_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(common, "MEMORY_BYTES", 1)
+def test_no_room_for_descriptors_that_wait_for_their_group_is_told(tmp_path):
     draw(tmp_path / "in" / "cow" / "a.png")
     with full_disk(), pytest.raises(CosegmentationError, match="cow: no room left"):
-        run(tmp_path, options={"long_side": 64})
+        run(tmp_path, options={"long_side": 64, "memory_mb": 0})
 
 
 def killed_once(item):
@@ -399,3 +398,15 @@ def test_the_command_to_cosegment_a_folder_passes_method_and_options_on(tmp_path
     assert main(["cosegment-folder", *folders, "--method", "magic"]) == 2
     assert main(["cosegment-folder", *folders, "--address", "localhost:8786"]) == 2
     assert "take the engine dask or ray" in capsys.readouterr().err
+
+
+def test_a_bar_shows_how_much_of_the_group_was_looked_at_each_image_once(tmp_path, capsys):
+    images = ImageFiles([draw(tmp_path / "a.png"), draw(tmp_path / "b.png")], description="look at cow")
+    for position in (0, 0, 1, 0):
+        _ = images[position]
+
+    shown = capsys.readouterr().err
+    assert "look at cow" in shown and "0/2" in shown and "3/2" not in shown
+
+    _ = ImageFiles([tmp_path / "a.png"])[0]
+    assert capsys.readouterr().err == ""

@@ -355,7 +355,7 @@ def _cosegment_group(
     progress: bool,
 ) -> int:
     """Make and store the masks at the positions ``wanted`` of one group; returns how many there are."""
-    images = ImageFiles([member.path for member in members])
+    images = ImageFiles([member.path for member in members], description=f"look at {class_name}" if progress else "")
     results = engine.segment_group(images, wanted, workers=workers)
     bar = tqdm(results, total=len(wanted), desc=f"co-segment {class_name}", unit="image", disable=not progress)
     index = spec.class_index(class_name)

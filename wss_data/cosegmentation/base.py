@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from tqdm import tqdm
 
 from wss_data.errors import CosegmentationError, ImageError
 from wss_data.images import read_image, resize_longest_side
@@ -95,14 +96,18 @@ class ImageFiles(Sequence[np.ndarray]):
     Args:
         paths: The files.
         longest_side: Larger images are shrunk to this longer side, pixels; ``None`` to leave them.
+        description: Text beside a progress bar over the images read so far; empty for no bar. An engine looks at the
+            whole group before its first mask: with thousands of images, minutes in which no mask is made.
 
     Attributes:
         unreadable: Position -> why the file there could not be read. Kept by this object, so an engine reads the
             images in the process that was given it.
     """
 
-    def __init__(self, paths: Sequence[Path | str], longest_side: int | None = None) -> None:
-        self.paths, self.longest_side = paths, longest_side
+    def __init__(self, paths: Sequence[Path | str], longest_side: int | None = None, description: str = "") -> None:
+        self.paths, self.longest_side, self.description = paths, longest_side, description
+        self._seen: set[int] = set()
+        self._bar: tqdm | None = None
         self.unreadable: dict[int, ImageError] = {}
         self._shapes: dict[int, tuple[int, ...]] = {}
 
@@ -112,6 +117,7 @@ class ImageFiles(Sequence[np.ndarray]):
     def __getitem__(self, position: Any) -> Any:
         """The image at ``position``: (H, W, 3), uint8."""
         position = range(len(self.paths))[position]
+        self._show(position)
         if position not in self.unreadable:
             try:
                 return self._read(position)
@@ -119,6 +125,16 @@ class ImageFiles(Sequence[np.ndarray]):
                 self.unreadable[position] = error
         # What an engine knows of the first reading holds for the second one, too.
         return np.full(self._shapes.get(position, (64, 64, 3)), 128, np.uint8)
+
+    def _show(self, position: int) -> None:
+        if not self.description or position in self._seen:
+            return
+        if self._bar is None:
+            self._bar = tqdm(total=len(self.paths), desc=self.description, unit="image", leave=False)
+        self._seen.add(position)
+        self._bar.update()
+        if len(self._seen) == len(self.paths):
+            self._bar.close()
 
     def _read(self, position: int) -> np.ndarray:
         image = read_image(self.paths[position])

@@ -259,7 +259,8 @@ class _Run:
         rows: dict[tuple[str, str], ScoreRow],
     ) -> None:
         """Make the masks at the positions ``wanted`` of a group of readable images, and their rows."""
-        shrunk = ImageFiles([one.path for one in good], self.longest_side)
+        description = f"look at {name}" if self.progress else ""
+        shrunk = ImageFiles([one.path for one in good], self.longest_side, description)
         results = self.engine.segment_group(shrunk, wanted, workers=self.workers) if wanted else iter(())
         bar = tqdm(results, total=len(wanted), desc=name, unit="image", disable=not (self.progress and wanted))
         made = []
