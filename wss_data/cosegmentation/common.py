@@ -41,6 +41,7 @@ from wss_data.cosegmentation.discriminant import (
     target_sums,
 )
 from wss_data.cosegmentation.features import DescriptorNetwork, resolve_device, resolve_precision
+from wss_data.cosegmentation.options import check_names, check_values, wanted_positions
 from wss_data.cosegmentation.refine import TeachSettings, teach_group
 from wss_data.cosegmentation.spool import ArraySpool
 from wss_data.crf import CrfSettings, dense_crf
@@ -161,20 +162,10 @@ class CommonSettings:
 
     def __post_init__(self) -> None:
         resolve_precision(self.precision)
-        for names, kinds, kind in ((_WHOLE_NUMBERS, int, "a whole number"), (_NUMBERS, (int, float), "a number")):
-            for name, (low, high) in names.items():
-                value = getattr(self, name)
-                if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
-                    raise CosegmentationError(
-                        f"co-segmentation option {name} is {value!r}; {kind} from {low} to {high} is wanted."
-                    )
+        check_values(self, _WHOLE_NUMBERS, _NUMBERS, ("uncertain_band",))
         if self.middle_weight == self.last_weight == 0:
             raise CosegmentationError(
                 "co-segmentation options middle_weight and last_weight are both 0: one must count."
-            )
-        if not isinstance(self.uncertain_band, bool):
-            raise CosegmentationError(
-                f"co-segmentation option uncertain_band is {self.uncertain_band!r}; true or false is wanted."
             )
         _ = self.choice
 
@@ -358,12 +349,7 @@ class CommonEngine:
     name = "common"
 
     def __init__(self, **options: Any) -> None:
-        known = [field.name for field in fields(CommonSettings)]
-        for option in options:
-            if option not in known:
-                raise CosegmentationError(
-                    f"co-segmentation method 'common' has no option '{option}'. Known options: {', '.join(known)}."
-                )
+        check_names(self.name, options, [field.name for field in fields(CommonSettings)])
         self.settings = CommonSettings(**options)
         self._network: DescriptorNetwork | None = None
 
@@ -396,9 +382,7 @@ class CommonEngine:
         Raises:
             CosegmentationError: If the group is empty.
         """
-        if len(images) == 0:
-            raise CosegmentationError("the group is empty: co-segmentation needs at least one readable image.")
-        positions = sorted(set(range(len(images))) & set(range(len(images)) if wanted is None else wanted))
+        positions = wanted_positions(images, wanted)
         if not positions:
             return
         if self._network is None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from wss_data.cosegmentation.base import Segmented
 from wss_data.cosegmentation.imported import MASK_SUFFIXES, read_values
+from wss_data.cosegmentation.options import check_names, wanted_positions
 from wss_data.cosegmentation.program import expand_command, last_lines, run_program
 from wss_data.errors import CosegmentationError, MaskError
 from wss_data.files import only_one, write_json, write_text
@@ -110,12 +111,7 @@ class OutsideEngine:
     name = "outside"
 
     def __init__(self, **options: Any) -> None:
-        known = [field.name for field in fields(OutsideSettings)]
-        for option in options:
-            if option not in known:
-                raise CosegmentationError(
-                    f"co-segmentation method 'outside' has no option '{option}'. Known options: {', '.join(known)}."
-                )
+        check_names(self.name, options, [field.name for field in fields(OutsideSettings)])
         if "command" not in options:
             raise CosegmentationError(
                 "co-segmentation method 'outside' needs the option command: the program to run, such as "
@@ -157,9 +153,7 @@ class OutsideEngine:
             CosegmentationError: If the group is empty, the program cannot be run, fails or takes too long, or too many
                 images come back without a good mask.
         """
-        if len(images) == 0:
-            raise CosegmentationError("the group is empty: co-segmentation needs at least one readable image.")
-        positions = sorted(set(range(len(images))) & set(range(len(images)) if wanted is None else wanted))
+        positions = wanted_positions(images, wanted)
         if not positions:
             return
         with ExitStack() as stack:

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from wss_data.cosegmentation.base import Segmented
+from wss_data.cosegmentation.options import check_names, wanted_positions
 from wss_data.cosegmentation.saliency import centred_border_saliency
 from wss_data.cosegmentation.subcategories.detect import Detections, TemplateBank, detect
 from wss_data.cosegmentation.subcategories.edges import edge_map, seed_box
@@ -298,13 +299,7 @@ class SubcategoriesEngine:
     name = "subcategories"
 
     def __init__(self, **options: Any) -> None:
-        known = [field.name for field in fields(SubcategorySettings)]
-        for option in options:
-            if option not in known:
-                raise CosegmentationError(
-                    f"co-segmentation method 'subcategories' has no option '{option}'. "
-                    f"Known options: {', '.join(known)}."
-                )
+        check_names(self.name, options, [field.name for field in fields(SubcategorySettings)])
         self.settings = SubcategorySettings(**options)
 
     @property
@@ -335,9 +330,7 @@ class SubcategoriesEngine:
         Raises:
             CosegmentationError: If the group is empty.
         """
-        if len(images) == 0:
-            raise CosegmentationError("the group is empty: co-segmentation needs at least one readable image.")
-        positions = sorted(set(range(len(images)) if wanted is None else wanted) & set(range(len(images))))
+        positions = wanted_positions(images, wanted)
         if not positions:
             return
         group = GroupBank.of(learn_group(images, self.settings, workers))

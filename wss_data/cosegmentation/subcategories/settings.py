@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
+from wss_data.cosegmentation.options import check_values
 from wss_data.cosegmentation.subcategories.joint_cut import JointCutSettings
 from wss_data.cosegmentation.subcategories.segment import SegmentSettings
 from wss_data.errors import CosegmentationError
@@ -195,18 +196,7 @@ class SubcategorySettings:
     uncertain_band: bool = False
 
     def __post_init__(self) -> None:
-        for names, kinds, kind in ((_WHOLE_NUMBERS, int, "a whole number"), (_NUMBERS, (int, float), "a number")):
-            for name, (low, high) in names.items():
-                value = getattr(self, name)
-                if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
-                    raise CosegmentationError(
-                        f"co-segmentation option {name} is {value!r}; {kind} from {low} to {high} is wanted."
-                    )
-        for name in _SWITCHES:
-            if not isinstance(getattr(self, name), bool):
-                raise CosegmentationError(
-                    f"co-segmentation option {name} is {getattr(self, name)!r}; true or false is wanted."
-                )
+        check_values(self, _WHOLE_NUMBERS, _NUMBERS, _SWITCHES)
         if self.prior_floor >= self.prior_peak:
             raise CosegmentationError(
                 f"co-segmentation option prior_floor is {self.prior_floor}; less than prior_peak, "

@@ -1,0 +1,74 @@
+"""What all engines check in the same way: their options, and what is wanted of a group."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from wss_data.errors import CosegmentationError
+
+Range = tuple[float, float]
+
+
+def check_names(method: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse an option that an engine does not have.
+
+    Args:
+        method: Name of the engine.
+        given: Names of the options given.
+        known: Names of those that it has.
+
+    Raises:
+        CosegmentationError: At the first name that is not known.
+    """
+    for option in given:
+        if option not in known:
+            raise CosegmentationError(
+                f"co-segmentation method '{method}' has no option '{option}'. Known options: {', '.join(known)}."
+            )
+
+
+def check_values(
+    settings: object,
+    whole_numbers: Mapping[str, Range],
+    numbers: Mapping[str, Range],
+    switches: Iterable[str] = (),
+) -> None:
+    """Refuse a setting of the wrong kind or out of its range.
+
+    Args:
+        settings: Has an attribute of each name below.
+        whole_numbers: Name -> smallest and largest value.
+        numbers: Likewise; whole ones will do.
+        switches: Names of those that are true or false.
+
+    Raises:
+        CosegmentationError: At the first value that is wrong.
+    """
+    for ranges, kinds, kind in ((whole_numbers, int, "a whole number"), (numbers, (int, float), "a number")):
+        for name, (low, high) in ranges.items():
+            value = getattr(settings, name)
+            if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+                raise CosegmentationError(
+                    f"co-segmentation option {name} is {value!r}; {kind} from {low} to {high} is wanted."
+                )
+    for name in switches:
+        if not isinstance(getattr(settings, name), bool):
+            raise CosegmentationError(
+                f"co-segmentation option {name} is {getattr(settings, name)!r}; true or false is wanted."
+            )
+
+
+def wanted_positions(images: Sequence[np.ndarray], wanted: Collection[int] | None) -> list[int]:
+    """The positions of a group of which masks are wanted, in order.
+
+    Args:
+        images: The group.
+        wanted: Positions; ``None`` for all.
+
+    Raises:
+        CosegmentationError: If the group is empty.
+    """
+    if len(images) == 0:
+        raise CosegmentationError("the group is empty: co-segmentation needs at least one readable image.")
+    every = range(len(images))
+    return list(every) if wanted is None else sorted(set(wanted) & set(every))
