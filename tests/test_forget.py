@@ -426,3 +426,10 @@ def test_a_hostile_file_name_in_a_provenance_table_is_a_bad_row(tmp_path_factory
     with pytest.raises(SourceError, match=r"provenance\.csv"):
         read_provenance(folder)
     assert everything(folder.parent) == before
+
+
+def test_a_name_too_long_for_the_file_system_is_a_bad_row(tmp_path):
+    (tmp_path / "provenance.csv").write_text(f"file,title\n{'a' * 300}/b.jpg,x\n")
+
+    with pytest.raises(SourceError, match="is no file in the folder"):
+        read_provenance(tmp_path)
