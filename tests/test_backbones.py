@@ -95,21 +95,21 @@ def test_at_stride_32_it_is_the_network_of_the_package(name, images):
 @pytest.mark.parametrize(
     ("name", "channels", "blocks"),
     [
-        ("efficientnet_lite0", (320, 112, 40), (15, 10, 4)),
-        ("efficientnet_lite1", (320, 112, 40), (20, 14, 6)),
-        ("efficientnet_lite2", (352, 120, 48), (20, 14, 6)),
+        ("efficientnet_lite0", (320, 112), (15, 10)),
+        ("efficientnet_lite1", (320, 112), (20, 14)),
+        ("efficientnet_lite2", (352, 120), (20, 14)),
     ],
 )
-def test_middle_and_fine_are_the_last_blocks_before_the_two_last_halvings(name, channels, blocks, images):
+def test_the_maps_are_the_last_block_and_the_last_one_before_the_last_halving(name, channels, blocks, images):
     network = efficientnet_lite(name, 16)
 
     with torch.no_grad():
         maps, outputs = network.dense(images), network.block_outputs(images)
 
-    for one, number in zip(maps[:3], blocks, strict=True):
+    for one, number in zip(maps, blocks, strict=True):
         assert torch.equal(one, outputs[number])
-    assert tuple(one.shape[1] for one in maps[:3]) == channels
-    assert maps.last.shape[2:] == maps.middle.shape[2:] == (8, 6) and maps.fine.shape[2:] == (16, 12)
+    assert tuple(one.shape[1] for one in maps) == channels
+    assert maps.last.shape[2:] == maps.middle.shape[2:] == (8, 6)
 
 
 def test_sides_that_the_stride_does_not_divide_are_rounded_up():
@@ -150,10 +150,8 @@ def test_resnet_at_stride_16_only_adds_cells_between_those_of_torchvisions(rando
         fourth = random_resnet.layer4(third)
 
     assert maps.last.shape == (1, 2048, 8, 6)
-    torch.testing.assert_close(maps.fine, second)
     torch.testing.assert_close(maps.middle, third)
     torch.testing.assert_close(maps.last[:, :, ::2, ::2], fourth, atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(maps.activation, maps.last.sum(dim=1))
 
 
 def test_folding_resnets_batch_norms_changes_no_number_and_leaves_none(resnet_file, images):

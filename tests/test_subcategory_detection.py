@@ -10,13 +10,13 @@ from wss_data.cosegmentation.subcategories.boxes import areas, clipped, intersec
 from wss_data.cosegmentation.subcategories.detect import Detections, TemplateBank, detect, similar_shapes
 from wss_data.cosegmentation.subcategories.edges import edge_map, energy_interval, seed_box
 from wss_data.cosegmentation.subcategories.exemplars import (
+    LARGEST_OFFSET,
+    THRESHOLD,
     BackgroundStatistics,
-    background_statistics,
     background_sums,
     block_toeplitz,
     box_features,
     lda_template,
-    learn_exemplar,
     learn_templates,
     statistics_of,
     template_shape,
@@ -294,6 +294,12 @@ def literal_background(levels: list[np.ndarray], largest: int) -> tuple[np.ndarr
     return mean, covariance
 
 
+def background_statistics(pyramids, largest_offset=LARGEST_OFFSET):
+    """Over the pyramids of some images."""
+    sums = [background_sums(levels, largest_offset) for levels in pyramids]
+    return statistics_of(sum(sums[1:], sums[0]))
+
+
 def some_background(largest: int = 19) -> BackgroundStatistics:
     return background_statistics([pyramid(noise(96, 120, seed), levels_per_octave=3) for seed in range(6)], largest)
 
@@ -385,13 +391,11 @@ def test_a_template_has_the_aspect_of_its_box_and_78_to_109_cells_before_roundin
 
 
 def test_boxes_of_which_one_side_is_four_times_the_other_teach_nothing():
-    background = some_background()
     image = noise(100, 400)
 
     assert template_shape(np.array([0, 0, 400, 100])) is None
     assert template_shape(np.array([5, 5, 5, 50])) is None
     assert box_features(image, np.array([0, 0, 400, 100])) is None
-    assert learn_exemplar(image, np.array([0, 0, 400, 100]), background) is None
 
 
 def test_the_features_of_a_box_are_those_of_its_cells_in_the_image():
@@ -481,17 +485,16 @@ def test_an_exemplar_finds_its_own_box_and_its_like_elsewhere_and_mirrored():
     background = background_statistics([pyramid(noise(80, 110, seed), 3) for seed in range(8)])
     here, there = ring(160, 200, (90, 80), 50), ring(160, 220, (130, 75), 50)
     box = np.array([36, 26, 144, 134])
-    exemplar = learn_exemplar(here, box, background, position=7)
-    assert exemplar is not None and exemplar.image == 7
+    template = lda_template(box_features(here, box), background)
 
-    own = detect([exemplar.template], pyramid(here, padding=1), exemplar.threshold)
-    other = detect([exemplar.template], pyramid(there, padding=1), exemplar.threshold)
-    flipped = detect([mirror_template(exemplar.template)], pyramid(there[:, ::-1], padding=1), exemplar.threshold)
+    own = detect([template], pyramid(here, padding=1), THRESHOLD)
+    other = detect([template], pyramid(there, padding=1), THRESHOLD)
+    flipped = detect([mirror_template(template)], pyramid(there[:, ::-1], padding=1), THRESHOLD)
 
     assert iou(own.boxes[:1], box[None])[0, 0] > 0.8
     assert iou(other.boxes[:1], np.array([[76, 21, 184, 129]]))[0, 0] > 0.75
     assert iou(mirrored(flipped.boxes[:1], 220), np.array([[76, 21, 184, 129]]))[0, 0] > 0.75
-    assert own.scores[0] > detect([exemplar.template], pyramid(noise(160, 200, 99)), -10.0).scores[0] + 0.5
+    assert own.scores[0] > detect([template], pyramid(noise(160, 200, 99)), -10.0).scores[0] + 0.5
 
 
 # ---- S4

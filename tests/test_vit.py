@@ -67,33 +67,30 @@ def literal_transformer(state, pixels, depth):
             patches.append(value + w["pos_embed"][0, 1 + row * 4 + column])
     registers = list(w["register_tokens"][0]) if "register_tokens" in w else []
     tokens = np.array([w["cls_token"][0, 0] + w["pos_embed"][0, 0], *registers, *patches])
-    after, attention = [], None
+    after = []
     for b in range(depth):
         qkv = linear(norm(tokens, f"blocks.{b}.norm1"), f"blocks.{b}.attn.qkv")
         channels = tokens.shape[1]
         joined = np.zeros_like(tokens)
-        attention = np.zeros(len(tokens))
         for head in range(channels // 64):
             q, k, v = (qkv[:, part * channels + head * 64 :][:, :64] for part in range(3))
             for i in range(len(tokens)):
                 scores = np.array([math.exp(q[i] @ k[j] / 8) for j in range(len(tokens))])
                 shares = scores / scores.sum()
                 joined[i, head * 64 : head * 64 + 64] = shares @ v
-                if i == 0:
-                    attention += shares / (channels // 64)
         tokens = tokens + w.get(f"blocks.{b}.ls1.gamma", 1) * linear(joined, f"blocks.{b}.attn.proj")
         inner = linear(norm(tokens, f"blocks.{b}.norm2"), f"blocks.{b}.mlp.fc1")
         inner = np.vectorize(lambda x: 0.5 * x * (1 + math.erf(x / math.sqrt(2))))(inner)
         tokens = tokens + w.get(f"blocks.{b}.ls2.gamma", 1) * linear(inner, f"blocks.{b}.mlp.fc2")
         after.append(norm(tokens, "norm"))
-    return after, attention
+    return after
 
 
 @pytest.mark.parametrize("shape", [SMALL, FULL], ids=["DINO", "DINOv2 with registers"])
 def test_it_is_the_literal_transformer(shape, tmp_path):
     state = random_state(shape)
     pixels = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(1))
-    after, attention = literal_transformer(state, pixels.double().numpy(), depth=3)
+    after = literal_transformer(state, pixels.double().numpy(), depth=3)
 
     with torch.no_grad():
         maps = load(state, tmp_path).dense(pixels[None])
@@ -101,8 +98,6 @@ def test_it_is_the_literal_transformer(shape, tmp_path):
     for ours, tokens in ((maps.last, after[2]), (maps.middle, after[1])):
         expected = torch.from_numpy(tokens[-16:]).float().reshape(4, 4, 128)
         torch.testing.assert_close(ours[0].permute(1, 2, 0), expected, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(maps.activation[0].ravel(), torch.from_numpy(attention[-16:]).float())
-    assert torch.equal(maps.fine, maps.middle)
 
 
 def test_it_is_torchvisions_transformer_with_the_same_weights(tmp_path):
@@ -153,8 +148,7 @@ def test_sizes_are_read_from_the_file_and_any_image_size_is_taken(channels, patc
         maps = network.dense(torch.randn(1, 3, 3 * patch, 7 * patch))
 
     assert network.shape == shape and network.cell_px == network.side_multiple == patch
-    assert maps.last.shape == maps.middle.shape == (1, channels, 3, 7) and maps.activation.shape == (1, 3, 7)
-    assert (maps.activation > 0).all() and maps.activation.sum() < 1
+    assert maps.last.shape == maps.middle.shape == (1, channels, 3, 7)
     assert all(torch.isfinite(one).all() for one in maps)
 
 

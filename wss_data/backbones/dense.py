@@ -1,5 +1,6 @@
 """What all backbones have in common: the maps that they give, and how they are made fast. Loads torch."""
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple, cast
 
 import torch
@@ -17,18 +18,13 @@ class DenseMaps(NamedTuple):
     Args:
         last: The last stage. Shape (N, C, h, w).
         middle: A layer between parts and whole objects, on the same cells. Shape (N, M, h, w).
-        fine: An earlier layer on cells half as wide; a transformer has none and gives ``middle`` again.
-            Shape (N, F, 2h, 2w).
-        activation: How much of anything the network knows is here. Shape (N, h, w), float32, non-negative.
     """
 
     last: Tensor
     middle: Tensor
-    fine: Tensor
-    activation: Tensor
 
 
-class DenseBackbone(nn.Module):
+class DenseBackbone(nn.Module, ABC):
     """A network that describes an image cell by cell.
 
     Attributes:
@@ -43,9 +39,9 @@ class DenseBackbone(nn.Module):
     pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
     pixel_divisor: tuple[float, float, float] = IMAGENET_DEVIATION
 
+    @abstractmethod
     def dense(self, images: Tensor) -> DenseMaps:
         """The maps of a batch of normalised images. Shape (N, 3, H, W), float."""
-        raise NotImplementedError
 
     def fold_batch_norms(self) -> None:
         """Put batch norms into the convolutions before them; only for a network that is not trained any more."""

@@ -89,23 +89,19 @@ class EfficientNetLite(DenseBackbone):
         return features
 
     def dense(self, images: Tensor) -> DenseMaps:
-        """The last block and the last ones before the two last halvings, all linear; activation: sum of the head.
+        """The last block and the last one before the last halving, both linear.
 
-        Lite0 gives 320, 112 and 40 channels (blocks 15, 10 and 4), Lite1 320, 112 and 40 (20, 14 and 6),
-        Lite2 352, 120 and 48.
+        Lite0 gives 320 and 112 channels (blocks 15 and 10), Lite1 320 and 112 (20 and 14), Lite2 352 and 120.
 
         Args:
             images: Normalised. Shape (N, 3, H, W), sides multiples of 32.
         """
-        middle_block, fine_block = self.stage_starts[32] - 1, self.stage_starts[16] - 1
-        features = middle = fine = self.stem(images)
+        features = middle = self.stem(images)
         for number, block in enumerate(self.blocks):
             features = block(features)
-            if number == fine_block:
-                fine = features
-            elif number == middle_block:
+            if number == self.stage_starts[32] - 1:
                 middle = features
-        return DenseMaps(features, middle, fine, self.head(features).sum(dim=1, dtype=torch.float32))
+        return DenseMaps(features, middle)
 
     def fold_batch_norms(self) -> None:
         """See ``DenseBackbone``."""

@@ -32,17 +32,15 @@ class DilatedResNet50(DenseBackbone):
         del self.network.fc
 
     def dense(self, images: Tensor) -> DenseMaps:
-        """Stages 4 (2,048 channels), 3 (1,024) and 2 (512), all after their ReLU; activation is the sum of stage 4.
+        """Stages 4 (2,048 channels) and 3 (1,024), both after their ReLU.
 
         Args:
             images: Normalised. Shape (N, 3, H, W), sides multiples of 32.
         """
         network = self.network
         features = network.maxpool(network.relu(network.bn1(network.conv1(images))))
-        fine = network.layer2(network.layer1(features))
-        middle = network.layer3(fine)
-        last = network.layer4(middle)
-        return DenseMaps(last, middle, fine, last.sum(dim=1, dtype=torch.float32))
+        middle = network.layer3(network.layer2(network.layer1(features)))
+        return DenseMaps(network.layer4(middle), middle)
 
     def fold_batch_norms(self) -> None:
         """See ``DenseBackbone``."""

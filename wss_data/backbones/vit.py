@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -130,12 +129,6 @@ class Attention(nn.Module):
         joined = functional.scaled_dot_product_attention(queries, keys, values)
         return self.proj(joined.transpose(1, 2).flatten(2))
 
-    def of_first_token(self, tokens: Tensor) -> Tensor:
-        """How the first token shares its attention. ``tokens``: (N, T, C), normalised -> (N, T), mean of the heads."""
-        queries, keys, _ = self._heads_of(self.qkv(tokens.to(self.qkv.weight.dtype)).float())
-        scores = queries[:, :, :1] @ keys.transpose(2, 3) / self.head_channels**0.5
-        return scores.softmax(dim=3).mean(dim=1)[:, 0]
-
     def _heads_of(self, joined: Tensor) -> Tensor:
         """(N, T, 3 C) -> queries, keys, values, each (N, heads, T, channels of a head)."""
         return joined.unflatten(2, (3, -1, self.head_channels)).permute(2, 0, 3, 1, 4)
@@ -170,10 +163,6 @@ class Block(nn.Module):
         tokens = tokens + self.ls1(self.attn(self.norm1(tokens)))
         return tokens + self.ls2(self.mlp(self.norm2(tokens)))
 
-    def first_attention(self, tokens: Tensor) -> Tensor:
-        """How the first token shares its attention in this block. ``tokens``: (N, T, C) -> (N, T), float32, sum 1."""
-        return self.attn.of_first_token(self.norm1(tokens))
-
 
 class VisionTransformer(DenseBackbone):
     """A vision transformer with the names of DINO.
@@ -204,28 +193,20 @@ class VisionTransformer(DenseBackbone):
         """The patches' tokens after the last block and after two thirds of them.
 
         Both go through the last layer norm, as in DINO's own code: it takes away the few channels with values in the
-        hundreds. The activation is the attention that the class token pays to each patch in the last block, mean
-        of the heads: of a self-supervised network it follows objects, while the length of a normalised token says
-        nothing.
+        hundreds.
 
         Args:
             images: Normalised. Shape (N, 3, H, W), sides multiples of the patch.
-
-        Source:
-            Caron et al., ICCV 2021, figure 1, for the attention.
         """
         patches = self.patch_embed["proj"](images)
         rows, columns = patches.shape[2:]
         tokens = self._with_positions(patches.flatten(2).transpose(1, 2).float(), rows, columns)
-        middle = attention = tokens
+        middle = tokens
         for number, block in enumerate(self.blocks, start=1):
-            if number == len(self.blocks):
-                attention = cast(Block, block).first_attention(tokens)
             tokens = block(tokens)
             if number == self.middle_block:
                 middle = self._map_of(tokens, rows, columns)
-        activation = attention[:, -rows * columns :].unflatten(1, (rows, columns))
-        return DenseMaps(self._map_of(tokens, rows, columns), middle, middle, activation)
+        return DenseMaps(self._map_of(tokens, rows, columns), middle)
 
     def _map_of(self, tokens: Tensor, rows: int, columns: int) -> Tensor:
         """The patches, which come last, as a map (N, C, rows, columns)."""

@@ -41,15 +41,11 @@ class ImageFeatures:
     Args:
         descriptors: The last stage, not normalised. Shape (h, w, C), float16; EfficientNet-Lite and ResNet: one cell
             for 16 px of the network's input, a transformer: one for a patch.
-        activation: How much of anything the network knows is here. Shape (h, w), float32, non-negative.
         middle: A layer between parts and whole objects, on the same cells. Shape (h, w, M), float16.
-        fine: An earlier layer on cells of 8 px. Shape (2h, 2w, F), float16; a transformer has none: ``middle`` again.
     """
 
     descriptors: np.ndarray
-    activation: np.ndarray
     middle: np.ndarray
-    fine: np.ndarray
 
 
 def network_size(width: int, height: int, long_side: int = 512, multiple: int = 32) -> tuple[int, int]:
@@ -118,9 +114,7 @@ class DescriptorNetwork:
 
         with torch.inference_mode():
             maps = self._network.dense(self._prepare(image))
-            last, middle = _cells_first(maps.last), _cells_first(maps.middle)
-            fine = middle if maps.fine is maps.middle else _cells_first(maps.fine)
-            return ImageFeatures(last, maps.activation[0].cpu().numpy(), middle, fine)
+            return ImageFeatures(_cells_first(maps.last), _cells_first(maps.middle))
 
     def describe_all(
         self, images: Iterable[np.ndarray], workers: int | None = None

@@ -86,8 +86,11 @@ def _background(image: np.ndarray, settings: SubcategorySettings) -> BackgroundS
 
 
 def _search(image: np.ndarray, bank: TemplateBank, settings: SubcategorySettings, threshold: float) -> Detections:
-    levels = pyramid(image, settings.search_levels, settings.search_shortest_px, padding=settings.search_padding)
+    height, width = image.shape[:2]
     least = settings.top_least_size
+    # Finer levels than any template could cover enough of are not even computed.
+    largest = bank.largest_scale(width, height, least)
+    levels = pyramid(image, settings.search_levels, settings.search_shortest_px, largest, settings.search_padding)
     return detect(bank, levels, threshold, settings.search_nms, settings.search_most, least)
 
 

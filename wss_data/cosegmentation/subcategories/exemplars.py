@@ -12,10 +12,8 @@ Source:
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 
 import cv2
 import numpy as np
@@ -38,9 +36,6 @@ REGULARISER = 0.01
 
 THRESHOLD = 0.5
 """A template fires where w . f reaches this. Source: as above."""
-
-BACKGROUND_LEVELS_PER_OCTAVE = 5
-"""Of the pyramids that the background is learned from. Source: as above."""
 
 
 @dataclass(frozen=True)
@@ -74,23 +69,6 @@ class BackgroundStatistics:
     covariance: np.ndarray
 
 
-@dataclass(frozen=True)
-class Exemplar:
-    """A box and the template that finds its like.
-
-    Args:
-        template: w, unit length. Shape (rows, cols, 31), float32.
-        threshold: It fires where w . f reaches this.
-        box: Where it was learned, (x1, y1, x2, y2), pixels. Shape (4,), float64.
-        image: Position of its image in the group.
-    """
-
-    template: np.ndarray
-    threshold: float
-    box: np.ndarray
-    image: int = 0
-
-
 def background_sums(levels: Sequence[Level | np.ndarray], largest_offset: int = LARGEST_OFFSET) -> BackgroundSums:
     """What the levels of one image's pyramid, or of several, add to the background.
 
@@ -115,25 +93,6 @@ def background_sums(levels: Sequence[Level | np.ndarray], largest_offset: int = 
         next_fast_len(max(features.shape[axis] for features in members) + largest_offset, real=True) for axis in (0, 1)
     )
     return BackgroundSums(_correlations(members, (down, right), largest_offset))
-
-
-def background_statistics(
-    pyramids: Iterable[Sequence[Level | np.ndarray]], largest_offset: int = LARGEST_OFFSET
-) -> BackgroundStatistics:
-    """Mean and stationary covariance of HOG over some images.
-
-    Args:
-        pyramids: The levels of each image; read one after the other, none is kept.
-        largest_offset: L, cells.
-
-    Returns:
-        The statistics.
-
-    Raises:
-        CosegmentationError: If there is no cell at all.
-    """
-    zero = BackgroundSums(np.zeros((largest_offset + 1, 2 * largest_offset + 1, CHANNELS + 1, CHANNELS + 1)))
-    return statistics_of(reduce(add, (background_sums(levels, largest_offset) for levels in pyramids), zero))
 
 
 def statistics_of(sums: BackgroundSums) -> BackgroundStatistics:
@@ -311,26 +270,6 @@ def learn_templates(features: Sequence[np.ndarray], background: BackgroundStatis
         together = np.stack([features[position] for position in members])
         templates |= dict(zip(members, lda_templates(together, background), strict=True))
     return [templates[position] for position in range(len(features))]
-
-
-def learn_exemplar(
-    image: np.ndarray, box: np.ndarray, background: BackgroundStatistics, position: int = 0
-) -> Exemplar | None:
-    """One exemplar; for many, ``box_features`` of each and ``learn_templates`` of all cost far less.
-
-    Args:
-        image: Shape (H, W, 3), uint8 or float, RGB.
-        box: (x1, y1, x2, y2), pixels. Shape (4,), float.
-        background: Mean and covariance.
-        position: Of the image in its group.
-
-    Returns:
-        The exemplar; ``None`` for a box that is too long, see ``template_shape``.
-    """
-    features = box_features(image, box)
-    if features is None:
-        return None
-    return Exemplar(lda_template(features, background), THRESHOLD, np.asarray(box, np.float64), position)
 
 
 def _crop(image: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
