@@ -18,6 +18,7 @@ from PIL import Image
 from wss_data import decoding
 from wss_data.decoding import Decoded, DecodePool, decode_to_file, perceptual_hash
 from wss_data.errors import ImageError
+from wss_data.files import atomic_path
 from wss_data.images import decode_image, encode_jpeg, read_image, resize_longest_side
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,6 +60,12 @@ def die_of_deadly(data: bytes, name: str, folder: Path, longest_side: int) -> De
         folder.mkdir()
         os.kill(os.getpid(), signal.SIGKILL)
     return decode_to_file(data, name, folder, longest_side)
+
+
+def hang_while_writing(data: bytes, name: str, folder: Path, longest_side: int) -> None:
+    with atomic_path(folder / "picture.jpg") as temporary:
+        temporary.write_bytes(data)
+        time.sleep(3600)
 
 
 def hang(data: bytes, name: str, folder: Path, longest_side: int) -> Decoded:
@@ -181,6 +188,15 @@ def test_leaving_the_pool_on_an_error_kills_the_workers_and_leaves_no_future_wai
         raise KeyboardInterrupt
     assert all(future.done() for future in futures)
     wait_until(lambda: not any(is_running(pid) for pid in pids))
+
+
+def test_leaving_the_pool_on_an_error_leaves_no_half_written_image(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "_decode_in_worker", hang_while_writing)
+    with pytest.raises(KeyboardInterrupt), DecodePool(workers=1) as pool:
+        pool.submit(b"endless", "picture", tmp_path / "cat", 340)
+        wait_until(lambda: list(tmp_path.rglob(".writing-*")))
+        raise KeyboardInterrupt
+    assert files_in(tmp_path) == ["cat"]
 
 
 def test_the_bytes_of_finished_images_are_let_go(pool, tmp_path):

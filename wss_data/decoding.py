@@ -31,7 +31,7 @@ import cv2
 import numpy as np
 
 from wss_data.errors import ImageError
-from wss_data.files import write_bytes
+from wss_data.files import remove_unfinished, write_bytes
 from wss_data.images import decode_shrunk, encode_jpeg
 from wss_data.parallel import default_workers
 from wss_data.records import stem_of
@@ -183,16 +183,19 @@ class DecodePool:
         return future
 
     def close(self, wait: bool = True) -> None:
-        """End the workers: after their work, or (``wait`` false) now."""
+        """End the workers: after their work, or (``wait`` false) now; what they had half written is removed."""
+        with self._lock:
+            waiting, folders = [job.future for job in self._jobs], {job.folder for job in self._jobs}
         if wait:
             # Waited for here: a closed pool of pebble's does not take an image back for its second attempt.
-            with self._lock:
-                waiting = [job.future for job in self._jobs]
             wait_for(waiting)
             self._pool.close()
         else:
             self._pool.stop()
         self._pool.join()
+        if not wait:
+            for folder in folders:
+                remove_unfinished(folder)
         with self._lock:
             for job in self._jobs:
                 job.future.set_exception(CancelledError())
