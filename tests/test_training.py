@@ -16,11 +16,12 @@ from wss_data.errors import CheckpointError, RecipeError, TrainingDataError
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.masks import write_mask
 from wss_data.records import ExampleTable
-from wss_train import training
+from wss_train import loop, training
 from wss_train.checkpoints import read_card, read_weights, training_states
 from wss_train.models import build_model
+from wss_train.optimizer import learning_rate, parameter_groups
 from wss_train.recipes import preset, with_values
-from wss_train.training import learning_rate, parameter_groups, train, train_final, train_generator
+from wss_train.training import train, train_final, train_generator
 
 TINY = with_values(
     preset("cpu"),
@@ -126,10 +127,10 @@ def test_a_second_call_leaves_a_finished_run_as_it_is(table, finished):
 
 # In iteration 7 (the last checkpoint is that of 6), and while the checkpoint of 6 is being written.
 KILL_IN_ITERATION_7 = """
-real = training.learning_rate
+real = loop.learning_rate
 def deadly(recipe, kind, iteration):
     return kill() if iteration == 7 else real(recipe, kind, iteration)
-training.learning_rate = deadly
+loop.learning_rate = deadly
 """
 KILL_IN_CHECKPOINT = """
 real = checkpoints.write_json
@@ -147,12 +148,12 @@ def test_a_killed_run_resumes_to_the_same_bytes(table, finished, tmp_path, deadl
     script = f"""
 import os, pickle, signal, torch
 from pathlib import Path
-from wss_train import checkpoints, training
+from wss_train import checkpoints, loop, training
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
 {deadly}
 table, recipe = pickle.loads(Path({str(tmp_path / "arguments")!r}).read_bytes())
-training.LOG_EVERY = 1
+loop.LOG_EVERY = 1
 torch.set_num_threads(1)
 training.train(table, recipe, {str(tmp_path / "run")!r}, "final", workers=1, progress=False)
 """
@@ -182,9 +183,9 @@ def test_momentum_and_a_restart_survive_a_resume(table, tmp_path, monkeypatch):
     )
     whole = train(table, recipe, tmp_path / "whole", progress=False)
 
-    real = training.learning_rate
+    real = loop.learning_rate
     with monkeypatch.context() as patch:
-        patch.setattr(training, "learning_rate", lambda r, k, i: real(r, k, i) if i < 7 else 1 / 0)
+        patch.setattr(loop, "learning_rate", lambda r, k, i: real(r, k, i) if i < 7 else 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(table, recipe, tmp_path / "broken", progress=False)
     train(table, recipe, tmp_path / "broken", progress=False)
@@ -224,15 +225,13 @@ def test_files_of_others_are_not_thrown_away(table, tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(table, tmp_path, monkeypatch):
-    real = training.losses_of_batch
-    calls = []
+    real = loop.Objective.__call__
 
-    def diverging(*arguments):
-        calls.append(1)
-        loss, *rest = real(*arguments)
-        return (loss * float("nan") if len(calls) == 5 else loss, *rest)
+    def diverging(objective, output, batch, iteration):
+        losses = real(objective, output, batch, iteration)
+        return losses._replace(total=losses.total * float("nan")) if iteration == 4 else losses
 
-    monkeypatch.setattr(training, "losses_of_batch", diverging)
+    monkeypatch.setattr(loop.Objective, "__call__", diverging)
 
     with pytest.raises(RecipeError, match=r"iteration 5.*iteration_000003.*learning_rate"):
         train(table, TINY, tmp_path, progress=False)

@@ -87,6 +87,9 @@ class ExampleTable:
         ignore_index: Value of the mask pixels that count as void.
         ledger: What the masks and labels were made from.
         source: Name of the dataset it was taken from, for reports.
+        confidence: Confidence of the co-segmentation, in [0, 1]; nan where there is none. Shape (N,), float32.
+        quality: How plausible the mask is by its looks, in [0, 1]: compactness times colour contrast
+            (``wss_data.quality``); nan where it was not measured. Shape (N,), float32.
     """
 
     ids: tuple[str, ...]
@@ -97,9 +100,14 @@ class ExampleTable:
     ignore_index: int = 255
     ledger: Ledger = field(default_factory=Ledger)
     source: str = ""
+    confidence: np.ndarray | None = None
+    quality: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.ids)
+        for name, numbers in (("confidence", self.confidence), ("quality", self.quality)):
+            if numbers is not None and numbers.shape != (n,):
+                raise ValueError(f"an ExampleTable of {n} images needs as many numbers of {name}: {numbers.shape}")
         if len(self.image_paths) != n or len(self.mask_paths) != n or self.labels.shape != (n, len(self.classes)):
             raise ValueError(
                 f"an ExampleTable needs one entry per image: {n} ids, {len(self.image_paths)} images, "
@@ -122,4 +130,6 @@ class ExampleTable:
             image_paths=tuple(self.image_paths[i] for i in indices),
             mask_paths=tuple(self.mask_paths[i] for i in indices),
             labels=self.labels[list(indices)],
+            confidence=None if self.confidence is None else self.confidence[list(indices)],
+            quality=None if self.quality is None else self.quality[list(indices)],
         )

@@ -11,7 +11,7 @@ Nothing here reads a pickle: a pickle can run code, and breaks when classes move
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ FORMAT_VERSION = 1
 """Raised whenever a file written by an older version would be misread."""
 
 MODEL_FILE = "model.safetensors"
+AVERAGE_FILE = "average.safetensors"
 _CARD_KEY = "wss_train"
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
 """First bytes of a bare pickle and of the zip archive that ``torch.save`` writes."""
@@ -180,11 +181,13 @@ class TrainingState:
         iteration: Iterations done.
         weights: The model's tensors by name.
         optimizer: The optimizer's tensors by ``<parameter number>.<name>``.
+        average: The moving average of the weights by name; empty without one.
     """
 
     iteration: int
     weights: Mapping[str, "Tensor"]
     optimizer: Mapping[str, "Tensor"]
+    average: Mapping[str, "Tensor"] = field(default_factory=dict)
 
 
 def training_states(run: Path) -> list[Path]:
@@ -213,6 +216,8 @@ def write_training_state(state: TrainingState, card: ModelCard, run: Path, keep:
     hidden, final = parent / f".writing-{state.iteration:06d}", parent / f"iteration_{state.iteration:06d}"
     write_model(state.weights, card, hidden)
     _write_tensors(state.optimizer, hidden / "optimizer.safetensors", {})
+    if state.average:
+        _write_tensors(state.average, hidden / AVERAGE_FILE, {})
     write_json(hidden / "state.json", {"format_version": FORMAT_VERSION, "iteration": state.iteration})
     shutil.rmtree(final, ignore_errors=True)
     hidden.rename(final)
@@ -237,6 +242,7 @@ def read_training_state(folder: Path) -> TrainingState:
         iteration=int(value["iteration"]),
         weights=read_tensors(folder / MODEL_FILE),
         optimizer=read_tensors(folder / "optimizer.safetensors"),
+        average=read_tensors(folder / AVERAGE_FILE) if (folder / AVERAGE_FILE).is_file() else {},
     )
 
 

@@ -28,6 +28,7 @@ from wss_data.errors import TrainingDataError
 from wss_data.images import read_image
 from wss_data.masks import read_mask
 from wss_data.records import ExampleTable
+from wss_train.noise import balanced_order, boundary_to_void, image_weights
 from wss_train.recipes import TrainRecipe
 from wss_train.transforms import augment, draw_augmentation
 
@@ -49,12 +50,14 @@ class TrainingExample:
         mask: Class indices or the ignore index. Shape (H, W), int64.
         labels: Which classes the whole image shows (the crop may show fewer). Shape (C,), float32, 0 or 1.
         id: Identity of the image.
+        weight: How much it counts, at least 0.
     """
 
     image: Tensor
     mask: Tensor
     labels: Tensor
     id: str
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -66,22 +69,24 @@ class Batch:
         masks: Shape (N, H, W), int64.
         labels: Shape (N, C), float32.
         ids: One identity an image.
+        weights: How much each image counts, at least 0; ``None`` where all count alike. Shape (N,), float32.
     """
 
     images: Tensor
     masks: Tensor
     labels: Tensor
     ids: tuple[str, ...]
+    weights: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on ``device``."""
-        if device.type == "cuda":
+
+        def there(tensor: Tensor) -> Tensor:
             # From pinned memory the copy runs beside the computation.
-            tensors = [t.pin_memory() for t in (self.images, self.masks, self.labels)]
-        else:
-            tensors = [self.images, self.masks, self.labels]
-        images, masks, labels = (t.to(device, non_blocking=True) for t in tensors)
-        return Batch(images, masks, labels, self.ids)
+            return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+        weights = None if self.weights is None else there(self.weights)
+        return Batch(there(self.images), there(self.masks), there(self.labels), self.ids, weights)
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,8 @@ class TrainingDraws(Dataset[TrainingExample]):
     """Training examples by draw number, without an end.
 
     Draws 0..N-1 are the N images of the table in a random order, draws N..2N-1
-    the same images in another order, and so on.
+    the same images in another order, and so on. With ``balanced_sampling`` some images come several times in N draws
+    and others not at all.
 
     Args:
         table: Images with masks.
@@ -120,6 +126,7 @@ class TrainingDraws(Dataset[TrainingExample]):
         self.table = table
         self.recipe = recipe
         self._labels = torch.from_numpy(np.asarray(table.labels, np.float32))
+        self.weights = image_weights(table, recipe.image_weighting)
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
 
     def row(self, draw: int) -> int:
@@ -127,7 +134,11 @@ class TrainingDraws(Dataset[TrainingExample]):
         epoch, position = divmod(draw, len(self.table))
         known_epoch, order = self._order
         if epoch != known_epoch:
-            order = np.random.default_rng([self.recipe.seed, _ORDER, epoch]).permutation(len(self.table))
+            generator = np.random.default_rng([self.recipe.seed, _ORDER, epoch])
+            if self.recipe.balanced_sampling:
+                order = balanced_order(np.asarray(self.table.labels, bool), generator)
+            else:
+                order = generator.permutation(len(self.table))
             self._order = (epoch, order)
         return int(order[position])
 
@@ -146,9 +157,13 @@ class TrainingDraws(Dataset[TrainingExample]):
                 f"{table.mask_paths[row]}: the mask has {mask.shape[1]}x{mask.shape[0]} pixels, its image "
                 f"{table.image_paths[row]} has {image.shape[1]}x{image.shape[0]}. Masks must have their image's size."
             )
+        mask = boundary_to_void(mask, self.recipe.boundary_band_px, table.ignore_index)
         drawn = draw_augmentation(self.recipe, np.random.default_rng([self.recipe.seed, _AUGMENTATION, draw]))
         pixels, indices = augment(image, mask, drawn, self.recipe, table.ignore_index)
-        return TrainingExample(torch.from_numpy(pixels), torch.from_numpy(indices), self._labels[row], table.ids[row])
+        weight = 1.0 if self.weights is None else float(self.weights[row])
+        return TrainingExample(
+            torch.from_numpy(pixels), torch.from_numpy(indices), self._labels[row], table.ids[row], weight
+        )
 
 
 def batches(draws: TrainingDraws, batch: int, start: int, stop: int, workers: int) -> Iterator[Batch]:
@@ -167,10 +182,11 @@ def batches(draws: TrainingDraws, batch: int, start: int, stop: int, workers: in
     numbers = range(start * batch, stop * batch)
     if workers == 0:
         examples: Iterator[TrainingExample] = map(draws.__getitem__, numbers)
-        yield from _stacked(examples, batch)
+        yield from _stacked(examples, batch, draws.weights is not None)
         return
     with ThreadPoolExecutor(workers, thread_name_prefix="examples") as pool:
-        yield from _stacked(_read_ahead(draws, numbers, pool, 2 * batch + workers), batch)
+        read = _read_ahead(draws, numbers, pool, 2 * batch + workers)
+        yield from _stacked(read, batch, draws.weights is not None)
 
 
 def as_table(examples: "Examples", mask_field: str | None) -> ExampleTable:
@@ -234,6 +250,8 @@ def check_training_table(table: ExampleTable, needs_labels: bool = False) -> Dat
 
     digest = hashlib.sha256(repr((table.classes, table.ids, table.ignore_index)).encode())
     digest.update(np.packbits(np.asarray(table.labels, bool)).tobytes())
+    for numbers in (table.confidence, table.quality):
+        digest.update(b"" if numbers is None else np.asarray(numbers, np.float32).tobytes())
     masked = np.zeros(table.num_classes, np.int64)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for present, mask_hash in pool.map(lambda row: _shown_and_hash(table, row), range(len(table))):
@@ -297,11 +315,12 @@ def _read_ahead(
             future.cancel()
 
 
-def _stacked(examples: Iterator[TrainingExample], batch: int) -> Iterator[Batch]:
+def _stacked(examples: Iterator[TrainingExample], batch: int, weighted: bool) -> Iterator[Batch]:
     while members := list(islice(examples, batch)):
         yield Batch(
             torch.stack([m.image for m in members]),
             torch.stack([m.mask for m in members]),
             torch.stack([m.labels for m in members]),
             tuple(m.id for m in members),
+            torch.tensor([m.weight for m in members]) if weighted else None,
         )

@@ -4,11 +4,17 @@ Source:
     Shen et al., BMVC 2017, section 3.
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from wss_train.recipes import TrainRecipe
+
+LOG_OF_ZERO = -4.0
+"""What stands for the logarithm of zero in the reverse cross-entropy. Wang et al., ICCV 2019, section 4: A = -4."""
 
 
 def segmentation_loss(pixel_logits: Tensor, masks: Tensor, ignore_index: int = 255) -> Tensor:
@@ -30,6 +36,58 @@ def segmentation_loss(pixel_logits: Tensor, masks: Tensor, ignore_index: int = 2
     # Summed and divided by hand: the built-in mean is NaN where no pixel is left.
     total = F.cross_entropy(pixel_logits.float(), masks, ignore_index=ignore_index, reduction="sum")
     return total / (masks != ignore_index).sum().clamp(min=1)
+
+
+def pixel_losses(pixel_logits: Tensor, masks: Tensor, recipe: "TrainRecipe", ignore_index: int = 255) -> Tensor:
+    """The loss of each pixel, in the recipe's way.
+
+    ``cross_entropy`` is eq. 1. ``bootstrapped`` believes the network's own choice in part: its target is
+    ``bootstrap_weight`` parts mask, the rest what the network thinks most likely. ``symmetric`` adds the reverse
+    cross-entropy, which is bounded, so that a wrong pixel cannot pull for ever:
+    ``symmetric_alpha`` CE + ``symmetric_beta`` RCE, and RCE = 4 (1 - p) for the probability p of the mask's class.
+
+    Args:
+        pixel_logits: Class scores before the softmax. Shape (N, C + 1, H, W), float.
+        masks: Class indices, 0..C, or ``ignore_index``. Shape (N, H, W), int64.
+        recipe: Gives ``pixel_loss`` and its weights.
+        ignore_index: Pixels of this value have loss 0.
+
+    Returns:
+        At least 0. Shape (N, H, W), float32.
+
+    Source:
+        Shen et al., BMVC 2017, eq. (1). Reed et al., *Training Deep Neural Networks on Noisy Labels with
+        Bootstrapping*, ICLR workshop 2015, eq. (7), the hard one. Wang et al., *Symmetric Cross Entropy for Robust
+        Learning with Noisy Labels*, ICCV 2019, eqs. (7) and (9).
+    """
+    logits = pixel_logits.float()
+    cross_entropy = F.cross_entropy(logits, masks, ignore_index=ignore_index, reduction="none")
+    if recipe.pixel_loss == "cross_entropy":
+        return cross_entropy
+    if recipe.pixel_loss == "bootstrapped":
+        # The network's own choice is its target here, not something to learn.
+        own = F.cross_entropy(logits, logits.detach().argmax(dim=1), reduction="none")
+        mixed = recipe.bootstrap_weight * cross_entropy + (1.0 - recipe.bootstrap_weight) * own
+        return mixed * (masks != ignore_index)
+    # exp(-CE) is the probability of the mask's class; it is 1 at void pixels, whose reverse loss so is 0.
+    reverse = -LOG_OF_ZERO * (1.0 - torch.exp(-cross_entropy))
+    return recipe.symmetric_alpha * cross_entropy + recipe.symmetric_beta * reverse
+
+
+def weighted_mean(losses: Tensor, taught: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean loss over the pixels that teach, those of an image weighed with its weight.
+
+    Args:
+        losses: Shape (N, H, W), float.
+        taught: Which pixels count. Shape (N, H, W), bool.
+        weights: One an image, at least 0; ``None`` for 1 each. Shape (N,), float.
+
+    Returns:
+        Sum of weight times loss over sum of weights; 0 where nothing counts. Shape (), float32.
+    """
+    share = taught.float() if weights is None else taught * weights[:, None, None]
+    total = share.sum()
+    return (losses * share).sum() / torch.where(total > 0, total, 1.0)
 
 
 def multilabel_loss(class_logits: Tensor, labels: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ _INFERENCE_FIELDS = (
     "crf_bilateral_weight",
     "mask_crf",
 )
-_BOOKKEEPING_FIELDS = ("preset", "checkpoint_every", "keep_checkpoints")
+_BOOKKEEPING_FIELDS = ("preset", "checkpoint_every", "keep_checkpoints", "rounds")
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,24 @@ class TrainRecipe:
         final_iterations: All iterations of the final model, its low-rate tail included.
         final_low_rate_iterations: How many of them are the tail.
 
-        precision: ``float32`` or ``bf16`` (automatic mixed precision).
+        accumulate: Parts that a batch is computed in, one after the other, where memory is short; divides ``batch``.
+        precision: ``float32``, ``bf16`` or ``fp16`` (automatic mixed precision; ``fp16`` on a GPU only).
+        compile: Whether ``torch.compile`` translates the network first; some minutes that pay on a GPU.
         channels_last: Whether convolutions see channels-last memory; faster with bf16.
+        image_weighting: What an image counts by: ``none``, ``confidence`` of its co-segmentation, or ``quality``,
+            compactness times colour contrast of its mask. Pseudo masks have neither and count alike.
+        boundary_band_px: Width of the band, on either side of each boundary of a stored mask, that is void, pixels.
+        pixel_loss: ``cross_entropy`` (eq. 1), ``bootstrapped`` or ``symmetric``; see ``wss_train.losses.pixel_losses``.
+        bootstrap_weight: Share of the mask in the target of ``bootstrapped``, in [0, 1].
+        symmetric_alpha: Weight of the cross-entropy in ``symmetric``.
+        symmetric_beta: Weight of the reverse cross-entropy in ``symmetric``.
+        small_loss_share: Share of a batch's pixels, those with the smallest losses, that teach, in (0, 1].
+        small_loss_ramp: Share of the iterations after which ``small_loss_share`` is reached, from all at the start.
+        balanced_sampling: Whether every class comes equally often, whatever its number of images.
+        average_decay: Decay of the exponential moving average of the weights that becomes the model, in [0, 1); 0
+            takes the last weights.
+        rounds: How often the final model is trained; in a second round on masks that the first one made (eq. 2 again).
+
         seed: Seed of the new layers, the order of the images, augmentation and dropout.
         checkpoint_every: Iterations between checkpoints.
         keep_checkpoints: How many of the newest checkpoints are kept.
@@ -158,8 +174,24 @@ class TrainRecipe:
     final_iterations: int = 13_000  # paper 4.2: 11,000 at the first rate, then "some" at a tenth
     final_low_rate_iterations: int = 2_000  # ours: the paper's "some"
 
-    precision: Literal["float32", "bf16"] = "float32"  # habit of 2017
+    accumulate: int = 1
+    precision: Literal["float32", "bf16", "fp16"] = "float32"  # habit of 2017
+    compile: bool = False
     channels_last: bool = False
+
+    # Against noise in the masks: all off, as in the paper.
+    image_weighting: Literal["none", "confidence", "quality"] = "none"
+    boundary_band_px: int = 0
+    pixel_loss: Literal["cross_entropy", "bootstrapped", "symmetric"] = "cross_entropy"  # paper eq. 1
+    bootstrap_weight: float = 0.8  # Reed et al., ICLR workshop 2015, section 4: the hard variant
+    symmetric_alpha: float = 0.1  # Wang et al., ICCV 2019, section 4.2
+    symmetric_beta: float = 1.0  # the same
+    small_loss_share: float = 1.0
+    small_loss_ramp: float = 0.1  # ours; Han et al., NeurIPS 2018, take 10 of 200 epochs
+    balanced_sampling: bool = False
+    average_decay: float = 0.0
+    rounds: int = 1
+
     seed: int = 0
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
@@ -181,6 +213,12 @@ class TrainRecipe:
         for name in _NOT_NEGATIVE:
             _require(getattr(self, name) >= 0, name, getattr(self, name), "a number of at least 0")
         _require(self.output_stride in (8, 16, 32), "output_stride", self.output_stride, "8, 16 or 32")
+        _require(self.batch % self.accumulate == 0, "accumulate", self.accumulate, f"a divisor of batch ({self.batch})")
+        _require(0 <= self.bootstrap_weight <= 1, "bootstrap_weight", self.bootstrap_weight, "a share in [0, 1]")
+        _require(0 < self.small_loss_share <= 1, "small_loss_share", self.small_loss_share, "a share in (0, 1]")
+        _require(0 <= self.small_loss_ramp <= 1, "small_loss_ramp", self.small_loss_ramp, "a share in [0, 1]")
+        _require(0 <= self.average_decay < 1, "average_decay", self.average_decay, "a share in [0, 1)")
+        _require(self.rounds in (1, 2), "rounds", self.rounds, "1 or 2")
         _require(0 <= self.dropout < 1, "dropout", self.dropout, "a share in [0, 1)")
         _require(0 <= self.flip <= 1, "flip", self.flip, "a probability in [0, 1]")
         _require(bool(self.scales) and min(self.scales) > 0, "scales", self.scales, "one or more factors above 0")
@@ -251,12 +289,13 @@ class TrainRecipe:
 _POSITIVE = (
     "head_channels", "head_dilation", "new_layer_std", "branch_channels", "long_side", "crop", "batch", "learning_rate",
     "new_layer_rate_factor", "new_bias_rate_factor", "poly_power", "low_rate_factor", "generator_iterations",
-    "final_iterations", "checkpoint_every", "keep_checkpoints", "crf_position_px", "crf_bilateral_px",
+    "final_iterations", "accumulate", "checkpoint_every", "keep_checkpoints", "crf_position_px", "crf_bilateral_px",
     "crf_bilateral_rgb",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "multilabel_weight", "momentum", "weight_decay", "generator_low_rate_iterations", "final_low_rate_iterations",
-    "seed", "crf_iterations", "crf_position_weight", "crf_bilateral_weight",
+    "boundary_band_px", "symmetric_alpha", "symmetric_beta", "seed", "crf_iterations", "crf_position_weight",
+    "crf_bilateral_weight",
 )  # fmt: skip
 
 

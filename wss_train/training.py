@@ -1,12 +1,9 @@
-"""The one training loop, for the mask generator and the final model alike.
+"""Training the mask generator and the final model: what a run is, and where it goes on.
 
 A run folder holds ``run.json`` (what makes it this run), ``recipe.json``,
 ``data.json``, ``ledger.json``, ``metrics.csv``, ``tensorboard/``, ``checkpoints/``
 and, at the end, ``model.safetensors`` and ``model.json``. The same call on the same
 folder goes on where the last one stopped.
-
-Every iteration draws its random numbers from (seed, iteration) alone, so a run
-that was killed and resumed ends, on a CPU, in the same weights bit for bit.
 
 Source:
     Shen et al., BMVC 2017, sections 3.2, 3.3 and 4.2.
@@ -14,29 +11,22 @@ Source:
 
 import hashlib
 import json
-import logging
 import shutil
 import sys
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from lightning_fabric import Fabric
-from torch import Tensor
 from tqdm import tqdm
 
-from wss_data.errors import CheckpointError, RecipeError
+from wss_data.errors import CheckpointError
 from wss_data.files import write_json
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.records import ExampleTable
 from wss_train.checkpoints import (
     MODEL_FILE,
     ModelCard,
-    TrainingState,
     clear_unfinished,
     find_model,
     read_card,
@@ -44,22 +34,17 @@ from wss_train.checkpoints import (
     read_weights,
     training_states,
     write_model,
-    write_training_state,
 )
-from wss_train.data import Batch, DataSummary, TrainingDraws, as_table, batches, check_training_table
-from wss_train.losses import at_one_resolution, classes_in_masks, multilabel_loss, segmentation_loss, total_loss
-from wss_train.metrics_log import MetricsLog
+from wss_train.data import DataSummary, as_table, check_training_table
+from wss_train.loop import Watcher, run_loop, seed_of
 from wss_train.models import SegmentationModel, build_model, load_weights, usable_precision, weights_ledger_entry
 from wss_train.recipes import Kind, TrainRecipe, as_recipe
 
 if TYPE_CHECKING:
     from wss_train.data import Examples
 
-_INITIAL, _ITERATION = 2, 3
-"""Names of the streams of random numbers, beside those of ``wss_train.data``."""
-
-LOG_EVERY = 10
-"""Iterations between two looks at the loss: each look waits for the device."""
+_INITIAL = 2
+"""Name of a stream of random numbers, beside those of ``wss_train.data`` and ``wss_train.loop``."""
 
 
 def train_generator(
@@ -124,6 +109,7 @@ def train(
     init: Path | str | None = None,
     device: str | None = None,
     workers: int | None = None,
+    watcher: Watcher | None = None,
     progress: bool = True,
     overwrite: bool = False,
 ) -> Path:
@@ -139,6 +125,7 @@ def train(
         init: Checkpoint to start from in place of ImageNet weights alone.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for the GPU if there is one.
         workers: Threads that read images ahead; 0 reads in between. ``None`` for 1, and 8 with a GPU.
+        watcher: Looks at the network now and then, and may stop the run or choose one of its states.
         progress: Show what will happen, and a bar.
         overwrite: Throw away another run that the folder holds.
 
@@ -168,7 +155,7 @@ def train(
     cuda_devices = [target_device.index or 0] if target_device.type == "cuda" else []
     with torch.random.fork_rng(cuda_devices):
         states = training_states(out) if goes_on else []
-        torch.manual_seed(_seed(recipe.seed, _INITIAL, 0))
+        torch.manual_seed(seed_of(recipe.seed, _INITIAL, 0))
         # Before the folder is touched: weights that cannot be had leave nothing half made.
         model = build_model(recipe, card.num_classes, card.multilabel, pretrained=not states)
         if not goes_on:
@@ -177,188 +164,20 @@ def train(
         for name, value in (("recipe", recipe.to_dict()), ("data", asdict(summary)), ("ledger", ledger.to_dict())):
             write_json(out / f"{name}.json", value)
         clear_unfinished(out)
-        _run(model, states, table, card, summary, out, init, target_device, workers, progress)
-    return out
-
-
-def learning_rate(recipe: TrainRecipe, kind: Kind, iteration: int) -> float:
-    """Learning rate of the pretrained layers in an iteration, counted from 0.
-
-    Source:
-        Shen et al., BMVC 2017, section 4.2 (``step``); Chen et al., TPAMI 2018 (``poly``).
-    """
-    iterations = recipe.iterations(kind)
-    if recipe.rate_policy == "poly":
-        return recipe.learning_rate * (1.0 - iteration / iterations) ** recipe.poly_power
-    low = iteration >= iterations - recipe.low_rate_iterations(kind)
-    return recipe.learning_rate * (recipe.low_rate_factor if low else 1.0)
-
-
-def parameter_groups(model: SegmentationModel) -> list[dict[str, Any]]:
-    """The optimizer's groups: pretrained layers, weights of new layers, biases of new layers.
-
-    Each carries ``rate_factor``, by which the learning rate is multiplied, and its ``weight_decay``.
-    """
-    recipe = model.recipe
-    new = dict(model.new_parameters())
-    groups: list[dict[str, Any]] = [
-        {"params": [], "rate_factor": 1.0, "weight_decay": recipe.weight_decay},
-        {"params": [], "rate_factor": recipe.new_layer_rate_factor, "weight_decay": recipe.weight_decay},
-        {
-            "params": [],
-            "rate_factor": recipe.new_layer_rate_factor * recipe.new_bias_rate_factor,
-            "weight_decay": recipe.weight_decay if recipe.decay_new_biases else 0.0,
-        },
-    ]
-    for name, parameter in model.named_parameters():
-        groups[0 if name not in new else 2 if name.endswith("bias") else 1]["params"].append(parameter)
-    return groups
-
-
-def make_optimizer(model: SegmentationModel) -> torch.optim.Optimizer:
-    """The optimizer that the model's recipe asks for."""
-    recipe, groups = model.recipe, parameter_groups(model)
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.learning_rate)
-    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
-
-
-def losses_of_batch(
-    model: torch.nn.Module, batch: Batch, recipe: TrainRecipe, num_classes: int, ignore_index: int
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The losses of one batch of normalised images.
-
-    Returns:
-        Eq. 4, eq. 1 and eq. 3; the last is ``None`` without the branch. Each of shape ().
-    """
-    output = model(batch.images)
-    logits, masks = at_one_resolution(output.pixel_logits, batch.masks, recipe.loss_resolution)
-    segmentation = segmentation_loss(logits, masks, ignore_index)
-    multilabel = None
-    if output.class_logits is not None:
-        from_masks = recipe.branch_target == "mask_classes"
-        labels = classes_in_masks(batch.masks, num_classes) if from_masks else batch.labels
-        multilabel = multilabel_loss(output.class_logits, labels)
-    return total_loss(segmentation, multilabel, recipe.multilabel_weight), segmentation, multilabel
-
-
-def _run(
-    model: SegmentationModel,
-    states: Sequence[Path],
-    table: ExampleTable,
-    card: ModelCard,
-    summary: DataSummary,
-    out: Path,
-    init: Path | str | None,
-    device: torch.device,
-    workers: int | None,
-    progress: bool,
-) -> None:
-    recipe, kind = card.recipe, card.kind
-    start = 0
-    optimizer_tensors: Mapping[str, Tensor] = {}
-    if states:
-        state = read_training_state(states[-1])
-        load_weights(model, state.weights, str(states[-1]))
-        start, optimizer_tensors = state.iteration, state.optimizer
-    elif init is not None:
-        _start_from(model, init)
-    model = model.to(device)
-    optimizer = make_optimizer(model)
-    _load_optimizer(optimizer, optimizer_tensors)
-
-    precision = usable_precision(recipe.precision, device)
-    if workers is None:
-        workers = 8 if device.type == "cuda" else 1
-    for line in _plan(model, card, summary, out, device, precision, start):
-        _say(progress, line)
-
-    # It announces the precision, which the plan above has just said.
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    accelerator_devices: Any = [device.index or 0] if device.type == "cuda" else 1
-    fabric = Fabric(
-        accelerator=device.type,
-        devices=accelerator_devices,
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
-    )
-    wrapped, wrapped_optimizer = fabric.setup(model, optimizer, move_to_device=False)
-    wrapped.train()
-
-    def checkpoint(done: int) -> None:
-        if not all(torch.isfinite(p).all() for p in model.parameters()):
-            raise _diverged(done, out)
-        state = TrainingState(done, model.state_dict(), _optimizer_tensors(optimizer))
-        write_training_state(state, card, out, recipe.keep_checkpoints)
-
-    last = card.iterations
-    restart_at = last - recipe.low_rate_iterations(kind) if recipe.rate_policy == "restart" else None
-    source = batches(TrainingDraws(table, recipe), recipe.batch, start, last, workers)
-    bar = tqdm(
-        total=last,
-        initial=start,
-        desc=kind,
-        unit="it",
-        disable=not progress,
-        dynamic_ncols=True,
-        # A log file wants a line now and then, a terminal a bar that moves.
-        mininterval=0.5 if sys.stderr.isatty() else 10.0,
-    )
-    with MetricsLog(out, start) as log, bar:
-        waiting: list[tuple[int, float, Tensor, Tensor, Tensor | None]] = []
-        clock = time.perf_counter()
-        for iteration, cpu_batch in enumerate(source, start):
-            batch = cpu_batch.to(device)
-            # Dropout draws from (seed, iteration), not from what went before.
-            torch.manual_seed(_seed(recipe.seed, _ITERATION, iteration))
-            if iteration == restart_at:
-                optimizer.state.clear()
-            rate = learning_rate(recipe, kind, iteration)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group["rate_factor"]
-
-            batch = Batch(model.normalise(batch.images), batch.masks, batch.labels, batch.ids)
-            loss, segmentation, multilabel = losses_of_batch(
-                wrapped, batch, recipe, card.num_classes, table.ignore_index
-            )
-            wrapped_optimizer.zero_grad()
-            fabric.backward(loss)
-            wrapped_optimizer.step()
-
-            done = iteration + 1
-            detached = None if multilabel is None else multilabel.detach()
-            waiting.append((done, rate, loss.detach(), segmentation.detach(), detached))
-            bar.update()
-            due = done % recipe.checkpoint_every == 0 or done == last
-            if due or done % LOG_EVERY == 0:
-                seconds = (time.perf_counter() - clock) / len(waiting)
-                mean_loss = _log(log, waiting, seconds, out)
-                bar.set_postfix(loss=f"{mean_loss:.3f}")
-                waiting, clock = [], time.perf_counter()
-            if due:
-                checkpoint(done)
-    write_model(model.state_dict(), card, out)
+        state = read_training_state(states[-1]) if states else None
+        if state:
+            load_weights(model, state.weights, str(states[-1]))
+        elif init is not None:
+            _start_from(model, init)
+        for line in _plan(model, card, summary, out, target_device, state.iteration if state else 0):
+            _say(progress, line)
+        if workers is None:
+            workers = 8 if target_device.type == "cuda" else 1
+        model = model.to(target_device)
+        iterations, weights = run_loop(model, state, table, card, out, target_device, workers, watcher, progress)
+        write_model(weights, replace(card, iterations=iterations), out)
     _say(progress, f"{kind} done: {out / MODEL_FILE}")
-
-
-def _log(
-    log: MetricsLog, waiting: list[tuple[int, float, Tensor, Tensor, Tensor | None]], seconds: float, out: Path
-) -> float:
-    """Write the rows that wait and return their mean loss; raise ``RecipeError`` at one that is no number."""
-    losses = [float(row[2]) for row in waiting]
-    for (done, rate, _, segmentation, multilabel), loss in zip(waiting, losses, strict=True):
-        if not np.isfinite(loss):
-            raise _diverged(done, out)
-        log.write(done, loss, float(segmentation), None if multilabel is None else float(multilabel), rate, seconds)
-    return sum(losses) / len(losses)
-
-
-def _diverged(iteration: int, out: Path) -> RecipeError:
-    states = training_states(out)
-    kept = f"The last good checkpoint is {states[-1]}." if states else "There was no checkpoint yet."
-    return RecipeError(
-        f"training stopped at iteration {iteration}: the loss or a weight is no longer a finite number. {kept} "
-        "Lower learning_rate (--set learning_rate=...) and train into another folder."
-    )
+    return out
 
 
 def _plan(
@@ -367,11 +186,11 @@ def _plan(
     summary: DataSummary,
     out: Path,
     device: torch.device,
-    precision: str,
     start: int,
 ) -> list[str]:
     """What will happen, in two or three lines."""
     recipe = card.recipe
+    precision = usable_precision(recipe.precision, device)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     branch = " + multi-label branch" if card.multilabel else ""
     epochs = card.iterations * recipe.batch / summary.images
@@ -392,10 +211,6 @@ def _plan(
 def _say(progress: bool, line: str) -> None:
     if progress:
         tqdm.write(line, file=sys.stderr)
-
-
-def _seed(seed: int, stream: int, number: int) -> int:
-    return int(np.random.SeedSequence([seed, stream, number]).generate_state(1, np.uint64)[0])
 
 
 def _ledger(table: ExampleTable, recipe: TrainRecipe, multilabel: bool, init: Path | str | None) -> Ledger:
@@ -466,25 +281,3 @@ def _start_from(model: SegmentationModel, init: Path | str) -> None:
     taken = {name: weights.get(name, tensor) if name.startswith("branch.") else None for name, tensor in own.items()}
     others = {name: tensor for name, tensor in weights.items() if not name.startswith("branch.")}
     load_weights(model, {**{k: v for k, v in taken.items() if v is not None}, **others}, str(init))
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state, flat: ``<parameter number>.<name>`` -> tensor."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{number}.{name}": value
-        for number, values in state.items()
-        for name, value in values.items()
-        if isinstance(value, Tensor)
-    }
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put ``_optimizer_tensors`` back, each in its parameter's memory layout so that sums run in the same order."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for key, tensor in tensors.items():
-        number, _, name = key.partition(".")
-        parameter = parameters[int(number)]
-        if tensor.shape == parameter.shape and tensor.dim() > 0:
-            tensor = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
-        optimizer.state[parameter][name] = tensor

@@ -1,5 +1,6 @@
 """A dataset or view as plain values for training, and as a folder for other tools."""
 
+import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -87,7 +88,20 @@ def example_table(
         ignore_index=info["definition"]["ignore_index"],
         ledger=ledger,
         source=name,
+        **(_plausibility(view, chosen) if mask_field == MASKS else {}),
     )
+
+
+def _plausibility(view: "fo.Dataset | fo.DatasetView", chosen: list[int]) -> dict[str, np.ndarray]:
+    """How sure the co-segmentation is of each chosen image, and how plausible its mask looks; nan where unknown."""
+    if not view.has_sample_field("quality.compactness"):
+        return {}
+    fields = ["confidence", "quality.compactness", "quality.colour_contrast"]
+    confidence, compactness, contrast = (
+        np.array([math.nan if value is None else value for value in values], np.float32)[chosen]
+        for values in view.values(fields)
+    )
+    return {"confidence": confidence, "quality": compactness * contrast}
 
 
 def _why_empty(

@@ -1,0 +1,229 @@
+"""The loop itself: batches in, weights out, checkpoints on the way.
+
+Every iteration draws its random numbers from (seed, iteration) alone, so a run
+that was killed and resumed ends, on a CPU, in the same weights bit for bit.
+"""
+
+import copy
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from tqdm import tqdm
+
+from wss_data.errors import RecipeError
+from wss_data.records import ExampleTable
+from wss_train.checkpoints import ModelCard, TrainingState, training_states, write_training_state
+from wss_train.data import TrainingDraws, batches
+from wss_train.metrics_log import MetricsLog
+from wss_train.models import SegmentationModel, usable_precision
+from wss_train.objective import Losses, Objective
+from wss_train.optimizer import learning_rate, load_optimizer, make_optimizer, optimizer_tensors
+from wss_train.recipes import TrainRecipe
+
+_ITERATION = 3
+"""Name of a stream of random numbers, beside those of ``wss_train.data`` and ``wss_train.training``."""
+
+LOG_EVERY = 10
+"""Iterations between two looks at the loss: each look waits for the device."""
+
+
+class Watcher(Protocol):
+    """Looks at the network now and then, and may stop a run or choose one of its states."""
+
+    every: int
+    """Iterations between two looks; the last iteration is always looked at."""
+
+    def look(self, iteration: int, model: SegmentationModel) -> bool:
+        """Look at the network after ``iteration`` iterations; true to stop now. It is in evaluation mode.
+
+        A resumed run looks again at what came after its checkpoint: what was noted of that must be dropped.
+        """
+        ...
+
+    def chosen(self) -> tuple[int, Mapping[str, Tensor]] | None:
+        """Iterations and weights of the state that becomes the model; ``None`` for the last one."""
+        ...
+
+
+class MovingAverage:
+    """Exponential moving average of a network's weights.
+
+    Args:
+        model: The network.
+        decay: In (0, 1): what the average keeps of itself in an iteration.
+
+    Attributes:
+        model: A copy of the network with averaged weights, in evaluation mode.
+
+    Source:
+        Tarvainen and Valpola, *Mean teachers are better role models*, NeurIPS 2017, eq. (2). The decay grows from 0.1,
+        so that the first, random weights are soon forgotten.
+    """
+
+    def __init__(self, model: SegmentationModel, decay: float) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._decay = decay
+
+    @torch.no_grad()
+    def update(self, model: SegmentationModel, iteration: int) -> None:
+        """Take in the weights after iteration number ``iteration``, from 0."""
+        decay = min(self._decay, (1 + iteration) / (10 + iteration))
+        for average, weight in zip(self.model.parameters(), model.parameters(), strict=True):
+            average.lerp_(weight, 1.0 - decay)
+
+
+def run_loop(
+    model: SegmentationModel,
+    state: TrainingState | None,
+    table: ExampleTable,
+    card: ModelCard,
+    out: Path,
+    device: torch.device,
+    workers: int,
+    watcher: Watcher | None = None,
+    progress: bool = True,
+) -> tuple[int, Mapping[str, Tensor]]:
+    """Train a network from a state to its last iteration, or to where a watcher stops it.
+
+    Args:
+        model: The network, on ``device``, with the weights of ``state``.
+        state: Where an earlier run stopped; ``None`` for the beginning.
+        table: Images with masks.
+        card: What is trained.
+        out: Run folder, for metrics and checkpoints.
+        device: Where the network is.
+        workers: Threads that read images ahead; 0 reads in between.
+        watcher: Looks at the network now and then; ``None`` for nobody.
+        progress: Whether to show a bar.
+
+    Returns:
+        Iterations and weights of the model: the last state, or the one that the watcher chose.
+
+    Raises:
+        RecipeError: If the loss stops being a number; the last good checkpoint stays.
+    """
+    recipe, kind, last = card.recipe, card.kind, card.iterations
+    start = state.iteration if state else 0
+    average = MovingAverage(model, recipe.average_decay) if recipe.average_decay else None
+    optimizer = make_optimizer(model)
+    if state:
+        load_optimizer(optimizer, state.optimizer)
+        if average:
+            average.model.load_state_dict(state.average)
+
+    # It announces the precision, which has been told already.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    fabric = _make_fabric(recipe, device)
+    wrapped, wrapped_optimizer = fabric.setup(model, optimizer, move_to_device=False)
+    wrapped.train()
+    objective = Objective(recipe, card.num_classes, table.ignore_index, last)
+    shown = average.model if average else model
+
+    def checkpoint(done: int) -> None:
+        if not all(torch.isfinite(p).all() for p in model.parameters()):
+            raise diverged(done, out)
+        averaged = average.model.state_dict() if average else {}
+        now = TrainingState(done, model.state_dict(), optimizer_tensors(optimizer), averaged)
+        write_training_state(now, card, out, recipe.keep_checkpoints)
+
+    restart_at = last - recipe.low_rate_iterations(kind) if recipe.rate_policy == "restart" else None
+    source = batches(TrainingDraws(table, recipe), recipe.batch, start, last, workers)
+    done = start
+    with _Progress(kind, last, start, progress) as bar, MetricsLog(out, start) as log:
+        waiting: list[tuple[int, float, Losses]] = []
+        clock = time.perf_counter()
+        for iteration, cpu_batch in enumerate(source, start):
+            batch = cpu_batch.to(device)
+            # Dropout draws from (seed, iteration), not from what went before.
+            torch.manual_seed(seed_of(recipe.seed, _ITERATION, iteration))
+            if iteration == restart_at:
+                optimizer.state.clear()
+            rate = learning_rate(recipe, kind, iteration)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["rate_factor"]
+
+            losses = objective(wrapped(model.normalise(batch.images)), batch, iteration)
+            wrapped_optimizer.zero_grad()
+            fabric.backward(losses.total)
+            wrapped_optimizer.step()
+            if average:
+                average.update(model, iteration)
+
+            done = iteration + 1
+            waiting.append((done, rate, losses.detached()))
+            bar.update()
+            saves = done % recipe.checkpoint_every == 0 or done == last
+            looks = watcher is not None and (done % watcher.every == 0 or done == last)
+            if saves or looks or done % LOG_EVERY == 0:
+                seconds = (time.perf_counter() - clock) / len(waiting)
+                bar.set_postfix(loss=f"{_log(log, waiting, seconds, out):.3f}")
+                waiting = []
+            if saves:
+                checkpoint(done)
+            if watcher is not None and looks:
+                stops = watcher.look(done, shown.eval())
+                model.train()
+                if stops:
+                    break
+            if not waiting:
+                clock = time.perf_counter()
+    chosen = watcher.chosen() if watcher else None
+    return chosen or (done, shown.state_dict())
+
+
+class _Progress(tqdm):
+    """A bar over the iterations; in a log file a line now and then."""
+
+    def __init__(self, kind: str, last: int, start: int, shown: bool) -> None:
+        super().__init__(
+            total=last,
+            initial=start,
+            desc=kind,
+            unit="it",
+            disable=not shown,
+            dynamic_ncols=True,
+            mininterval=0.5 if sys.stderr.isatty() else 10.0,
+        )
+
+
+def _make_fabric(recipe: TrainRecipe, device: torch.device) -> Fabric:
+    bf16 = usable_precision(recipe.precision, device) == "bf16"
+    return Fabric(
+        accelerator=device.type,
+        devices=[device.index or 0] if device.type == "cuda" else 1,
+        precision="bf16-mixed" if bf16 else "32-true",
+    )
+
+
+def _log(log: MetricsLog, waiting: list[tuple[int, float, Losses]], seconds: float, out: Path) -> float:
+    """Write the rows that wait and return their mean loss; raise ``RecipeError`` at one that is no number."""
+    totals = [float(losses.total) for _, _, losses in waiting]
+    for (done, rate, losses), loss in zip(waiting, totals, strict=True):
+        if not np.isfinite(loss):
+            raise diverged(done, out)
+        multilabel = None if losses.multilabel is None else float(losses.multilabel)
+        log.write(done, loss, float(losses.segmentation), multilabel, rate, seconds)
+    return sum(totals) / len(totals)
+
+
+def diverged(iteration: int, out: Path) -> RecipeError:
+    """What is said where training has left the finite numbers."""
+    states = training_states(out)
+    kept = f"The last good checkpoint is {states[-1]}." if states else "There was no checkpoint yet."
+    return RecipeError(
+        f"training stopped at iteration {iteration}: the loss or a weight is no longer a finite number. {kept} "
+        "Lower learning_rate (--set learning_rate=...) and train into another folder."
+    )
+
+
+def seed_of(seed: int, stream: int, number: int) -> int:
+    """The seed of one iteration, or of another number, in a named stream of random numbers."""
+    return int(np.random.SeedSequence([seed, stream, number]).generate_state(1, np.uint64)[0])
