@@ -24,6 +24,32 @@ def test_paper_has_the_numbers_of_section_4_2():
     assert paper.multilabel_weight == 1.0
 
 
+@pytest.mark.parametrize("name", ["paper", "authors-code"])
+def test_nothing_against_noise_is_on_where_the_paper_is_followed(name):
+    recipe = preset(name)
+
+    assert (recipe.image_weighting, recipe.pixel_loss) == ("none", "cross_entropy")
+    assert (recipe.boundary_band_px, recipe.average_decay, recipe.small_loss_share) == (0, 0, 1)
+    assert (recipe.balanced_sampling, recipe.rounds) == (False, 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"accumulate": 3}, r"accumulate=3 is out of range: a divisor of batch \(16\)"),
+        ({"small_loss_share": 0}, r"small_loss_share=0.0 is out of range: a share in \(0, 1\]"),
+        ({"average_decay": 1}, r"average_decay=1.0 is out of range"),
+        ({"bootstrap_weight": 1.5}, r"bootstrap_weight=1.5 is out of range"),
+        ({"rounds": 3}, "rounds=3 is out of range: 1 or 2 is wanted"),
+        ({"pixel_loss": "focal"}, "pixel_loss='focal' is not one of cross_entropy, bootstrapped, symmetric"),
+        ({"boundary_band_px": -1}, "boundary_band_px=-1 is out of range"),
+    ],
+)
+def test_a_value_against_noise_that_makes_no_sense_is_refused(values, told):
+    with pytest.raises(RecipeError, match=told):
+        with_values(preset("paper"), values)
+
+
 def test_authors_code_differs_from_paper_in_what_the_authors_did_differently():
     paper, authors = preset("paper").to_dict(), preset("authors-code").to_dict()
 
