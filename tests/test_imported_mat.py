@@ -14,7 +14,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from wss_data.cosegmentation import mat_format
+from wss_data import mat_format
 from wss_data.cosegmentation.imported import (
     REASONS,
     KnownImage,

@@ -8,6 +8,7 @@ from wss_data.decoding import perceptual_hash
 from wss_data.errors import StoreError
 from wss_data.home import dataset_folder
 from wss_data.images import write_jpeg
+from wss_data.pipeline import screen_dataset
 from wss_data.records import ImageRecord, Provenance
 from wss_data.spec import FilterSpec
 
@@ -144,6 +145,19 @@ def test_copies_of_validation_images_are_leaks_and_copies_of_training_images_are
     assert leaked(dataset) == {"cow/" + "5" * 20: f"{target.name}: v1", "cow/" + "6" * 20: f"{target.name}: v1"}
     train = store.leaks(dataset, f"{target.name}:train", 4, dry_run=True)
     assert [leak[1] for leak in train.leaks] == [names["large"], names["small"]]
+
+
+def test_copies_of_test_images_are_leaks_too_when_the_target_is_imported_and_when_the_dataset_is_built(zoo, tmp_path):
+    dataset, names = zoo
+    write_target(tmp_path)
+    write_jpeg(photo(3), tmp_path / "JPEGImages" / "x1.jpg", quality=70)
+    (tmp_path / "ImageSets" / "Segmentation" / "test.txt").write_text("x1\n")
+    target = store.import_target(target_definition(dataset.name), tmp_path)
+    assert found(dataset)[names["cow"]] == ("leak", f"{target.name}: x1")
+    add(dataset.name, "cow", photo(3, 320, 240), "6")
+    screen_dataset(dataset, definition(dataset.name), frozenset())
+    assert set(leaked(dataset).values()) == {f"{target.name}: x1"}
+    assert len(leaked(dataset)) == 2
 
 
 def test_a_leak_stays_one_when_the_split_is_not_at_hand(zoo, target):

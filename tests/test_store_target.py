@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import voc_trees
+import yaml
 from builders import ENGINE, H, W, definition, foreground, make_web, target_definition, write_target
 
 from wss_data import store
+from wss_data.cli import main
 from wss_data.errors import SourceError, SpecError, StoreError
 from wss_data.home import dataset_folder
 from wss_data.ledger import UsedFor
@@ -111,6 +114,46 @@ def test_a_target_of_which_no_validation_image_can_be_used_is_refused_and_not_st
         store.import_target(spec, folder)
     with pytest.raises(StoreError, match="there is no dataset 'store-refused-target'"):
         store.open_dataset("store-refused-target")
+
+
+def test_voc_and_sbd_become_one_target_and_the_counts_stay_with_it(tmp_path, capsys):
+    voc, sbd = voc_trees.trees(tmp_path)
+    lists = voc / "VOC2012" / "ImageSets" / "Segmentation"
+    voc_trees.write_names(lists / "test.txt", ["x1"])
+    voc_trees.write_images(voc / "VOC2012" / "JPEGImages", ["x1"])
+    (voc / "VOC2012" / "Annotations" / "s2.xml").unlink()
+    target = {"layout": "voc", "mask_classes": "pascal_voc", "options": {"expect": {"train": 5, "val": 2}}}
+    spec = tmp_path / "voc.yaml"
+    spec.write_text(
+        yaml.safe_dump({"name": "store-sbd", "classes": ["cow", "person"], "sources": ["folder"], "target": target})
+    )
+    command = ["import-target", str(spec), str(voc), "--sbd", str(sbd)]
+
+    assert main([*command, "--strict"]) == 0
+    told = capsys.readouterr().out
+    assert ["images", "5", "2", "1"] in [line.split() for line in told.splitlines()]
+    assert "labels: 6 from Annotations, 1 from SBD's lists of classes, 0 images without" in told
+    dataset = store.open_dataset("store-sbd-target")
+    assert dataset.match_tags("train").values("image_id") == voc_trees.TRAIN_AUG
+    assert dataset.match_tags("test").values("image_id") == ["x1"]
+    written = dataset_folder("store-sbd-target") / "train_aug.txt"
+    assert written.read_text().split() == voc_trees.TRAIN_AUG
+    ledger = store.example_table(dataset.match_tags("train"), None).ledger
+    assert [entry.what for entry in ledger.entries][1:] == [
+        "SBD's lists of the classes present in 1 images that VOC has no annotation of (store-sbd-target)"
+    ]
+    assert ledger.strictly_image_level
+    assert main(command) == 0
+    assert "1 from SBD's lists of classes" in capsys.readouterr().out, "told again although nothing is read again"
+
+    (sbd / "dataset" / "cls" / "s2.mat").write_bytes(b"damaged")
+    assert main([*command, "--strict"]) == 2
+    assert "store-sbd-target: 1 files of SBD's cannot be read." in capsys.readouterr().err
+    assert store.open_dataset("store-sbd-target").match_tags("dropped:no_labels").count() == 0, "nothing was changed"
+    assert main(command) == 0
+    assert "note: 1 files of SBD's cannot be read." in capsys.readouterr().out
+    assert main([*command, "--strict"]) == 2, "also when nothing is read again"
+    assert store.open_dataset("store-sbd-target").match_tags("dropped:no_labels").values("image_id") == ["s2"]
 
 
 def test_a_definition_without_a_target_is_told_how_to_get_one(tmp_path):

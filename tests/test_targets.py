@@ -51,7 +51,7 @@ def layout(folder: Path, train=("t1", "t2"), val=("v1",), labels="t1,cow\nt2,cat
 
 
 def test_splits_and_labels_come_from_the_lists_and_the_table(tmp_path):
-    records = read_voc_layout(layout(tmp_path), definition())
+    records = read_voc_layout(layout(tmp_path), definition()).records
     assert [(r.id, r.split, r.labels) for r in records] == [
         ("t1", "train", ("cow",)),
         ("t2", "train", ("cow", "cat")),
@@ -62,7 +62,7 @@ def test_splits_and_labels_come_from_the_lists_and_the_table(tmp_path):
 def test_masks_of_training_images_are_never_looked_at(tmp_path):
     layout(tmp_path)
     write_mask(np.ones((H, W), np.uint8), tmp_path / "SegmentationClass" / "t1.png")
-    records = read_voc_layout(tmp_path, definition())
+    records = read_voc_layout(tmp_path, definition()).records
     assert [record.mask_path for record in records if record.split == "train"] == [None, None]
     images = check_targets(records, definition(), tmp_path / "out")
     assert [image.mask_path is None for image in images] == [True, True, False]
@@ -73,14 +73,14 @@ def test_labels_can_come_from_voc_annotations_and_boxes_are_ignored(tmp_path):
     (tmp_path / "Annotations").mkdir()
     for name, classes in {"t1": ("cow", "cow"), "t2": ("cat", "person")}.items():
         (tmp_path / "Annotations" / f"{name}.xml").write_text(XML.format(*classes))
-    records = read_voc_layout(tmp_path, definition())
+    records = read_voc_layout(tmp_path, definition()).records
     assert [record.labels for record in records] == [("cow",), ("cat",), ()]
 
 
 def test_a_table_given_by_hand_wins_and_may_name_files(tmp_path):
     table = tmp_path / "mine.csv"
     table.write_text("\ufeffclasses,image\ncat,t1.jpg\ncow,t1.jpg\n", encoding="utf-8")
-    records = read_voc_layout(layout(tmp_path / "voc"), definition(), table)
+    records = read_voc_layout(layout(tmp_path / "voc"), definition(), table).records
     assert [record.labels for record in records] == [("cow", "cat"), (), ()]
 
 
@@ -88,10 +88,10 @@ def test_the_list_with_the_extra_images_is_the_default_and_can_be_overridden(tmp
     layout(tmp_path)
     extra = tmp_path / "ImageSets" / "Segmentation" / "train_aug.txt"
     extra.write_text("/JPEGImages/t2.jpg /SegmentationClassAug/t2.png\n")
-    train = [r.id for r in read_voc_layout(tmp_path, definition()) if r.split == "train"]
+    train = [r.id for r in read_voc_layout(tmp_path, definition()).records if r.split == "train"]
     assert train == ["t2"]
     named = definition(options={"train": "train"})
-    assert [r.id for r in read_voc_layout(tmp_path, named) if r.split == "train"] == ["t1", "t2"]
+    assert [r.id for r in read_voc_layout(tmp_path, named).records if r.split == "train"] == ["t1", "t2"]
     with pytest.raises(SpecError, match="target option 'trian' is not known"):
         read_voc_layout(tmp_path, definition(options={"trian": "train"}))
 
@@ -130,7 +130,7 @@ def test_what_is_missing_is_told_in_one_sentence(tmp_path):
 
 
 def test_masks_are_translated_by_name_and_other_classes_become_void(tmp_path):
-    records = read_voc_layout(layout(tmp_path), definition())
+    records = read_voc_layout(layout(tmp_path), definition()).records
     image = check_target(records[-1], definition(), tmp_path / "out")
     cat = 2
     assert image.dropped is None
@@ -178,7 +178,7 @@ SPOILED = {
 
 @pytest.mark.parametrize("reason", SPOILED)
 def test_a_spoiled_image_is_dropped_with_its_reason_and_never_raises(tmp_path, reason):
-    records = read_voc_layout(layout(tmp_path), definition())
+    records = read_voc_layout(layout(tmp_path), definition()).records
     SPOILED[reason](tmp_path)
     image = check_target(records[-1], definition(), tmp_path / "out")
     assert image.dropped == reason
@@ -189,7 +189,7 @@ def test_a_spoiled_image_is_dropped_with_its_reason_and_never_raises(tmp_path, r
 
 def test_a_training_image_without_a_label_of_ours_is_dropped_and_a_validation_image_is_not(tmp_path):
     layout(tmp_path, labels="t1,cow\nt2,bird\nv1,bird\n")
-    images = check_targets(read_voc_layout(tmp_path, definition()), definition(), tmp_path / "out")
+    images = check_targets(read_voc_layout(tmp_path, definition()).records, definition(), tmp_path / "out")
     assert [image.dropped for image in images] == [None, "no_labels", None]
 
 
@@ -220,7 +220,7 @@ def test_a_drawn_target_is_read_like_any_other(tmp_path):
         }
     )
     write_drawn(spec, tmp_path)
-    records = read_voc_layout(tmp_path, spec)
+    records = read_voc_layout(tmp_path, spec).records
     assert [record.split for record in records] == ["train"] * 3 + ["val"] * 2
     assert all(image.dropped is None for image in check_targets(records, spec, tmp_path / "out"))
 

@@ -283,7 +283,7 @@ def make_parser() -> argparse.ArgumentParser:
         """\
         Read the target dataset: image-level labels for train and val, masks for val only.
         The images stay where they are; the dataset is called <name of the definition>-target.""",
-        "wss-data import-target voc_animals VOC2012",
+        "wss-data import-target pascal_voc VOCdevkit --sbd benchmark_RELEASE",
     )
     add.add_argument("spec", metavar="SPEC", help="definition: a name or a YAML file")
     add.add_argument(
@@ -291,13 +291,23 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         type=Path,
         nargs="?",
-        help="VOC layout: JPEGImages, SegmentationClass, ImageSets/Segmentation; not needed for drawn",
+        help="VOC layout: JPEGImages, SegmentationClass, ImageSets/Segmentation; or VOCdevkit; not needed for drawn",
+    )
+    add.add_argument(
+        "--sbd",
+        metavar="FOLDER",
+        type=Path,
+        help="add SBD's images to VOC's train (10,582 in all): benchmark_RELEASE, SegmentationClassAug, or a list",
+    )
+    add.add_argument(
+        "--strict", action="store_true", help="stop where a count is not as expected, or an image cannot be used"
     )
     add.add_argument(
         "--labels",
         metavar="CSV",
         type=Path,
-        help="image-level labels: columns image,classes (default: FOLDER/image_labels.csv, or FOLDER/Annotations)",
+        help="image-level labels: columns image,classes (default: FOLDER/image_labels.csv, or FOLDER/Annotations and "
+        "for images without one SBD's list of classes present)",
     )
 
     add = add_command(
@@ -535,10 +545,13 @@ def _import_masks(options: argparse.Namespace) -> int:
 
 def _import_target(options: argparse.Namespace) -> int:
     from wss_data.spec import read_spec
-    from wss_data.store import import_target, target_summary
+    from wss_data.store import import_report, import_target, target_summary
 
-    dataset = import_target(read_spec(options.spec), options.folder, labels_csv=options.labels)
+    dataset = import_target(
+        read_spec(options.spec), options.folder, labels_csv=options.labels, sbd=options.sbd, strict=options.strict
+    )
     print(target_summary(dataset))
+    print(import_report(dataset))
     print(f"dataset:   {dataset.name}    (wss-data view {dataset.name})")
     return 0
 

@@ -138,7 +138,7 @@ def _retrieve(
 
 
 def screen_dataset(dataset: "Dataset", spec: DatasetSpec, placeholders: frozenset[str]) -> store.ScreenReport:
-    """Tag repeats, placeholders and what leaks into the evaluation split of the definition's own target dataset.
+    """Tag repeats, placeholders and what leaks into the evaluation splits of the definition's own target dataset.
 
     Args:
         dataset: A web dataset.
@@ -149,7 +149,7 @@ def screen_dataset(dataset: "Dataset", spec: DatasetSpec, placeholders: frozense
         What was found.
     """
     target = store.target_name(spec)
-    against = [target] if store.dataset_exists(target) else []
+    against = [f"{target}:{split}" for split in ("val", "test")] if store.dataset_exists(target) else []
     return store.screen(dataset, spec.duplicates.max_distance, placeholders, against)
 
 

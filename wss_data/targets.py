@@ -1,7 +1,7 @@
 """The target dataset: images with image-level labels for training, and masks for the final score only.
 
-Reads the folders of PASCAL VOC. Pure but for reading and writing files: nothing
-here knows the database.
+Reads the folders of PASCAL VOC, and SBD's beside them. Pure but for reading and
+writing files: nothing here knows the database.
 
 The masks of training images are never opened, even where the folder has them:
 ``TargetRecord.mask_path`` is ``None`` for them.
@@ -10,8 +10,8 @@ The masks of training images are never opened, even where the folder has them:
 import csv
 import hashlib
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -22,20 +22,26 @@ from wss_data.errors import ImageError, MaskError, SourceError, SpecError
 from wss_data.images import SUFFIXES, decode_image
 from wss_data.masks import IGNORE_INDEX, read_mask, write_mask
 from wss_data.parallel import map_images
+from wss_data.sbd import Sbd, TrainAug, find_sbd, read_list, train_aug
 from wss_data.spec import DatasetSpec
 
-Split = Literal["train", "val"]
+Split = Literal["train", "val", "test"]
+Origin = Literal["table", "annotation", "sbd", ""]
 
 LABELS_FILE = "image_labels.csv"
 LIST_FOLDER = Path("ImageSets") / "Segmentation"
-TRAIN_LISTS = ("train_aug", "train")
-"""Lists that are tried for the training split: with the extra images of SBD first, as the paper trains on them."""
+LIST_FOLDERS = (LIST_FOLDER, Path("ImageSets") / "SegmentationAug")
+AUGMENTED_LISTS = ("train_aug", "trainaug")
+"""Lists that are tried for the training split before VOC's own: with SBD's images, as the paper trains on them."""
 
 DROP_REASONS = frozenset(
-    ("no_labels", "not_listed", "missing", "unreadable", "unsupported_format", "truncated", "too_large", "too_small")
-    + ("mask_missing", "mask_unreadable", "mask_rgb", "mask_16_bit", "mask_size", "mask_values")
+    ("no_labels", "not_listed", "leak", "missing", "unreadable", "unsupported_format", "truncated", "too_large")
+    + ("too_small", "mask_missing", "mask_unreadable", "mask_rgb", "mask_16_bit", "mask_size", "mask_values")
 )
-"""Why an image of a target dataset is not used; ``not_listed``: an earlier import's lists had it."""
+"""Why an image of a target dataset is not used.
+
+``not_listed``: an earlier import's lists had it; ``leak``: a train image with the bytes of one that is scored on.
+"""
 
 DRAWN_DEFAULTS = {"train": 200, "val": 80, "seed": 1}
 """Numbers of images, and the seed, of the drawn target dataset."""
@@ -48,9 +54,11 @@ class TargetRecord:
     Args:
         id: Its name in the lists, such as ``2007_000528``.
         image_path: Its file.
-        split: ``train`` or ``val``.
-        labels: The definition's classes that it shows, in order of their index.
+        split: ``train``, ``val`` or ``test``.
+        labels: The definition's classes that it shows, in order of their index; of ``test`` none is known.
         mask_path: Its mask, on ``val`` only.
+        labels_from: Where the labels came from: ``table``, ``annotation`` (VOC's), ``sbd`` (its list of classes
+            present), or nothing where nobody has them.
     """
 
     id: str
@@ -58,6 +66,32 @@ class TargetRecord:
     split: Split
     labels: tuple[str, ...]
     mask_path: Path | None = None
+    labels_from: Origin = ""
+
+
+@dataclass(frozen=True)
+class TargetLayout:
+    """A target dataset as its lists and labels describe it.
+
+    Args:
+        folder: Holds ``JPEGImages``.
+        records: The images: train first, then val, then test, each in order of its list.
+        lists: Split -> the file of its list.
+        made: How the list of train was made of VOC's and SBD's; ``None`` if it is a file.
+        same_list: A list on disk that names the same images as the one made.
+        notes: What is not as it should be, as sentences.
+    """
+
+    folder: Path
+    records: tuple[TargetRecord, ...]
+    lists: Mapping[Split, Path]
+    made: TrainAug | None = None
+    same_list: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    def split(self, split: Split) -> list[TargetRecord]:
+        """The images of one split."""
+        return [record for record in self.records if record.split == split]
 
 
 @dataclass(frozen=True)
@@ -83,109 +117,223 @@ class TargetImage:
     detail: str | None = None
 
 
-def read_voc_layout(folder: Path, spec: DatasetSpec, labels_csv: Path | None = None) -> list[TargetRecord]:
+def read_voc_layout(
+    folder: Path, spec: DatasetSpec, labels_csv: Path | None = None, sbd: Path | None = None
+) -> TargetLayout:
     """Read which images a target dataset has, their split and their image-level labels.
 
-    Splits come from ``ImageSets/Segmentation``: ``val.txt``, and ``train_aug.txt`` or else ``train.txt``; the
-    definition's ``target: {options: {train: NAME, val: NAME}}`` names other lists. Labels come from ``labels_csv``,
-    else from ``image_labels.csv`` in the folder, else from ``Annotations/<id>.xml``.
+    Splits come from ``ImageSets/Segmentation``: ``val.txt``, ``test.txt`` where its images are there, and for train
+    what is made of ``train.txt`` and SBD where SBD is given, else ``train_aug.txt``, else ``train.txt``; the
+    definition's ``target: {options: {train: NAME, val: NAME, test: NAME}}`` names other lists. Labels come from
+    ``labels_csv``, else from ``image_labels.csv`` in the folder, else from ``Annotations/<id>.xml``, and of images
+    without one from SBD.
 
     Args:
-        folder: Holds ``JPEGImages``, ``SegmentationClass``, ``ImageSets/Segmentation`` and labels.
+        folder: Holds ``JPEGImages``, ``SegmentationClass``, ``ImageSets/Segmentation`` and labels; or a folder above,
+            such as VOCdevkit.
         spec: The definition; labels of other classes are left out.
         labels_csv: Table with the columns ``image`` and ``classes`` (class names with spaces between).
-
-    Returns:
-        Train first, then val, each in order of its list.
+        sbd: SBD in one of the forms that ``find_sbd`` knows.
 
     Raises:
         SpecError: If the definition's target has unknown options.
-        SourceError: If the folder, a list or the labels are missing, an image is in both splits, no image file exists,
+        SourceError: If a folder, a list or the labels are missing, an image is in two splits, no image file exists,
             or no training image shows a class of the definition.
     """
-    if not folder.is_dir():
-        raise SourceError(f"{folder}: there is no such folder of a target dataset.")
-    if not (folder / "JPEGImages").is_dir():
-        raise SourceError(
-            f"{folder}: no folder JPEGImages inside. Give the folder that holds JPEGImages and ImageSets (VOC2012)."
-        )
-    names = _list_names(folder, spec)
-    splits: dict[Split, list[str]] = {
-        split: _read_list(folder / LIST_FOLDER / f"{name}.txt") for split, name in names.items()
-    }
-    both = set(splits["train"]) & set(splits["val"])
-    if both:
-        raise SourceError(
-            f"{folder / LIST_FOLDER}: {len(both)} images are in both {names['train']}.txt and {names['val']}.txt, "
-            f"such as {min(both)}. A score on images that taught the model means nothing; take them out of one list."
-        )
+    folder = voc_folder(folder)
+    options = _options(spec)
+    extra = find_sbd(sbd) if sbd is not None else None
+    lists = _list_files(folder, options, made=extra is not None)
+    splits: dict[Split, list[str]] = {split: read_list(path) for split, path in lists.items()}
+    files = _image_files(folder)
+    made, same, notes = None, None, []
+    if "test" in splits:
+        # A test list that repeats val, as some have it, adds nothing; one whose pictures were never fetched neither.
+        val = set(splits["val"])
+        splits["test"] = [name for name in splits["test"] if name not in val]
+        if not any(name in files for name in splits["test"]):
+            del splits["test"], lists["test"]
+    _check_apart(splits, lists)
+    if extra is not None and "train" not in options:
+        made = train_aug(splits["train"], splits["val"], extra.lists)
+        splits["train"] = list(made.ids)
+        for path in _augmented_lists(folder)[:1]:
+            if difference := _difference(made.ids, path):
+                notes.append(difference)
+            else:
+                same = path
+        _check_apart(splits, lists)  # SBD and the list of test, too
 
-    labels = _read_labels(folder, labels_csv, [*splits["train"], *splits["val"]])
-    files = {path.stem: path for path in sorted((folder / "JPEGImages").iterdir()) if path.suffix.lower() in SUFFIXES}
-    records = [
-        TargetRecord(
-            id=name,
-            image_path=files.get(name, folder / "JPEGImages" / f"{name}.jpg"),
-            split=split,
-            labels=tuple(c for c in spec.class_names if c in labels.get(name, ())),
-            mask_path=folder / "SegmentationClass" / f"{name}.png" if split == "val" else None,
-        )
-        for split, ids in splits.items()
-        for name in ids
-    ]
+    labels, damaged = _read_labels(folder, labels_csv, [*splits["train"], *splits["val"]], extra)
+    if damaged:
+        notes.append(f"{len(damaged):,} files of SBD's cannot be read. {damaged[0]}")
+    if extra is not None:
+        files = {**extra.images, **files}
+    records = tuple(
+        _record(folder, split, name, files, labels.get(name), spec) for split, ids in splits.items() for name in ids
+    )
     if not any(record.id in files for record in records):
         raise SourceError(
             f"{folder / 'JPEGImages'}: none of the {len(records)} listed images is there, such as {records[0].id}."
         )
     if not any(record.labels for record in records if record.split == "train"):
-        seen = sorted({name for found in labels.values() for name in found})
+        seen = sorted({name for found, _ in labels.values() for name in found})
         raise SourceError(
             f"{folder}: no training image shows a class of definition '{spec.name}' ({', '.join(spec.class_names)}). "
             f"Its labels name: {', '.join(seen[:12]) if seen else 'nothing'}."
         )
-    return records
+    return TargetLayout(folder, records, lists, made, same, tuple(notes))
 
 
-def _list_names(folder: Path, spec: DatasetSpec) -> dict[Split, str]:
+def _list_files(folder: Path, options: Mapping[str, Any], made: bool) -> dict[Split, Path]:
+    """The file of each split's list; ``made``: that of train is the one that SBD's images are added to."""
+
+    def file(name: object) -> Path:
+        return folder / LIST_FOLDER / f"{name}.txt"
+
+    found = [] if made else _augmented_lists(folder)
+    train = file(options["train"]) if "train" in options else [*found, file("train")][0]
+    lists: dict[Split, Path] = {"train": train, "val": file(options.get("val", "val"))}
+    if "test" in options or file("test").is_file():
+        lists["test"] = file(options.get("test", "test"))
+    return lists
+
+
+def _augmented_lists(folder: Path) -> list[Path]:
+    """Lists of train with SBD's images that people put into VOC's folder."""
+    paths = (folder / place / f"{name}.txt" for place in LIST_FOLDERS for name in AUGMENTED_LISTS)
+    return [path for path in paths if path.is_file()]
+
+
+def _image_files(folder: Path) -> dict[str, Path]:
+    """Name -> file, of all images in ``JPEGImages``."""
+    # Read once: a look for each of 12,000 names, in every spelling of the suffix, takes longer.
+    paths = sorted((folder / "JPEGImages").iterdir())
+    return {path.stem: path for path in paths if path.suffix.lower() in SUFFIXES}
+
+
+def _record(
+    folder: Path,
+    split: Split,
+    name: str,
+    files: Mapping[str, Path],
+    found: "tuple[set[str], Origin] | None",
+    spec: DatasetSpec,
+) -> TargetRecord:
+    classes, origin = found if found is not None and split != "test" else (set[str](), "")
+    return TargetRecord(
+        id=name,
+        image_path=files.get(name, folder / "JPEGImages" / f"{name}.jpg"),
+        split=split,
+        labels=tuple(c for c in spec.class_names if c in classes),
+        mask_path=folder / "SegmentationClass" / f"{name}.png" if split == "val" else None,
+        labels_from=origin,
+    )
+
+
+def voc_folder(folder: Path) -> Path:
+    """The folder that holds ``JPEGImages``: the given one, or VOC2012 or VOCdevkit/VOC2012 inside it.
+
+    Raises:
+        SourceError: If there is none.
+    """
+    if not folder.is_dir():
+        raise SourceError(f"{folder}: there is no such folder of a target dataset.")
+    for inside in ("", "VOC2012", "VOCdevkit/VOC2012"):
+        if (folder / inside / "JPEGImages").is_dir():
+            return folder / inside
+    found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:6]) or "nothing"
+    raise SourceError(
+        f"{folder}: no folder JPEGImages inside, only: {found}. Give the folder that holds JPEGImages and ImageSets "
+        "(VOC2012), or the VOCdevkit above it."
+    )
+
+
+def _options(spec: DatasetSpec) -> Mapping[str, Any]:
     options: Mapping[str, Any] = spec.target.options if spec.target and spec.target.layout == "voc" else {}
-    unknown = set(options) - {"train", "val"}
+    unknown = set(options) - {"train", "val", "test", "expect"}
     if unknown:
         raise SpecError(
             f"definition '{spec.name}': target option '{min(unknown)}' is not known. "
-            "Known: train, val (names of lists)."
+            "Known: train, val, test (names of lists), expect (numbers of images)."
         )
-    there = [name for name in TRAIN_LISTS if (folder / LIST_FOLDER / f"{name}.txt").is_file()]
-    train = options.get("train") or (there[0] if there else TRAIN_LISTS[-1])
-    return {"train": str(train), "val": str(options.get("val") or "val")}
+    expected_sizes(spec)
+    return options
 
 
-def _read_list(path: Path) -> list[str]:
-    """Names of a split list, each once. Lines may also be SBD's, with the paths of image and mask."""
-    if not path.is_file():
-        raise SourceError(
-            f"{path}: there is no such list of images. Wanted: one image name a line, as PASCAL VOC has it."
+def expected_sizes(spec: DatasetSpec) -> dict[str, int]:
+    """Split -> the number of images that the definition expects on its list.
+
+    Raises:
+        SpecError: If it expects something else than numbers.
+    """
+    expect = spec.target.options.get("expect", {}) if spec.target and spec.target.layout == "voc" else {}
+    good = isinstance(expect, Mapping) and all(
+        key in ("train", "val", "test") and isinstance(value, int) and not isinstance(value, bool)
+        for key, value in expect.items()
+    )
+    if not good:
+        raise SpecError(
+            f"definition '{spec.name}': target option expect: {expect!r} is not possible. "
+            "Wanted: numbers of images, such as {train: 10582, val: 1449}."
         )
-    lines = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
-    names = [Path(words[0]).stem if "/" in words[0] else words[0] for words in lines if words]
-    if not names:
-        raise SourceError(f"{path}: the list is empty.")
-    return list(dict.fromkeys(names))
+    return dict(expect)
 
 
-def _read_labels(folder: Path, labels_csv: Path | None, names: list[str]) -> dict[str, set[str]]:
-    """Image-level labels: image name -> class names."""
+def _check_apart(splits: Mapping[Split, Sequence[str]], lists: Mapping[Split, Path]) -> None:
+    """Make sure that no image taught and scored on is the same."""
+    for split in ("val", "test"):
+        both = set(splits["train"]) & set(splits.get(split, ()))
+        if both:
+            train, other = lists["train"], lists[split]
+            raise SourceError(
+                f"{train.parent}: {len(both)} images are in both {train.name} and {other.name}, "
+                f"such as {min(both)}. A score on images that taught the model means nothing; take them out of one "
+                "list, or have the list made of VOC and SBD (--sbd)."
+            )
+
+
+def _difference(made: Sequence[str], path: Path) -> str | None:
+    """How a list on disk differs from the one that was made, as a sentence; ``None`` if it does not."""
+    listed, ours = set(read_list(path)), set(made)
+    parts = [
+        f"{len(more):,} only {where}, such as {min(more)}"
+        for where, more in (("there", listed - ours), ("in ours", ours - listed))
+        if more
+    ]
+    if not parts:
+        return None
+    return f"{path.name} on disk names other images ({'; '.join(parts)}); the list made of VOC and SBD is used."
+
+
+def _read_labels(
+    folder: Path, labels_csv: Path | None, names: Sequence[str], sbd: Sbd | None
+) -> tuple[dict[str, tuple[set[str], Origin]], list[str]]:
+    """Image name -> class names and where they came from; and what is wrong with files of SBD's, as sentences."""
     path = labels_csv or folder / LABELS_FILE
     if path.is_file():
-        return _read_label_table(path)
+        return {name: (found, "table") for name, found in _read_label_table(path).items()}, []
     if labels_csv is not None:
         raise SourceError(f"{labels_csv}: there is no such table of image-level labels.")
     annotations = folder / "Annotations"
-    if not annotations.is_dir():
+    if not annotations.is_dir() and (sbd is None or sbd.label_files is None):
         raise SourceError(
             f"{folder}: no image-level labels. Wanted: {LABELS_FILE} with the columns image,classes, "
             "or VOC's Annotations/<image>.xml, or a table given with --labels."
         )
-    return {name: _read_annotation(annotations / f"{name}.xml") for name in names}
+    labels: dict[str, tuple[set[str], Origin]] = {}
+    damaged = []
+    for name in names:
+        found = _read_annotation(annotations / f"{name}.xml")
+        if found is not None:
+            labels[name] = found, "annotation"
+        elif sbd is not None:
+            try:
+                if (present := sbd.classes_of(name)) is not None:
+                    labels[name] = present, "sbd"
+            except SourceError as error:
+                damaged.append(str(error))
+    return labels, damaged
 
 
 def _read_label_table(path: Path) -> dict[str, set[str]]:
@@ -204,13 +352,16 @@ def _read_label_table(path: Path) -> dict[str, set[str]]:
     return labels
 
 
-def _read_annotation(path: Path) -> set[str]:
-    """Class names of one VOC annotation; boxes and everything else in it are not looked at. None if it is missing."""
-    if not path.is_file():
-        return set()
+def _read_annotation(path: Path) -> set[str] | None:
+    """Class names of one VOC annotation, ``None`` if it is missing. Boxes and all else in it are not looked at.
+
+    Objects marked as difficult count: they are there to be seen, and eq. 2 excludes what is not labelled.
+    """
     try:
         names = (element.findtext("name") for element in ElementTree.parse(path).getroot().iter("object"))
         return {name.strip() for name in names if name}
+    except FileNotFoundError:
+        return None
     except ElementTree.ParseError as error:
         raise SourceError(f"{path}: not a readable VOC annotation ({error}).") from error
 
@@ -304,10 +455,12 @@ def _read(path: Path) -> bytes:
         raise ImageError("missing", f"{path}: the image cannot be opened ({error.strerror}).") from error
 
 
-def source_fingerprint(records: list[TargetRecord], spec: DatasetSpec) -> str:
+def source_fingerprint(layout: TargetLayout, spec: DatasetSpec) -> str:
     """Short text that changes whenever a record, a file's size or date, or the meaning of the masks does."""
+    expected = sorted(expected_sizes(spec).items())
     lines = [repr((spec.class_names, spec.ignore_index, mask_translation(spec).tolist()))]
-    for record in records:
+    lines.append(repr((sorted(map(str, layout.lists.values())), layout.made is not None, layout.notes, expected)))
+    for record in layout.records:
         stamps = []
         for path in (record.image_path, record.mask_path):
             try:
@@ -320,12 +473,24 @@ def source_fingerprint(records: list[TargetRecord], spec: DatasetSpec) -> str:
 
 
 def check_targets(
-    records: list[TargetRecord], spec: DatasetSpec, mask_folder: Path, workers: int | None = None
+    records: Sequence[TargetRecord], spec: DatasetSpec, mask_folder: Path, workers: int | None = None
 ) -> list[TargetImage]:
     """``check_target`` for all records, in their order; many of them on worker processes."""
     check = partial(check_target, spec=spec, mask_folder=mask_folder)
     # Worker processes take seconds to start: only for more images than one process reads in that time.
     return list(map_images(check, records, workers=workers or (1 if len(records) < 400 else None)))
+
+
+def without_copies(images: Sequence[TargetImage]) -> list[TargetImage]:
+    """The images, those of train dropped whose bytes stand in val or test under another name."""
+    scored_on = {image.sha256: image.record for image in images if image.record.split != "train" and image.sha256}
+    kept = []
+    for image in images:
+        if image.record.split == "train" and (copy := scored_on.get(image.sha256)):
+            detail = f"{image.record.id}: the same file as {copy.id} of {copy.split}."
+            image = replace(image, dropped="leak", detail=detail)
+        kept.append(image)
+    return kept
 
 
 def write_drawn(spec: DatasetSpec, folder: Path) -> None:

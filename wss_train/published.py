@@ -7,11 +7,7 @@ VOC's.
 
 from dataclasses import dataclass
 
-VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
-    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
-"""The twenty classes of PASCAL VOC, in the order of their index, 1 first."""
+from wss_data.sbd import VOC_CLASSES
 
 PAPER = "Shen et al., BMVC 2017"
 

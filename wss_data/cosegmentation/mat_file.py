@@ -8,7 +8,8 @@ from typing import IO
 
 import numpy as np
 
-from wss_data.cosegmentation.mat_format import (
+from wss_data.errors import MaskError
+from wss_data.mat_format import (
     CELL,
     CHAR,
     MAX_ITEMS,
@@ -24,7 +25,6 @@ from wss_data.cosegmentation.mat_format import (
     texts,
     values,
 )
-from wss_data.errors import MaskError
 
 MASK_NAMES = ("mask", "seg", "segmentation", "foreground", "fg", "bw")
 """Names of a variable or field that holds a mask, small or capital letters, the first that is there; also with an s."""

@@ -47,7 +47,7 @@ from wss_data.store.info import (
 )
 from wss_data.store.screening import LeakReport, ScreenReport, leaks, screen, screened
 from wss_data.store.tables import example_table, export_dataset
-from wss_data.store.target import import_target, set_target_masks, target_summary
+from wss_data.store.target import import_report, import_target, set_target_masks, target_summary
 from wss_data.store.web import (
     MaskValues,
     Member,
@@ -82,6 +82,7 @@ __all__ = [
     "filters_to_apply",
     "group_members",
     "import_masks",
+    "import_report",
     "import_target",
     "kind_of",
     "leaks",

@@ -71,6 +71,10 @@ def example_table(
         table[row, [index[label] for label in found if label in index]] = True
     given = "class names that were searched for" if kind == "web" else "image-level labels of the target images"
     ledger = Ledger().add(f"{given} ({name})", Supervision.IMAGE_LEVEL, used_for)
+    if from_sbd := info.get("labels_from", {}).get("sbd"):
+        # Still image-level: a list of classes. But people had drawn masks before anybody could write it.
+        lists = f"SBD's lists of the classes present in {from_sbd} images that VOC has no annotation of ({name})"
+        ledger = ledger.add(lists, Supervision.IMAGE_LEVEL, used_for)
     judged = sum(verdict is not None for verdict in verdicts)
     if judged:
         ledger = ledger.add(f"a person's verdict, keep or drop, on {judged} images", Supervision.IMAGE_LEVEL, used_for)
@@ -158,7 +162,11 @@ def export_dataset(
         rows = []
         for key, path, shown in zip(table.ids, table.image_paths, table.labels, strict=True):
             labels = tuple(name for name, there in zip(table.classes, shown, strict=True) if there)
-            split = "kept" if kind == "web" else next((tag for tag in ("train", "val") if tag in splits[key]), "other")
+            split = (
+                "kept"
+                if kind == "web"
+                else next((tag for tag in ("train", "val", "test") if tag in splits[key]), "other")
+            )
             # Class and stem: on the web two classes may hold the same photograph.
             name = key.replace("/", "_") if layout == "voc" else Path(key).name
             mask = masks.get(key)

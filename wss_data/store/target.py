@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wss_data.errors import SourceError, SpecError, StoreError
+from wss_data.files import write_text
 from wss_data.filters import DROPPED, aligned, is_left_out
 from wss_data.home import dataset_folder
 from wss_data.ledger import Ledger, Supervision, UsedFor
@@ -20,6 +21,9 @@ from wss_data.store.web import apply_filter
 
 LOGGER = logging.getLogger(__name__)
 
+TRAIN_LIST = "train_aug.txt"
+"""In the dataset's folder: the list of training images that was made of VOC's and SBD's."""
+
 if TYPE_CHECKING:
     import fiftyone as fo
 
@@ -31,6 +35,9 @@ def import_target(
     folder: Path | str | None = None,
     labels_csv: Path | str | None = None,
     workers: int | None = None,
+    *,
+    sbd: Path | str | None = None,
+    strict: bool = False,
 ) -> "fo.Dataset":
     """Read the target dataset of a definition: image-level labels for train and val, masks for val only.
 
@@ -41,19 +48,24 @@ def import_target(
 
     Args:
         spec: A definition with a target, its name or its file.
-        folder: The layout of VOC; not needed for a drawn target.
+        folder: The layout of VOC, or VOCdevkit above it; not needed for a drawn target.
         labels_csv: Image-level labels, columns ``image,classes``; by default what the folder has.
         workers: Worker processes; ``None`` for one a processor where that pays.
+        sbd: SBD, whose images are added to VOC's for training: its ``benchmark_RELEASE``, a folder
+            ``SegmentationClassAug``, or a list of images.
+        strict: Whether what the counts show to be wrong is an error instead of a note.
 
     Returns:
         The dataset ``<name>-target``.
 
     Raises:
         SpecError: If the definition has no target, or its target needs a folder.
-        SourceError: If a list or the labels are missing, the splits overlap, or no image of a split can be used.
+        SourceError: If a list or the labels are missing, the splits overlap, no image of a split can be used, or,
+            with ``strict``, the counts are not as expected.
         StoreError: If a dataset of that name has other classes.
     """
-    from wss_data.targets import check_targets, read_voc_layout, source_fingerprint, write_drawn
+    from wss_data.target_report import TargetReport, target_report
+    from wss_data.targets import check_targets, read_voc_layout, source_fingerprint, without_copies, write_drawn
 
     spec = spec if isinstance(spec, DatasetSpec) else read_spec(spec)
     name = target_name(spec)
@@ -67,40 +79,66 @@ def import_target(
             f"definition '{spec.name}' has a target in the layout of VOC: give the folder that holds JPEGImages."
         )
     folder = Path(folder).expanduser().absolute()
-    records = read_voc_layout(folder, spec, Path(labels_csv).expanduser() if labels_csv else None)
-    fingerprint = source_fingerprint(records, spec)
-    if fiftyone().dataset_exists(name) and info_of(open_dataset(name)).get("source_fingerprint") == fingerprint:
-        return create_or_open(spec, "target")
+    layout = read_voc_layout(
+        folder, spec, Path(labels_csv).expanduser() if labels_csv else None, Path(sbd).expanduser() if sbd else None
+    )
+    fingerprint = source_fingerprint(layout, spec)
+    if fiftyone().dataset_exists(name):
+        info = info_of(open_dataset(name))
+        if info.get("source_fingerprint") == fingerprint:
+            if strict:
+                TargetReport.from_dict(info.get("import_report", {})).check(name)
+            return create_or_open(spec, "target")
 
-    images = check_targets(records, spec, dataset_folder(name) / GROUND_TRUTH, workers)
+    images = without_copies(check_targets(layout.records, spec, dataset_folder(name) / GROUND_TRUTH, workers))
     for split in ("train", "val"):
         members = [image for image in images if image.record.split == split]
         if all(image.dropped for image in members):
             raise SourceError(f"{folder}: none of the {len(members)} {split} images can be used. {members[0].detail}")
+    report = target_report(layout, images, spec)
+    if strict:
+        report.check(name)
     dataset = create_or_open(spec, "target")
     _store_target(dataset, images)
     truth = Ledger().add(f"ground-truth masks of {name}, val", Supervision.MASKS, UsedFor.FINAL_SCORE)
     set_ledger(dataset, GROUND_TRUTH, truth)
     _drop_leaks(spec, name)
-    update(dataset, source_fingerprint=fingerprint, source_folder=str(folder))
+    if layout.made is not None:
+        write_text(dataset_folder(name) / TRAIN_LIST, "".join(f"{image_id}\n" for image_id in layout.made.ids))
+    update(
+        dataset,
+        source_fingerprint=fingerprint,
+        source_folder=str(layout.folder),
+        import_report=report.to_dict(),
+        labels_from=dict(Counter(record.labels_from for record in layout.records if record.labels_from)),
+    )
     return dataset
 
 
+def import_report(dataset: "fo.Dataset") -> str:
+    """What a target dataset was made from, counted, and what is wrong with it; empty for one of an older version."""
+    from wss_data.target_report import TargetReport
+
+    return str(TargetReport.from_dict(info_of(dataset).get("import_report", {})))
+
+
 def _drop_leaks(spec: DatasetSpec, target: str) -> None:
-    """Tag copies of the validation images in the definition's web dataset, where that was built before."""
+    """Tag copies of the validation and test images in the definition's web dataset, where that was built before."""
     try:
         web = open_dataset(spec.name)
     except StoreError:
         return
-    if not len(web) or not open_dataset(target).match_tags("val").count():
-        return
-    report = leaks(web, target, spec.duplicates.max_distance)
-    if report.leaks:
-        apply_filter(web)
-        LOGGER.warning(
-            "%d images of '%s' stand in the val of '%s', too: dropped. To list them: wss-data leaks %s --against %s",
-            *(len(report.leaks), spec.name, target, spec.name, target),
-        )
+    for split in ("val", "test"):
+        if not len(web) or not open_dataset(target).match_tags(split).count():
+            continue
+        report = leaks(web, f"{target}:{split}", spec.duplicates.max_distance)
+        if report.leaks:
+            apply_filter(web)
+            LOGGER.warning(
+                "%d images of '%s' stand in the %s of '%s', too: dropped. "
+                "To list them: wss-data leaks %s --against %s:%s",
+                *(len(report.leaks), spec.name, split, target, spec.name, target, split),
+            )
 
 
 def _store_target(dataset: "fo.Dataset", images: Sequence["TargetImage"]) -> None:
@@ -108,7 +146,7 @@ def _store_target(dataset: "fo.Dataset", images: Sequence["TargetImage"]) -> Non
     from wss_data.targets import DROP_REASONS
 
     fo = fiftyone()
-    ours = {"train", "val", *(f"{DROPPED}{reason}" for reason in DROP_REASONS)}
+    ours = {"train", "val", "test", *(f"{DROPPED}{reason}" for reason in DROP_REASONS)}
     there = {
         image_id: (key, tags) for image_id, key, tags in zip(*dataset.values(["image_id", "id", "tags"]), strict=True)
     }
@@ -148,10 +186,13 @@ def target_summary(dataset: "fo.Dataset") -> str:
     usable = [
         (set(names or ()), found) for names, found in zip(labels, tags, strict=True) if not is_left_out(found, None)
     ]
-    rows = [["class", "train", "val"]]
+    splits = [split for split in ("train", "val", "test") if split != "test" or any(split in s for _, s in usable)]
+    rows = [["class", *splits]]
     for name in class_names(dataset):
-        rows.append([name, *(f"{sum(name in ls and s in found for ls, found in usable):,}" for s in ("train", "val"))])
-    rows.append(["images", *(f"{sum(split in found for _, found in usable):,}" for split in ("train", "val"))])
+        # Nobody outside knows what the images of test show.
+        counts = (f"{sum(name in ls and s in found for ls, found in usable):,}" if s != "test" else "" for s in splits)
+        rows.append([name, *counts])
+    rows.append(["images", *(f"{sum(split in found for _, found in usable):,}" for split in splits)])
     drops = Counter(tag.removeprefix(DROPPED) for found in tags for tag in found if tag.startswith(DROPPED))
     lines = aligned(rows)
     if drops:

@@ -169,13 +169,13 @@ def opened(path: Path | str) -> Iterator[IO[bytes]]:
         with Path(path).open("rb") as file:
             yield file
     except FileNotFoundError as error:
-        raise MaskError("missing", f"{path}: there is no such mask.") from error
+        raise MaskError("missing", f"{path}: there is no such .mat file.") from error
     except MaskError as error:
         raise MaskError(error.reason, f"{path}: {error}") from error
     except (Damaged, zlib.error) as error:
         raise MaskError("unreadable", f"{path}: the .mat file is damaged ({error}).") from error
     except OSError as error:
-        raise MaskError("unreadable", f"{path}: the mask cannot be read ({error}).") from error
+        raise MaskError("unreadable", f"{path}: the .mat file cannot be read ({error}).") from error
 
 
 def arrays(file: IO[bytes], inside: bool = False) -> Iterator[Array]:
@@ -304,26 +304,55 @@ def values(array: Array) -> np.ndarray:
         raise MaskError("mat_no_mask", f"'{array.name}' is {described(array.kind, array.shape)}, no matrix.{hint}")
     if array.size > MAX_PIXELS:
         raise MaskError("too_large", f"'{array.name}' has {array.size:,} pixels, at most {MAX_PIXELS:,} are read.")
+    mask = _whole_numbers(array, "0 and 255 (or 0 and 1) are wanted")
+    return np.ascontiguousarray(mask.reshape(array.shape[::-1]).T)
+
+
+def vector(array: Array, wanted: str) -> np.ndarray:
+    """The numbers of an array, whatever its dimensions.
+
+    Args:
+        array: Its data are read.
+        wanted: What an error says of other numbers, such as ``"1 to 20 are wanted"``.
+
+    Returns:
+        Shape (N,), uint8, in MATLAB's order; of an empty array none.
+
+    Raises:
+        MaskError: With reason ``values`` (no array of numbers, or other than whole numbers from 0 to 255), or
+            ``too_large``.
+    """
+    if array.size == 0:
+        return np.empty(0, np.uint8)
+    if array.kind not in NUMBERS:
+        raise MaskError("values", f"'{array.name}' is {described(array.kind, array.shape)}; {wanted}.")
+    if array.size > _PIECE:
+        raise MaskError("too_large", f"'{array.name}' has {array.size:,} numbers; {wanted}.")
+    return _whole_numbers(array, wanted)
+
+
+def _whole_numbers(array: Array, wanted: str) -> np.ndarray:
+    """The numbers of an array in MATLAB's order, each a whole number from 0 to 255. Shape (N,), uint8."""
     if array.is_complex:
-        raise MaskError("values", f"'{array.name}' holds complex numbers; 0 and 255 (or 0 and 1) are wanted.")
+        raise MaskError("values", f"'{array.name}' holds complex numbers; {wanted}.")
     kind, size, inline = array.part.tag()
     if kind not in _NUMERIC:
         raise Damaged(f"numbers have the unknown type {kind}")
     dtype = np.dtype(array.part.order + _NUMERIC[kind])
     if size != array.size * dtype.itemsize:
         raise Damaged(f"'{array.name}' has {size:,} bytes where {array.size * dtype.itemsize:,} are wanted")
-    mask = np.empty(array.size, np.uint8)
+    found = np.empty(array.size, np.uint8)
     for start in range(0, array.size, _PIECE):
         stop = min(start + _PIECE, array.size)
         data = array.part.read((stop - start) * dtype.itemsize) if inline is None else inline
         numbers = np.frombuffer(data, dtype)
         with np.errstate(invalid="ignore"):
-            mask[start:stop] = numbers.astype(np.uint8)
-        wrong = numbers[mask[start:stop] != numbers]
+            found[start:stop] = numbers.astype(np.uint8)
+        wrong = numbers[found[start:stop] != numbers]
         if len(wrong):
             shown = ", ".join(f"{value:g}" for value in wrong[:3].astype(float))
-            raise MaskError("values", f"'{array.name}' holds {shown}; 0 and 255 (or 0 and 1) are wanted.")
-    return np.ascontiguousarray(mask.reshape(array.shape[::-1]).T)
+            raise MaskError("values", f"'{array.name}' holds {shown}; {wanted}.")
+    return found
 
 
 def texts(array: Array) -> list[str]:
