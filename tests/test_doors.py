@@ -19,6 +19,7 @@ DOORS = {
     "flickrapi": {"wss_data/sources/flickr.py"},
     "icrawler": {"wss_data/sources/google.py"},
     "pydensecrf": {"wss_data/crf.py"},
+    "numba": {"wss_data/permutohedral.py"},
     "joblib": {"wss_data/parallel.py"},
     "dask": {"wss_data/parallel.py"},
     "distributed": {"wss_data/parallel.py"},

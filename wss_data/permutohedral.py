@@ -1,0 +1,442 @@
+"""Gaussian filters on permutohedral lattices, compiled by numba.
+
+The lattice filters N points of d dimensions with a Gaussian of standard deviation 1. Each point is written
+(*splatted*) to the d + 1 corners of the simplex that it lies in, the corners are blurred along each axis of the
+lattice, and each point reads (*slices*) its corners again. The cost grows with N, not with its square.
+
+Everything here releases Python's global lock and writes only to what it makes itself: threads may run it side by side.
+
+Source:
+    Adams, Baek and Davis, *Fast High-Dimensional Filtering Using the Permutohedral Lattice*, Eurographics 2010.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic as numba_intrinsic
+from numba.extending import models, register_model
+
+F = TypeVar("F", bound=Callable[..., Any])
+Array = np.ndarray
+
+intrinsic: Any = numba_intrinsic
+
+SMALLEST_NORM = 1e-20
+"""Added to a sum of weights before its root is divided by. Source: the authors' code."""
+
+CHUNK = 1024
+"""Points that are worked on at a time where much is noted for each, so that it stays in the processor's cache."""
+
+KEPT_LATTICES, LARGEST_KEPT = 8, 1 << 20
+"""Position lattices that are kept, one a size of image, and the pixels of the largest: 32 bytes a pixel."""
+
+SUMS = {"contract", "reassoc", "nsz", "arcp"}
+"""What the compiler may do with sums; not in building a lattice, where the last bit can decide on a corner."""
+
+KEY_FACTORS = np.array(
+    [0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9, 0x14D049BB133111EB, 0x56E8FEB86659FD93, 0x20761D6478BD642F]
+)
+"""Odd numbers without pattern. A corner's key is the sum of its coordinates times these, modulo 2^64: the next corner's
+key is a constant away, and among a million corners any two share one with a chance of 3 in 10^8."""
+
+
+def compiled(**options: Any) -> Callable[[F], F]:
+    """``numba.njit`` without Python's lock, its machine code kept on disk where that can be.
+
+    Functions of numbers alone may be called from loops; arrays are handed on to none there, because numba would count
+    references to them at each call.
+    """
+
+    def compile_later(function: F) -> F:
+        try:
+            return numba.njit(nogil=True, cache=True, error_model="numpy", **options)(function)
+        except RuntimeError:
+            # Nothing can be written beside this file, in the user's cache, or in NUMBA_CACHE_DIR.
+            return numba.njit(nogil=True, error_model="numpy", **options)(function)
+
+    return compile_later
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Points among the corners of a permutohedral lattice. Corner 0 stands for "none" and holds zeros.
+
+    Args:
+        corners: Corners of each point's simplex. Shape (N, d + 1), uint32, in [1, M].
+        weights: Barycentric coordinates; in a normalised lattice, times the point's factor. Shape (N, d + 1), float32.
+        path: The lines of neighbouring corners along the first axis, a 0 after each line, then along the second, and
+            so on. Corners without a neighbour on an axis are left out there. Shape (P,), uint32.
+        size: M, the number of corners that some point touches.
+    """
+
+    corners: Array
+    weights: Array
+    path: Array
+    size: int
+
+    @property
+    def gain(self) -> float:
+        """The factor that splat, blur and slice lack: 1 / (1 + 2^-d). Source: the code of Adams et al."""
+        return 1 / (1 + 2.0 ** (1 - self.corners.shape[1]))
+
+    def filter(self, signal: Array) -> Array:
+        """Sum of all points' signals, weighted by a Gaussian of their distance. ``signal``: (N, lanes), float32."""
+        lanes = (0,) * signal.shape[1]
+        values = np.empty((self.size + 1, len(lanes)), np.float32)
+        filtered = np.zeros_like(signal)
+        splat(self.corners, self.weights, signal, values, lanes)
+        blur(values, self.path, lanes)
+        slice_(self.corners, self.weights, values, np.float32(self.gain), np.float32(0), filtered, lanes)
+        return filtered
+
+
+def make_lattice(features: Array) -> Lattice:
+    """Find the lattice corners around points, and which of these are neighbours.
+
+    Args:
+        features: Where the points are, in units of the Gaussian's standard deviation. Shape (N, d), float32, N >= 1,
+            d <= 5.
+
+    Returns:
+        The lattice, not normalised.
+
+    Source:
+        Adams, Baek and Davis 2010, sections 3 and 4.
+    """
+    count, dimensions = features.shape
+    corners_each = dimensions + 1
+    deviation = np.float32(math.sqrt(2 / 3) * corners_each)
+    scales = np.array([deviation / math.sqrt((i + 1) * (i + 2)) for i in range(dimensions)], np.float32)
+    # The last coordinate follows from the others, which sum to zero with it: no share in the key.
+    factors = np.append(KEY_FACTORS[:dimensions], 0)
+    steps = factors.sum() - corners_each * factors
+
+    corners = np.empty((count, corners_each), np.uint32)
+    weights = np.empty((count, corners_each), np.float32)
+    names = np.empty((min(CHUNK, count), corners_each), np.int64)
+    known, table, size = np.empty(1, np.int64), np.empty(0, np.uint32), 0
+    for start in range(0, count, CHUNK):
+        end = min(start + CHUNK, count)
+        _find_simplices(features[start:end], scales, factors, steps, names, weights[start:end])
+        most = size + (end - start) * corners_each
+        if 2 * most > len(table):
+            known, table = _larger(known, size, max(2 * most, count))
+        size = _number(names[: end - start], known, table, size, corners[start:end])
+    path = np.concatenate([_lines(step, known, table, size) for step in steps])
+    return Lattice(corners, weights, path, size)
+
+
+def _larger(known: Array, size: int, wanted: int) -> tuple[Array, Array]:
+    table = np.zeros(1 << (wanted - 1).bit_length(), np.uint32)
+    keys = np.empty(len(table), np.int64)
+    keys[: size + 1] = known[: size + 1]
+    _enter(keys, table, size)
+    return keys, table
+
+
+def normalised(lattice: Lattice) -> tuple[Lattice, Array]:
+    """Scale a lattice's filter so that the weights of a point's neighbours are comparable everywhere.
+
+    Args:
+        lattice: From ``make_lattice``.
+
+    Returns:
+        A lattice that filters by k(i, j) / sqrt(sum_j k(i, j) sum_i k(i, j)), and what it makes of ones: shape (N,),
+        float32. Only about 1: the root is not the sum.
+
+    Source:
+        Krähenbühl and Koltun, *Parameter Learning and Convergent Inference for Dense Random Fields*, ICML 2013; what
+        pydensecrf calls NORMALIZE_SYMMETRIC, its default.
+    """
+    ones = np.ones((len(lattice.corners), 1), np.float32)
+    norms = 1 / np.sqrt(lattice.filter(ones) + np.float32(SMALLEST_NORM))
+    scaled = Lattice(lattice.corners, lattice.weights * norms, lattice.path, lattice.size)
+    return scaled, scaled.filter(ones)[:, 0]
+
+
+def position_lattice(height: int, width: int, deviation_px: float) -> tuple[Lattice, Array]:
+    """The normalised lattice of an image's pixel positions, and what it makes of ones; kept for the next image."""
+    make = _kept_position_lattice if height * width <= LARGEST_KEPT else _position_lattice
+    return make(height, width, deviation_px)
+
+
+def _position_lattice(height: int, width: int, deviation_px: float) -> tuple[Lattice, Array]:
+    return normalised(make_lattice(_places(height, width) / np.float32(deviation_px)))
+
+
+_kept_position_lattice = lru_cache(KEPT_LATTICES)(_position_lattice)
+
+
+def bilateral_lattice(image: Array, deviation_px: float, deviation_rgb: float) -> tuple[Lattice, Array]:
+    """The normalised lattice of an image's pixel positions and colours, and what it makes of ones.
+
+    Args:
+        image: Shape (H, W, 3), uint8.
+        deviation_px: Of position, pixels.
+        deviation_rgb: Of colour, in units of 0..255.
+
+    Returns:
+        As ``normalised``.
+    """
+    places = _places(*image.shape[:2]) / np.float32(deviation_px)
+    colours = image.reshape(-1, 3) / np.float32(deviation_rgb)
+    return normalised(make_lattice(np.hstack([places, colours])))
+
+
+def _places(height: int, width: int) -> Array:
+    """Column and row of each pixel, row by row. Shape (H W, 2), float32."""
+    rows, columns = np.indices((height, width), np.float32)
+    return np.stack([columns.ravel(), rows.ravel()], axis=1)
+
+
+@compiled()
+def _find_simplices(
+    features: Array,
+    scales: Array,
+    factors: Array,
+    steps: Array,
+    names: Array,
+    weights: Array,
+) -> None:
+    """Fill in the keys of each point's corners and the barycentric coordinates: Adams et al., section 4.1."""
+    count, dimensions = features.shape
+    each = dimensions + 1
+    width = np.float32(each)
+    inverse = np.float32(1) / width
+    offset = np.empty(each, np.float32)
+    rank = np.empty(each, np.int64)
+    ranked = np.empty(each, np.int64)
+    share = np.empty(each + 1, np.float32)
+    for point in range(count):
+        total = np.float32(0)
+        for j in range(dimensions, 0, -1):
+            scaled = features[point, j - 1] * scales[j - 1]
+            offset[j] = total - np.float32(j) * scaled
+            total += scaled
+        offset[0] = total
+        # The nearest corner of colour 0, and how the coordinates lie beyond it, from the largest to the smallest.
+        surplus, key = np.int64(0), np.int64(0)
+        for i in range(each):
+            cell = np.rint(inverse * offset[i])
+            offset[i] -= cell * width
+            surplus += np.int64(cell)
+            key += np.int64(cell) * each * factors[i]
+            rank[i] = 0
+        for i in range(dimensions):
+            for j in range(i + 1, each):
+                less = np.int64(offset[i] < offset[j])
+                rank[i] += less
+                rank[j] += 1 - less
+        share[:] = 0
+        for i in range(each):
+            # Rounding may leave the plane on which coordinates sum to zero: the outermost go one cell back.
+            place = rank[i] + surplus
+            if place < 0:
+                place += each
+                offset[i] -= width
+                key += each * factors[i]
+            elif place >= each:
+                place -= each
+                offset[i] += width
+                key -= each * factors[i]
+            ranked[place] = i
+            beyond = offset[i] * inverse
+            share[dimensions - place] += beyond
+            share[each - place] -= beyond
+        names[point, 0] = key
+        weights[point, 0] = share[0] + (np.float32(1) + share[each])
+        for colour in range(1, each):
+            key += steps[ranked[each - colour]]
+            names[point, colour] = key
+            weights[point, colour] = share[colour]
+
+
+@compiled(forceinline=True)
+def _slot(key: np.int64, bits: int) -> np.int64:
+    """Where the search for a key starts: the upper bits of a product (Fibonacci hashing)."""
+    return np.int64((np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - bits))
+
+
+@compiled()
+def _enter(known: Array, table: Array, size: int) -> None:
+    """Write corners 1 to ``size`` into an empty table."""
+    mask = len(table) - 1
+    bits = round(math.log2(len(table)))
+    for corner in range(1, size + 1):
+        slot = _slot(known[corner], bits)
+        while table[slot] != 0:
+            slot = (slot + 1) & mask
+        table[slot] = corner
+
+
+@compiled()
+def _number(names: Array, known: Array, table: Array, size: int, corners: Array) -> int:
+    """Give each new key the next number, and each point its corners' numbers; returns the number given last."""
+    mask = len(table) - 1
+    bits = round(math.log2(len(table)))
+    count, each = names.shape
+    for point in range(count):
+        for colour in range(each):
+            key = names[point, colour]
+            if point > 0 and key == names[point - 1, colour]:
+                corners[point, colour] = corners[point - 1, colour]
+                continue
+            slot = _slot(key, bits)
+            while table[slot] != 0 and known[table[slot]] != key:
+                slot = (slot + 1) & mask
+            if table[slot] == 0:
+                size += 1
+                known[size] = key
+                table[slot] = size
+            corners[point, colour] = table[slot]
+    return size
+
+
+@compiled()
+def _lines(step: np.int64, known: Array, table: Array, size: int) -> Array:
+    """The corners that have a neighbour along one axis, line by line, a 0 after each line."""
+    mask = len(table) - 1
+    bits = round(math.log2(len(table)))
+    following = np.zeros(size + 1, np.uint32)
+    follows = np.zeros(size + 1, np.bool_)
+    for corner in range(1, size + 1):
+        key = known[corner] + step
+        slot = _slot(key, bits)
+        while table[slot] != 0 and known[table[slot]] != key:
+            slot = (slot + 1) & mask
+        other = table[slot]
+        if other != 0:
+            following[corner] = other
+            follows[other] = True
+    path = np.empty(2 * size, np.uint32)
+    length = 0
+    for corner in range(1, size + 1):
+        if follows[corner] or following[corner] == 0:
+            continue
+        other = np.uint32(corner)
+        while other != 0:
+            path[length] = other
+            length += 1
+            other = following[other]
+        path[length] = 0
+        length += 1
+    return path[:length].copy()
+
+
+class _Row(types.Type):
+    """A row of an array of ``lanes`` columns as one vector: numba by itself works on numbers one by one."""
+
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
+        super().__init__(name=f"Row({lanes})")
+
+
+@register_model(_Row)
+class _RowModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, row: _Row) -> None:
+        super().__init__(manager, row, ir.VectorType(ir.FloatType(), row.lanes))
+
+
+def _address(context: Any, builder: Any, array_type: Any, array: Any, index_type: Any, index: Any, lanes: int) -> Any:
+    """Where row ``index`` of a C-contiguous float32 array with ``lanes`` columns begins, as a pointer to a vector."""
+    offset = builder.mul(context.cast(builder, index, index_type, types.intp), ir.Constant(ir.IntType(64), lanes))
+    start = builder.gep(context.make_array(array_type)(context, builder, array).data, [offset])
+    return builder.bitcast(start, ir.VectorType(ir.FloatType(), lanes).as_pointer())
+
+
+@intrinsic
+def _zeros(typing: Any, lanes: Any) -> Any:
+    """A row of zeros, as long as the tuple ``lanes``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return ir.Constant(ir.VectorType(ir.FloatType(), len(lanes)), None)
+
+    return _Row(len(lanes))(lanes), generate
+
+
+@intrinsic
+def _read(typing: Any, array: Any, index: Any, lanes: Any) -> Any:
+    """Row ``index`` of ``array``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(_address(context, builder, array, arguments[0], index, arguments[1], len(lanes)), align=4)
+
+    return _Row(len(lanes))(array, index, lanes), generate
+
+
+@intrinsic
+def _write(typing: Any, array: Any, index: Any, row: Any) -> Any:
+    """Put a row at ``array[index]``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = _address(context, builder, array, arguments[0], index, arguments[1], row.lanes)
+        builder.store(arguments[2], place, align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, index, row), generate
+
+
+@intrinsic
+def _plus(typing: Any, row: Any, factor: Any, other: Any) -> Any:
+    """``row + factor * other``, ``factor`` a float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        first, number, second = arguments
+        lane = builder.insert_element(ir.Constant(first.type, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
+        every = ir.Constant(ir.VectorType(ir.IntType(32), row.lanes), None)
+        factors = builder.shuffle_vector(lane, ir.Constant(first.type, ir.Undefined), every)
+        return builder.fadd(first, builder.fmul(factors, second))
+
+    return row(row, types.float32, other), generate
+
+
+@compiled(fastmath=SUMS)
+def splat(corners: Array, weights: Array, signal: Array, values: Array, lanes: tuple[int, ...]) -> None:
+    """Sum up at each corner what the points around it bring. ``signal``: (N, lanes); ``values``: (M + 1, lanes)."""
+    count, each = corners.shape
+    values[:] = 0
+    for i in range(count):
+        row = _read(signal, i, lanes)
+        for j in range(each):
+            corner = corners[i, j]
+            _write(values, corner, _plus(_read(values, corner, lanes), weights[i, j], row))
+
+
+@compiled(fastmath=SUMS)
+def blur(values: Array, path: Array, lanes: tuple[int, ...]) -> None:
+    """Add to each corner half of its two neighbours, axis after axis, in place. ``values``: (M + 1, lanes)."""
+    one, half, none = np.float32(1), np.float32(0.5), np.uint32(0)
+    here, before, now, zero = none, _zeros(lanes), _zeros(lanes), _zeros(lanes)
+    for t in range(len(path)):
+        after = _read(values, path[t], lanes)
+        # At a line's end "here" is corner 0, which stays zero: so lines do not touch.
+        live = np.float32(here != none)
+        _write(values, here, _plus(zero, live, _plus(now, half, _plus(before, one, after))))
+        before, now, here = now, after, path[t]
+
+
+@compiled(fastmath=SUMS)
+def slice_(
+    corners: Array,
+    weights: Array,
+    values: Array,
+    factor: np.float32,
+    kept: np.float32,
+    message: Array,
+    lanes: tuple[int, ...],
+) -> None:
+    """Make each point's message ``kept`` times itself and ``factor`` times what its corners hold: (N, lanes)."""
+    zero = _zeros(lanes)
+    count, each = corners.shape
+    for i in range(count):
+        total = _zeros(lanes)
+        for j in range(each):
+            total = _plus(total, weights[i, j], _read(values, corners[i, j], lanes))
+        _write(message, i, _plus(_plus(zero, kept, _read(message, i, lanes)), factor, total))
