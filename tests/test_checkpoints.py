@@ -188,3 +188,36 @@ def test_a_damaged_training_state_is_refused(tmp_path):
 
     with pytest.raises(CheckpointError, match=r"optimizer\.safetensors.*truncated"):
         read_training_state(folder)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"ledger": []}, {"ledger": None}, {"recipe": []}, {"recipe": {"backbone": "vgg"}}, {"recipe": {"newer": 1}},
+        {"classes": "cow"}, {"classes": []}, {"classes": [1]}, {"kind": "other"}, {"iterations": "many"},
+    ],
+)  # fmt: skip
+def test_a_card_with_a_strange_value_is_refused(tmp_path, changed):
+    file = tmp_path / "model.safetensors"
+    save_file(WEIGHTS, file, metadata={"wss_train": json.dumps({**CARD.to_dict(), **changed})})
+
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: the model card in the checkpoint cannot be read"):
+        read_card(file)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3"])
+def test_a_card_that_is_no_json_object_is_refused(tmp_path, text):
+    file = tmp_path / "model.safetensors"
+    save_file(WEIGHTS, file, metadata={"wss_train": text})
+
+    with pytest.raises(CheckpointError, match=r"cannot be read|format version None"):
+        read_card(file)
+
+
+@pytest.mark.parametrize("text", ["", "\xff", "[]", '{"format_version": 1}', '{"format_version": 1, "iteration": "x"}'])
+def test_a_state_file_of_other_things_is_refused(tmp_path, text):
+    folder = write_training_state(state(3), CARD, tmp_path, keep=2)
+    (folder / "state.json").write_text(text, encoding="latin-1")
+
+    with pytest.raises(CheckpointError, match=r"cannot be read|format version None"):
+        read_training_state(folder)

@@ -141,11 +141,6 @@ def test_an_unknown_preset_is_refused_with_the_known_ones():
         as_recipe("papr")
 
 
-def test_a_resnet_of_basic_blocks_cannot_be_dilated():
-    with pytest.raises(RecipeError, match="output stride 32 only"):
-        with_values(preset("paper"), {"backbone": "resnet18"})
-
-
 def test_only_values_that_shape_the_weights_make_another_run():
     changed = with_values(preset("cpu"), {"scales": "1", "crf_iterations": "5", "checkpoint_every": "7"})
 

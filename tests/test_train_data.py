@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from wss_data.errors import ImageError, TrainingDataError
+from wss_data.images import read_at_least
 from wss_data.masks import write_mask
 from wss_data.records import ExampleTable
 from wss_train.data import TrainingDraws, as_table, batches, check_training_table
@@ -37,8 +38,8 @@ def with_mask(table, values):
 def test_an_example_is_image_mask_labels_and_identity(table):
     example = TrainingDraws(table, RECIPE)[3]
 
-    assert (example.image.shape, example.image.dtype) == ((3, 16, 16), torch.float32)
-    assert (example.mask.shape, example.mask.dtype) == ((16, 16), torch.int64)
+    assert (example.image.shape, example.image.dtype) == ((16, 16, 3), torch.uint8)
+    assert (example.mask.shape, example.mask.dtype) == ((16, 16), torch.uint8)
     assert example.labels.dtype == torch.float32
     row = "abcde".index(example.id)
     assert example.labels.tolist() == table.labels[row].astype(float).tolist()
@@ -150,8 +151,11 @@ def test_masks_of_0_and_255_are_explained_where_void_has_another_index(table):
 
 
 def test_a_mask_of_another_size_is_refused_with_both_sizes(table):
-    draws = TrainingDraws(with_mask(table, np.ones((30, 20))), RECIPE)
+    table = with_mask(table, np.ones((30, 20)))
+    draws = TrainingDraws(table, RECIPE)
 
+    with pytest.raises(TrainingDataError, match=r"20x30 pixels, its image .* has 30x20"):
+        check_training_table(table)
     with pytest.raises(TrainingDataError, match=r"20x30 pixels, its image .* has 30x20"):
         for draw in range(5):
             draws[draw]
@@ -180,3 +184,86 @@ def test_images_without_labels_are_refused_only_where_labels_teach(table):
     check_training_table(unlabelled)
     with pytest.raises(TrainingDataError, match="1 of 5 images have no image-level label"):
         check_training_table(unlabelled, needs_labels=True)
+
+
+def with_image(table, image):
+    image.save(table.image_paths[0])
+    return with_mask(table, np.ones((image.height, image.width)))
+
+
+def example_of(table, name):
+    draws = TrainingDraws(table, RECIPE)
+    return next(example for example in map(draws.__getitem__, range(5)) if example.id == name)
+
+
+def test_an_image_of_one_pixel_is_named_before_training_starts(table):
+    with pytest.raises(ImageError, match=r"0\.png: 1x1 pixels, at least 16 a side"):
+        check_training_table(with_image(table, Image.new("RGB", (1, 1))))
+
+
+def test_a_file_that_is_no_image_is_named_before_training_starts(table):
+    Path(table.image_paths[0]).write_text("<html>not found</html>")
+
+    with pytest.raises(ImageError, match=r"0\.png: not an image"):
+        check_training_table(table)
+
+
+def test_a_greyscale_image_teaches_in_three_equal_channels(table):
+    table = with_image(table, Image.new("L", (30, 20), 70))
+
+    assert check_training_table(table).images == 5
+    pixels = example_of(table, "a")
+    assert (pixels.image[pixels.mask == 1] == 70).all()
+
+
+def test_images_of_all_sizes_share_a_batch(table):
+    table = with_image(table, Image.new("RGB", (500, 16), (70, 0, 0)))
+
+    batch = next(batches(TrainingDraws(table, RECIPE), 5, 0, 1, 0))
+
+    assert batch.images.shape == (5, 3, 16, 16)
+    assert batch.masks.shape == (5, 16, 16)
+
+
+def test_a_wide_image_that_is_lower_than_the_crop_is_void_above_and_below(table):
+    example = example_of(with_image(table, Image.new("RGB", (500, 16), (70, 0, 0))), "a")
+
+    rows = (example.mask != 255).any(dim=1)
+    assert 1 <= int(rows.sum()) <= 2, "500 x 16 px become 24 x 1"
+    assert (example.mask[rows] == 1).all()
+    assert (example.image[~rows] == 127).all()
+
+
+def test_a_large_photograph_is_decoded_at_a_fraction_and_stays_on_its_mask(table, tmp_path):
+    image = np.zeros((640, 960, 3), np.uint8)
+    image[:, :480] = 255
+    mask = np.zeros((640, 960), np.uint8)
+    mask[:, :480] = 1
+    Image.fromarray(image).save(tmp_path / "large.jpg", quality=95)
+    write_mask(mask, tmp_path / "large_mask.png")
+    large = replace(
+        table.take([0]), image_paths=(str(tmp_path / "large.jpg"),), mask_paths=(str(tmp_path / "large_mask.png"),)
+    )
+    decoded, size = read_at_least(large.image_paths[0], 24)
+
+    for draw in range(8):
+        example = TrainingDraws(large, RECIPE)[draw]
+        decided = example.mask != 255
+        # One column may lie on the edge between black and white.
+        assert ((example.image[:, :, 0] > 127) != (example.mask == 1))[decided].float().mean() <= 1 / 16
+    assert size == (960, 640)
+    assert decoded.shape == (80, 120, 3), "an eighth"
+
+
+def test_label_columns_in_another_order_are_the_same_labels_by_name(table):
+    turned = replace(table, labels=table.labels[:, ::-1], classes=table.classes[::-1])
+
+    before, after = check_training_table(table), check_training_table(turned)
+
+    assert before.images_labelled == after.images_labelled == {"cow": 3, "sheep": 2}
+    assert before.fingerprint != after.fingerprint, "class 1 of a mask is another class now: no run goes on with it"
+
+
+def test_labels_with_a_column_too_many_are_refused(table):
+    with pytest.raises(ValueError, match=r"labels of shape \(5, 3\) for 2 classes"):
+        replace(table, labels=np.ones((5, 3), bool))

@@ -16,7 +16,7 @@ from wss_data.errors import CheckpointError, RecipeError, TrainingDataError
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.masks import write_mask
 from wss_data.records import ExampleTable
-from wss_train import loop, training
+from wss_train import loop, step, training
 from wss_train.checkpoints import read_card, read_weights, training_states
 from wss_train.models import build_model
 from wss_train.optimizer import learning_rate, parameter_groups
@@ -225,13 +225,13 @@ def test_files_of_others_are_not_thrown_away(table, tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(table, tmp_path, monkeypatch):
-    real = loop.Objective.__call__
+    real = step.Objective.__call__
 
     def diverging(objective, output, batch, iteration):
         losses = real(objective, output, batch, iteration)
         return losses._replace(total=losses.total * float("nan")) if iteration == 4 else losses
 
-    monkeypatch.setattr(loop.Objective, "__call__", diverging)
+    monkeypatch.setattr(step.Objective, "__call__", diverging)
 
     with pytest.raises(RecipeError, match=r"iteration 5.*iteration_000003.*learning_rate"):
         train(table, TINY, tmp_path, progress=False)

@@ -35,8 +35,9 @@ from wss_train.data import Batch, TrainingDraws, as_table, check_training_table
 from wss_train.losses import at_one_resolution, classes_in_masks, segmentation_loss
 from wss_train.metrics import ConfusionMatrix
 from wss_train.models import ModelOutput
+from wss_train.objective import Objective
 from wss_train.recipes import preset, with_values
-from wss_train.training import losses_of_batch, train_generator
+from wss_train.training import train_generator
 from wss_train.transforms import Augmentation, augment
 
 W, H = 96, 64
@@ -263,7 +264,7 @@ def banded_batch() -> Batch:
 def losses_and_gradient(network: GivenLogits, batch: Batch, **values: str) -> tuple[list[float], torch.Tensor]:
     recipe = with_values(preset("cpu"), {"multilabel_weight": 1.0, **values})
     network.zero_grad()
-    losses = losses_of_batch(network, batch, recipe, 3, VOID)
+    losses = Objective(recipe, 3, VOID, 1)(network(batch.images), batch, 0)
     losses[0].backward()
     return [loss.item() for loss in losses], network.pixels.grad
 

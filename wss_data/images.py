@@ -3,6 +3,7 @@
 import io
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -53,11 +54,57 @@ def read_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         ImageError: If it is no usable image; ``reason`` is one of ``missing``, ``unreadable``, ``truncated``,
             ``too_large``, ``too_small``.
     """
+    return decode_image(_read(path), str(path), max_pixels)
+
+
+def read_at_least(
+    path: Path | str, longest_side: int, max_pixels: int = MAX_PIXELS
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Read an image file as upright RGB, decoded no larger than is needed.
+
+    A JPEG is averaged over 2, 4 or 8 pixels while it is decoded, other formats over whole pixels afterwards. Damage is
+    painted over where ``read_image`` does.
+
+    Args:
+        path: The file.
+        longest_side: Longest side in pixels that will be made of it; an image larger than that stays at least as long.
+        max_pixels: Largest number of pixels accepted.
+
+    Returns:
+        The image, (h, w, 3) uint8, and the (width, height) of the original in pixels, both upright.
+
+    Raises:
+        ImageError: As ``read_image``.
+    """
+    data = _read(path)
     try:
-        data = Path(path).read_bytes()
+        return _decode(data, str(path), max_pixels, True, longest_side)
+    except ImageError as error:
+        if error.reason != "corrupt":
+            raise
+    return _decode(data, str(path), max_pixels, False, longest_side)
+
+
+def read_size(path: Path | str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(width, height) in pixels of an image file, upright, from its header alone.
+
+    Raises:
+        ImageError: As ``read_image``, but for damage behind the header.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            image = _open(file, str(path), max_pixels)
+            width, height = image.size
+            return (height, width) if _orientation(image) >= 5 else (width, height)
     except OSError as error:
         raise ImageError("missing", f"{path}: the image cannot be opened ({error.strerror}).") from error
-    return decode_image(data, str(path), max_pixels)
+
+
+def _read(path: Path | str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ImageError("missing", f"{path}: the image cannot be opened ({error.strerror}).") from error
 
 
 def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS, strict: bool = False) -> np.ndarray:
@@ -107,23 +154,8 @@ def _decode(
     data: bytes, name: str, max_pixels: int, strict: bool, longest_side: int | None
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """The upright image, no smaller than ``longest_side`` needs, and the original's upright (width, height)."""
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError as error:
-        raise ImageError(
-            "unreadable", f"{name}: not an image in a format that is read ({', '.join(FORMATS)})."
-        ) from error
-    except MemoryError:
-        raise
-    except Exception as error:  # hostile bytes make Pillow's readers raise nearly anything
-        reason = "too_large" if isinstance(error, Image.DecompressionBombError) else "unreadable"
-        raise ImageError(reason, f"{name}: the image header cannot be read ({error}).") from error
-
+    image = _open(io.BytesIO(data), name, max_pixels)
     width, height = image.size
-    if width * height > max_pixels:
-        raise ImageError("too_large", f"{name}: {width}x{height} pixels, at most {max_pixels:,} pixels are read.")
-    if min(width, height) < MIN_SIDE:
-        raise ImageError("too_small", f"{name}: {width}x{height} pixels, at least {MIN_SIDE} a side are needed.")
     try:
         pixels = None
         if strict and image.format in ("JPEG", "MPO"):
@@ -141,6 +173,28 @@ def _decode(
         reason = "truncated" if "truncated" in str(error) else "unreadable"
         raise ImageError(reason, f"{name}: the image data cannot be decoded ({error}).") from error
     return _upright(pixels, orientation), (height, width) if orientation >= 5 else (width, height)
+
+
+def _open(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
+    """The image with its header read and its size checked, its pixels not yet decoded."""
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            "unreadable", f"{name}: not an image in a format that is read ({', '.join(FORMATS)})."
+        ) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # hostile bytes make Pillow's readers raise nearly anything
+        reason = "too_large" if isinstance(error, Image.DecompressionBombError) else "unreadable"
+        raise ImageError(reason, f"{name}: the image header cannot be read ({error}).") from error
+
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError("too_large", f"{name}: {width}x{height} pixels, at most {max_pixels:,} pixels are read.")
+    if min(width, height) < MIN_SIDE:
+        raise ImageError("too_small", f"{name}: {width}x{height} pixels, at least {MIN_SIDE} a side are needed.")
+    return image
 
 
 def _to_rgb(image: Image.Image, longest_side: int | None) -> np.ndarray:

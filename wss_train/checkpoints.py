@@ -10,13 +10,14 @@ Nothing here reads a pickle: a pickle can run code, and breaks when classes move
 
 import json
 import shutil
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wss_data.errors import CheckpointError, RecipeError
-from wss_data.files import atomic_path, write_json
+from wss_data.files import write_bytes, write_json
 from wss_data.ledger import Ledger
 from wss_train.recipes import Kind, TrainRecipe
 
@@ -84,14 +85,14 @@ class ModelCard:
         _check_version(value, name)
         try:
             return cls(
-                kind=value["kind"],
-                classes=tuple(value["classes"]),
+                kind=_known_kind(value["kind"]),
+                classes=_class_names(value["classes"]),
                 recipe=TrainRecipe.from_dict(value["recipe"]),
                 iterations=int(value["iterations"]),
                 multilabel=bool(value["multilabel"]),
                 ledger=Ledger.from_dict(value["ledger"]),
             )
-        except (KeyError, TypeError, ValueError, RecipeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RecipeError) as error:
             raise CheckpointError(f"{name}: the model card in the checkpoint cannot be read ({error}).") from error
 
 
@@ -182,12 +183,14 @@ class TrainingState:
         weights: The model's tensors by name.
         optimizer: The optimizer's tensors by ``<parameter number>.<name>``.
         average: The moving average of the weights by name; empty without one.
+        scaler: State of fp16's factor on the loss; empty in other precisions.
     """
 
     iteration: int
     weights: Mapping[str, "Tensor"]
     optimizer: Mapping[str, "Tensor"]
     average: Mapping[str, "Tensor"] = field(default_factory=dict)
+    scaler: Mapping[str, float] = field(default_factory=dict)
 
 
 def training_states(run: Path) -> list[Path]:
@@ -210,17 +213,30 @@ def write_training_state(state: TrainingState, card: ModelCard, run: Path, keep:
 
     Returns:
         The checkpoint's folder.
+
+    Raises:
+        CheckpointError: If it cannot be written, as on a full disk; nothing of it is left, the ones before stay.
     """
     parent = run / "checkpoints"
     clear_unfinished(run)
     hidden, final = parent / f".writing-{state.iteration:06d}", parent / f"iteration_{state.iteration:06d}"
-    write_model(state.weights, card, hidden)
-    _write_tensors(state.optimizer, hidden / "optimizer.safetensors", {})
-    if state.average:
-        _write_tensors(state.average, hidden / AVERAGE_FILE, {})
-    write_json(hidden / "state.json", {"format_version": FORMAT_VERSION, "iteration": state.iteration})
-    shutil.rmtree(final, ignore_errors=True)
-    hidden.rename(final)
+    values = {"format_version": FORMAT_VERSION, "iteration": state.iteration, "scaler": dict(state.scaler)}
+    try:
+        write_model(state.weights, card, hidden)
+        _write_tensors(state.optimizer, hidden / "optimizer.safetensors", {})
+        if state.average:
+            _write_tensors(state.average, hidden / AVERAGE_FILE, {})
+        write_json(hidden / "state.json", values)
+        shutil.rmtree(final, ignore_errors=True)
+        hidden.rename(final)
+    except OSError as error:
+        clear_unfinished(run)
+        kept = training_states(run)
+        last = f"The last good checkpoint is {kept[-1]}. " if kept else "There is no earlier one. "
+        raise CheckpointError(
+            f"{final}: the checkpoint cannot be written ({error.strerror or error}). {last}"
+            "Make room and run the same command again: it goes on from there."
+        ) from error
     for old in training_states(run)[:-keep]:
         # Hidden first: a folder half removed must not look like a checkpoint.
         shutil.rmtree(old.rename(parent / f".writing-old-{old.name}"))
@@ -235,14 +251,20 @@ def read_training_state(folder: Path) -> TrainingState:
     """
     try:
         value = json.loads((folder / "state.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{folder / 'state.json'}: the training state cannot be read ({error}).") from error
-    _check_version(value, str(folder))
+        _check_version(value, str(folder))
+        iteration = int(value["iteration"])
+    # What is no UTF-8 or no JSON is a ValueError.
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{folder / 'state.json'}: the training state cannot be read ({error}). "
+            f"Remove {folder} and run the same command again: it goes on from the checkpoint before."
+        ) from error
     return TrainingState(
-        iteration=int(value["iteration"]),
+        iteration=iteration,
         weights=read_tensors(folder / MODEL_FILE),
         optimizer=read_tensors(folder / "optimizer.safetensors"),
         average=read_tensors(folder / AVERAGE_FILE) if (folder / AVERAGE_FILE).is_file() else {},
+        scaler=value.get("scaler", {}),
     )
 
 
@@ -252,8 +274,20 @@ def clear_unfinished(run: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_version(value: Mapping[str, Any], name: str) -> None:
-    found = value.get("format_version")
+def _known_kind(value: Any) -> Kind:
+    if value not in typing.get_args(Kind):
+        raise ValueError(f"kind is {value!r}, expected one of {', '.join(typing.get_args(Kind))}")
+    return value
+
+
+def _class_names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"classes are {value!r}, expected a list of names")
+    return tuple(value)
+
+
+def _check_version(value: Any, name: str) -> None:
+    found = value.get("format_version") if isinstance(value, Mapping) else None
     if found != FORMAT_VERSION:
         raise CheckpointError(
             f"{name}: the checkpoint has format version {found}, this program reads version {FORMAT_VERSION}. "
@@ -262,12 +296,12 @@ def _check_version(value: Mapping[str, Any], name: str) -> None:
 
 
 def _write_tensors(tensors: Mapping[str, "Tensor"], path: Path, metadata: dict[str, str]) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     # Channels-last tensors are not contiguous, and safetensors takes no others.
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
-        save_file(plain, temporary, metadata=metadata)
+    # Through memory: written by safetensors itself, a full disk is no OSError, and can end the process.
+    write_bytes(path, save(plain, metadata=metadata))
 
 
 def _read_metadata(path: Path) -> dict[str, str]:

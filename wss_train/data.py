@@ -10,9 +10,10 @@ without an ``if __name__ == "__main__"`` guard works too.
 """
 
 import hashlib
+import math
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -25,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from wss_data.errors import TrainingDataError
-from wss_data.images import read_image
+from wss_data.images import read_at_least, read_size
 from wss_data.masks import read_mask
 from wss_data.records import ExampleTable
 from wss_train.noise import balanced_order, boundary_to_void, image_weights
@@ -46,8 +47,8 @@ class TrainingExample:
     """One training example.
 
     Args:
-        image: RGB in [0, 255], not yet normalised. Shape (3, H, W), float32.
-        mask: Class indices or the ignore index. Shape (H, W), int64.
+        image: RGB, not yet normalised. Shape (H, W, 3), uint8.
+        mask: Class indices or the ignore index. Shape (H, W), uint8.
         labels: Which classes the whole image shows (the crop may show fewer). Shape (C,), float32, 0 or 1.
         id: Identity of the image.
         weight: How much it counts, at least 0.
@@ -65,8 +66,8 @@ class Batch:
     """Several examples of one iteration, stacked.
 
     Args:
-        images: Shape (N, 3, H, W), float32, in [0, 255].
-        masks: Shape (N, H, W), int64.
+        images: RGB in [0, 255], not yet normalised. Shape (N, 3, H, W), uint8 or float32.
+        masks: Class indices or the ignore index. Shape (N, H, W), uint8 as read, int64 after ``to``.
         labels: Shape (N, C), float32.
         ids: One identity an image.
         weights: How much each image counts, at least 0; ``None`` where all count alike. Shape (N,), float32.
@@ -79,14 +80,14 @@ class Batch:
     weights: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on ``device``."""
+        """The batch on ``device``, as bytes until there, its masks then as the losses want them."""
 
         def there(tensor: Tensor) -> Tensor:
             # From pinned memory the copy runs beside the computation.
             return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
         weights = None if self.weights is None else there(self.weights)
-        return Batch(there(self.images), there(self.masks), there(self.labels), self.ids, weights)
+        return Batch(there(self.images), there(self.masks).long(), there(self.labels), self.ids, weights)
 
 
 @dataclass(frozen=True)
@@ -150,15 +151,12 @@ class TrainingDraws(Dataset[TrainingExample]):
             TrainingDataError: If image and mask differ in size, or the mask holds no class index.
         """
         table, row = self.table, self.row(draw)
-        image = read_image(table.image_paths[row])
-        mask = _read_class_mask(table, row)
-        if mask.shape != image.shape[:2]:
-            raise TrainingDataError(
-                f"{table.mask_paths[row]}: the mask has {mask.shape[1]}x{mask.shape[0]} pixels, its image "
-                f"{table.image_paths[row]} has {image.shape[1]}x{image.shape[0]}. Masks must have their image's size."
-            )
-        mask = boundary_to_void(mask, self.recipe.boundary_band_px, table.ignore_index)
         drawn = draw_augmentation(self.recipe, np.random.default_rng([self.recipe.seed, _AUGMENTATION, draw]))
+        # No larger than this crop needs: photographs are many times the size of what the network sees.
+        image, size = read_at_least(table.image_paths[row], math.ceil(self.recipe.long_side * drawn.scale))
+        mask = _read_class_mask(table, row)
+        _check_size(table, row, size, mask)
+        mask = boundary_to_void(mask, self.recipe.boundary_band_px, table.ignore_index)
         pixels, indices = augment(image, mask, drawn, self.recipe, table.ignore_index)
         weight = 1.0 if self.weights is None else float(self.weights[row])
         return TrainingExample(
@@ -166,27 +164,40 @@ class TrainingDraws(Dataset[TrainingExample]):
         )
 
 
-def batches(draws: TrainingDraws, batch: int, start: int, stop: int, workers: int) -> Iterator[Batch]:
+def batches(
+    draws: TrainingDraws,
+    batch: int,
+    start: int,
+    stop: int,
+    workers: int,
+    part: int = 0,
+    parts: int = 1,
+    accumulate: int = 1,
+) -> Generator[Batch, None, None]:
     """Yield the batches of iterations ``start`` to ``stop`` - 1, the same for any number of workers.
 
     Args:
         draws: The examples.
-        batch: Examples an iteration.
+        batch: Examples an iteration, in all processes together.
         start: First iteration, from 0.
         stop: Iteration before which to end.
         workers: Threads that read ahead; 0 reads in the calling thread.
+        part: Which part of each batch to read, from 0: that of one process.
+        parts: Number of parts; ``parts`` times ``accumulate`` divides ``batch``.
+        accumulate: Batches that each part is cut into.
 
     Yields:
-        Iteration ``i`` holds the draws ``i * batch`` to ``(i + 1) * batch - 1``.
+        Iteration ``i`` holds the draws ``i * batch`` to ``(i + 1) * batch - 1``; every ``parts``-th of them, from the
+        one with number ``part``, in ``accumulate`` batches.
     """
-    numbers = range(start * batch, stop * batch)
+    numbers, size = range(start * batch + part, stop * batch, parts), batch // (parts * accumulate)
     if workers == 0:
         examples: Iterator[TrainingExample] = map(draws.__getitem__, numbers)
-        yield from _stacked(examples, batch, draws.weights is not None)
+        yield from _stacked(examples, size, draws.weights is not None)
         return
     with ThreadPoolExecutor(workers, thread_name_prefix="examples") as pool:
-        read = _read_ahead(draws, numbers, pool, 2 * batch + workers)
-        yield from _stacked(read, batch, draws.weights is not None)
+        read = _read_ahead(draws, numbers, pool, 2 * batch // parts + workers)
+        yield from _stacked(read, size, draws.weights is not None)
 
 
 def as_table(examples: "Examples", mask_field: str | None) -> ExampleTable:
@@ -209,7 +220,7 @@ def as_table(examples: "Examples", mask_field: str | None) -> ExampleTable:
 
 
 def check_training_table(table: ExampleTable, needs_labels: bool = False) -> DataSummary:
-    """Read every mask once before training starts, so that a bad one costs seconds and not hours.
+    """Read every mask and every image's header before training starts, so that a bad one costs seconds and not hours.
 
     Args:
         table: Images with masks.
@@ -220,8 +231,10 @@ def check_training_table(table: ExampleTable, needs_labels: bool = False) -> Dat
 
     Raises:
         TrainingDataError: If the table is empty, an image or a mask is missing, a mask holds something else than
-            0..C and the ignore index, no mask shows any class, or a needed label is missing.
+            0..C and the ignore index or has another size than its image, no mask shows any class, or a needed label
+            is missing.
         MaskError: If a mask cannot be read.
+        ImageError: If a file is no image, or one with a side below ``wss_data.images.MIN_SIDE`` pixels.
     """
     if len(table) == 0:
         raise TrainingDataError(
@@ -291,9 +304,19 @@ def _read_class_mask(table: ExampleTable, row: int) -> np.ndarray:
     return mask
 
 
+def _check_size(table: ExampleTable, row: int, size: tuple[int, int], mask: np.ndarray) -> None:
+    """Raise ``TrainingDataError`` unless a row's mask, (H, W), has the (width, height) of its image."""
+    if mask.shape != size[::-1]:
+        raise TrainingDataError(
+            f"{table.mask_paths[row]}: the mask has {mask.shape[1]}x{mask.shape[0]} pixels, its image "
+            f"{table.image_paths[row]} has {size[0]}x{size[1]}. Masks must have their image's size."
+        )
+
+
 def _shown_and_hash(table: ExampleTable, row: int) -> tuple[np.ndarray, bytes]:
-    """Class indices that the mask of a row shows, (K,) int64, and a hash of its pixels."""
+    """Class indices that the mask of a row shows, (K,) int64, and a hash of its pixels; its image is looked at."""
     mask = _read_class_mask(table, row)
+    _check_size(table, row, read_size(table.image_paths[row]), mask)
     counts = np.bincount(mask.ravel(), minlength=256)[: table.num_classes]
     return np.flatnonzero(counts), hashlib.sha256(repr(mask.shape).encode() + mask.tobytes()).digest()
 
@@ -318,7 +341,7 @@ def _read_ahead(
 def _stacked(examples: Iterator[TrainingExample], batch: int, weighted: bool) -> Iterator[Batch]:
     while members := list(islice(examples, batch)):
         yield Batch(
-            torch.stack([m.image for m in members]),
+            torch.stack([m.image for m in members]).permute(0, 3, 1, 2),
             torch.stack([m.mask for m in members]),
             torch.stack([m.labels for m in members]),
             tuple(m.id for m in members),

@@ -5,16 +5,16 @@ that was killed and resumed ends, on a CPU, in the same weights bit for bit.
 """
 
 import copy
-import logging
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import closing, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,10 +23,11 @@ from wss_data.records import ExampleTable
 from wss_train.checkpoints import ModelCard, TrainingState, training_states, write_training_state
 from wss_train.data import TrainingDraws, batches
 from wss_train.metrics_log import MetricsLog
-from wss_train.models import SegmentationModel, usable_precision
-from wss_train.objective import Losses, Objective
+from wss_train.models import SegmentationModel
+from wss_train.objective import Losses
 from wss_train.optimizer import learning_rate, load_optimizer, make_optimizer, optimizer_tensors
-from wss_train.recipes import TrainRecipe
+from wss_train.processes import place
+from wss_train.step import Step
 
 _ITERATION = 3
 """Name of a stream of random numbers, beside those of ``wss_train.data`` and ``wss_train.training``."""
@@ -76,8 +77,26 @@ class MovingAverage:
     def update(self, model: SegmentationModel, iteration: int) -> None:
         """Take in the weights after iteration number ``iteration``, from 0."""
         decay = min(self._decay, (1 + iteration) / (10 + iteration))
-        for average, weight in zip(self.model.parameters(), model.parameters(), strict=True):
-            average.lerp_(weight, 1.0 - decay)
+        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1.0 - decay)
+
+
+class Follower:
+    """Stands in for the first process's watcher in the others.
+
+    Args:
+        every: Iterations between two looks, as the watcher's.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def look(self, iteration: int, model: SegmentationModel) -> bool:
+        """Not asked: the first process looks, and the others hear what it decided."""
+        return False
+
+    def chosen(self) -> tuple[int, Mapping[str, Tensor]] | None:
+        """Nothing: the first process chooses."""
+        return None
 
 
 def run_loop(
@@ -90,6 +109,7 @@ def run_loop(
     workers: int,
     watcher: Watcher | None = None,
     progress: bool = True,
+    compiled: bool = False,
 ) -> tuple[int, Mapping[str, Tensor]]:
     """Train a network from a state to its last iteration, or to where a watcher stops it.
 
@@ -103,13 +123,16 @@ def run_loop(
         workers: Threads that read images ahead; 0 reads in between.
         watcher: Looks at the network now and then; ``None`` for nobody.
         progress: Whether to show a bar.
+        compiled: Whether ``torch.compile`` translates the network.
 
     Returns:
         Iterations and weights of the model: the last state, or the one that the watcher chose.
 
     Raises:
-        RecipeError: If the loss stops being a number; the last good checkpoint stays.
+        RecipeError: If the loss or a weight stops being a number; the last good checkpoint stays.
+        CheckpointError: If a checkpoint cannot be written; the last good one stays.
     """
+    here = place()
     recipe, kind, last = card.recipe, card.kind, card.iterations
     start = state.iteration if state else 0
     average = MovingAverage(model, recipe.average_decay) if recipe.average_decay else None
@@ -119,60 +142,61 @@ def run_loop(
         if average:
             average.model.load_state_dict(state.average)
 
-    # It announces the precision, which has been told already.
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    fabric = _make_fabric(recipe, device)
-    wrapped, wrapped_optimizer = fabric.setup(model, optimizer, move_to_device=False)
-    wrapped.train()
-    objective = Objective(recipe, card.num_classes, table.ignore_index, last)
+    step = Step(model, optimizer, card, table.ignore_index, device, here, compiled)
+    if state:
+        step.load_scaler(dict(state.scaler))
     shown = average.model if average else model
 
     def checkpoint(done: int) -> None:
         if not all(torch.isfinite(p).all() for p in model.parameters()):
             raise diverged(done, out)
-        averaged = average.model.state_dict() if average else {}
-        now = TrainingState(done, model.state_dict(), optimizer_tensors(optimizer), averaged)
-        write_training_state(now, card, out, recipe.keep_checkpoints)
+        if here.first:
+            averaged = average.model.state_dict() if average else {}
+            now = TrainingState(done, model.state_dict(), optimizer_tensors(optimizer), averaged, step.scaler())
+            write_training_state(now, card, out, recipe.keep_checkpoints)
 
     restart_at = last - recipe.low_rate_iterations(kind) if recipe.rate_policy == "restart" else None
-    source = batches(TrainingDraws(table, recipe), recipe.batch, start, last, workers)
+    parts = here.rank, here.world, recipe.accumulate
+    source = batches(TrainingDraws(table, recipe), recipe.batch, start, last, workers, *parts)
     done = start
-    with _Progress(kind, last, start, progress) as bar, MetricsLog(out, start) as log:
+    with (
+        closing(source),
+        _Progress(kind, last, start, progress and here.first) as bar,
+        MetricsLog(out, start) if here.first else nullcontext() as log,
+    ):
         waiting: list[tuple[int, float, Losses]] = []
         clock = time.perf_counter()
-        for iteration, cpu_batch in enumerate(source, start):
-            batch = cpu_batch.to(device)
-            # Dropout draws from (seed, iteration), not from what went before.
-            torch.manual_seed(seed_of(recipe.seed, _ITERATION, iteration))
+        for iteration in range(start, last):
+            pieces = [piece.to(device) for piece in islice(source, recipe.accumulate)]
+            # Dropout draws from (seed, iteration, process), not from what went before.
+            torch.manual_seed(seed_of(recipe.seed, _ITERATION, iteration * here.world + here.rank))
             if iteration == restart_at:
                 optimizer.state.clear()
             rate = learning_rate(recipe, kind, iteration)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["rate_factor"]
 
-            losses = objective(wrapped(model.normalise(batch.images)), batch, iteration)
-            wrapped_optimizer.zero_grad()
-            fabric.backward(losses.total)
-            wrapped_optimizer.step()
+            losses = step(pieces, iteration)
             if average:
                 average.update(model, iteration)
 
             done = iteration + 1
-            waiting.append((done, rate, losses.detached()))
+            waiting.append((done, rate, losses))
             bar.update()
             saves = done % recipe.checkpoint_every == 0 or done == last
             looks = watcher is not None and (done % watcher.every == 0 or done == last)
             if saves or looks or done % LOG_EVERY == 0:
                 seconds = (time.perf_counter() - clock) / len(waiting)
-                bar.set_postfix(loss=f"{_log(log, waiting, seconds, out):.3f}")
+                bar.set_postfix(loss=f"{_log(step, log, waiting, seconds, out):.3f}")
                 waiting = []
-            if saves:
-                checkpoint(done)
+            # Before the checkpoint: a run that is killed after it was told to stop, or in the look, looks here again.
             if watcher is not None and looks:
-                stops = watcher.look(done, shown.eval())
+                stops = step.agreed(here.first and watcher.look(done, shown.eval()))
                 model.train()
                 if stops:
                     break
+            if saves:
+                checkpoint(done)
             if not waiting:
                 clock = time.perf_counter()
     chosen = watcher.chosen() if watcher else None
@@ -194,24 +218,17 @@ class _Progress(tqdm):
         )
 
 
-def _make_fabric(recipe: TrainRecipe, device: torch.device) -> Fabric:
-    bf16 = usable_precision(recipe.precision, device) == "bf16"
-    return Fabric(
-        accelerator=device.type,
-        devices=[device.index or 0] if device.type == "cuda" else 1,
-        precision="bf16-mixed" if bf16 else "32-true",
-    )
-
-
-def _log(log: MetricsLog, waiting: list[tuple[int, float, Losses]], seconds: float, out: Path) -> float:
+def _log(
+    step: Step, log: MetricsLog | None, waiting: list[tuple[int, float, Losses]], seconds: float, out: Path
+) -> float:
     """Write the rows that wait and return their mean loss; raise ``RecipeError`` at one that is no number."""
-    totals = [float(losses.total) for _, _, losses in waiting]
-    for (done, rate, losses), loss in zip(waiting, totals, strict=True):
-        if not np.isfinite(loss):
+    found = step.summed([losses for _, _, losses in waiting])
+    for (done, rate, _), values in zip(waiting, found, strict=True):
+        if not np.isfinite(values[0]):
             raise diverged(done, out)
-        multilabel = None if losses.multilabel is None else float(losses.multilabel)
-        log.write(done, loss, float(losses.segmentation), multilabel, rate, seconds)
-    return sum(totals) / len(totals)
+        if log is not None:
+            log.write(done, values[0], values[1], values[2] if len(values) > 2 else None, rate, seconds)
+    return sum(values[0] for values in found) / len(found)
 
 
 def diverged(iteration: int, out: Path) -> RecipeError:

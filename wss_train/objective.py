@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from wss_train.data import Batch
@@ -31,6 +32,18 @@ class Losses(NamedTuple):
     total: Tensor
     segmentation: Tensor
     multilabel: Tensor | None
+
+    def of_part(self, pixels: Tensor, images: float, multilabel_weight: float) -> "Losses":
+        """What a part of a batch adds to the losses of the whole batch; the parts' sum is the whole.
+
+        Args:
+            pixels: The part's share of the whole batch's ``Objective.taught``. Shape ().
+            images: Its share of the images, in [0, 1].
+            multilabel_weight: Lambda of eq. 4.
+        """
+        segmentation = self.segmentation * pixels
+        multilabel = None if self.multilabel is None else self.multilabel * images
+        return Losses(total_loss(segmentation, multilabel, multilabel_weight), segmentation, multilabel)
 
     def detached(self) -> "Losses":
         """The same numbers, without what led to them."""
@@ -71,6 +84,18 @@ class Objective:
             labels = classes_in_masks(batch.masks, self.num_classes) if from_masks else batch.labels
             multilabel = multilabel_loss(output.class_logits, labels)
         return Losses(total_loss(segmentation, multilabel, recipe.multilabel_weight), segmentation, multilabel)
+
+    def taught(self, batch: Batch) -> Tensor:
+        """Number of pixels that teach, each as often as its image weighs: what eq. 1 divides by. Shape (), float32.
+
+        With ``small_loss_share`` below 1 those before any is left out: each part of a batch then leaves out its own.
+        """
+        height, width = (-(-side // self.recipe.output_stride) for side in batch.masks.shape[-2:])
+        # Nothing of the logits but their size is asked for.
+        logits = torch.empty(1, 1, height, width, device="meta")
+        _, masks = at_one_resolution(logits, batch.masks, self.recipe.loss_resolution)
+        taught = (masks != self.ignore_index).flatten(1).sum(dim=1)
+        return taught.sum().float() if batch.weights is None else (taught * batch.weights).sum()
 
     def _segmentation(self, logits: Tensor, masks: Tensor, weights: Tensor | None, iteration: int) -> Tensor:
         recipe = self.recipe

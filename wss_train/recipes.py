@@ -26,13 +26,21 @@ if TYPE_CHECKING:
 Kind = Literal["generator", "final"]
 """The two networks of the method: the mask generator (section 3.2) and the final model (section 3.3)."""
 
-Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "efficientnet_lite0"]
+Backbone = Literal[
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+]
 
 PIXEL_STATISTICS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     # torchvision's mean and deviation of ImageNet, times 255
     "torchvision": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     # (pixel - 127) / 128: with torchvision's numbers top-1 falls from 0.89 to 0.77
-    "efficientnet_lite0": ((127.0, 127.0, 127.0), (128.0, 128.0, 128.0)),
+    "efficientnet_lite": ((127.0, 127.0, 127.0), (128.0, 128.0, 128.0)),
     # code: RGB minus these, not divided
     "subtract_mean": ((123.0, 117.0, 104.0), (1.0, 1.0, 1.0)),
 }
@@ -64,7 +72,7 @@ class TrainRecipe:
             (123, 117, 104) without a division.
         output_stride: Pixels of the image per cell of the segmentation logits: 8, 16 or 32.
         dilate_first_block: Whether the first block of a dilated stage already uses the stage's dilation. torchvision
-            and efficientnet_lite0 give it the previous stage's; the authors do not. ResNet only.
+            and EfficientNet-Lite give it the previous stage's; the authors do not. ResNet only.
         batch_norm_epsilon: Added to the variance in batch normalisation; ``None`` keeps the backbone's own.
         head_channels: Channels of the two hidden layers of the head.
         head_dilation: Dilation of the head's 3x3 convolution.
@@ -232,11 +240,6 @@ class TrainRecipe:
             name = f"{kind}_low_rate_iterations"
             wanted = f"at most {kind}_iterations ({self.iterations(kind)})"
             _require(self.low_rate_iterations(kind) <= self.iterations(kind), name, getattr(self, name), wanted)
-        if self.backbone in ("resnet18", "resnet34") and self.output_stride != 32:
-            raise RecipeError(
-                f"backbone {self.backbone} has output stride 32 only (torchvision cannot dilate its blocks), "
-                f"not {self.output_stride}. Set output_stride=32, or take resnet50 or efficientnet_lite0."
-            )
 
     def iterations(self, kind: Kind) -> int:
         """All iterations of the generator or the final model, low-rate tail included."""
@@ -251,7 +254,7 @@ class TrainRecipe:
         """Mean and divisor, each (R, G, B), that turn pixels of 0..255 into the network's input."""
         if self.normalisation == "subtract_mean":
             return PIXEL_STATISTICS["subtract_mean"]
-        return PIXEL_STATISTICS.get(self.backbone, PIXEL_STATISTICS["torchvision"])
+        return PIXEL_STATISTICS["torchvision" if self.backbone.startswith("resnet") else "efficientnet_lite"]
 
     @property
     def crf_settings(self) -> "CrfSettings":

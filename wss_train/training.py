@@ -13,17 +13,21 @@ import hashlib
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from wss_data.errors import CheckpointError
+from wss_data.errors import CheckpointError, RecipeError
 from wss_data.files import write_json
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.records import ExampleTable
+from wss_train.backbones import load_weights, weights_ledger_entry
 from wss_train.checkpoints import (
     MODEL_FILE,
     ModelCard,
@@ -36,9 +40,14 @@ from wss_train.checkpoints import (
     write_model,
 )
 from wss_train.data import DataSummary, as_table, check_training_table
-from wss_train.loop import Watcher, run_loop, seed_of
-from wss_train.models import SegmentationModel, build_model, load_weights, usable_precision, weights_ledger_entry
+from wss_train.loop import Follower, Watcher, run_loop, seed_of
+from wss_train.model_readme import write_model_readme
+from wss_train.models import SegmentationModel, build_model
+from wss_train.processes import from_first, place
 from wss_train.recipes import Kind, TrainRecipe, as_recipe
+from wss_train.selection import FILES as SELECTION_FILES
+from wss_train.selection import Select, Selection, SelectionSettings, Selector, plan_selection
+from wss_train.step import compiler_problem, training_precision
 
 if TYPE_CHECKING:
     from wss_train.data import Examples
@@ -52,6 +61,9 @@ def train_generator(
     out: Path | str,
     recipe: TrainRecipe | str = "cpu",
     mask_field: str = "cosegmentation",
+    select: Select = "last",
+    target: "Examples | None" = None,
+    settings: SelectionSettings | None = None,
     **options: Any,
 ) -> Path:
     """Train the mask generator on web images and their co-segmentation masks.
@@ -61,6 +73,9 @@ def train_generator(
         out: Run folder.
         recipe: Recipe, or the name of a preset.
         mask_field: Field with the masks to learn from.
+        select: What chooses the model: ``last`` takes the last state; see ``wss_train.selection``.
+        target: For ``labels``: target images with labels, such as ``target.match_tags("train")``.
+        settings: How to look; ``None`` for the defaults.
         **options: See ``train``.
 
     Returns:
@@ -69,7 +84,11 @@ def train_generator(
     Source:
         Shen et al., BMVC 2017, section 3.2.
     """
-    return train(as_table(web, mask_field), recipe, out, "generator", **options)
+    recipe = as_recipe(recipe)
+    table, selection = from_first(
+        lambda: plan_selection(select, as_table(web, mask_field), recipe, "generator", target, settings)
+    )
+    return train(table, recipe, out, "generator", selection=selection, **options)
 
 
 def train_final(
@@ -78,6 +97,8 @@ def train_final(
     recipe: TrainRecipe | str = "cpu",
     mask_field: str = "pseudo_mask",
     multilabel: bool = True,
+    select: Select = "last",
+    settings: SelectionSettings | None = None,
     **options: Any,
 ) -> Path:
     """Train the final model on target images, their image-level labels and the masks made from them.
@@ -88,6 +109,8 @@ def train_final(
         recipe: Recipe, or the name of a preset.
         mask_field: Field with the masks to learn from.
         multilabel: Whether the network has the multi-label branch.
+        select: What chooses the model: ``last`` takes the last state; see ``wss_train.selection``.
+        settings: How to look; ``None`` for the defaults.
         **options: See ``train``.
 
     Returns:
@@ -96,7 +119,11 @@ def train_final(
     Source:
         Shen et al., BMVC 2017, section 3.3.
     """
-    return train(as_table(target, mask_field), recipe, out, "final", multilabel=multilabel, **options)
+    recipe = as_recipe(recipe)
+    table, selection = from_first(
+        lambda: plan_selection(select, as_table(target, mask_field), recipe, "final", settings=settings)
+    )
+    return train(table, recipe, out, "final", multilabel=multilabel, selection=selection, **options)
 
 
 def train(
@@ -110,10 +137,14 @@ def train(
     device: str | None = None,
     workers: int | None = None,
     watcher: Watcher | None = None,
+    selection: Selection | None = None,
     progress: bool = True,
     overwrite: bool = False,
 ) -> Path:
     """Train a network, or finish a run that was stopped.
+
+    Where torchrun has started several processes, each calls this and trains on its part of every batch; all of them
+    must see the run folder. The result is that of one process but for rounding, and for what dropout draws.
 
     Args:
         table: Images with masks, and labels where the branch learns from them.
@@ -123,9 +154,11 @@ def train(
         kind: Which of the two networks; decides the number of iterations.
         multilabel: Whether to add the multi-label branch; ``None`` for the recipe's choice (a generator has none).
         init: Checkpoint to start from in place of ImageNet weights alone.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for the GPU if there is one.
-        workers: Threads that read images ahead; 0 reads in between. ``None`` for 1, and 8 with a GPU.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for the GPU if there is one. With several processes each
+            takes the GPU of its own number.
+        workers: Threads that read images ahead, in each process; 0 reads in between. ``None`` for 1, and 8 with a GPU.
         watcher: Looks at the network now and then, and may stop the run or choose one of its states.
+        selection: A watcher's plan, from ``plan_selection``; takes the place of ``watcher``.
         progress: Show what will happen, and a bar.
         overwrite: Throw away another run that the folder holds.
 
@@ -133,7 +166,8 @@ def train(
         The run folder.
 
     Raises:
-        RecipeError: If the loss stops being a number; the last good checkpoint stays.
+        RecipeError: If the loss stops being a number; the last good checkpoint stays. If ``batch`` cannot be divided
+            by the number of processes times ``accumulate``.
         TrainingDataError: If the table cannot teach.
         CheckpointError: If the folder holds another run, or a checkpoint is damaged.
         WssError: If the backbone's weights cannot be had.
@@ -141,29 +175,47 @@ def train(
     recipe, out = as_recipe(recipe), Path(out)
     if multilabel is None:
         multilabel = kind == "final" and recipe.multilabel
+    here = place()
+    progress = progress and here.first
+    if recipe.batch % (here.world * recipe.accumulate):
+        raise RecipeError(
+            f"batch is {recipe.batch}; {here.world} processes with accumulate={recipe.accumulate} want a multiple of "
+            f"{here.world * recipe.accumulate}. Set batch or accumulate, or start another number of processes."
+        )
     target_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    summary = check_training_table(table, multilabel and recipe.branch_target == "image_labels")
+    if here.world > 1 and target_device.type == "cuda":
+        target_device = torch.device("cuda", here.local_rank)
+    needs_labels = multilabel and recipe.branch_target == "image_labels"
+    summary = from_first(lambda: check_training_table(table, needs_labels))
     ledger = _ledger(table, recipe, multilabel, init)
+    if selection is not None:
+        ledger = ledger.merged_with(selection.ledger)
     card = ModelCard(kind, table.classes, recipe, recipe.iterations(kind), multilabel, ledger)
 
-    identity = _identity(card, summary, init)
-    goes_on = _holds_this_run(out, identity, overwrite)
-    if goes_on and (out / "model.json").is_file() and (out / MODEL_FILE).is_file():
+    identity = _identity(card, summary, init, selection)
+    goes_on, ended, states = from_first(lambda: _found(out, identity, overwrite))
+    if ended:
         _say(progress, f"{out}: this run has already ended; nothing to do.")
         return out
+    if selection is not None:
+        every = selection.settings.every or card.iterations
+        watcher = Selector(selection, card, out, partial(_say, progress)) if here.first else Follower(every)
     # The caller's own random numbers go on as if nothing had happened.
     cuda_devices = [target_device.index or 0] if target_device.type == "cuda" else []
     with torch.random.fork_rng(cuda_devices):
-        states = training_states(out) if goes_on else []
         torch.manual_seed(seed_of(recipe.seed, _INITIAL, 0))
         # Before the folder is touched: weights that cannot be had leave nothing half made.
         model = build_model(recipe, card.num_classes, card.multilabel, pretrained=not states)
-        if not goes_on:
-            _clear_folder(out)
-            write_json(out / "run.json", identity)
-        for name, value in (("recipe", recipe.to_dict()), ("data", asdict(summary)), ("ledger", ledger.to_dict())):
-            write_json(out / f"{name}.json", value)
-        clear_unfinished(out)
+
+        def begin() -> None:
+            if not goes_on:
+                _clear_folder(out)
+                write_json(out / "run.json", identity)
+            for name, value in (("recipe", recipe.to_dict()), ("data", asdict(summary)), ("ledger", ledger.to_dict())):
+                write_json(out / f"{name}.json", value)
+            clear_unfinished(out)
+
+        from_first(begin)
         state = read_training_state(states[-1]) if states else None
         if state:
             load_weights(model, state.weights, str(states[-1]))
@@ -174,8 +226,19 @@ def train(
         if workers is None:
             workers = 8 if target_device.type == "cuda" else 1
         model = model.to(target_device)
-        iterations, weights = run_loop(model, state, table, card, out, target_device, workers, watcher, progress)
-        write_model(weights, replace(card, iterations=iterations), out)
+        problem = compiler_problem(target_device) if recipe.compile else None
+        if problem:
+            _say(progress, f"torch.compile does not work here, training goes on without it: {problem}")
+        compiled = recipe.compile and problem is None
+        iterations, weights = run_loop(
+            model, state, table, card, out, target_device, workers, watcher, progress, compiled
+        )
+        from_first(lambda: _write_result(weights, replace(card, iterations=iterations), summary, out))
+    if isinstance(watcher, Selector):
+        _say(progress, watcher.summary())
+        _say(progress, f"strictly image-level: {'yes' if ledger.strictly_image_level else 'NO'}")
+        for entry in ledger.entries:
+            _say(progress, f"- {entry.what}: {entry.supervision}, for {entry.used_for}")
     _say(progress, f"{kind} done: {out / MODEL_FILE}")
     return out
 
@@ -190,7 +253,8 @@ def _plan(
 ) -> list[str]:
     """What will happen, in two or three lines."""
     recipe = card.recipe
-    precision = usable_precision(recipe.precision, device)
+    precision = training_precision(recipe.precision, device)
+    world = place().world
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     branch = " + multi-label branch" if card.multilabel else ""
     epochs = card.iterations * recipe.batch / summary.images
@@ -199,13 +263,18 @@ def _plan(
         f"({', '.join(card.classes[:6])}{', ...' if len(card.classes) > 6 else ''})",
         f"{recipe.backbone} at stride {recipe.output_stride}{branch}, {parameters:.1f} M parameters; "
         f"{card.iterations:,} iterations of {recipe.batch} crops of {recipe.crop} px = {epochs:.1f} epochs; "
-        f"{device}, {precision}; into {out}",
+        f"{f'{world} processes, ' if world > 1 else ''}{device}, {precision}; into {out}",
     ]
     if precision != recipe.precision:
         lines.append(f"{device} does not compute {recipe.precision}: training in {precision}, which is slower.")
     if start:
         lines.append(f"going on from iteration {start:,}")
     return lines
+
+
+def _write_result(weights: Mapping[str, Tensor], card: ModelCard, summary: DataSummary, out: Path) -> None:
+    write_model(weights, card, out)
+    write_model_readme(out, card, summary)
 
 
 def _say(progress: bool, line: str) -> None:
@@ -224,19 +293,29 @@ def _ledger(table: ExampleTable, recipe: TrainRecipe, multilabel: bool, init: Pa
     return ledger
 
 
-def _identity(card: ModelCard, summary: DataSummary, init: Path | str | None) -> dict[str, Any]:
+def _identity(
+    card: ModelCard, summary: DataSummary, init: Path | str | None, selection: Selection | None
+) -> dict[str, Any]:
     """What must agree for a stopped run to go on."""
     return {
         "kind": card.kind,
         "multilabel": card.multilabel,
         "init": None if init is None else hashlib.sha256(find_model(init).read_bytes()).hexdigest(),
         "data": summary.fingerprint,
+        "selection": None if selection is None else selection.identity(),
         **{f"recipe.{name}": value for name, value in card.recipe.training_values().items()},
     }
 
 
-_WRITTEN = ("checkpoints", "tensorboard", MODEL_FILE, "model.json", "metrics.csv")
+_WRITTEN = ("checkpoints", "tensorboard", MODEL_FILE, "model.json", "metrics.csv", *SELECTION_FILES)
 """What a run writes; nothing else in its folder is ever removed: it may hold the user's own files."""
+
+
+def _found(out: Path, identity: dict[str, Any], overwrite: bool) -> tuple[bool, bool, list[Path]]:
+    """Whether the folder holds this very run, whether that has ended, and its checkpoints."""
+    goes_on = _holds_this_run(out, identity, overwrite)
+    ended = goes_on and (out / "model.json").is_file() and (out / MODEL_FILE).is_file()
+    return goes_on, ended, training_states(out) if goes_on else []
 
 
 def _holds_this_run(out: Path, identity: dict[str, Any], overwrite: bool) -> bool:

@@ -62,38 +62,43 @@ def augment(
 
     The longer side is brought to ``recipe.long_side`` times the drawn scale in
     one step, because every further interpolation blurs. What the crop shows
-    beyond the image is the mean colour, which normalisation turns into zero, and
-    void in the mask. A smaller image lies anywhere in the crop.
+    beyond the image is the mean colour in whole numbers, which normalisation
+    turns into zero (less than 0.01), and void in the mask. A smaller image lies
+    anywhere in the crop.
 
     Args:
-        image: RGB. Shape (H, W, 3), uint8.
+        image: RGB, as large as the mask or decoded at a fraction of that. Shape (h, w, 3), uint8.
         mask: Class indices. Shape (H, W), uint8.
         drawn: The random numbers.
         recipe: Gives ``long_side``, ``crop`` and the mean colour.
         ignore_index: Value of the mask beyond the image.
 
     Returns:
-        The crop, not yet normalised, shape (3, crop, crop), float32, in [0, 255]; its mask, shape (crop, crop), int64.
+        The crop, not yet normalised, shape (crop, crop, 3), uint8; its mask, shape (crop, crop), uint8. Bytes, because
+        they are copied several times on their way to the network.
 
     Source:
         Shen et al., BMVC 2017, section 4.2 (sizes); the authors' code (scale and flip).
     """
-    size = scaled_size(image.shape[1], image.shape[0], recipe.long_side * drawn.scale)
+    # The mask's size, not the image's: that may have been decoded at a fraction of it.
+    size = scaled_size(mask.shape[1], mask.shape[0], recipe.long_side * drawn.scale)
     image, mask = resize_image(image, size), resize_mask(mask, size)
-    if drawn.flip:
-        image, mask = image[:, ::-1], mask[:, ::-1]
 
     crop = recipe.crop
     # Where the crop's left upper corner lies in the image; negative where the image is smaller than the crop.
     left, top = round(drawn.across * (size[0] - crop)), round(drawn.down * (size[1] - crop))
+    if drawn.flip:
+        # The crop lies in the mirrored image: cut out what is its mirror image, and mirror no more than that.
+        left = size[0] - crop - left
     seen = np.s_[max(top, 0) : top + crop, max(left, 0) : left + crop]
-    height, width = mask[seen].shape
-    placed = np.s_[max(-top, 0) : max(-top, 0) + height, max(-left, 0) : max(-left, 0) + width]
-
-    mean, _ = recipe.pixel_statistics
-    cropped_image = np.empty((3, crop, crop), np.float32)
-    cropped_image[:] = np.array(mean, np.float32)[:, None, None]
-    cropped_image[(slice(None), *placed)] = image[seen].transpose(2, 0, 1)
-    cropped_mask = np.full((crop, crop), ignore_index, np.int64)
-    cropped_mask[placed] = mask[seen]
-    return cropped_image, cropped_mask
+    image, mask = image[seen], mask[seen]
+    height, width = mask.shape
+    if (height, width) != (crop, crop):
+        above, before = max(-top, 0), max(-left, 0)
+        margins = above, crop - height - above, before, crop - width - before
+        mean = [round(value) for value in recipe.pixel_statistics[0]]
+        image = np.asarray(cv2.copyMakeBorder(image, *margins, cv2.BORDER_CONSTANT, value=mean))
+        mask = np.asarray(cv2.copyMakeBorder(mask, *margins, cv2.BORDER_CONSTANT, value=ignore_index))
+    if drawn.flip:
+        return cv2.flip(image, 1), cv2.flip(mask, 1)
+    return np.ascontiguousarray(image), np.ascontiguousarray(mask)
