@@ -6,7 +6,7 @@ from pictures import ColourNetwork, rectangles
 from wss_data.crf import CrfSettings
 from wss_data.masks import read_mask
 from wss_train.inference import InferenceSettings, Predicted, predict_files
-from wss_train.labelling import label_constrained_argmax, label_images
+from wss_train.labelling import candidate_classes, label_constrained_argmax, label_images
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +111,52 @@ def test_an_image_that_could_not_be_read_keeps_its_reason(table, crf):
     results = list(label_images([broken, Predicted(1, good.image, good.probabilities)], None, crf, workers=1))
     assert sorted((r.position, r.mask is None) for r in results) == [(0, True), (1, False)]
     assert next(r for r in results if r.position == 0).error.reason == "truncated"
+
+
+def fine(maps: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    return torch.nn.functional.interpolate(maps[None], (height, width), mode="bilinear", align_corners=False)[0]
+
+
+def test_leaving_out_the_classes_that_cannot_win_changes_no_pixel():
+    generator = torch.Generator().manual_seed(0)
+    maps = (3 * torch.randn((21, 12, 16), generator=generator)).softmax(dim=0)
+    maps[7:18] *= 0.001
+    maps /= maps.sum(dim=0)
+    image = np.zeros((48, 64, 3), np.uint8)
+    (labelled,) = label_images([Predicted(0, image, maps)])
+    assert len(candidate_classes(maps, None, 1 / 21)) < 21
+    assert labelled.mask.tolist() == fine(maps, 48, 64).argmax(dim=0).tolist()
+
+
+def test_equation_2_is_taken_on_the_softmax_over_all_classes_brought_to_the_images_size():
+    logits = 3 * torch.randn((5, 6, 8), generator=torch.Generator().manual_seed(1))
+    maps = logits.softmax(dim=0)
+    shows = np.array([False, True, False, True, False])
+    (labelled,) = label_images([Predicted(0, np.zeros((24, 32, 3), np.uint8), maps)], lambda _: shows)
+    expected = label_constrained_argmax(fine(maps, 24, 32), torch.from_numpy(shows))
+    assert labelled.mask.tolist() == expected.tolist()
+    assert set(np.unique(labelled.mask)) == {0, 1, 3}
+
+
+def test_background_and_the_classes_that_reach_the_support_are_candidates():
+    maps = torch.tensor([0.01, 0.9, 0.05, 0.04])[:, None, None].expand(4, 2, 2)
+    assert candidate_classes(maps, None, 0.05).tolist() == [0, 1, 2]
+    assert candidate_classes(maps, np.array([True, False, False, True]), 0.05).tolist() == [0]
+    assert candidate_classes(maps, np.array([False, False, False, True]), 0.0).tolist() == [0, 3]
+
+
+@pytest.mark.parametrize(("backend", "in_processes"), [("builtin", False), ("pydensecrf", True)])
+def test_a_crf_that_holds_pythons_lock_runs_in_processes_and_the_built_in_one_in_threads(
+    table, monkeypatch, backend, in_processes
+):
+    asked = []
+
+    def here(function, items, workers):
+        asked.append(workers)
+        return map(function, items)
+
+    monkeypatch.setattr("wss_train.labelling.backend", lambda: backend)
+    monkeypatch.setattr("wss_train.labelling.map_images", here)
+    images = predict_files(ColourNetwork(), table.image_paths[:2], InferenceSettings(long_side=40))
+    assert [r.position for r in label_images(images, None, CrfSettings(iterations=1), 3)] == [0, 1]
+    assert asked == ([3] if in_processes else [])

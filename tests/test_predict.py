@@ -1,12 +1,14 @@
 import shutil
 
+import numpy as np
 import pytest
 from pictures import TINY, rectangles
+from PIL import Image
 
 from wss_data.errors import CheckpointError, SourceError
 from wss_data.images import read_image
 from wss_data.masks import read_mask
-from wss_train.predict import predict_images
+from wss_train.predict import find_images, predict_images
 from wss_train.training import train
 
 
@@ -49,7 +51,7 @@ def test_one_file_with_crf_and_overlay(model, photos, tmp_path):
 
 def test_two_images_that_would_share_a_mask_are_refused_before_anything_is_written(model, photos, tmp_path):
     shutil.copy(photos / "images" / "0.png", photos / "images" / "0.jpg")
-    with pytest.raises(SourceError, match="differ in their suffix only"):
+    with pytest.raises(SourceError, match=r"2 images would share the mask .*differ in their suffix only"):
         predict_images(model, photos, tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
 
@@ -59,3 +61,80 @@ def test_no_image_and_no_model_are_refused(model, photos, tmp_path):
         predict_images(model, tmp_path / "nowhere", tmp_path / "out", progress=False)
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         predict_images(tmp_path / "nowhere", photos, tmp_path / "out", progress=False)
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+def places(*wanted, **options):
+    return sorted(str(place) for place in find_images(wanted, **options).values())
+
+
+def test_folders_files_and_patterns_say_where_each_mask_goes(tmp_path):
+    root = touch(tmp_path, "a/1.jpg", "a/deep/2.JPG", "a/notes.txt", "a/deep/3.png", "b/4.v2.webp")
+    assert places(root / "a") == ["1", "deep/2", "deep/3"]
+    assert places(root / "a" / "1.jpg", root / "b" / "4.v2.webp") == ["1", "4.v2"]
+    assert places(str(root / "a" / "**" / "*")) == ["1", "deep/2", "deep/3"]
+    assert places(str(root / "a" / "*.jpg")) == ["1"]
+    assert places(str(root / "*" / "deep" / "[2-9].png")) == ["a/deep/3"]
+
+
+def test_a_file_that_is_found_twice_counts_once_and_one_whose_name_looks_like_a_pattern_is_itself(tmp_path):
+    root = touch(tmp_path, "a/1.jpg", "a/[1].jpg")
+    assert places(root / "a", root / "a" / "1.jpg", str(root / "a" / "*.jpg")) == ["1", "[1]"]
+    assert places(root / "a" / "[1].jpg") == ["[1]"]
+
+
+def test_masks_of_an_earlier_call_inside_the_folder_are_no_images(tmp_path):
+    root = touch(tmp_path, "a/1.jpg", "a/out/1.png")
+    assert places(root / "a") == ["1", "out/1"]
+    assert places(root / "a", out=root / "a" / "out") == ["1"]
+
+
+def test_images_of_one_name_from_two_folders_are_refused_with_the_way_out(tmp_path):
+    root = touch(tmp_path, "a/1.jpg", "b/1.jpg")
+    with pytest.raises(SourceError, match=r"2 images would share the mask 1\.png. Give their common folder"):
+        find_images([root / "a", root / "b"])
+    assert places(root) == ["a/1", "b/1"]
+
+
+@pytest.mark.parametrize("wanted", ["nothing/**/*.jpg", "nothing.jpg", "a/*.txt", []])
+def test_what_gives_no_image_is_refused(tmp_path, wanted):
+    touch(tmp_path, "a/notes.txt")
+    with pytest.raises(SourceError, match="no image"):
+        find_images(str(tmp_path / wanted) if wanted else [])
+
+
+def test_a_mask_that_would_replace_an_image_is_refused(model, photos, tmp_path):
+    before = (photos / "images" / "0.png").read_bytes()
+    with pytest.raises(SourceError, match="would replace this image"):
+        predict_images(model, photos, photos, progress=False)
+    assert (photos / "images" / "0.png").read_bytes() == before
+
+
+def test_every_kind_of_image_gets_a_mask_of_its_upright_size_or_a_reason(model, tmp_path):
+    folder, size = tmp_path / "kinds", (40, 30)
+    folder.mkdir()
+    Image.new("L", size, 90).save(folder / "grey.png")
+    Image.new("CMYK", size, (0, 200, 200, 0)).save(folder / "ink.jpg")
+    Image.fromarray(np.full((30, 40), 40_000, np.uint16)).save(folder / "deep.png")
+    Image.new("RGBA", size, (200, 0, 0, 9)).save(folder / "glass.png")
+    Image.new("1", size).save(folder / "bits.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", size, (200, 0, 0)).save(folder / "turned.jpg", exif=exif)
+    Image.new("RGB", (640, 16), (0, 200, 0)).save(folder / "wide.png")
+    Image.new("RGB", (16, 640), (0, 200, 0)).save(folder / "tall.png")
+    Image.new("RGB", (1, 1)).save(folder / "pixel.png")
+
+    summary = predict_images(model, folder, tmp_path / "out", overlays=True, progress=False)
+
+    shapes = {path.stem: read_mask(path).shape for path in (tmp_path / "out").glob("*.png")}
+    upright = dict.fromkeys(("grey", "ink", "deep", "glass", "bits"), (30, 40))
+    assert shapes == {**upright, "turned": (40, 30), "wide": (16, 640), "tall": (640, 16)}
+    assert read_image(tmp_path / "out" / "turned_overlay.jpg").shape == (40, 30, 3)
+    assert dict(summary.failed) == {"too_small": 1} and "pixel.png" in summary.messages[0]

@@ -83,7 +83,9 @@ def test_a_folder_with_other_files_is_not_emptied(generator, table, tmp_path):
 def test_an_image_without_a_label_is_refused_by_name(generator, table, tmp_path):
     labels = table.labels.copy()
     labels[3] = False
-    with pytest.raises(TrainingDataError, match=r"1 of 6 images have no image-level label \(the first: 3\)"):
+    with pytest.raises(
+        TrainingDataError, match=r"1 of 6 images have no image-level label \(3\); every.*red, green.*add their labels"
+    ):
         make_pseudo_masks(generator, replace(table, labels=labels), tmp_path / "masks", progress=False)
 
 

@@ -1,9 +1,11 @@
 """Score a model on a split: one confusion matrix, IoU per class and their mean."""
 
 import math
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +15,14 @@ from tqdm import tqdm
 from wss_data.crf import CrfSettings
 from wss_data.errors import TrainingDataError
 from wss_data.files import write_json, write_text
-from wss_data.ledger import Ledger, UsedFor
-from wss_data.masks import read_mask, write_mask
+from wss_data.ledger import Ledger, Supervision, UsedFor
+from wss_data.masks import IGNORE_INDEX, read_mask, write_mask
 from wss_data.records import ExampleTable
 from wss_train.inference import default_device, predict_files, settings_for
-from wss_train.labelling import chosen_crf, label_images
+from wss_train.labelling import LabelledImage, chosen_crf, label_images
 from wss_train.metrics import ConfusionMatrix
 from wss_train.models import load_model
+from wss_train.threads import in_threads
 
 if TYPE_CHECKING:
     from wss_train.data import Examples
@@ -33,7 +36,7 @@ class Evaluation:
         classes: Names of the classes 1..C.
         matrix: All pixels of the split that are not void.
         images: Number of images.
-        scales: Image scales whose probabilities were averaged.
+        scales: Image scales whose probabilities were averaged; none where masks from files were scored.
         crf: Whether a dense CRF sharpened the masks.
         seconds: Run time.
         source: Name of the dataset.
@@ -100,8 +103,10 @@ class Evaluation:
         )
 
     def _last_line(self) -> str:
-        scales = "one scale" if len(self.scales) == 1 else f"{len(self.scales)} scales"
-        how = f"{scales}, {'with' if self.crf else 'no'} CRF"
+        how = "masks from files"
+        if self.scales:
+            scales = "one scale" if len(self.scales) == 1 else f"{len(self.scales)} scales"
+            how = f"{scales}, {'with' if self.crf else 'no'} CRF"
         return f"mean IoU {percent(self.mean_iou)} % over {len(self.classes) + 1} classes, {self.images} images; {how}"
 
 
@@ -137,7 +142,7 @@ def evaluate_model(
         out: Folder for ``evaluation.json``, ``evaluation.md`` and ``predictions/<id>.png``; ``None`` to keep none.
         mask_field: Field that holds the true masks.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for the GPU if there is one.
-        workers: Worker processes of the CRF; ``None`` for one a processor.
+        workers: Threads or processes of the CRF; ``None`` for one a processor.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -158,17 +163,10 @@ def evaluate_model(
     matrix = ConfusionMatrix(table.num_classes, table.ignore_index)
     images = predict_files(model, table.image_paths, settings)
     labelled = label_images(images, None, chosen_crf(crf, card.recipe), workers)
-    for result in tqdm(labelled, total=len(table), desc="evaluate", unit="image", disable=not progress):
-        if result.mask is None:
-            raise TrainingDataError(f"the split cannot be scored: {result.error}")
-        mask_path = table.mask_paths[result.position]
-        truth = read_mask(str(mask_path))
-        try:
-            matrix.update(truth, result.mask)
-        except ValueError as error:
-            raise TrainingDataError(f"{mask_path}: the mask cannot be scored: {error}.") from error
-        if out is not None:
-            write_mask(result.mask, Path(out) / "predictions" / f"{table.ids[result.position]}.png")
+    score = partial(_score, table=table, predictions=None if out is None else Path(out) / "predictions")
+    parts = in_threads(score, labelled)
+    for part in tqdm(parts, total=len(table), desc="evaluate", unit="image", disable=not progress):
+        matrix.merge(part)
     evaluation = Evaluation(
         classes=table.classes,
         matrix=matrix,
@@ -184,6 +182,121 @@ def evaluate_model(
         write_json(Path(out) / "evaluation.json", evaluation.to_dict() | settings_of_run)
         write_text(Path(out) / "evaluation.md", evaluation.to_markdown())
     return evaluation
+
+
+def _score(result: LabelledImage, table: ExampleTable, predictions: Path | None) -> ConfusionMatrix:
+    """Count one image, and keep its mask below ``predictions``. Raises as ``evaluate_model``."""
+    if result.mask is None:
+        raise TrainingDataError(f"the split cannot be scored: {result.error}")
+    mask_path = str(table.mask_paths[result.position])
+    matrix = ConfusionMatrix(table.num_classes, table.ignore_index)
+    try:
+        matrix.update(read_mask(mask_path), result.mask)
+    except ValueError as error:
+        raise TrainingDataError(f"{mask_path}: the mask cannot be scored: {error}.") from error
+    if predictions is not None:
+        write_mask(result.mask, predictions / f"{table.ids[result.position]}.png")
+    return matrix
+
+
+def score_masks(
+    predictions: Path | str,
+    target: "Examples",
+    *,
+    out: Path | str | None = None,
+    mask_field: str = "ground_truth",
+    workers: int | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Score masks on disk, from whatever model, against masks drawn by people.
+
+    Args:
+        predictions: Folder of label masks, ``<id>.png``, such as the ``predictions`` that ``evaluate_model`` writes.
+        target: FiftyOne dataset or view, or a table; images without a true mask are left out.
+        out: Folder for ``evaluation.json`` and ``evaluation.md``; ``None`` to keep none.
+        mask_field: Field that holds the true masks.
+        workers: Threads that read and count; ``None`` for one a processor.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The scores. Scales and CRF are not known, and what the masks were made from is unknown supervision.
+
+    Raises:
+        TrainingDataError: If a mask is missing, or does not fit its image or the classes.
+        MaskError: If a mask cannot be read.
+
+    Source:
+        Shen et al., BMVC 2017, section 4: mean IoU as PASCAL VOC counts it.
+    """
+    start = time.monotonic()
+    table, folder = truth_table(target, mask_field), Path(predictions)
+    found = [folder / f"{name}.png" for name in table.ids]
+    if missing := [path for path in found if not path.is_file()]:
+        raise TrainingDataError(
+            f"{folder}: {len(missing)} of {len(found)} masks are missing, the first is {missing[0].name}. A score over "
+            "some of the images means nothing; predict all of them, or take the others out of the split."
+        )
+    truths = [str(path) for path in table.mask_paths]
+    matrix = evaluate_masks(truths, found, table.num_classes, table.ignore_index, workers, progress)
+    ledger = table.ledger.add(f"masks in {folder.name}", Supervision.UNKNOWN, UsedFor.TRAINING)
+    evaluation = Evaluation(
+        table.classes, matrix, len(table), (), False, time.monotonic() - start, table.source, ledger
+    )
+    if out is not None:
+        write_json(Path(out) / "evaluation.json", evaluation.to_dict() | {"predictions": str(folder)})
+        write_text(Path(out) / "evaluation.md", evaluation.to_markdown())
+    return evaluation
+
+
+def evaluate_masks(
+    truths: Sequence[Path | str],
+    predictions: Sequence[Path | str],
+    num_classes: int,
+    ignore_index: int = IGNORE_INDEX,
+    workers: int | None = None,
+    progress: bool = False,
+) -> ConfusionMatrix:
+    """Count the pixels of mask files against those of others; no database, no model.
+
+    Args:
+        truths: Label masks drawn by people: palette or greyscale PNGs of class indices.
+        predictions: As many label masks, in the same order.
+        num_classes: Number of classes with background, C + 1.
+        ignore_index: Value of void pixels in the truths.
+        workers: Threads that read and count; ``None`` for one a processor.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        One confusion matrix over all pairs.
+
+    Raises:
+        TrainingDataError: If the numbers of files differ, or a pair does not fit together or to the classes.
+        MaskError: If a mask is missing or cannot be read.
+
+    Source:
+        Everingham et al., The PASCAL Visual Object Classes Challenge 2012 development kit, ``VOCevalseg.m``.
+    """
+    if len(truths) != len(predictions):
+        raise TrainingDataError(
+            f"{len(truths)} true masks and {len(predictions)} predictions; one prediction for each is wanted."
+        )
+    matrix = ConfusionMatrix(num_classes, ignore_index)
+    count = partial(_matrix_of, num_classes=num_classes, ignore_index=ignore_index)
+    threads = workers or len(os.sched_getaffinity(0))
+    parts = in_threads(count, zip(truths, predictions, strict=True), threads, ahead=4 * threads)
+    for part in tqdm(parts, total=len(truths), desc="score", unit="image", disable=not progress):
+        matrix.merge(part)
+    return matrix
+
+
+def _matrix_of(pair: tuple[Path | str, Path | str], num_classes: int, ignore_index: int) -> ConfusionMatrix:
+    truth, prediction = pair
+    matrix = ConfusionMatrix(num_classes, ignore_index)
+    try:
+        matrix.update(read_mask(truth), read_mask(prediction))
+    except ValueError as error:
+        raise TrainingDataError(f"{prediction}: the mask cannot be scored against {truth}: {error}.") from error
+    return matrix
 
 
 def truth_table(target: "Examples", mask_field: str = "ground_truth") -> ExampleTable:

@@ -1,8 +1,12 @@
 """Class probabilities of an image, averaged over several scales.
 
 For each scale the image is resized, the network's logits are brought to one
-common grid, a softmax turns them into probabilities, and these are averaged:
+common grid, a softmax over all classes turns them into probabilities, and these are averaged:
 the mean has the same argmax as the paper's sum, and stays in [0, 1] as the CRF wants it.
+
+The grid is the image's own for ``predict_probabilities``. For ``predict_files`` it is
+coarser (``grid_size``), and only the few classes that can win are brought to the image's
+size afterwards: see ``docs/explanation/inference.md`` for what that saves and changes.
 
 Sides are rounded to whole multiples of the network's output stride, so that its
 grid of logits covers the image exactly and no padding leaks in; that changes the
@@ -10,9 +14,8 @@ aspect ratio by at most half a stride.
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -25,12 +28,23 @@ from wss_data.errors import ImageError, RecipeError
 from wss_data.images import read_image
 from wss_train.checkpoints import ModelCard
 from wss_train.models import SegmentationModel, usable_precision
+from wss_train.threads import in_threads
 
 MAX_SCALE = 4.0
 """Largest scale accepted: memory grows with its square."""
 
-_BUFFERED = 64
-"""Decoded images held while images of equal size are gathered into batches."""
+FINE_STRIDE = 8
+"""Up to this output stride, in pixels, ``GRID_FINE`` is enough."""
+
+GRID_FINE, GRID_COARSE = 3, 5
+"""Points of the common grid along each cell of the finest scale's logits, for small and for large cells. Odd, so that
+the middle of each cell is one of them."""
+
+_BUFFERED = 64_000_000
+"""Pixels of decoded images held while images that fit into one pass are gathered: 0.2 GB."""
+
+_DECODERS = 4
+"""Threads that read and resize images."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +55,7 @@ class InferenceSettings:
         scales: Sizes relative to ``long_side``; in the paper 0.7, 1.0 and 1.3 for masks and the final score.
         long_side: Longer side of the image at scale 1, in pixels: what the network was trained at.
         precision: ``float32`` or ``bf16`` for the network; the softmax always is float32.
-        batch: Most images of equal size in one pass.
+        batch: Most images in one pass; they are of equal size once resized.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -63,7 +77,8 @@ class Predicted:
     Args:
         position: Position in the list.
         image: The image, upright. Shape (H, W, 3), uint8. ``None`` if it could not be read.
-        probabilities: On the device of the network. Shape (C + 1, H, W), float32, sums to 1 over the classes.
+        probabilities: Of all classes, on the device of the network and on a grid that covers the image and may be
+            coarser; ``at_image_size`` brings them there. Shape (C + 1, h, w), float32, sums to 1 over the classes.
             ``None`` if the image could not be read.
         error: Why the image could not be read, else ``None``.
     """
@@ -98,6 +113,26 @@ def network_size(height: int, width: int, long_side: float, stride: int) -> tupl
     return max(1, round(height * factor)) * stride, max(1, round(width * factor)) * stride
 
 
+def grid_size(height: int, width: int, cells: tuple[int, int], stride: int) -> tuple[int, int]:
+    """(height, width) of the grid on which an image's scales are fused: never finer than the image.
+
+    Args:
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+        cells: (height, width) of the finest scale's logits.
+        stride: Output stride of the network, in pixels.
+    """
+    points = GRID_FINE if stride <= FINE_STRIDE else GRID_COARSE
+    return min(height, points * cells[0]), min(width, points * cells[1])
+
+
+def at_image_size(maps: Tensor, height: int, width: int) -> Tensor:
+    """Maps on a coarser grid, (K, h, w), at the image's size, (K, H, W), by bilinear interpolation."""
+    if maps.shape[1:] == (height, width):
+        return maps
+    return functional.interpolate(maps[None], size=(height, width), mode="bilinear", align_corners=False)[0]
+
+
 def predict_probabilities(
     model: SegmentationModel, image: np.ndarray, settings: InferenceSettings | None = None
 ) -> np.ndarray:
@@ -115,35 +150,67 @@ def predict_probabilities(
         Shen et al., BMVC 2017, section 3.2: scores of several scales are fused.
     """
     settings = settings or InferenceSettings()
-    return batch_probabilities(model, [image], settings)[0].cpu().numpy()
+    pyramid = _pyramid(image, settings, model.output_stride)
+    return _fuse(model, [pyramid], image.shape[:2], settings)[0].cpu().numpy()
+
+
+def _pyramid(image: np.ndarray, settings: InferenceSettings, stride: int) -> tuple[np.ndarray, ...]:
+    """The image at each scale, as the network sees it."""
+    height, width = image.shape[:2]
+    sizes = (network_size(height, width, settings.long_side * scale, stride) for scale in settings.scales)
+    return tuple(_resize(image, size) for size in sizes)
 
 
 @torch.inference_mode()
-def batch_probabilities(model: SegmentationModel, images: Sequence[np.ndarray], settings: InferenceSettings) -> Tensor:
-    """Class probabilities of images of one size, averaged over the scales.
+def _fuse(
+    model: SegmentationModel,
+    pyramids: Sequence[Sequence[np.ndarray]],
+    size: tuple[int, ...],
+    settings: InferenceSettings,
+) -> Tensor:
+    """Class probabilities averaged over the scales.
 
     Args:
         model: The network, in evaluation mode.
-        images: Each (H, W, 3), uint8 RGB, all of the same shape.
-        settings: Scales, size and precision.
+        pyramids: Of each image one array a scale, (H, W, 3), uint8 RGB, of the same shapes for all images.
+        size: (height, width) of the grid.
+        settings: Precision.
 
     Returns:
-        Probabilities on the network's device. Shape (N, C + 1, H, W), float32.
+        Probabilities on the network's device. Shape (N, C + 1, height, width), float32.
     """
-    height, width = images[0].shape[:2]
     device = next(model.parameters()).device
     total: Tensor | None = None
-    for scale in settings.scales:
-        size = network_size(height, width, settings.long_side * scale, model.output_stride)
-        stacked = np.stack([_resize(image, size) for image in images])
-        pixels = torch.from_numpy(stacked).to(device).permute(0, 3, 1, 2).float()
+    for level in zip(*pyramids, strict=True):
+        pixels = torch.from_numpy(np.stack(level)).to(device).permute(0, 3, 1, 2).float()
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             logits = model(model.normalise(pixels)).pixel_logits
-        logits = functional.interpolate(logits.float(), size=(height, width), mode="bilinear", align_corners=False)
+        logits = functional.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
+        # Over all classes: which of them an image may hold is asked afterwards.
         probabilities = logits.softmax(dim=1)
         total = probabilities if total is None else total.add_(probabilities)
     assert total is not None, "InferenceSettings holds at least one scale"
     return total.div_(len(settings.scales))
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """An image on its way to the network, resized already, and the grid for its probabilities."""
+
+    position: int
+    image: np.ndarray
+    pyramid: tuple[np.ndarray, ...]
+    grid: tuple[int, int]
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """What images that share a pass have in common."""
+        return (self.grid, *(level.shape for level in self.pyramid))
+
+    @property
+    def pixels(self) -> int:
+        """Pixels held, of the image and of its scales."""
+        return sum(array.shape[0] * array.shape[1] for array in (self.image, *self.pyramid))
 
 
 def predict_files(
@@ -151,8 +218,8 @@ def predict_files(
 ) -> Iterator[Predicted]:
     """Class probabilities of image files.
 
-    Files are decoded ahead on threads; images of equal size share a pass. The
-    order therefore is not that of ``paths``: use ``position``.
+    Files are decoded and resized ahead on threads; images that are of equal size then share a pass, even if
+    they were not before. The order therefore is not that of ``paths``: use ``position``.
 
     Args:
         model: The network, in evaluation mode.
@@ -162,53 +229,45 @@ def predict_files(
     Yields:
         One entry per file; an unreadable file yields its error instead of ending the rest.
     """
-    buckets: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
-    for position, image in _decode_ahead(paths, ahead=max(4, 2 * settings.batch)):
-        if isinstance(image, ImageError):
-            yield Predicted(position, None, None, image)
+    read = partial(_read, settings=settings, stride=model.output_stride)
+    buckets: dict[tuple[tuple[int, ...], ...], list[_Ready]] = {}
+    held = 0
+    for ready in in_threads(read, enumerate(paths), _DECODERS, ahead=max(_DECODERS, 2 * settings.batch)):
+        if isinstance(ready, Predicted):
+            yield ready
             continue
-        bucket = buckets.setdefault(image.shape, [])
-        bucket.append((position, image))
-        if len(bucket) >= settings.batch:
-            yield from _predict_bucket(model, buckets.pop(image.shape), settings)
-        elif sum(map(len, buckets.values())) > _BUFFERED:
-            fullest = max(buckets, key=lambda shape: len(buckets[shape]))
-            yield from _predict_bucket(model, buckets.pop(fullest), settings)
-    for bucket in buckets.values():
-        yield from _predict_bucket(model, bucket, settings)
+        buckets.setdefault(ready.shapes, []).append(ready)
+        held += ready.pixels
+        full = ready.shapes if len(buckets[ready.shapes]) >= settings.batch else None
+        if full is None and held > _BUFFERED:
+            full = max(buckets, key=lambda shapes: len(buckets[shapes]))
+        if full is not None:
+            bucket = buckets.pop(full)
+            held -= sum(entry.pixels for entry in bucket)
+            yield from _predict_bucket(model, bucket, settings)
+    while buckets:
+        yield from _predict_bucket(model, buckets.popitem()[1], settings)
 
 
 def _predict_bucket(
-    model: SegmentationModel, bucket: list[tuple[int, np.ndarray]], settings: InferenceSettings
+    model: SegmentationModel, bucket: Sequence[_Ready], settings: InferenceSettings
 ) -> Iterator[Predicted]:
-    batch = batch_probabilities(model, [image for _, image in bucket], settings)
-    for (position, image), probabilities in zip(bucket, batch, strict=True):
-        yield Predicted(position, image, probabilities)
+    maps = _fuse(model, [ready.pyramid for ready in bucket], bucket[0].grid, settings)
+    for ready, probabilities in zip(bucket, maps, strict=True):
+        yield Predicted(ready.position, ready.image, probabilities)
 
 
-def _decode_ahead(paths: Sequence[Path | str], ahead: int) -> Iterator[tuple[int, np.ndarray | ImageError]]:
-    """Yield (position, image or its error), reading a few files ahead of the one that is asked for."""
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        waiting = enumerate(paths)
-        running: list[tuple[int, Future]] = []
-        try:
-            while True:
-                missing = ahead - len(running)
-                running += [(position, pool.submit(_read, path)) for position, path in islice(waiting, missing)]
-                if not running:
-                    return
-                position, future = running.pop(0)
-                yield position, future.result()
-        finally:
-            for _, future in running:
-                future.cancel()
-
-
-def _read(path: Path | str) -> np.ndarray | ImageError:
+def _read(numbered: tuple[int, Path | str], settings: InferenceSettings, stride: int) -> _Ready | Predicted:
+    """An image that is ready for the network, or what became of it instead."""
+    position, path = numbered
     try:
-        return read_image(path)
+        image = read_image(path)
     except ImageError as error:
-        return error
+        return Predicted(position, None, None, error)
+    pyramid = _pyramid(image, settings, stride)
+    rows, columns = (max(level.shape[axis] for level in pyramid) // stride for axis in (0, 1))
+    grid = grid_size(image.shape[0], image.shape[1], (rows, columns), stride)
+    return _Ready(position, image, pyramid, grid)
 
 
 def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -4,15 +4,17 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from wss_data.crf import CrfSettings, dense_crf
+from wss_data.crf import CrfSettings, backend, dense_crf
 from wss_data.errors import ImageError
-from wss_data.parallel import map_images
-from wss_train.inference import Predicted
+from wss_data.parallel import default_workers, map_images
+from wss_train.inference import Predicted, at_image_size
 from wss_train.recipes import TrainRecipe
+from wss_train.threads import in_threads
 
 SMALLEST_SUPPORT = 0.05
 """A class that reaches this probability nowhere in an image is left out of its CRF, whose cost grows with the classes.
@@ -79,12 +81,30 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class _Undecided:
-    """Probabilities of the few classes that can win, small enough to send to another process."""
+    """Probabilities of the few classes that can win, still on the coarse grid: little to send to another process."""
 
     position: int
     image: np.ndarray
     probabilities: np.ndarray
     classes: np.ndarray
+
+
+def candidate_classes(maps: Tensor, allowed: np.ndarray | None, support: float) -> np.ndarray:
+    """Classes that are allowed and reach a probability somewhere; background always is among them.
+
+    Args:
+        maps: Class probabilities. Shape (C + 1, h, w), float.
+        allowed: Which classes the image may show; ``None`` for all. Shape (C + 1,), bool.
+        support: The probability to reach, in [0, 1].
+
+    Returns:
+        Their indices, rising. Shape (K,), int64, 1 <= K <= C + 1.
+    """
+    possible = (maps.amax(dim=(1, 2)) >= support).cpu().numpy()
+    if allowed is not None:
+        possible &= allowed
+    possible[0] = True
+    return np.flatnonzero(possible)
 
 
 def label_images(
@@ -95,14 +115,15 @@ def label_images(
 ) -> Iterator[LabelledImage]:
     """Decide each pixel of each image.
 
-    The CRF runs on worker processes while the network goes on: it holds Python's
-    lock. It sees the classes that are allowed and reach 5 % somewhere, no others.
+    Only classes that can win are brought from the grid of the probabilities to the image's size. The CRF sees those
+    that are allowed and reach 5 % somewhere, and runs beside the network: the built-in one in threads, pydensecrf,
+    which holds Python's lock, in processes.
 
     Args:
         predictions: Probabilities, as from ``predict_files``.
         allowed: Which classes each image may show (eq. 2); ``None`` for all.
         crf: Settings of the dense CRF; ``None`` for none.
-        workers: Worker processes for the CRF; ``None`` for one a processor.
+        workers: Threads or processes for the CRF; ``None`` for one a processor.
 
     Yields:
         One entry per image, in the order of ``predictions``.
@@ -111,46 +132,44 @@ def label_images(
         for predicted in predictions:
             yield _decide_plainly(predicted, allowed)
         return
-    failed: list[LabelledImage] = []
-    candidates = _candidates(predictions, allowed, failed)
-    for labelled in map_images(partial(_decide_by_crf, settings=crf), candidates, workers=workers):
-        yield from _drain(failed)
-        yield labelled
-    yield from _drain(failed)
-
-
-def _drain(entries: list[LabelledImage]) -> Iterator[LabelledImage]:
-    while entries:
-        yield entries.pop(0)
+    candidates = (_candidates(predicted, allowed) for predicted in predictions)
+    decide = partial(_decide_by_crf, settings=crf)
+    count = workers or default_workers()
+    if count > 1 and backend() == "builtin":
+        yield from in_threads(decide, candidates, count, ahead=2 * count)
+    else:
+        yield from map_images(decide, candidates, workers=count)
 
 
 def _decide_plainly(predicted: Predicted, allowed: Allowed | None) -> LabelledImage:
     if predicted.probabilities is None or predicted.image is None:
         return LabelledImage(predicted.position, None, predicted.error)
     maps = predicted.probabilities
-    labels = torch.ones(len(maps), dtype=torch.bool)
-    if allowed is not None:
-        labels = torch.from_numpy(allowed(predicted.position))
-    mask = label_constrained_argmax(maps, labels.to(maps.device))
-    return LabelledImage(predicted.position, mask.to(torch.uint8).cpu().numpy())
+    if allowed is None:
+        # The best of K probabilities that sum to one is at least 1 / K, and interpolation never exceeds the peak.
+        classes = candidate_classes(maps, None, 0.999 / len(maps))
+    else:
+        classes = candidate_classes(maps, allowed(predicted.position), 0.0)
+    indices = torch.from_numpy(classes).to(maps.device)
+    few = at_image_size(maps[indices], *predicted.image.shape[:2])
+    mask = indices.to(torch.uint8)[few.argmax(dim=0)]
+    return LabelledImage(predicted.position, mask.cpu().numpy())
 
 
-def _candidates(
-    predictions: Iterable[Predicted], allowed: Allowed | None, failed: list[LabelledImage]
-) -> Iterator[_Undecided]:
-    for predicted in predictions:
-        if predicted.probabilities is None or predicted.image is None:
-            failed.append(LabelledImage(predicted.position, None, predicted.error))
-            continue
-        maps = predicted.probabilities.cpu().numpy()
-        possible = maps.max(axis=(1, 2)) >= SMALLEST_SUPPORT
-        if allowed is not None:
-            possible &= allowed(predicted.position)
-        possible[0] = True
-        classes = np.flatnonzero(possible)
-        yield _Undecided(predicted.position, predicted.image, maps[classes], classes)
+def _candidates(predicted: Predicted, allowed: Allowed | None) -> _Undecided | LabelledImage:
+    if predicted.probabilities is None or predicted.image is None:
+        return LabelledImage(predicted.position, None, predicted.error)
+    maps, position = predicted.probabilities, predicted.position
+    classes = candidate_classes(maps, allowed(position) if allowed is not None else None, SMALLEST_SUPPORT)
+    few = maps[torch.from_numpy(classes).to(maps.device)].cpu().numpy()
+    return _Undecided(position, predicted.image, few, classes)
 
 
-def _decide_by_crf(undecided: _Undecided, settings: CrfSettings) -> LabelledImage:
-    marginals = dense_crf(undecided.probabilities, undecided.image, settings)
-    return LabelledImage(undecided.position, undecided.classes[marginals.argmax(axis=0)].astype(np.uint8))
+def _decide_by_crf(candidate: _Undecided | LabelledImage, settings: CrfSettings) -> LabelledImage:
+    if isinstance(candidate, LabelledImage):
+        return candidate
+    height, width = candidate.image.shape[:2]
+    # The same interpolation as ``at_image_size``.
+    maps = np.stack([cv2.resize(plane, (width, height)) for plane in candidate.probabilities])
+    winners = dense_crf(maps, candidate.image, settings).argmax(axis=0)
+    return LabelledImage(candidate.position, candidate.classes[winners].astype(np.uint8))

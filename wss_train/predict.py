@@ -1,5 +1,6 @@
 """Use a model: label masks for images on disk, without a database."""
 
+import glob
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,12 +11,13 @@ from tqdm import tqdm
 
 from wss_data.errors import SourceError
 from wss_data.files import write_bytes
-from wss_data.images import encode_jpeg, list_images, read_image
+from wss_data.images import SUFFIXES, encode_jpeg, list_images, read_image
 from wss_data.masks import write_mask
 from wss_data.report import overlay as draw_overlay
 from wss_train.inference import default_device, predict_files, settings_for
-from wss_train.labelling import chosen_crf, label_images
+from wss_train.labelling import LabelledImage, chosen_crf, label_images
 from wss_train.models import load_model
+from wss_train.threads import in_threads
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,69 @@ class PredictSummary:
         return "\n".join(lines)
 
 
+def find_images(wanted: Path | str | Sequence[Path | str], out: Path | None = None) -> dict[Path, Path]:
+    """Image files, and where each one's mask goes below the output folder, without its suffix.
+
+    Args:
+        wanted: Folders, searched below too; files; patterns such as ``photos/**/*.jpg``, in which ``**`` stands for
+            any folders and files that are no images by their suffix are passed over; or several of these. A file
+            or folder that exists is never taken for a pattern.
+        out: The output folder: where it lies below a folder or pattern, what it holds is no input.
+
+    Returns:
+        File -> relative place: below the folder that was given, below the part of a pattern that stands before its
+        first wildcard, or its name for a file. A file that is found twice counts once, where it was found first.
+
+    Raises:
+        SourceError: If one of them gives no image, or two images would get the same place.
+    """
+    found: dict[Path, Path] = {}
+    known: set[Path] = set()
+    for entry in [wanted] if isinstance(wanted, str | Path) else wanted:
+        base, files = _files_of(Path(entry))
+        if out is not None and base.resolve() in out.resolve().parents:
+            files = [file for file in files if out.resolve() not in file.resolve().parents]
+        if not files:
+            raise SourceError(
+                f"{entry}: no image found. Give images, folders with images, or a quoted pattern such as "
+                f"'photos/**/*.jpg'; names of images end in {', '.join(SUFFIXES)}."
+            )
+        for file in files:
+            if file.absolute() not in known:
+                known.add(file.absolute())
+                found[file] = file.relative_to(base).with_suffix("")
+    if not found:
+        raise SourceError("no image was asked for. Give images, folders with images, or a pattern.")
+    for place, count in Counter(found.values()).items():
+        if count > 1:
+            sharing = [str(file) for file, other in found.items() if other == place]
+            raise SourceError(
+                f"{', '.join(sharing[:3])}: {count} images would share the mask {place}.png. Give their common folder "
+                "instead of each; where they differ in their suffix only, rename them or predict them apart."
+            )
+    return found
+
+
+def _files_of(entry: Path) -> tuple[Path, list[Path]]:
+    """What a file, a folder or a pattern stands for, and the folder from which its places are counted."""
+    if entry.is_file():
+        return entry.parent, [entry]
+    if entry.is_dir():
+        return entry, list_images(entry)
+    fixed = 0
+    while fixed < len(entry.parts) and not glob.has_magic(entry.parts[fixed]):
+        fixed += 1
+    if fixed == len(entry.parts):
+        return entry, []
+    paths = (Path(name) for name in glob.iglob(str(entry), recursive=True))
+    return Path(*entry.parts[:fixed]), sorted(
+        path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()
+    )
+
+
 def predict_images(
     checkpoint: Path | str,
-    images: Path | str,
+    images: Path | str | Sequence[Path | str],
     out: Path | str,
     *,
     scales: Sequence[float] = (1.0,),
@@ -54,51 +116,62 @@ def predict_images(
     workers: int | None = None,
     progress: bool = True,
 ) -> PredictSummary:
-    """Write a label mask for every image of a folder, or for one image.
+    """Write a label mask for every image of a folder, for single images, or for those that match a pattern.
 
     Args:
         checkpoint: Run folder or ``model.safetensors``.
-        images: A folder, searched below too, or one file.
+        images: A folder, a file, a pattern, or several: see ``find_images``.
         out: Receives ``<path below images>.png``, palette PNGs in VOC colours at the (upright) image's size.
         scales: Image scales whose probabilities are averaged.
         crf: Whether a dense CRF sharpens the masks.
         overlays: Whether to write ``<...>_overlay.jpg`` too, the mask drawn over the image.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for the GPU if there is one.
-        workers: Worker processes of the CRF; ``None`` for one a processor.
+        workers: Threads or processes of the CRF; ``None`` for one a processor.
         progress: Whether to show a progress bar.
 
     Returns:
         Counts. An image that cannot be read is counted with its reason; the others go on.
 
     Raises:
-        SourceError: If there is no image, or two would write the same mask.
+        SourceError: If there is no image, if two would write the same mask, or if a mask would replace an image.
         CheckpointError: If the model is missing or damaged.
     """
-    images, out = Path(images), Path(out)
-    paths = [images] if images.is_file() else list_images(images) if images.is_dir() else []
-    if not paths:
-        raise SourceError(f"{images}: no image found. Give an image, or a folder with images.")
-    base = images.parent if images.is_file() else images
-    stems = [path.relative_to(base).with_suffix("") for path in paths]
-    for stem, count in Counter(stems).items():
-        if count > 1:
-            raise SourceError(f"{base / stem}.*: {count} images differ in their suffix only and would share one mask.")
+    out = Path(out)
+    found = find_images(images, out)
+    paths = list(found)
+    targets = [_targets(out / place) for place in found.values()]
+    inputs = {path.resolve() for path in paths}
+    for mask, picture in targets:
+        for target in (mask, picture) if overlays else (mask,):
+            if target.resolve() in inputs:
+                raise SourceError(f"{target}: the result would replace this image. Choose another folder with --out.")
 
     place = torch.device(device) if device else default_device()
     model, card = load_model(checkpoint, device=place)
     settings = settings_for(card, scales, place)
-    written, failed, messages = 0, Counter[str](), []
     labelled = label_images(predict_files(model, paths, settings), None, chosen_crf(crf, card.recipe), workers)
-    for result in tqdm(labelled, total=len(paths), desc="predict", unit="image", disable=not progress):
+
+    def write(result: LabelledImage) -> LabelledImage:
+        if result.mask is not None:
+            mask, picture = targets[result.position]
+            write_mask(result.mask, mask)
+            if overlays:
+                drawn = draw_overlay(read_image(paths[result.position]), result.mask)
+                write_bytes(picture, encode_jpeg(drawn, 90))
+        return result
+
+    written, failed, messages = 0, Counter[str](), []
+    results = in_threads(write, labelled)
+    for result in tqdm(results, total=len(paths), desc="predict", unit="image", disable=not progress):
         if result.mask is None:
             assert result.error is not None, "an image without a mask has its reason"
             failed[result.error.reason] += 1
             messages.append(str(result.error))
-            continue
-        stem = out / stems[result.position]
-        write_mask(result.mask, stem.parent / f"{stem.name}.png")
-        if overlays:
-            picture = draw_overlay(read_image(paths[result.position]), result.mask)
-            write_bytes(stem.parent / f"{stem.name}_overlay.jpg", encode_jpeg(picture, 90))
-        written += 1
+        else:
+            written += 1
     return PredictSummary(written, out, failed, tuple(messages))
+
+
+def _targets(stem: Path) -> tuple[Path, Path]:
+    """The files of an image's mask and of its overlay. Not ``with_suffix``: a stem may hold dots."""
+    return stem.parent / f"{stem.name}.png", stem.parent / f"{stem.name}_overlay.jpg"

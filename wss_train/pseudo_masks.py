@@ -20,11 +20,15 @@ from wss_data.records import ExampleTable
 from wss_train.checkpoints import find_model
 from wss_train.data import as_table
 from wss_train.inference import default_device, predict_files, settings_for
-from wss_train.labelling import chosen_crf, label_images
+from wss_train.labelling import LabelledImage, chosen_crf, label_images
 from wss_train.models import load_model
+from wss_train.threads import in_threads
 
 if TYPE_CHECKING:
     from wss_train.data import Examples
+
+_TOLD = 5
+"""Images that an error names."""
 
 MADE_BY = "made_by.json"
 """Says in a folder of masks what made them; masks made by something else are thrown away, the same ones are kept."""
@@ -55,7 +59,7 @@ def make_pseudo_masks(
         crf: Whether a dense CRF sharpens the masks; ``None`` for the recipe's choice (the paper: no).
         field: Field that receives the masks, where ``target`` is a FiftyOne dataset or view.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for the GPU if there is one.
-        workers: Worker processes of the CRF; ``None`` for one a processor.
+        workers: Threads or processes of the CRF; ``None`` for one a processor.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -88,10 +92,16 @@ def make_pseudo_masks(
     images = predict_files(model, [table.image_paths[i] for i in missing], settings)
     allowed = np.column_stack([np.ones(len(table), bool), np.asarray(table.labels, bool)])
     labelled = label_images(images, lambda position: allowed[missing[position]], crf_settings, workers)
-    for result in tqdm(labelled, total=len(missing), desc="pseudo masks", unit="image", disable=not progress):
+
+    def write(result: LabelledImage) -> None:
         if result.mask is None:
             raise TrainingDataError(f"no mask can be made: {result.error}")
         write_mask(result.mask, paths[missing[result.position]])
+
+    for _ in tqdm(
+        in_threads(write, labelled), total=len(missing), desc="pseudo masks", unit="image", disable=not progress
+    ):
+        pass
 
     ledger = card.ledger.merged_with(table.ledger)
     if not isinstance(target, ExampleTable):
@@ -114,10 +124,11 @@ def _hash_of_labels(table: ExampleTable) -> str:
 def _check_labels(table: ExampleTable) -> None:
     without = [name for name, labels in zip(table.ids, table.labels, strict=True) if not labels.any()]
     if without:
+        told = ", ".join(without[:_TOLD]) + (", ..." if len(without) > _TOLD else "")
         raise TrainingDataError(
-            f"{len(without)} of {len(table)} images have no image-level label (the first: {without[0]}); "
-            f"every image needs at least one of {', '.join(table.classes)}. "
-            "Leave them out, or add their labels and import the target again."
+            f"{len(without)} of {len(table)} images have no image-level label ({told}); "
+            f"every image needs at least one of {', '.join(table.classes)}, or its mask would be all background. "
+            "Take their lines out of the list of images, or add their labels, and import the target again."
         )
 
 
