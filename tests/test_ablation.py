@@ -1,14 +1,18 @@
 """The whole road, drawn images to the table, with a tiny network: every stage runs for real."""
 
 import json
+import statistics
 
 import pytest
 from pictures import LEARNS
 
+from wss_data.errors import RecipeError
 from wss_data.images import read_image
 from wss_data.spec import DatasetSpec, read_spec
-from wss_train.ablation import ROWS, run_ablation
+from wss_train.ablation import ROWS, SECOND_ROUND, context, paper_row, run_ablation
+from wss_train.published import VOC_CLASSES
 from wss_train.recipes import with_values
+from wss_train.seeds import run_ablation_over_seeds
 
 CLASSES = list(read_spec("drawn").class_names[:2])
 RECIPE = with_values(LEARNS, {"scales": "0.7,1.0"})
@@ -101,3 +105,53 @@ def test_a_crf_changed_after_training_is_the_one_that_scores(ablation, datasets)
     again = run_ablation(*datasets, ablation.out, without, progress=False)
     counts = {stage: again.evaluations[stage].matrix.counts.tolist() for stage in ("multi_scale", "multi_scale_crf")}
     assert counts["multi_scale"] == counts["multi_scale_crf"], "no iteration changes nothing"
+
+
+@pytest.fixture(scope="module")
+def over_seeds(datasets, tmp_path_factory):
+    recipe = with_values(RECIPE, {"rounds": 2, "final_iterations": 20, "seed": 7})
+    out = tmp_path_factory.mktemp("runs") / "seeds"
+    return run_ablation_over_seeds(*datasets, out, recipe, (0, 1), progress=False)
+
+
+def test_over_seeds_each_row_has_mean_and_deviation_of_the_single_tables(over_seeds):
+    value = json.loads((over_seeds.out / "ablation.json").read_text())
+    assert value["seeds"] == [0, 1]
+    for stage in ("generator", "multi_scale_crf", "second_round"):
+        single = [
+            100 * json.loads((over_seeds.out / f"seed_{seed}" / "ablation.json").read_text())["rows"][stage]["mean_iou"]
+            for seed in (0, 1)
+        ]
+        assert value["rows"][stage]["mean"]["mean"] == pytest.approx(statistics.mean(single), abs=1e-3)
+        assert value["rows"][stage]["standard_deviation"]["mean"] == pytest.approx(statistics.stdev(single), abs=1e-3)
+        told = f"{statistics.mean(single):.1f} ± {statistics.stdev(single):.1f}"
+        assert told in str(over_seeds)
+        assert f"| {told} |" in (over_seeds.out / "table.md").read_text()
+    assert [ablation.recipe.seed for ablation in over_seeds.ablations.values()] == [0, 1]
+
+
+def test_the_second_round_learns_from_masks_that_the_final_model_made(over_seeds, datasets):
+    from wss_train.pseudo_masks import fingerprint_of
+
+    out = over_seeds.out / "seed_0"
+    made_by = json.loads((out / "pseudo_masks_2" / "made_by.json").read_text())
+    assert made_by["model"] == fingerprint_of(out / "final")
+    assert over_seeds.first.rows[-1] == SECOND_ROUND
+    assert over_seeds.first.evaluations["second_round"].crf
+    fields = datasets[1].get_field_schema()
+    assert "pseudo_mask" in fields and "pseudo_mask_2" in fields
+
+
+@pytest.mark.parametrize("seeds", [(), (0,), (1, 1)])
+def test_one_seed_or_the_same_twice_has_no_deviation(datasets, tmp_path, seeds):
+    with pytest.raises(RecipeError, match="two or more different ones"):
+        run_ablation_over_seeds(*datasets, tmp_path, RECIPE, seeds, progress=False)
+
+
+def test_where_the_classes_are_vocs_the_paper_stands_beside_us_class_by_class():
+    (row,) = paper_row(VOC_CLASSES)
+    assert row.startswith("| the paper, Table 1, val | 56.4 | 85.8 | 53.0 | 24.0 |")
+    assert row.count("|") == 1 + 1 + 1 + 21 + 1, "name, mean, 21 classes, and the column of Table 3"
+    told = "\n".join(context(VOC_CLASSES))
+    assert "| SEC | image-level | 50.7 | 51.7 |" in told
+    assert context(("cat", "dog")) == []

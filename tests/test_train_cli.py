@@ -48,7 +48,21 @@ def refused(capsys, *arguments: str) -> str:
 
 def test_every_command_has_help_that_ends_with_a_line_to_paste():
     commands = make_parser()._subparsers._group_actions[0].choices
-    assert set(commands) == {"generator", "masks", "final", "evaluate", "predict", "ablation", "recipe"}
+    assert set(commands) == {
+        "generator",
+        "masks",
+        "final",
+        "evaluate",
+        "predict",
+        "ablation",
+        "recipe",
+        "selection-report",
+        "score-masks",
+        "export",
+        "doctor",
+        "cooccurrence",
+        "voc-submission",
+    }
     for name, parser in commands.items():
         assert parser.format_help().rstrip().splitlines()[-1].startswith(f"example:  wss-train {name}")
 
@@ -73,6 +87,24 @@ def test_the_road_from_generator_to_prediction(zoo, capsys):
     masks = sorted((zoo / "out").glob("*.png"))
     assert [p.stem for p in masks] == sorted(p.stem for p in images.glob("*.jpg"))
     assert read_mask(masks[0]).max() <= 2
+
+
+def test_a_state_is_chosen_without_true_masks_and_compared_with_them_afterwards(zoo, capsys):
+    run, target = str(zoo / "selected"), ["--target", "zoo-train-target"]
+    quick = [*SETTINGS, "--set", "generator_iterations=4", "--look-every", "2", "--look-images", "2"]
+    command = ["generator", "zoo-train", "--out", run, "--select", "agreement", *target, "--keep-snapshots", *quick]
+    assert main(command) == 0
+    assert "selected by agreement: iteration" in capsys.readouterr().err
+    assert main(["selection-report", run, "zoo-train-target"]) == 0
+    page = capsys.readouterr().out
+    assert "| **agreement with held-out masks** |" in page and "labels: F1 of predicted classes" in page
+    assert (zoo / "selected" / "selection_report" / "selection.png").is_file()
+    out = str(zoo / "refused")
+    assert "name it with --target" in refused(capsys, "generator", "zoo-train", "--out", out, "--select", "labels")
+    assert "--select last looks at nothing" in refused(capsys, "generator", "zoo-train", "--out", out, *target)
+    assert "patience of the selection is 0" in refused(
+        capsys, "generator", "zoo-train", "--out", out, "--select", "agreement", "--patience", "0"
+    )
 
 
 def test_an_unreadable_image_is_told_and_ends_with_status_1(zoo, tmp_path, capsys):

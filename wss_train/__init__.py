@@ -20,19 +20,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wss_train.ablation import run_ablation
-    from wss_train.evaluate import evaluate_model
+    from wss_train.evaluate import evaluate_model, score_masks
+    from wss_train.export import export_model
     from wss_train.predict import predict_images
     from wss_train.pseudo_masks import make_pseudo_masks
     from wss_train.recipes import TrainRecipe, preset
+    from wss_train.seeds import run_ablation_over_seeds
     from wss_train.training import train_final, train_generator
 
 _HOMES = {
     "TrainRecipe": "recipes",
     "evaluate_model": "evaluate",
+    "export_model": "export",
     "make_pseudo_masks": "pseudo_masks",
     "predict_images": "predict",
     "preset": "recipes",
     "run_ablation": "ablation",
+    "run_ablation_over_seeds": "seeds",
+    "score_masks": "evaluate",
     "train_final": "training",
     "train_generator": "training",
 }
@@ -40,10 +45,13 @@ _HOMES = {
 __all__ = [
     "TrainRecipe",
     "evaluate_model",
+    "export_model",
     "make_pseudo_masks",
     "predict_images",
     "preset",
     "run_ablation",
+    "run_ablation_over_seeds",
+    "score_masks",
     "train_final",
     "train_generator",
 ]

@@ -19,7 +19,7 @@ from wss_train.data import as_table
 from wss_train.evaluate import Evaluation, evaluate_model, percent, truth_table
 from wss_train.memory import peak_megabytes, reset_peak
 from wss_train.pseudo_masks import MADE_BY, fingerprint_of, make_pseudo_masks
-from wss_train.published import TABLE_3, VOC_CLASSES
+from wss_train.published import FIELD, TABLE_2, TABLE_3, VOC_CLASSES, paper_val_iou
 from wss_train.recipes import TrainRecipe, as_recipe
 from wss_train.report import write_masks, write_predictions
 from wss_train.training import train
@@ -62,6 +62,14 @@ ROWS = (
 The paper does not say how its first three rows are scored: here with one scale and no CRF.
 """
 
+SECOND_ROUND = Row("second_round", "+ second round", "final_2", multi_scale=True, crf=True)
+"""A further row where the recipe has two rounds: trained on masks that the final model made, scored as the last one."""
+
+
+def rows_of(recipe: TrainRecipe) -> tuple[Row, ...]:
+    """The rows of the table that a recipe fills."""
+    return (*ROWS, SECOND_ROUND) if recipe.rounds == 2 else ROWS
+
 
 @dataclass(frozen=True)
 class StageCost:
@@ -83,7 +91,7 @@ class Ablation:
     """The table with all that is needed to read it.
 
     Args:
-        evaluations: One for each of ``ROWS``, by its stage.
+        evaluations: One for each row of the recipe, by its stage.
         recipe: What was trained.
         counts: Class -> images retrieved, stored, kept; images of the target by split.
         costs: Stage -> what it cost.
@@ -103,17 +111,14 @@ class Ablation:
         """Names of the classes 1..C."""
         return next(iter(self.evaluations.values())).classes
 
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows of the table."""
+        return rows_of(self.recipe)
+
     def __str__(self) -> str:
-        names = ["mean", "background", *self.classes]
-        width = max(len(row.name) for row in ROWS)
-        widths = [max(6, len(name)) for name in names]
-        lines = [" " * width + "".join(f"  {name:>{w}}" for name, w in zip(names, widths, strict=True))]
-        for row in ROWS:
-            cells = _cells(self.evaluations[row.stage])
-            lines.append(
-                f"{row.name:<{width}}" + "".join(f"  {cell:>{w}}" for cell, w in zip(cells, widths, strict=True))
-            )
-        return "\n".join(["IoU in percent", *lines])
+        cells = {row.name: _cells(self.evaluations[row.stage]) for row in self.rows}
+        return "\n".join(["IoU in percent", *aligned(["mean", "background", *self.classes], cells)])
 
     def to_markdown(self) -> str:
         """The table, and what stands behind it, as Markdown."""
@@ -127,11 +132,9 @@ class Ablation:
             "| | " + " | ".join(names) + " |",
             "|---|" + "---:|" * len(names),
         ]
-        for row in ROWS:
-            cells = [*_cells(self.evaluations[row.stage]), f"{TABLE_3[row.stage]:.1f}" if row.stage in TABLE_3 else "–"]
-            lines.append(f"| {row.name} | " + " | ".join(cells) + " |")
-        if self.classes != VOC_CLASSES:
-            lines += ["", "The paper's column is for VOC's twenty classes: context, not a comparison."]
+        for row in self.rows:
+            lines.append(f"| {row.name} | " + " | ".join([*_cells(self.evaluations[row.stage]), published(row)]) + " |")
+        lines += [*paper_row(self.classes), *context(self.classes)]
         lines += ["", "## Data", "", "| class | retrieved | stored | kept |", "|---|---:|---:|---:|"]
         for name, count in self.counts["classes"].items():
             lines.append(f"| {name} | {count['retrieved']} | {count['stored']} | {count['kept']} |")
@@ -149,7 +152,7 @@ class Ablation:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
-            "rows": {row.stage: self.evaluations[row.stage].to_dict() for row in ROWS},
+            "rows": {row.stage: self.evaluations[row.stage].to_dict() for row in self.rows},
             "paper": TABLE_3,
             "recipe": self.recipe.to_dict(),
             "seeds": [self.recipe.seed],
@@ -157,6 +160,43 @@ class Ablation:
             "costs": {name: vars(cost) for name, cost in self.costs.items()},
             "ledger": self.ledger.to_dict(),
         }
+
+
+def aligned(names: list[str], cells: dict[str, list[str]]) -> list[str]:
+    """Lines of a table for a terminal: the columns' names, then a line for each row of cells."""
+    width = max(len(name) for name in cells)
+    widths = [max(6, len(name), *(len(row[column]) for row in cells.values())) for column, name in enumerate(names)]
+    lines = [" " * width + "".join(f"  {name:>{w}}" for name, w in zip(names, widths, strict=True))]
+    for name, row in cells.items():
+        lines.append(f"{name:<{width}}" + "".join(f"  {cell:>{w}}" for cell, w in zip(row, widths, strict=True)))
+    return lines
+
+
+def published(row: Row) -> str:
+    """The paper's mean IoU for a row, or a dash."""
+    return f"{TABLE_3[row.stage]:.1f}" if row.stage in TABLE_3 else "–"
+
+
+def paper_row(classes: tuple[str, ...]) -> list[str]:
+    """The paper's own row by class, where the classes are VOC's; otherwise a word on what its numbers are for."""
+    known = paper_val_iou(classes)
+    if known is None:
+        return ["", "The paper's column is for VOC's twenty classes: context, not a comparison."]
+    mean = f"{TABLE_3['multi_scale_crf']:.1f}"
+    cells = [mean, *(f"{value:.1f}" for value in known.values()), mean]
+    return ["| the paper, Table 1, val | " + " | ".join(cells) + " |"]
+
+
+def context(classes: tuple[str, ...]) -> list[str]:
+    """The paper's Table 2 and the field since then, where the classes are VOC's: Markdown lines."""
+    if classes != VOC_CLASSES:
+        return []
+    lines = ["", "## What others reached on PASCAL VOC 2012", ""]
+    lines += ["| method | learns from | val | test | where it stands |", "|---|---|---:|---:|---|"]
+    for score in (*TABLE_2, *FIELD):
+        val, test = ("–" if value is None else f"{value:.1f}" for value in (score.val, score.test))
+        lines.append(f"| {score.method} | {score.supervision} | {val} | {test} | {score.source} |")
+    return lines
 
 
 def _cells(evaluation: Evaluation) -> list[str]:
@@ -178,8 +218,9 @@ def run_ablation(
 
     Generator on the web dataset; masks for the target's train images (eq. 2, the
     recipe's scales); final model on those without and with its multi-label branch;
-    the last also with multi-scale inference and CRF. All are scored on val. Each
-    stage that is done is found again when the command is repeated.
+    the last also with multi-scale inference and CRF. All are scored on val. With two
+    rounds in the recipe, the final model then makes the masks anew and is trained
+    again. Each stage that is done is found again when the command is repeated.
 
     Args:
         web: Web dataset or view with co-segmentation masks.
@@ -212,22 +253,29 @@ def run_ablation(
 
     with costs.of("generator", lambda: fingerprint_of(out / "generator")):
         generator = train(web_table, recipe, out / "generator", "generator", **training)
+    masks: dict[str, Any] = {
+        "scales": recipe.scales,
+        "crf": recipe.crf_settings if recipe.mask_crf else False,
+        **options,
+    }
     with costs.of("pseudo masks", lambda: _hash_of(out / "pseudo_masks" / MADE_BY)):
-        pseudo = make_pseudo_masks(
-            generator,
-            _tagged(target, "train"),
-            out / "pseudo_masks",
-            scales=recipe.scales,
-            crf=recipe.crf_settings if recipe.mask_crf else False,
-            **options,
-        )
+        pseudo = make_pseudo_masks(generator, _tagged(target, "train"), out / "pseudo_masks", **masks)
     with costs.of("simple final model", lambda: fingerprint_of(out / "final_simple")):
         train(pseudo, recipe, out / "final_simple", "final", multilabel=False, **training)
     with costs.of("final model with multi-label branch", lambda: fingerprint_of(out / "final")):
-        train(pseudo, recipe, out / "final", "final", multilabel=True, **training)
+        final = train(pseudo, recipe, out / "final", "final", multilabel=True, **training)
+    if recipe.rounds == 2:
+        with costs.of("pseudo masks of the second round", lambda: _hash_of(out / "pseudo_masks_2" / MADE_BY)):
+            # A field of its own, so that the first round's masks stay to be looked at.
+            again = make_pseudo_masks(
+                final, _tagged(target, "train"), out / "pseudo_masks_2", field="pseudo_mask_2", **masks
+            )
+        with costs.of("final model of the second round", lambda: fingerprint_of(out / "final_2")):
+            train(again, recipe, out / "final_2", "final", multilabel=True, **training)
 
+    rows = rows_of(recipe)
     evaluations = {}
-    for row in ROWS:
+    for row in rows:
         made_from = out / "evaluations" / row.stage / MADE_FROM
         with costs.of(f"evaluate: {row.name}", partial(_hash_of, made_from)):
             evaluations[row.stage] = _evaluate_once(row, val, recipe, out, options)
@@ -239,12 +287,12 @@ def run_ablation(
         "train": len(train_images),
         "val": len(val),
     }
-    ledger = read_card(out / "final").ledger.merged_with(val.ledger)
+    ledger = read_card(out / rows[-1].run).ledger.merged_with(val.ledger)
     ablation = Ablation(evaluations, recipe, counts, costs.stages, ledger, out)
     write_text(out / "table.md", ablation.to_markdown())
     finished = {"finished_at": datetime.now(UTC).isoformat(timespec="seconds")}
     write_json(out / "ablation.json", ablation.to_dict() | finished)
-    folders = {row.name: out / "evaluations" / row.stage / "predictions" for row in ROWS}
+    folders = {row.name: out / "evaluations" / row.stage / "predictions" for row in rows}
     write_predictions(val, folders, out / "pictures" / "predictions.png")
     write_masks(pseudo, f"Pseudo masks of {pseudo.source}", out / "pictures" / "pseudo_masks.png")
     if not isinstance(web, ExampleTable):

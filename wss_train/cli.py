@@ -6,12 +6,13 @@ refused, with one line that says why; 130 interrupted.
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wss_data.cli import add_command, run
+from wss_train.processes import only_alone
 
 if TYPE_CHECKING:
     from wss_train.recipes import TrainRecipe
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """The parser of ``wss-train``."""
     from wss_data import __version__
+    from wss_train.check_commands import add_check_commands
 
     parser = argparse.ArgumentParser(
         prog="wss-train",
@@ -44,6 +46,8 @@ def make_parser() -> argparse.ArgumentParser:
         "wss-train generator drawn --recipe cpu --out runs/generator",
     )
     add.add_argument("dataset", metavar="DATASET", help="web dataset; its kept images are used")
+    add.add_argument("--target", metavar="TARGET", help="target dataset whose train images' labels --select looks at")
+    _add_selection(add)
     _add_training(add)
 
     add = add_command(
@@ -75,6 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
     add.add_argument("--split", default="train", help="tag of the images (default: train)")
     add.add_argument("--field", default="pseudo_mask", help="field with the masks to learn from (default: pseudo_mask)")
     add.add_argument("--no-multilabel", action="store_true", help="leave the multi-label branch out")
+    _add_selection(add)
     _add_training(add)
 
     add = add_command(
@@ -94,18 +99,54 @@ def make_parser() -> argparse.ArgumentParser:
 
     add = add_command(
         commands,
+        "score-masks",
+        _score_masks,
+        """\
+        Score label masks on disk, from whatever model, against true masks, as evaluate does.""",
+        "wss-train score-masks runs/final/val/predictions drawn-target",
+    )
+    add.add_argument("predictions", metavar="FOLDER", type=Path, help="folder of label masks: ID.png for each image")
+    add.add_argument("dataset", metavar="TARGET", help="target dataset")
+    add.add_argument("--split", default="val", help="tag of the images (default: val)")
+    add.add_argument("--out", metavar="FOLDER", type=Path, help="write the scores here (default: nowhere)")
+    add.add_argument("--workers", type=int, metavar="N", help="threads (default: one a processor)")
+
+    add = add_command(
+        commands,
         "predict",
         _predict,
         """\
-        Write a palette PNG of class indices for every image of a folder; no database.
+        Write a palette PNG of class indices for every image: of folders, by name, or by a pattern; no database.
         Images that cannot be read are counted and told; the others go on.""",
         "wss-train predict runs/final photos --out predictions --overlay",
     )
     _add_checkpoint(add)
-    add.add_argument("images", metavar="IMAGES", type=Path, help="folder of images, searched below too, or one image")
+    add.add_argument(
+        "images",
+        metavar="IMAGES",
+        nargs="+",
+        help="folders of images, searched below too; images; or quoted patterns such as 'photos/**/*.jpg'",
+    )
     add.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the masks go")
     add.add_argument("--overlay", action="store_true", help="also write each mask drawn over its image")
     _add_inference(add, "1.0")
+
+    add = add_command(
+        commands,
+        "export",
+        _export,
+        """\
+        Write a model as one file that runs without this program: ONNX or TorchScript. Pixels go in, class
+        probabilities at the image's size come out. The file is compared with the PyTorch model; one that differs is
+        not kept.""",
+        "wss-train export runs/final --out model.onnx",
+    )
+    add.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="run folder or model.safetensors")
+    add.add_argument("--out", metavar="FILE", type=Path, required=True, help="the file; .onnx, or .pt for TorchScript")
+    add.add_argument("--format", choices=("onnx", "torchscript"), help="its format (default: what its name ends with)")
+    add.add_argument("--size", type=_size, metavar="HxW", help="only this height and width, in pixels (default: any)")
+    add.add_argument("--logits", action="store_true", help="scores before the softmax in place of probabilities")
+    add.add_argument("--float-input", action="store_true", help="ONNX: float32 pixels (0 to 255) in place of uint8")
 
     add = add_command(
         commands,
@@ -118,7 +159,30 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add.add_argument("web", metavar="WEB", help="web dataset; its kept images are used")
     add.add_argument("target", metavar="TARGET", help="target dataset, with train and val images")
+    add.add_argument(
+        "--seeds",
+        type=_seeds,
+        metavar="N,N,...",
+        help="train with each of these seeds and report mean and deviation; each in OUT/seed_N (default: --seed alone)",
+    )
     _add_training(add)
+
+    add = add_command(
+        commands,
+        "selection-report",
+        _selection_report,
+        """\
+        Show whether the signals that chose a run's state deserve trust: score each state that was kept against true
+        masks, after the fact. Writes a table and a picture; the model stays as it is.""",
+        "wss-train selection-report runs/generator drawn-target",
+    )
+    add.add_argument("run", metavar="RUN", type=Path, help="run folder, trained with --select and --keep-snapshots")
+    add.add_argument("dataset", metavar="TARGET", help="target dataset")
+    add.add_argument("--split", default="val", help="tag of the images with true masks (default: val)")
+    add.add_argument("--out", metavar="FOLDER", type=Path, help="where to write (default: RUN/selection_report)")
+    _add_device(add)
+
+    add_check_commands(commands)
 
     add = add_command(
         commands,
@@ -164,6 +228,21 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     _add_set(parser)
 
 
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--select",
+        choices=("last", "labels", "agreement"),
+        default="last",
+        help="what chooses the model's state: nothing, so that it is the last; image-level labels; or agreement with "
+        "masks held out of training (default: last). True masks never do",
+    )
+    parser.add_argument("--look-every", type=int, metavar="N", help="iterations between two looks (default: 1/20 run)")
+    parser.add_argument("--look-images", type=int, metavar="N", help="images a look predicts (default: 32-200 by cost)")
+    parser.add_argument("--patience", type=int, metavar="N", help="stop after N looks without a better one")
+    parser.add_argument("--settle", type=float, metavar="SHARE", help="stop once looks differ in this share of pixels")
+    parser.add_argument("--keep-snapshots", action="store_true", help="keep each look's weights, for selection-report")
+
+
 def _add_inference(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--scales",
@@ -183,6 +262,23 @@ def _scales(text: str) -> tuple[float, ...]:
     if not scales or min(scales) <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers above 0, such as 0.7,1.0,1.3")
     return scales
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        seeds = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        seeds = ()
+    if not seeds or min(seeds) < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers from 0, such as 0,1,2")
+    return seeds
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no height and width in pixels, such as 375x500")
+    return int(height), int(width)
 
 
 def _read_recipe(options: argparse.Namespace) -> "TrainRecipe":
@@ -205,29 +301,60 @@ def _read_recipe(options: argparse.Namespace) -> "TrainRecipe":
     return recipe
 
 
-def _split(options: argparse.Namespace) -> Any:
-    """The images of a dataset with the tag in ``--split``."""
+def _split(dataset: str, split: str) -> Any:
+    """The images of a dataset with the tag ``split``."""
     from wss_data.errors import TrainingDataError
     from wss_data.store import open_dataset
 
-    view = open_dataset(options.dataset).match_tags(options.split)
+    view = open_dataset(dataset).match_tags(split)
     if not len(view):
         raise TrainingDataError(
-            f"dataset '{options.dataset}' has no image with the tag '{options.split}'. "
+            f"dataset '{dataset}' has no image with the tag '{split}'. "
             "Target datasets have train and val; make one with wss-data import-target."
         )
     return view
 
 
+def _table(view: Callable[[], Any], mask_field: str | None) -> Any:
+    """Plain values of a view that ``view`` opens; where torchrun has started several processes, only the first does."""
+    from wss_train.data import as_table
+    from wss_train.processes import from_first
+
+    return from_first(lambda: as_table(view(), mask_field))
+
+
+def _selection_settings(options: argparse.Namespace) -> Any:
+    from wss_data.errors import RecipeError
+    from wss_train.selection import SelectionSettings
+
+    settings = SelectionSettings(
+        every=options.look_every,
+        probes=options.look_images,
+        patience=options.patience,
+        settle=options.settle,
+        keep_snapshots=options.keep_snapshots,
+    )
+    if options.select == "last" and (settings != SelectionSettings() or getattr(options, "target", None)):
+        raise RecipeError(
+            "--select last looks at nothing, so --target, --look-every, --look-images, --patience, --settle and "
+            "--keep-snapshots have no effect. Add --select labels or --select agreement."
+        )
+    return settings
+
+
 def _generator(options: argparse.Namespace) -> int:
     recipe = _read_recipe(options)
+    settings = _selection_settings(options)
     from wss_data.store import open_dataset
     from wss_train.training import train_generator
 
     run_folder = train_generator(
-        open_dataset(options.dataset),
+        _table(lambda: open_dataset(options.dataset), "cosegmentation"),
         options.out,
         recipe,
+        select=options.select,
+        target=_table(lambda: _split(options.target, "train"), None) if options.target else None,
+        settings=settings,
         device=options.device,
         workers=options.workers,
         overwrite=options.overwrite,
@@ -237,7 +364,8 @@ def _generator(options: argparse.Namespace) -> int:
 
 
 def _masks(options: argparse.Namespace) -> int:
-    view = _split(options)
+    only_alone("wss-train masks")
+    view = _split(options.dataset, options.split)
     from wss_train.pseudo_masks import make_pseudo_masks
 
     table = make_pseudo_masks(
@@ -256,15 +384,17 @@ def _masks(options: argparse.Namespace) -> int:
 
 def _final(options: argparse.Namespace) -> int:
     recipe = _read_recipe(options)
-    view = _split(options)
+    settings = _selection_settings(options)
     from wss_train.training import train_final
 
     run_folder = train_final(
-        view,
+        _table(lambda: _split(options.dataset, options.split), options.field),
         options.out,
         recipe,
         mask_field=options.field,
         multilabel=recipe.multilabel and not options.no_multilabel,
+        select=options.select,
+        settings=settings,
         device=options.device,
         workers=options.workers,
         overwrite=options.overwrite,
@@ -274,7 +404,8 @@ def _final(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    view = _split(options)
+    only_alone("wss-train evaluate")
+    view = _split(options.dataset, options.split)
     from wss_train.evaluate import evaluate_model
 
     evaluation = evaluate_model(
@@ -287,6 +418,14 @@ def _evaluate(options: argparse.Namespace) -> int:
         workers=options.workers,
     )
     print(evaluation)
+    return 0
+
+
+def _score_masks(options: argparse.Namespace) -> int:
+    view = _split(options.dataset, options.split)
+    from wss_train.evaluate import score_masks
+
+    print(score_masks(options.predictions, view, out=options.out, workers=options.workers))
     return 0
 
 
@@ -307,25 +446,61 @@ def _predict(options: argparse.Namespace) -> int:
     return 1 if summary.failed else 0
 
 
+def _export(options: argparse.Namespace) -> int:
+    from wss_train.export import export_model
+
+    exported = export_model(
+        options.checkpoint,
+        options.out,
+        file_format=options.format,
+        output="logits" if options.logits else "probabilities",
+        input_type="float32" if options.float_input else "uint8",
+        size=options.size,
+    )
+    print(exported)
+    return 0
+
+
 def _ablation(options: argparse.Namespace) -> int:
+    only_alone("wss-train ablation")
     recipe = _read_recipe(options)
+    from wss_data.errors import RecipeError
     from wss_data.home import dataset_folder
     from wss_data.store import open_dataset
     from wss_train.ablation import run_ablation
+    from wss_train.seeds import run_ablation_over_seeds
 
-    result = run_ablation(
-        open_dataset(options.web),
-        open_dataset(options.target),
-        options.out,
-        recipe,
-        device=options.device,
-        workers=options.workers,
-        overwrite=options.overwrite,
-    )
+    datasets = open_dataset(options.web), open_dataset(options.target)
+    training: dict[str, Any] = {
+        "device": options.device,
+        "workers": options.workers,
+        "overwrite": options.overwrite,
+    }
+    result: Any
+    if options.seeds and len(options.seeds) > 1:
+        if options.seed is not None:
+            raise RecipeError("--seed and --seeds are both given: --seeds names all of them.")
+        result = run_ablation_over_seeds(*datasets, options.out, recipe, options.seeds, **training)
+        pictures = result.out / "seed_*" / "pictures"
+    else:
+        recipe = replace(recipe, seed=options.seeds[0]) if options.seeds else recipe
+        result = run_ablation(*datasets, options.out, recipe, **training)
+        pictures = result.out / "pictures"
     print(f"\n{result}\n")
     print(f"table:     {result.out / 'table.md'}")
-    print(f"pictures:  {result.out / 'pictures'}  and  {dataset_folder(options.web) / 'pictures'}")
+    print(f"pictures:  {pictures}  and  {dataset_folder(options.web) / 'pictures'}")
     print(f"datasets:  {options.web} (wss-data view {options.web}), {options.target}")
+    return 0
+
+
+def _selection_report(options: argparse.Namespace) -> int:
+    view = _split(options.dataset, options.split)
+    from wss_train.selection import REPORT
+    from wss_train.selection_report import selection_report
+
+    print(selection_report(options.run, view, options.out, device=options.device).to_markdown())
+    out = options.out or options.run / REPORT
+    print(f"picture: {out / 'selection.png'}")
     return 0
 
 

@@ -1,0 +1,325 @@
+"""A trained model as one file that needs none of our code: ONNX or TorchScript.
+
+The file takes pixels and gives class probabilities at the pixels' own size: normalisation, upsampling and softmax are
+inside. No file is left that does not say the same as the PyTorch model.
+"""
+
+import copy
+import io
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wss_data.errors import WssError
+from wss_data.files import atomic_path
+from wss_train.checkpoints import ModelCard
+from wss_train.models import SegmentationModel, load_model
+
+Format = Literal["onnx", "torchscript"]
+Output = Literal["probabilities", "logits"]
+InputType = Literal["uint8", "float32"]
+
+SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".pt": "torchscript", ".ts": "torchscript"}
+"""End of the file's name -> its format."""
+
+TOLERANCE = 1e-4
+"""Largest difference allowed, relative to the largest score if that is above 1. Float error is about 1e-7 for
+probabilities; a padding that a tracer took for a constant made 2e-3 even in an untrained network."""
+
+OPSET = 17
+"""Version of ONNX's operators, of 2022: old enough for the runtimes in use."""
+
+_TRACED_SHAPE = (2, 3, 67, 93)
+"""Sides that no stride divides, so that nothing that depends on them is left out of the trace."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Args:
+        path: The file.
+        file_format: Its format.
+        difference: Largest absolute difference between its scores and the PyTorch model's.
+        shapes: Shapes (N, 3, H, W) of the random images for which both were compared.
+    """
+
+    path: Path
+    file_format: Format
+    difference: float
+    shapes: tuple[tuple[int, ...], ...]
+
+    def __str__(self) -> str:
+        sizes = ", ".join("x".join(map(str, shape)) for shape in self.shapes)
+        megabytes = self.path.stat().st_size / 1e6
+        return (
+            f"{self.path}: {self.file_format}, {megabytes:.1f} MB; "
+            f"largest difference to the PyTorch model {self.difference:.1e} (inputs {sizes})"
+        )
+
+
+class PixelModel(nn.Module):
+    """A segmentation model from pixels to scores at the pixels' size.
+
+    Args:
+        model: In evaluation mode.
+        output: ``probabilities``, or ``logits``, the scores before the softmax.
+    """
+
+    def __init__(self, model: SegmentationModel, output: Output = "probabilities") -> None:
+        super().__init__()
+        self.model = model
+        self.output = output
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Score the classes at each pixel.
+
+        Args:
+            pixels: RGB in [0, 255]. Shape (N, 3, H, W), uint8 or float.
+
+        Returns:
+            Scores, background first. Shape (N, C + 1, H, W), float32.
+        """
+        logits = self.model(self.model.normalise(pixels.float())).pixel_logits.float()
+        logits = functional.interpolate(logits, size=pixels.shape[-2:], mode="bilinear", align_corners=False)
+        return logits.softmax(dim=1) if self.output == "probabilities" else logits
+
+
+class HalvingConvolution(nn.Module):
+    """A convolution of stride 2 padded as TensorFlow pads, in operations that a tracer can follow.
+
+    The index package rounds with ``math.ceil``, which a tracer takes for a constant: the file would be right for one
+    size only. For stride 2 and an odd kernel k the padding is k - 2 for even sides and k - 1 for odd ones, and
+    (k - 1) / 2 of it always lies at the end.
+
+    Args:
+        convolution: Whose weights are taken over; stride 2, dilation 1, odd kernel.
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        if tuple(convolution.stride) != (2, 2) or convolution.kernel_size[0] % 2 == 0:
+            raise ValueError(f"stride 2 and an odd kernel are wanted, not {convolution}")
+        self.weight, self.bias = convolution.weight, convolution.bias
+        self.groups = convolution.groups
+        self.end = convolution.kernel_size[0] // 2
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``features``: (N, D, h, w) -> (N, D', h / 2, w / 2), rounded up."""
+        height, width = features.shape[-2:]
+        padding = (self.end - 1 + width % 2, self.end, self.end - 1 + height % 2, self.end)
+        return functional.conv2d(
+            functional.pad(features, padding), self.weight, self.bias, stride=2, groups=self.groups
+        )
+
+
+def traceable(model: SegmentationModel) -> SegmentationModel:
+    """A copy that scores equally, without what a tracer cannot follow; for evaluation only."""
+    duplicate = copy.deepcopy(model).requires_grad_(False)
+    for parent in list(duplicate.modules()):
+        for name, child in list(parent.named_children()):
+            if not isinstance(child, nn.Conv2d):
+                continue
+            # What the backbone sets for training in bf16.
+            child.__dict__.pop("forward", None)
+            if type(child) is not nn.Conv2d:
+                setattr(parent, name, HalvingConvolution(child))
+    return duplicate.eval()
+
+
+def export_model(
+    checkpoint: Path | str,
+    out: Path | str,
+    *,
+    file_format: Format | None = None,
+    output: Output = "probabilities",
+    input_type: InputType = "uint8",
+    size: tuple[int, int] | None = None,
+) -> Exported:
+    """Write a trained model as ONNX or TorchScript and check that it scores as the PyTorch model does.
+
+    Images of any size and number are taken. The model was trained on images whose longer side is the recipe's
+    ``long_side``: resize to that first, as ``wss-train predict`` does. The file holds classes, recipe and ledger.
+
+    Args:
+        checkpoint: Run folder, checkpoint folder, or ``model.safetensors``.
+        out: The file; replaced if it exists.
+        file_format: ``onnx`` or ``torchscript``; ``None`` for what the name's end says.
+        output: ``probabilities`` or ``logits``.
+        input_type: Type of the pixels, always in [0, 255]. ONNX takes this type only, TorchScript both.
+        size: (height, width) in pixels if only one size shall be taken, as compilers for devices want it; ONNX only.
+
+    Returns:
+        The file and the largest difference found.
+
+    Raises:
+        WssError: If the format is unknown, a package is missing, or the scores differ; then no file is left.
+        CheckpointError: If the checkpoint cannot be read.
+    """
+    out = Path(out)
+    file_format = _format_of(out, file_format)
+    if out.is_dir():
+        raise WssError(f"{out}: this is a folder. The name of a file is wanted, such as {out / 'model.onnx'}.")
+    if size is not None and (file_format != "onnx" or min(size) < 1):
+        raise WssError(
+            f"size {size[0]}x{size[1]} cannot be fixed in {file_format}: "
+            f"{'two numbers above 0 are wanted' if file_format == 'onnx' else 'TorchScript takes any; leave it out'}."
+        )
+    if file_format == "onnx":
+        _package("onnx")
+        _package("onnxruntime")
+    model, card = load_model(checkpoint)
+    reference = PixelModel(model, output).eval()
+    traced = PixelModel(traceable(model), output).eval()
+    texts = _texts(card, output, input_type)
+    data = _onnx(traced, input_type, size, texts) if file_format == "onnx" else _torchscript(traced, texts)
+    pictures = _pictures(card.recipe.long_side, size, input_type)
+    with atomic_path(out) as temporary:
+        temporary.write_bytes(data)
+        # What is compared is the file, not what it was made from.
+        opened = _open_onnx(temporary) if file_format == "onnx" else _open_torchscript(temporary)
+        difference = largest_difference(opened, reference, pictures)
+    return Exported(out, file_format, difference, tuple(tuple(picture.shape) for picture in pictures))
+
+
+@torch.no_grad()
+def largest_difference(
+    exported: Callable[[Tensor], Tensor], reference: Callable[[Tensor], Tensor], pictures: Sequence[Tensor]
+) -> float:
+    """The largest absolute difference between the scores of two models.
+
+    Args:
+        exported: Pixels (N, 3, H, W) -> scores (N, C + 1, H, W).
+        reference: What it must agree with.
+        pictures: What both look at.
+
+    Raises:
+        WssError: If the shapes differ, or the difference is not below ``TOLERANCE``.
+    """
+    largest = 0.0
+    for picture in pictures:
+        found, wanted = exported(picture), reference(picture)
+        shape = "x".join(map(str, picture.shape))
+        if found.shape != wanted.shape:
+            raise WssError(
+                f"for an input of {shape} the exported model gives scores of shape {tuple(found.shape)}, the PyTorch "
+                f"model {tuple(wanted.shape)}. Nothing was written; try the other format."
+            )
+        difference = float((found - wanted).abs().max())
+        # Not "above": a difference that is no number must fail, too.
+        if not difference <= TOLERANCE * max(1.0, float(wanted.abs().max())):
+            raise WssError(
+                f"for an input of {shape} the exported model's scores differ from the PyTorch model's by "
+                f"{difference:.1e}; at most {TOLERANCE:g} is allowed. Nothing was written; try the other format."
+            )
+        largest = max(largest, difference)
+    return largest
+
+
+def _format_of(out: Path, file_format: Format | None) -> Format:
+    if file_format is not None:
+        if file_format not in SUFFIXES.values():
+            raise WssError(f"there is no format '{file_format}'. Known: onnx, torchscript.")
+        return file_format
+    if out.suffix.lower() not in SUFFIXES:
+        raise WssError(
+            f"{out}: the name does not say which format is wanted. End it with .onnx (ONNX) or .pt (TorchScript), "
+            "or give --format."
+        )
+    return SUFFIXES[out.suffix.lower()]
+
+
+def _package(name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise WssError(
+            f"ONNX files need the package {name}, which is not installed: pip install 'wss[export]' "
+            "(or pip install onnx onnxruntime). TorchScript needs nothing more: end the name with .pt."
+        ) from error
+
+
+def _texts(card: ModelCard, output: Output, input_type: InputType) -> dict[str, str]:
+    """What goes into the file for people and programs: texts by name."""
+    return {
+        "classes": json.dumps(["background", *card.classes]),
+        "input": f"pixels: RGB in [0, 255], {input_type}, (batch, 3, height, width)",
+        "output": f"{output}: float32, (batch, {card.num_classes}, height, width)",
+        "long_side": str(card.recipe.long_side),
+        "strictly_image_level": json.dumps(card.ledger.strictly_image_level),
+        "wss_train": json.dumps(card.to_dict()),
+    }
+
+
+def _pictures(long_side: int, size: tuple[int, int] | None, input_type: InputType) -> list[Tensor]:
+    """Random images: of the one size, or tiny and odd ones, several at once, and one as large as in training."""
+    shapes = [(1, 3, 64, 96), (2, 3, 75, 131), (1, 3, 33, 7), (1, 3, 1, 1), (1, 3, long_side * 3 // 4, long_side)]
+    if size is not None:
+        shapes = [(1, 3, *size), (2, 3, *size)]
+    generator = torch.Generator().manual_seed(0)
+    dtype = torch.uint8 if input_type == "uint8" else torch.float32
+    return [torch.randint(0, 256, shape, generator=generator).to(dtype) for shape in shapes]
+
+
+def _onnx(model: PixelModel, input_type: InputType, size: tuple[int, int] | None, texts: dict[str, str]) -> bytes:
+    onnx = _package("onnx")
+    shape = _TRACED_SHAPE if size is None else (*_TRACED_SHAPE[:2], *size)
+    free = {0: "batch"} if size is not None else {0: "batch", 2: "height", 3: "width"}
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        # The exporter that follows it reasons about every side as a formula: 2 minutes in place of 3 seconds for
+        # EfficientNet-Lite0, and the file computes the same.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        try:
+            torch.onnx.export(
+                model,
+                (torch.zeros(shape, dtype=torch.uint8 if input_type == "uint8" else torch.float32),),
+                cast(Any, buffer),  # this exporter writes into files in memory, too; its annotation knows paths only
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=["pixels"],
+                output_names=[model.output],
+                dynamic_axes={"pixels": free, model.output: free},
+            )
+        except (TypeError, ValueError) as error:
+            raise WssError(
+                f"this PyTorch ({torch.__version__}) no longer has the exporter to ONNX that is used here ({error}). "
+                "Take TorchScript: end the name with .pt."
+            ) from error
+    network = onnx.load_model_from_string(buffer.getvalue())
+    onnx.helper.set_model_props(network, texts)
+    return network.SerializeToString()
+
+
+def _open_onnx(path: Path) -> Callable[[Tensor], Tensor]:
+    runtime = _package("onnxruntime")
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda pixels: torch.from_numpy(session.run(None, {"pixels": pixels.numpy()})[0])
+
+
+def _torchscript(model: PixelModel, texts: dict[str, str]) -> bytes:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        # PyTorch keeps TorchScript but names torch.export in its place, whose files bind to one PyTorch version.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        traced = torch.jit.trace(model, torch.zeros(_TRACED_SHAPE, dtype=torch.uint8), check_trace=False)
+        torch.jit.save(cast(torch.jit.ScriptModule, traced), buffer, _extra_files=texts)
+    return buffer.getvalue()
+
+
+def _open_torchscript(path: Path) -> Callable[[Tensor], Tensor]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        return torch.jit.load(path, map_location="cpu")
