@@ -82,10 +82,16 @@ def test_the_pictures_show_image_truth_and_every_row_the_pseudo_masks_and_the_we
     assert names <= {p.name for p in folder.iterdir()}
 
 
+def test_failures_of_each_row_and_what_the_pseudo_masks_merge_are_reported(ablation):
+    for row in ROWS:
+        assert read_image(ablation.out / "evaluations" / row.stage / "failures.png").shape[1] > 210
+    assert CLASSES[0] in (ablation.out / "cooccurrence" / "cooccurrence.md").read_text()
+
+
 def test_a_second_call_does_no_stage_again(ablation, datasets):
     def times():
         files = [*ablation.out.rglob("*.safetensors"), *ablation.out.rglob("*.png")]
-        return {p: p.stat().st_mtime_ns for p in files if "pictures" not in p.parts}
+        return {p: p.stat().st_mtime_ns for p in files if not {"pictures", "cooccurrence"} & set(p.parts)}
 
     before, costs = times(), ablation.costs
     again = run_ablation(*datasets, ablation.out, RECIPE, progress=False)

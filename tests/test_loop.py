@@ -1,5 +1,6 @@
 """What the loop does when something goes wrong, or is asked to do more than plain steps."""
 
+import csv
 import pickle
 import random
 import resource
@@ -241,6 +242,19 @@ def test_the_state_of_fp16s_scaler_is_saved_and_read(tmp_path):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_has_the_losses_of_the_processor_over_twenty_iterations(table, tmp_path):
+    recipe = with_values(TINY, {"generator_iterations": 20, "precision": "float32", "dropout": 0})
+
+    def losses(device):
+        run = train(table, recipe, tmp_path / device, device=device, progress=False)
+        return [float(row["loss"]) for row in csv.DictReader((run / "metrics.csv").open())]
+
+    assert losses("cuda") == pytest.approx(losses("cpu"), rel=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_fp16_goes_on_with_the_scale_that_it_had(table, tmp_path):
     recipe = with_values(TINY, {"precision": "fp16", "checkpoint_every": 5})
 

@@ -89,6 +89,7 @@ def test_a_run_folder_holds_all_that_is_known_of_the_run(finished):
         "checkpoints",
         "model.safetensors",
         "model.json",
+        "README.md",
     }
     assert json.loads((finished / "recipe.json").read_text()) == TINY.to_dict()
     assert json.loads((finished / "data.json").read_text())["images_masked"] == {"red": 3, "green": 3}

@@ -15,6 +15,7 @@ from wss_data.files import write_json, write_text
 from wss_data.ledger import Ledger
 from wss_data.records import ExampleTable
 from wss_train.checkpoints import read_card
+from wss_train.cooccurrence import cooccurrence
 from wss_train.data import as_table
 from wss_train.evaluate import Evaluation, evaluate_model, percent, truth_table
 from wss_train.memory import peak_megabytes, reset_peak
@@ -225,7 +226,8 @@ def run_ablation(
     Args:
         web: Web dataset or view with co-segmentation masks.
         target: Target dataset with the tags ``train`` and ``val``.
-        out: Folder for everything: ``table.md``, ``ablation.json``, ``pictures/``, the runs and the masks.
+        out: Folder for everything: ``table.md``, ``ablation.json``, ``pictures/``, ``cooccurrence/`` of the pseudo
+            masks, the runs and the masks.
         recipe: Recipe, or the name of a preset.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for the GPU if there is one.
         workers: Threads of the loader and processes of the CRF; ``None`` for their defaults.
@@ -294,6 +296,7 @@ def run_ablation(
     write_json(out / "ablation.json", ablation.to_dict() | finished)
     folders = {row.name: out / "evaluations" / row.stage / "predictions" for row in rows}
     write_predictions(val, folders, out / "pictures" / "predictions.png")
+    cooccurrence(pseudo, out / "cooccurrence")
     write_masks(pseudo, f"Pseudo masks of {pseudo.source}", out / "pictures" / "pseudo_masks.png")
     if not isinstance(web, ExampleTable):
         from wss_data.pipeline import write_dataset_pictures

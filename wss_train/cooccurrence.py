@@ -217,7 +217,7 @@ class CooccurrenceReport:
         lines += _more(len(together)) if together else ["No two classes come together."]
 
         if not self.one_label:
-            merged = sorted((p for p in pairs if p.swallowed), key=lambda p: (-p.share, -p.swallowed))
+            merged = sorted((p for p in pairs if p.swallowed), key=lambda p: (-p.swallowed, -p.share))
             lines += ["", "## Merged", "", "Images labelled with A and B whose mask shows A and not B.", ""]
             if merged:
                 lines += ["| A swallows B | images | of those labelled with both | boundary, px |"]

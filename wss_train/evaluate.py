@@ -18,6 +18,7 @@ from wss_data.files import write_json, write_text
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.masks import IGNORE_INDEX, read_mask, write_mask
 from wss_data.records import ExampleTable
+from wss_train.failures import write_failures
 from wss_train.inference import default_device, predict_files, settings_for
 from wss_train.labelling import LabelledImage, chosen_crf, label_images
 from wss_train.metrics import ConfusionMatrix
@@ -139,7 +140,8 @@ def evaluate_model(
             are left out.
         scales: Image scales whose probabilities are averaged; one scale by default.
         crf: Whether a dense CRF sharpens the masks; ``True`` takes the settings of the model's recipe.
-        out: Folder for ``evaluation.json``, ``evaluation.md`` and ``predictions/<id>.png``; ``None`` to keep none.
+        out: Folder for ``evaluation.json``, ``evaluation.md``, ``failures.png`` and ``predictions/<id>.png``; ``None``
+            to keep none.
         mask_field: Field that holds the true masks.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for the GPU if there is one.
         workers: Threads or processes of the CRF; ``None`` for one a processor.
@@ -181,6 +183,7 @@ def evaluate_model(
         settings_of_run = {"checkpoint": str(checkpoint), "inference": asdict(settings)}
         write_json(Path(out) / "evaluation.json", evaluation.to_dict() | settings_of_run)
         write_text(Path(out) / "evaluation.md", evaluation.to_markdown())
+        write_failures(table, Path(out) / "predictions", Path(out) / "failures.png")
     return evaluation
 
 

@@ -337,6 +337,7 @@ def presets() -> dict[str, TrainRecipe]:
             scales=(0.5, 0.75, 1.0, 1.25, 1.5),  # habit
             precision="bf16",  # ours: half the memory on a GPU
             channels_last=True,
+            image_weighting="confidence",  # ours: +0.9 points with each of three seeds, see the experiment log
         ),
         "cpu": replace(
             paper,
