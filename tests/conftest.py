@@ -2,14 +2,19 @@ import atexit
 import fcntl
 import os
 import shutil
+import signal
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from wss_data import database as database_module
 from wss_data import database_watcher
+
+# A shell starts its background jobs with the interrupt ignored, which all that these tests start would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Set for the whole session, before anything can import FiftyOne: whatever a test or a command that it starts does,
 # it meets a database and folders of its own, never the user's. The environment reaches subprocesses, too.
@@ -57,3 +62,14 @@ def test_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real images at {folder}; set WSS_TEST_DATA to a folder that holds them")
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread of torch: on a busy machine two wait for each other at every one of thousands of tiny operations."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -8,14 +8,7 @@ from wss_data.backbones.vit import TransformerShape, VisionTransformer
 from wss_data.cosegmentation.features import DescriptorNetwork, network_size, resolve_device, resolve_precision
 from wss_data.errors import CosegmentationError, WssError
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """These pictures are too small to share out: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

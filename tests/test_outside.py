@@ -279,11 +279,8 @@ def test_when_we_are_stopped_the_program_stops_too(tmp_path, number):
         time.sleep(600)
     """
     ours = f"""
-        import signal
         from pathlib import Path
         from wss_data.cosegmentation.program import run_program
-        # A shell starts its background jobs with the interrupt ignored, and these tests may be one.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         run_program({words(tmp_path, body)!r}, Path({str(tmp_path / "log")!r}), 99)
     """
     us = subprocess.Popen([sys.executable, "-c", textwrap.dedent(ours)], stderr=subprocess.DEVNULL)

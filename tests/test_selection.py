@@ -52,13 +52,7 @@ CLASSES = ("red", "green")
 EVERY_2 = SelectionSettings(every=2, probes=4)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """On a busy machine two threads wait for each other at every one of thousands of tiny operations."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_table(folder, count, name, prefix):

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from scipy.stats import spearmanr
 
@@ -40,13 +39,7 @@ TINY = with_values(
 TRUTH = Ledger().add("masks drawn by people", Supervision.MASKS, UsedFor.FINAL_SCORE)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """On a busy machine two threads wait for each other at every one of thousands of tiny operations."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

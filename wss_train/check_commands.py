@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from wss_data.cli import add_command
-from wss_train.cli import _add_checkpoint, _add_inference, _add_set, _read_recipe
+from wss_train.arguments import add_checkpoint, add_inference, add_set, read_recipe
 
 
 def add_check_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -19,12 +19,12 @@ def add_check_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
         "wss-train voc-submission runs/final VOC2012/JPEGImages --list VOC2012/ImageSets/Segmentation/test.txt "
         "--out results.tgz",
     )
-    _add_checkpoint(add)
+    add_checkpoint(add)
     add.add_argument("images", metavar="IMAGES", help="target dataset; with --list a folder that holds the images")
     add.add_argument("--split", default="test", help="tag of the dataset's images (default: test)")
     add.add_argument("--list", metavar="FILE", type=Path, help="the images' ids, one a line")
     add.add_argument("--out", metavar="FILE", type=Path, required=True, help="the archive (.tgz)")
-    _add_inference(add, "1.0")
+    add_inference(add, "1.0")
 
     add = add_command(
         commands,
@@ -60,7 +60,7 @@ def add_check_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     )
     add.add_argument("--recipe", default="cpu", help="paper, authors-code, modern or cpu (default: cpu)")
     add.add_argument("--out", metavar="RUN", type=Path, help="where the run will be, for its disk (default: .)")
-    _add_set(add)
+    add_set(add)
 
 
 def _voc_submission(options: argparse.Namespace) -> int:
@@ -98,7 +98,7 @@ def _cooccurrence(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    recipe = _read_recipe(options)
+    recipe = read_recipe(options)
     from wss_train.doctor import check_dataset, is_sound
 
     findings = check_dataset(options.dataset, recipe, split=options.split, field=options.field, out=options.out)

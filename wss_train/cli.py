@@ -12,10 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wss_data.cli import add_command, run
+from wss_train.arguments import (
+    add_checkpoint,
+    add_device,
+    add_inference,
+    add_selection,
+    add_set,
+    add_training,
+    read_recipe,
+    to_seeds,
+    to_size,
+)
+from wss_train.check_commands import add_check_commands
 from wss_train.processes import only_alone
 
 if TYPE_CHECKING:
-    from wss_train.recipes import TrainRecipe
+    pass
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """The parser of ``wss-train``."""
     from wss_data import __version__
-    from wss_train.check_commands import add_check_commands
 
     parser = argparse.ArgumentParser(
         prog="wss-train",
@@ -47,8 +58,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add.add_argument("dataset", metavar="DATASET", help="web dataset; its kept images are used")
     add.add_argument("--target", metavar="TARGET", help="target dataset whose train images' labels --select looks at")
-    _add_selection(add)
-    _add_training(add)
+    add_selection(add)
+    add_training(add)
 
     add = add_command(
         commands,
@@ -59,12 +70,12 @@ def make_parser() -> argparse.ArgumentParser:
         The masks become a field of the dataset; masks of an earlier call in that field are replaced.""",
         "wss-train masks runs/generator drawn-target",
     )
-    _add_checkpoint(add)
+    add_checkpoint(add)
     add.add_argument("dataset", metavar="TARGET", help="target dataset")
     add.add_argument("--split", default="train", help="tag of the images (default: train)")
     add.add_argument("--field", default="pseudo_mask", help="field that receives the masks (default: pseudo_mask)")
     add.add_argument("--out", metavar="FOLDER", type=Path, help="folder for the masks (default: the dataset's own)")
-    _add_inference(add, "the recipe's; paper: 0.7,1.0,1.3")
+    add_inference(add, "the recipe's; paper: 0.7,1.0,1.3")
 
     add = add_command(
         commands,
@@ -79,8 +90,8 @@ def make_parser() -> argparse.ArgumentParser:
     add.add_argument("--split", default="train", help="tag of the images (default: train)")
     add.add_argument("--field", default="pseudo_mask", help="field with the masks to learn from (default: pseudo_mask)")
     add.add_argument("--no-multilabel", action="store_true", help="leave the multi-label branch out")
-    _add_selection(add)
-    _add_training(add)
+    add_selection(add)
+    add_training(add)
 
     add = add_command(
         commands,
@@ -91,11 +102,11 @@ def make_parser() -> argparse.ArgumentParser:
         Nothing is chosen by the score.""",
         "wss-train evaluate runs/final drawn-target --scales 0.7,1.0,1.3 --crf --out runs/final/val",
     )
-    _add_checkpoint(add)
+    add_checkpoint(add)
     add.add_argument("dataset", metavar="TARGET", help="target dataset")
     add.add_argument("--split", default="val", help="tag of the images (default: val)")
     add.add_argument("--out", metavar="FOLDER", type=Path, help="write scores and predictions here (default: nowhere)")
-    _add_inference(add, "1.0")
+    add_inference(add, "1.0")
 
     add = add_command(
         commands,
@@ -120,7 +131,7 @@ def make_parser() -> argparse.ArgumentParser:
         Images that cannot be read are counted and told; the others go on.""",
         "wss-train predict runs/final photos --out predictions --overlay",
     )
-    _add_checkpoint(add)
+    add_checkpoint(add)
     add.add_argument(
         "images",
         metavar="IMAGES",
@@ -129,7 +140,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the masks go")
     add.add_argument("--overlay", action="store_true", help="also write each mask drawn over its image")
-    _add_inference(add, "1.0")
+    add_inference(add, "1.0")
 
     add = add_command(
         commands,
@@ -144,7 +155,7 @@ def make_parser() -> argparse.ArgumentParser:
     add.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="run folder or model.safetensors")
     add.add_argument("--out", metavar="FILE", type=Path, required=True, help="the file; .onnx, or .pt for TorchScript")
     add.add_argument("--format", choices=("onnx", "torchscript"), help="its format (default: what its name ends with)")
-    add.add_argument("--size", type=_size, metavar="HxW", help="only this height and width, in pixels (default: any)")
+    add.add_argument("--size", type=to_size, metavar="HxW", help="only this height and width, in pixels (default: any)")
     add.add_argument("--logits", action="store_true", help="scores before the softmax in place of probabilities")
     add.add_argument("--float-input", action="store_true", help="ONNX: float32 pixels (0 to 255) in place of uint8")
 
@@ -161,11 +172,11 @@ def make_parser() -> argparse.ArgumentParser:
     add.add_argument("target", metavar="TARGET", help="target dataset, with train and val images")
     add.add_argument(
         "--seeds",
-        type=_seeds,
+        type=to_seeds,
         metavar="N,N,...",
         help="train with each of these seeds and report mean and deviation; each in OUT/seed_N (default: --seed alone)",
     )
-    _add_training(add)
+    add_training(add)
 
     add = add_command(
         commands,
@@ -180,7 +191,7 @@ def make_parser() -> argparse.ArgumentParser:
     add.add_argument("dataset", metavar="TARGET", help="target dataset")
     add.add_argument("--split", default="val", help="tag of the images with true masks (default: val)")
     add.add_argument("--out", metavar="FOLDER", type=Path, help="where to write (default: RUN/selection_report)")
-    _add_device(add)
+    add_device(add)
 
     add_check_commands(commands)
 
@@ -192,113 +203,8 @@ def make_parser() -> argparse.ArgumentParser:
         "wss-train recipe paper --set crop=256",
     )
     add.add_argument("recipe", metavar="NAME", help="paper, authors-code, modern or cpu")
-    _add_set(add)
+    add_set(add)
     return parser
-
-
-def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="run folder or model.safetensors")
-    _add_device(parser)
-
-
-def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
-
-
-def _add_set(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        dest="values",
-        help="change one value of the recipe; may be given again (see: wss-train recipe cpu)",
-    )
-
-
-def _add_training(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--recipe", default="cpu", help="paper, authors-code, modern or cpu (default: cpu)")
-    parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="run folder")
-    parser.add_argument("--backbone", help="resnet50, efficientnet_lite0, ... (default: the recipe's)")
-    parser.add_argument("--weights", metavar="FILE", help="file with the backbone's weights (default: ImageNet's)")
-    parser.add_argument("--seed", type=int, help="seed of everything random (default: the recipe's, 0)")
-    parser.add_argument("--workers", type=int, metavar="N", help="threads that read images ahead (default: 1, GPU: 8)")
-    parser.add_argument("--overwrite", action="store_true", help="throw away what another run left in the folder")
-    _add_device(parser)
-    _add_set(parser)
-
-
-def _add_selection(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--select",
-        choices=("last", "labels", "agreement"),
-        default="last",
-        help="what chooses the model's state: nothing, so that it is the last; image-level labels; or agreement with "
-        "masks held out of training (default: last). True masks never do",
-    )
-    parser.add_argument("--look-every", type=int, metavar="N", help="iterations between two looks (default: 1/20 run)")
-    parser.add_argument("--look-images", type=int, metavar="N", help="images a look predicts (default: 32-200 by cost)")
-    parser.add_argument("--patience", type=int, metavar="N", help="stop after N looks without a better one")
-    parser.add_argument("--settle", type=float, metavar="SHARE", help="stop once looks differ in this share of pixels")
-    parser.add_argument("--keep-snapshots", action="store_true", help="keep each look's weights, for selection-report")
-
-
-def _add_inference(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument(
-        "--scales",
-        type=_scales,
-        metavar="S,S,...",
-        help=f"image scales whose probabilities are averaged (default: {default})",
-    )
-    parser.add_argument("--crf", action="store_true", help="sharpen with a dense CRF; measure whether it helps")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes of the CRF (default: one a processor)")
-
-
-def _scales(text: str) -> tuple[float, ...]:
-    try:
-        scales = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        scales = ()
-    if not scales or min(scales) <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers above 0, such as 0.7,1.0,1.3")
-    return scales
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    try:
-        seeds = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        seeds = ()
-    if not seeds or min(seeds) < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers from 0, such as 0,1,2")
-    return seeds
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no height and width in pixels, such as 375x500")
-    return int(height), int(width)
-
-
-def _read_recipe(options: argparse.Namespace) -> "TrainRecipe":
-    from wss_data.errors import RecipeError
-    from wss_train.recipes import preset, with_values
-
-    values: dict[str, Any] = {}
-    for text in options.values:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise RecipeError(f"--set {text}: KEY=VALUE is wanted, such as --set crop=256.")
-        values[key.strip()] = value.strip()
-    for name in ("backbone", "weights", "seed"):
-        if (value := getattr(options, name, None)) is not None:
-            values[name] = value
-    recipe = with_values(preset(options.recipe), values)
-    if Path(recipe.weights).suffix and not recipe.weights.startswith("/"):
-        # A run may be resumed from another folder.
-        recipe = replace(recipe, weights=str(Path(recipe.weights).expanduser().absolute()))
-    return recipe
 
 
 def _split(dataset: str, split: str) -> Any:
@@ -343,7 +249,7 @@ def _selection_settings(options: argparse.Namespace) -> Any:
 
 
 def _generator(options: argparse.Namespace) -> int:
-    recipe = _read_recipe(options)
+    recipe = read_recipe(options)
     settings = _selection_settings(options)
     from wss_data.store import open_dataset
     from wss_train.training import train_generator
@@ -383,7 +289,7 @@ def _masks(options: argparse.Namespace) -> int:
 
 
 def _final(options: argparse.Namespace) -> int:
-    recipe = _read_recipe(options)
+    recipe = read_recipe(options)
     settings = _selection_settings(options)
     from wss_train.training import train_final
 
@@ -463,7 +369,7 @@ def _export(options: argparse.Namespace) -> int:
 
 def _ablation(options: argparse.Namespace) -> int:
     only_alone("wss-train ablation")
-    recipe = _read_recipe(options)
+    recipe = read_recipe(options)
     from wss_data.errors import RecipeError
     from wss_data.home import dataset_folder
     from wss_data.store import open_dataset
@@ -505,5 +411,5 @@ def _selection_report(options: argparse.Namespace) -> int:
 
 
 def _recipe(options: argparse.Namespace) -> int:
-    print(json.dumps(_read_recipe(options).to_dict(), indent=2))
+    print(json.dumps(read_recipe(options).to_dict(), indent=2))
     return 0
