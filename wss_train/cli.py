@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wss_data.cli import add_command, run
 from wss_train.arguments import (
@@ -25,9 +25,6 @@ from wss_train.arguments import (
 )
 from wss_train.check_commands import add_check_commands
 from wss_train.processes import only_alone
-
-if TYPE_CHECKING:
-    pass
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
