@@ -3,7 +3,7 @@ import pytest
 import torch
 from pictures import ColourNetwork, rectangles
 
-from wss_data.crf import CrfSettings
+from wss_data.crf import CrfSettings, dense_crf
 from wss_data.masks import read_mask
 from wss_train.inference import InferenceSettings, Predicted, predict_files
 from wss_train.labelling import candidate_classes, label_constrained_argmax, label_images
@@ -100,6 +100,22 @@ def test_the_crf_sees_few_classes_and_finds_the_same_pixels_as_with_all(table):
     every = dense_crf(predict_probabilities(ColourNetwork(), image, InferenceSettings()), image, settings).argmax(0)
     assert (few.mask == every).mean() > 0.99
     assert (few.mask == read_mask(table.mask_paths[0])).mean() > 0.9
+
+
+def test_an_absent_class_that_the_network_sees_takes_no_part_in_eq_2_until_the_crf_has_weighed_it():
+    """As with all labels in the CRF and the absent ones excluded at its end, and unlike without them."""
+    image = np.full((24, 32, 3), 90, np.uint8)
+    image[:, 16:] = 200
+    maps = np.full((4, 24, 32), 0.02, np.float32)
+    maps[0, :, :16] = 0.94
+    maps[2, :, 16:], maps[1, :, 16:] = 0.90, 0.05  # a present class that is barely seen where an absent one is
+    allowed = np.array([True, True, False, False])
+
+    (found,) = label_images([Predicted(0, image, torch.from_numpy(maps))], lambda _: allowed, CrfSettings(), workers=1)
+
+    marginals = dense_crf(maps, image, CrfSettings())
+    marginals[~allowed] = -1
+    assert np.array_equal(found.mask, marginals.argmax(axis=0))
 
 
 @pytest.mark.parametrize("crf", [None, CrfSettings(iterations=2)])

@@ -81,7 +81,10 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class _Undecided:
-    """Probabilities of the few classes that can win, still on the coarse grid: little to send to another process."""
+    """Probabilities of the few classes that can win, still on the coarse grid: little to send to another process.
+
+    They may have one plane more than there are classes: the strongest of all others at each point, which cannot win.
+    """
 
     position: int
     image: np.ndarray
@@ -116,8 +119,9 @@ def label_images(
     """Decide each pixel of each image.
 
     Only classes that can win are brought from the grid of the probabilities to the image's size. The CRF sees those
-    that are allowed and reach 5 % somewhere, and runs beside the network: the built-in one in threads, pydensecrf,
-    which holds Python's lock, in processes.
+    that are allowed and reach 5 % somewhere, and the strongest of the others as one label, which cannot win: without
+    it, pixels in which the network sees an absent class would go to the present ones before the CRF has weighed them.
+    It runs beside the network: the built-in one in threads, pydensecrf, which holds Python's lock, in processes.
 
     Args:
         predictions: Probabilities, as from ``predict_files``.
@@ -161,8 +165,13 @@ def _candidates(predicted: Predicted, allowed: Allowed | None) -> _Undecided | L
         return LabelledImage(predicted.position, None, predicted.error)
     maps, position = predicted.probabilities, predicted.position
     classes = candidate_classes(maps, allowed(position) if allowed is not None else None, SMALLEST_SUPPORT)
-    few = maps[torch.from_numpy(classes).to(maps.device)].cpu().numpy()
-    return _Undecided(position, predicted.image, few, classes)
+    few = maps[torch.from_numpy(classes).to(maps.device)]
+    absent = np.setdiff1d(np.arange(len(maps)), classes)
+    if len(absent):
+        others = maps[torch.from_numpy(absent).to(maps.device)].amax(dim=0, keepdim=True)
+        if float(others.max()) >= SMALLEST_SUPPORT:
+            few = torch.cat([few, others])
+    return _Undecided(position, predicted.image, few.cpu().numpy(), classes)
 
 
 def _decide_by_crf(candidate: _Undecided | LabelledImage, settings: CrfSettings) -> LabelledImage:
@@ -171,5 +180,5 @@ def _decide_by_crf(candidate: _Undecided | LabelledImage, settings: CrfSettings)
     height, width = candidate.image.shape[:2]
     # The same interpolation as ``at_image_size``.
     maps = np.stack([cv2.resize(plane, (width, height)) for plane in candidate.probabilities])
-    winners = dense_crf(maps, candidate.image, settings).argmax(axis=0)
+    winners = dense_crf(maps, candidate.image, settings)[: len(candidate.classes)].argmax(axis=0)
     return LabelledImage(candidate.position, candidate.classes[winners].astype(np.uint8))
