@@ -16,6 +16,7 @@ screening    repeats, ambiguous images, placeholders, leaks into an evaluation s
 target       the target dataset; masks that a model made
 tables       plain values for training; export
 app          the FiftyOne App
+plugins      our plugin for the App, beside the user's
 ===========  =====================================================================
 """
 

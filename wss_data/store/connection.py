@@ -5,6 +5,7 @@ from typing import Any
 
 from wss_data import database
 from wss_data.errors import StoreError
+from wss_data.store.plugins import offer_plugin
 
 _ready: Any = None
 
@@ -43,5 +44,6 @@ def fiftyone() -> Any:
                 f"It was not touched. Update FiftyOne, or set {database.FOLDER_VARIABLE} to a folder for another."
             ) from error
         raise StoreError(f"FiftyOne's database cannot be used: {reason}") from error
+    offer_plugin(fo)
     _ready = fo
     return fo
