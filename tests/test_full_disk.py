@@ -3,12 +3,10 @@
 A limit on the size of files stands for the full disk: the system refuses to write beyond it.
 """
 
-import resource
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 from builders import make_web
+from limits import full_disk
 
 from wss_data.attribution import write_attribution
 from wss_data.decoding import decode_to_file
@@ -21,18 +19,6 @@ from wss_data.masks import write_mask
 from wss_data.pipeline import write_dataset_pictures
 from wss_data.records import Provenance
 from wss_data.sources.base import Hit
-
-
-@contextmanager
-def full_disk(room: int = 100):
-    """No file of this process can grow beyond ``room`` bytes in the block."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
 
 NOISE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
 JPEG = encode_jpeg(NOISE)

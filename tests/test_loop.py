@@ -7,12 +7,12 @@ import resource
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from limits import full_disk
 from train_tables import TINY, rectangles
 
 from wss_data.errors import CheckpointError, RecipeError
@@ -139,17 +139,6 @@ sys.exit(run(parser, []))
     assert "Run the same command again to go on" in done.stderr
     watched(table, tmp_path / "run")
     assert same_bytes(whole, tmp_path / "run")
-
-
-@contextmanager
-def full_disk(room):
-    """No file of this process can grow beyond ``room`` bytes in the block."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_stops_the_run_and_leaves_the_last_good_checkpoint(table, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -123,19 +123,14 @@ class Ablation:
 
     def to_markdown(self) -> str:
         """The table, and what stands behind it, as Markdown."""
-        names = ["mean", "background", *self.classes, "paper, VOC 2012 val"]
         lines = [
             f"# Ablation: {self.counts['web']} to {self.counts['target']}",
             "",
             "Intersection over union in percent; one confusion matrix over the whole split, void ignored. "
             "No choice was made by these scores.",
             "",
-            "| | " + " | ".join(names) + " |",
-            "|---|" + "---:|" * len(names),
+            *iou_rows(self.classes, {row: _cells(self.evaluations[row.stage]) for row in self.rows}),
         ]
-        for row in self.rows:
-            lines.append(f"| {row.name} | " + " | ".join([*_cells(self.evaluations[row.stage]), published(row)]) + " |")
-        lines += [*paper_row(self.classes), *context(self.classes)]
         lines += ["", "## Data", "", "| class | retrieved | stored | kept |", "|---|---:|---:|---:|"]
         for name, count in self.counts["classes"].items():
             lines.append(f"| {name} | {count['retrieved']} | {count['stored']} | {count['kept']} |")
@@ -161,6 +156,19 @@ class Ablation:
             "costs": {name: vars(cost) for name, cost in self.costs.items()},
             "ledger": self.ledger.to_dict(),
         }
+
+
+def iou_rows(classes: tuple[str, ...], cells: Mapping[Row, list[str]]) -> list[str]:
+    """Lines of a Markdown table: mean, background and each class, beside what the paper and the field have.
+
+    Args:
+        classes: Names of the classes 1..C.
+        cells: Row -> its mean, background and classes, as text.
+    """
+    names = ["mean", "background", *classes, "paper, VOC 2012 val"]
+    lines = ["| | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
+    lines += [f"| {row.name} | " + " | ".join([*values, published(row)]) + " |" for row, values in cells.items()]
+    return [*lines, *paper_row(classes), *context(classes)]
 
 
 def aligned(names: list[str], cells: dict[str, list[str]]) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from wss_data.errors import RecipeError
 from wss_data.files import write_json, write_text
-from wss_train.ablation import Ablation, Row, aligned, context, paper_row, published, run_ablation
+from wss_train.ablation import Ablation, Row, aligned, iou_rows, run_ablation
 from wss_train.recipes import TrainRecipe, as_recipe
 
 if TYPE_CHECKING:
@@ -53,18 +53,14 @@ class AblationOverSeeds:
         """The table over all seeds, each seed's means, and what stands behind them, as Markdown."""
         first = self.first
         seeds = ", ".join(map(str, self.ablations))
-        names = ["mean", "background", *first.classes, "paper, VOC 2012 val"]
         lines = [
             f"# Ablation: {first.counts['web']} to {first.counts['target']}, seeds {seeds}",
             "",
             "Intersection over union in percent: mean ± sample standard deviation over the seeds. One confusion matrix "
             "over the whole split for each seed, void ignored. No choice was made by these scores.",
             "",
-            "| | " + " | ".join(names) + " |",
-            "|---|" + "---:|" * len(names),
+            *iou_rows(first.classes, {row: _cells(self.scores(row)) for row in first.rows}),
         ]
-        lines += [f"| {r.name} | " + " | ".join([*_cells(self.scores(r)), published(r)]) + " |" for r in first.rows]
-        lines += [*paper_row(first.classes), *context(first.classes)]
         lines += ["", "## Each seed", ""]
         lines += ["| | " + " | ".join(f"seed {seed}" for seed in self.ablations) + " |"]
         lines += ["|---|" + "---:|" * len(self.ablations)]
