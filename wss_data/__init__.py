@@ -16,10 +16,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wss_data.card import write_card
     from wss_data.cosegmentation.folder import cosegment_folder
     from wss_data.cosegmentation.score import score_folder
     from wss_data.errors import WssError
     from wss_data.pipeline import build
+    from wss_data.reimport import import_dataset
     from wss_data.spec import DatasetSpec, read_spec, spec_from_folder
     from wss_data.store import (
         apply_filter,
@@ -41,6 +43,7 @@ _HOMES = {
     "cosegment_folder": "cosegmentation.folder",
     "example_table": "store",
     "export_dataset": "store",
+    "import_dataset": "reimport",
     "import_masks": "store",
     "import_target": "store",
     "list_datasets": "store",
@@ -48,6 +51,7 @@ _HOMES = {
     "read_spec": "spec",
     "score_folder": "cosegmentation.score",
     "spec_from_folder": "spec",
+    "write_card": "card",
 }
 
 __all__ = [
@@ -58,6 +62,7 @@ __all__ = [
     "cosegment_folder",
     "example_table",
     "export_dataset",
+    "import_dataset",
     "import_masks",
     "import_target",
     "list_datasets",
@@ -65,6 +70,7 @@ __all__ = [
     "read_spec",
     "score_folder",
     "spec_from_folder",
+    "write_card",
 ]
 
 

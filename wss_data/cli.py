@@ -13,7 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from wss_data.arguments import add_cluster, add_dataset, add_engine, add_filter, add_workers, positive
+from wss_data.database import loss_told
 from wss_data.errors import WssError
+from wss_data.share_commands import add_share_commands
+from wss_data.verdict_commands import add_verdict_command
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -27,7 +30,8 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int
     """Parse and run one command; turn what can go wrong into one line and an exit status."""
     options = parser.parse_args(arguments)
     try:
-        return options.command(options)
+        with loss_told():
+            return options.command(options)
     except WssError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
@@ -310,18 +314,8 @@ def make_parser() -> argparse.ArgumentParser:
         "for images without one SBD's list of classes present)",
     )
 
-    add = add_command(
-        commands,
-        "export",
-        _export,
-        "Write the kept images and their masks to a folder, for other tools.",
-        "wss-data export drawn exported --layout voc",
-    )
-    add_dataset(add)
-    add.add_argument("out", metavar="FOLDER", type=Path, help="where to write; must be empty or missing")
-    add.add_argument(
-        "--layout", default="voc", choices=["voc", "folders", "fiftyone"], help="layout of the folder (default: voc)"
-    )
+    add_verdict_command(commands)
+    add_share_commands(commands)
 
     add = add_command(
         commands,
@@ -553,14 +547,6 @@ def _import_target(options: argparse.Namespace) -> int:
     print(target_summary(dataset))
     print(import_report(dataset))
     print(f"dataset:   {dataset.name}    (wss-data view {dataset.name})")
-    return 0
-
-
-def _export(options: argparse.Namespace) -> int:
-    from wss_data.store import export_dataset, open_dataset
-
-    count = export_dataset(open_dataset(options.dataset), options.out, layout=options.layout)
-    print(f"{count} images with masks written to {options.out} (layout: {options.layout}).")
     return 0
 
 

@@ -188,8 +188,8 @@ def write_manifest(dataset: "Dataset", path: Path | str, masks: bool = False) ->
         "classes": [item["name"] for item in definition["classes"]],
         "images": len(rows),
         "images_without_url": without_url,
-        "definition": {key: _public(definition[key]) for key in _DEFINITION if key in definition},
-        "ledger": _public_ledger(mask_ledger(dataset, MASKS)).to_dict(),
+        "definition": {key: public_values(definition[key]) for key in _DEFINITION if key in definition},
+        "ledger": public_ledger(mask_ledger(dataset, MASKS)).to_dict(),
     }
     with _compressed(path) as file:
         for line in (header, *lines):
@@ -238,12 +238,12 @@ def _public_url(text: str | None) -> str | None:
     return text
 
 
-def _public(value: Any) -> Any:
+def public_values(value: Any) -> Any:
     """Plain values without paths of this machine."""
     if isinstance(value, Mapping):
-        return {key: _public(item) for key, item in value.items() if not _is_local(item)}
+        return {key: public_values(item) for key, item in value.items() if not _is_local(item)}
     if isinstance(value, (list, tuple)):
-        return [_public(item) for item in value if not _is_local(item)]
+        return [public_values(item) for item in value if not _is_local(item)]
     return value
 
 
@@ -251,7 +251,8 @@ def _is_local(value: Any) -> bool:
     return isinstance(value, str) and _LOCAL_PATH.match(value) is not None
 
 
-def _public_ledger(ledger: Ledger) -> Ledger:
+def public_ledger(ledger: Ledger) -> Ledger:
+    """The ledger without paths of this machine."""
     return Ledger(
         tuple(LedgerEntry(_LOCAL_PATH.sub("a folder", e.what), e.supervision, e.used_for) for e in ledger.entries)
     )

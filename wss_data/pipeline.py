@@ -19,6 +19,7 @@ from wss_data.cosegmentation.base import (
     group_fingerprint,
     make_engine,
 )
+from wss_data.database import loss_told
 from wss_data.errors import ImageError, SourceError, SpecError, StoreError
 from wss_data.files import only_one, remove_unfinished
 from wss_data.filters import DROPPED, KEPT, UNREADABLE
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from wss_data.store.types import Dataset
 
 
+@loss_told()
 def build(
     spec: DatasetSpec | str | Path,
     images: str | Path | None = None,
@@ -71,8 +73,8 @@ def build(
     Raises:
         SpecError: If the definition is wrong.
         SourceError: If no source can deliver, one was asked for what it does not have, or a class has no usable image.
-        StoreError: If the database cannot be reached, holds a dataset of that name with other classes, or another
-            process is building it.
+        StoreError: If the database cannot be reached or ends, holds a dataset of that name with other classes, or
+            another process is building it.
     """
     if not isinstance(spec, DatasetSpec):
         spec = read_spec(spec)
@@ -118,6 +120,8 @@ def _retrieve(
             journal.try_again(statuses, local=[source.name for source, _ in sources if source.local])
         if search_again:
             journal.forget_searches()
+        if not len(dataset) and (lost := journal.store_again()):
+            LOGGER.warning("%s: the dataset was deleted; %d images come back from disk.", dataset.name, lost)
         retrieve(
             spec,
             sources,
@@ -131,6 +135,7 @@ def _retrieve(
         dropped = journal.dropped()
         placeholders = journal.placeholders()
     store.set_drops(dataset, dropped)
+    store.restore_verdicts(dataset)
     report = screen_dataset(dataset, spec, placeholders)
     _check_groups(
         dataset, spec, {name: dropped.get(name, Counter()) + report.counts(name) for name in spec.class_names}
@@ -257,6 +262,7 @@ def cosegment(
     return made
 
 
+@loss_told()
 def cosegment_again(
     dataset: "Dataset",
     method: str | None = None,

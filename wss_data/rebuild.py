@@ -224,7 +224,7 @@ def take_over(dataset: "Dataset", manifest: Manifest) -> tuple[int, int]:
         Number of masks taken, those of an earlier call included, and of those not taken.
     """
     from wss_data import store
-    from wss_data.store.provenance import image_rows, set_verdicts
+    from wss_data.store.provenance import image_rows
 
     rows = {(row.class_name, source_id_of(row.provenance)): row for row in image_rows(dataset)}
     verdicts: dict[str, str] = {}
@@ -242,7 +242,7 @@ def take_over(dataset: "Dataset", manifest: Manifest) -> tuple[int, int]:
             taken += 1
         else:
             wanted.append((row, image.mask))
-    set_verdicts(dataset, verdicts)
+    store.take_over_verdicts(dataset, verdicts, f"as in the manifest of '{manifest.spec.name}'")
     if wanted:
         store.set_ledger(dataset, store.MASKS, manifest.ledger, origin=store.IMPORTED)
     for start in range(0, len(wanted), _BATCH):

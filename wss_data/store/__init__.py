@@ -1,6 +1,6 @@
 """Step 4: the FiftyOne dataset: fields, tags, saved views, open, import, export.
 
-The only door to FiftyOne, and ``connection`` is the only module that imports it:
+The only door to FiftyOne, and ``connection`` is the first module that imports it:
 when it is first needed, never with the package, because that takes seconds and, with
 some settings, starts a database.
 
@@ -12,11 +12,14 @@ datasets     make, open and list datasets
 appearance   the fields, mask names, colours and saved views that a new one is given
 info         what belongs to us beside the samples: definition, ledgers, filter
 web          images and masks of a web dataset; filter; masks made elsewhere
+verdicts     a person's verdicts, and the choice of images to train on
 screening    repeats, ambiguous images, placeholders, leaks into an evaluation split
 target       the target dataset; masks that a model made
-tables       plain values for training; export
+tables       plain values for training
+sharing      a folder for other tools, in each layout
 app          the FiftyOne App
 plugins      our plugin for the App, beside the user's
+worker       runs in the background what the App is told to run there
 ===========  =====================================================================
 """
 
@@ -47,8 +50,19 @@ from wss_data.store.info import (
     set_ledger,
 )
 from wss_data.store.screening import LeakReport, ScreenReport, leaks, screen, screened
-from wss_data.store.tables import example_table, export_dataset
+from wss_data.store.sharing import export_dataset
+from wss_data.store.tables import example_table
 from wss_data.store.target import import_report, import_target, set_target_masks, target_summary
+from wss_data.store.verdicts import (
+    CHOSEN,
+    choose_for_training,
+    find_images,
+    judge,
+    restore_verdicts,
+    take_over_verdicts,
+    undo_verdict,
+    verdict_acts,
+)
 from wss_data.store.web import (
     MaskValues,
     Member,
@@ -61,6 +75,7 @@ from wss_data.store.web import (
 
 __all__ = [
     "BEFORE_IMPORT",
+    "CHOSEN",
     "GROUND_TRUTH",
     "IMPORTED",
     "MASKS",
@@ -73,6 +88,7 @@ __all__ = [
     "add_records",
     "applied_filters",
     "apply_filter",
+    "choose_for_training",
     "class_names",
     "create_or_open",
     "dataset_exists",
@@ -81,23 +97,29 @@ __all__ = [
     "example_table",
     "export_dataset",
     "filters_to_apply",
+    "find_images",
     "group_members",
     "import_masks",
     "import_report",
     "import_target",
+    "judge",
     "kind_of",
     "leaks",
     "list_datasets",
     "mark_filter_stale",
     "mask_ledger",
     "open_dataset",
+    "restore_verdicts",
     "screen",
     "screened",
     "set_drops",
     "set_ledger",
     "set_masks",
     "set_target_masks",
+    "take_over_verdicts",
     "target_name",
     "target_summary",
+    "undo_verdict",
+    "verdict_acts",
     "view_in_app",
 ]

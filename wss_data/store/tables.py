@@ -1,10 +1,11 @@
-"""A dataset or view as plain values for training, and as a folder for other tools."""
+"""A dataset or view as plain values for training."""
 
+import logging
 import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,12 +14,13 @@ from wss_data.filters import DROPPED, KEPT, is_left_out
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.records import ExampleTable
 from wss_data.store.connection import fiftyone
-from wss_data.store.info import GROUND_TRUTH, MASKS, class_names, info_of, kind_of, mask_ledger, name_of
+from wss_data.store.info import GROUND_TRUTH, MASKS, class_names, info_of, mask_ledger, name_of
+from wss_data.store.verdicts import CHOSEN
 
 if TYPE_CHECKING:
     import fiftyone as fo
 
-Layout = Literal["voc", "folders", "fiftyone"]
+LOGGER = logging.getLogger(__name__)
 
 
 def example_table(
@@ -31,7 +33,8 @@ def example_table(
 
     Left out are images that were dropped (unless a person's verdict keeps them) and,
     with ``mask_field``, images without such a mask. Of a whole web dataset only the
-    images tagged ``kept`` are taken; a view is taken as the user made it.
+    images tagged ``kept`` are taken, and of these, where a person chose some for training
+    (``choose_for_training``), only those; a view is taken as the user made it.
 
     Args:
         examples: A dataset of ours, or any view of one.
@@ -54,6 +57,11 @@ def example_table(
     view = examples
     if isinstance(examples, fo.Dataset) and kind == "web" and mask_field == MASKS and not include_dropped:
         view = examples.match_tags(KEPT)
+    picked = isinstance(examples, fo.Dataset) and kind == "web" and not include_dropped and examples.match_tags(CHOSEN)
+    if picked:
+        kept = len(view)
+        view = view.match_tags(CHOSEN)
+        LOGGER.warning("%s: %d of %d images are taken, those that a person chose for training.", name, len(view), kept)
     shown = "label.label" if kind == "web" else "labels.classifications.label"
     ids, paths, tags, labels = view.values(["image_id", "filepath", "tags", shown])
     verdicts = view.values("verdict") if kind == "web" else [None] * len(ids)
@@ -78,6 +86,8 @@ def example_table(
     judged = sum(verdict is not None for verdict in verdicts)
     if judged:
         ledger = ledger.add(f"a person's verdict, keep or drop, on {judged} images", Supervision.IMAGE_LEVEL, used_for)
+    if picked:
+        ledger = ledger.add(f"a person's choice of {len(chosen)} images", Supervision.IMAGE_LEVEL, used_for)
     if mask_field:
         made_from = mask_ledger(view, mask_field)
         if mask_field == GROUND_TRUTH:
@@ -121,57 +131,3 @@ def _why_empty(
         f"dataset '{name}': no image is left to learn from. Of {total} images, {total - considered + dropped} are not "
         f"kept{' (' + told + ')' if told else ''}{without}. Look at it with `wss-data view {name}`."
     )
-
-
-def export_dataset(
-    dataset: "fo.Dataset", folder: Path | str, layout: Layout = "voc", mask_field: str | None = None
-) -> int:
-    """Write the images that are in use, and their masks, to a new folder.
-
-    Args:
-        dataset: A dataset of ours: of a web dataset the kept images, of a target dataset those not dropped.
-        folder: Missing or empty; it is either whole or not there.
-        layout: ``voc``, ``folders`` (``images/<class>``, ``masks/<class>``) or ``fiftyone`` (all fields; opens with
-            ``fiftyone.Dataset.from_dir``).
-        mask_field: Field of the masks; by default ``cosegmentation``, or ``ground_truth`` of a target dataset.
-
-    Returns:
-        Number of images written.
-
-    Raises:
-        StoreError: If the folder is not empty, the layout is unknown, or there is no such field.
-        TrainingDataError: If no image is in use.
-    """
-    from wss_data.export import ExportRow, new_folder, write_folders, write_voc
-
-    fo = fiftyone()
-    kind = kind_of(dataset)
-    if layout not in ("voc", "folders", "fiftyone"):
-        raise StoreError(f"there is no layout '{layout}'. Known: voc, folders, fiftyone.")
-    field = mask_field or (MASKS if kind == "web" else GROUND_TRUTH)
-    with_masks = example_table(dataset, field)
-    table = with_masks if kind == "web" else example_table(dataset, None)
-    view = dataset.select_by("image_id", table.ids)
-    with new_folder(Path(folder)) as out:
-        if layout == "fiftyone":
-            out.rmdir()  # FiftyOne makes it, and would tell that it is there
-            view.export(export_dir=str(out), dataset_type=fo.types.FiftyOneDataset, progress=False)
-            return len(table)
-        splits = dict(zip(*view.values(["image_id", "tags"]), strict=True))
-        masks = dict(zip(with_masks.ids, with_masks.mask_paths, strict=True))
-        rows = []
-        for key, path, shown in zip(table.ids, table.image_paths, table.labels, strict=True):
-            labels = tuple(name for name, there in zip(table.classes, shown, strict=True) if there)
-            split = (
-                "kept"
-                if kind == "web"
-                else next((tag for tag in ("train", "val", "test") if tag in splits[key]), "other")
-            )
-            # Class and stem: on the web two classes may hold the same photograph.
-            name = key.replace("/", "_") if layout == "voc" else Path(key).name
-            mask = masks.get(key)
-            rows.append(ExportRow(name, Path(path), Path(mask) if mask else None, labels, split))
-        write = write_voc if layout == "voc" else write_folders
-        # Here the truth is passed on, not learned from: it keeps the use that it was imported for.
-        ledger = mask_ledger(dataset, field).merged_with(table.ledger)
-        return write(rows, out, table.classes, ledger)

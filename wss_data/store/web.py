@@ -12,7 +12,7 @@ from wss_data.quality import MaskQuality
 from wss_data.records import ImageRecord
 from wss_data.spec import FilterSpec
 from wss_data.store.appearance import declare_masks
-from wss_data.store.connection import fiftyone
+from wss_data.store.connection import fiftyone, wait_until_on_disk
 from wss_data.store.info import (
     BEFORE_IMPORT,
     IMPORTED,
@@ -82,12 +82,15 @@ def add_records(dataset: "fo.Dataset", records: Sequence[ImageRecord]) -> int:
     """
     fo = fiftyone()
     wanted = {(record.class_name, record.sha256): record for record in records}
-    view = dataset.match(fo.ViewField("sha256").is_in([record.sha256 for record in records]))
+    # Written as MongoDB's own condition: an expression of FiftyOne's would read every image instead of the index.
+    view = dataset.match({"sha256": {"$in": [record.sha256 for record in records]}})
     there = set(zip(*view.values(["label.label", "sha256"]), strict=True))
     new = [record for key, record in wanted.items() if key not in there]
     if new:
         mark_filter_stale(dataset)
         dataset.add_samples([_sample(fo, record) for record in new], progress=False)
+    # Those that were there, too: whoever stored them may have been killed before this line.
+    wait_until_on_disk(dataset)
     return len(new)
 
 
@@ -109,16 +112,17 @@ def _sample(fo: Any, record: ImageRecord) -> Any:
 def group_members(dataset: "fo.Dataset", class_name: str) -> list[Member]:
     """The images of one class that are co-segmented together.
 
-    Repeats, leaks and the like (``SCREENING_TAGS``) stay out, unless a person's verdict is to keep them.
+    Repeats, leaks and the like (``SCREENING_TAGS``) stay out, unless a person's verdict is to keep them; so do images
+    that a person dropped, which would teach the group what the class is not.
 
     Returns:
         Them in the order of their digests: the same whatever order they came in.
     """
     fo = fiftyone()
-    wanted = (fo.ViewField("label.label") == class_name) & (
-        (fo.ViewField("verdict") == "keep") | ~fo.ViewField("tags").contains(list(SCREENING_TAGS))
-    )
-    group = dataset.match(wanted)
+    verdict = fo.ViewField("verdict")
+    wanted = (verdict == "keep") | ((verdict != "drop") & ~fo.ViewField("tags").contains(list(SCREENING_TAGS)))
+    # The class first, as MongoDB's own condition: it finds the class by its index.
+    group = dataset.match({"label.label": class_name}).match(wanted)
     fields = ["id", "filepath", "sha256", f"{MASKS}.fingerprint", f"{MASKS}.method"]
     return sorted((Member(*row) for row in zip(*group.values(fields), strict=True)), key=lambda m: (m.sha256, m.path))
 
