@@ -31,15 +31,17 @@ def tags_of(dataset) -> dict[str, list[str]]:
 
 def test_a_new_dataset_is_persistent_and_knows_what_its_masks_mean(web):
     assert web.persistent
-    assert web.default_mask_targets == {0: "background", 1: "cat", 2: "cow", 255: "ignore"}
+    names = {"#800000": "cat", "#008000": "cow", "#e0e0c0": "ignore"}
+    assert web.default_mask_targets == names, "FiftyOne reads palette PNGs as colours"
     colours = {item["intTarget"]: item["color"] for item in web.app_config.color_scheme.default_mask_targets_colors}
-    assert colours == {1: "#800000", 2: "#008000", 255: "#e0e0c0"}, "VOC's colours"
+    assert colours == {1: "#800000", 2: "#008000", 3: "#e0e0c0", 255: "#e0e0c0"}, "VOC's colours"
     assert "cosegmentation" in web.app_config.active_fields.paths, "hidden in the App otherwise"
 
 
 def test_saved_views_show_what_one_looks_for(web):
     assert web.list_saved_views() == [
-        "kept", "too small", "too large", "least confident first", "duplicates", "leaks", "class cat", "class cow",
+        "kept", "too small", "too large", "most suspicious first", "least confident first",
+        "duplicates", "leaks", "class cat", "class cow",
     ]  # fmt: skip
 
     def shown(view):

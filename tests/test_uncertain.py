@@ -403,7 +403,7 @@ def test_a_build_with_a_band_writes_it_filters_by_decided_pixels_and_trains(data
         ["dropped:too_large"],
         ["dropped:too_small"],
     ]
-    assert dataset.default_mask_targets[VOID] == "ignore", "the App names it"
+    assert dataset.default_mask_targets["#e0e0c0"] == "ignore", "the App names it"
     assert (dataset_folder("band") / "pictures" / "cosegmentation_cow.png").is_file()
 
     table = as_table(dataset.match_tags("kept"), "cosegmentation")

@@ -397,7 +397,11 @@ def _mask_values(
         mask_path=str(path),
         confidence=segmented.confidence,
         foreground_ratio=foreground_ratio(segmented.mask, segmented.uncertain),
-        quality=mask_quality(image, segmented.mask, segmented.uncertain),
+        quality=replace(
+            mask_quality(image, segmented.mask, segmented.uncertain),
+            agreement=segmented.agreement,
+            prototype_distance=segmented.prototype_distance,
+        ),
         method=method,
         fingerprint=fingerprint,
     )

@@ -1,12 +1,32 @@
-"""What makes a mask suspicious, without a truth to compare with. For ranking and sorting, not for training."""
+"""What makes a mask suspicious, without a truth to compare with. For ranking and sorting.
 
+Two kinds of measures. Some describe the mask: a comb, a mask in ten pieces, one that touches the whole border or
+follows no edge of colour is rarely an object. Others ask for it a second time: how much of the mask does another way of
+finding it give? The score is made of these alone (``quality_scores``); why, and what it is worth, says
+docs/explanation/quality.md.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from wss_data.crf import CrfSettings, dense_crf
+from wss_data.images import longest_side_size
+
 SMALL_PIECE = 0.01
 """Pieces below this share of the foreground are specks and are not counted."""
+
+CRF_LONG_SIDE = 96
+"""Longer side at which the mask is asked for again by a CRF, pixels: 6 ms of CPU time an image."""
+
+CRF_DOUBT = 0.2
+"""Probability that a pixel is not what the mask says, before that CRF."""
+
+_CRF = CrfSettings(
+    position_px=1.8, position_weight=3.0, bilateral_px=15.0, bilateral_rgb=5.0, bilateral_weight=6.0, iterations=5
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +45,12 @@ class MaskQuality:
         colour_contrast: How little the colours inside and outside overlap, in [0, 1]: half the L1 distance of their
             8x8x8 Lab histograms, 0 if one side is empty. Low where the mask follows no edge of colour.
         uncertain: Share of the pixels in the uncertain band, in [0, 1]; 0 without a band.
+        crf_agreement: Overlap of the mask with what a small CRF makes of it, in [0, 1]. Low where the mask's edges are
+            not the image's. ``None`` where it was not computed.
+        agreement: Overlap of the engine's soft map with the mask that it cut from it, in [0, 1]; ``None`` where there
+            is no soft map.
+        prototype_distance: How far the object is from what the group's objects have in common, in [0, 2]; ``None``
+            where nobody can tell.
     """
 
     compactness: float
@@ -32,6 +58,9 @@ class MaskQuality:
     border_contact: float
     colour_contrast: float
     uncertain: float = 0.0
+    crf_agreement: float | None = None
+    agreement: float | None = None
+    prototype_distance: float | None = None
 
 
 def mask_quality(image: np.ndarray, mask: np.ndarray, uncertain: np.ndarray | None = None) -> MaskQuality:
@@ -61,6 +90,7 @@ def mask_quality(image: np.ndarray, mask: np.ndarray, uncertain: np.ndarray | No
         border_contact(mask, band),
         colour_contrast(image, mask, band),
         float(band.mean()),
+        crf_agreement(image, mask, band),
     )
 
 
@@ -130,3 +160,52 @@ def colour_contrast(image: np.ndarray, mask: np.ndarray, uncertain: np.ndarray |
     cells = (lab[..., 0] * bins + lab[..., 1]) * bins + lab[..., 2]
     inside, outside = (np.bincount(cells[side], minlength=bins**3) / side.sum() for side in (mask, background))
     return float(np.abs(inside - outside).sum() / 2)
+
+
+def crf_agreement(image: np.ndarray, mask: np.ndarray, uncertain: np.ndarray | None = None) -> float:
+    """Overlap of a mask with what a CRF makes of it, at 96 pixels: does the image's own structure give it again?
+
+    Args:
+        image: Shape (H, W, 3), uint8, RGB.
+        mask: The foreground. Shape (H, W), bool.
+        uncertain: Pixels outside the mask that the CRF is told nothing about, and that do not count. Shape (H, W),
+            bool.
+
+    Returns:
+        Intersection over union of the two as soft masks, in [0, 1]; 0 for an empty mask.
+    """
+    size = longest_side_size(image.shape[1], image.shape[0], CRF_LONG_SIDE)
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    given = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    doubt = np.zeros_like(given)
+    if uncertain is not None and uncertain.any():
+        doubt = cv2.resize(uncertain.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    likely = CRF_DOUBT + (1 - 2 * CRF_DOUBT) * (given + doubt / 2)
+    found = dense_crf(np.stack([1 - likely, likely]), small, _CRF)[1]
+    decided = 1 - doubt
+    union = float((np.maximum(found, given) * decided).sum())
+    return float((np.minimum(found, given) * decided).sum()) / union if given.any() and union > 0 else 0.0
+
+
+def quality_scores(measures: Sequence[Sequence[float | None]]) -> list[float | None]:
+    """One number for each mask of a dataset: 1 is the least suspicious of all, 0 the most.
+
+    Each measure says where a mask stands among those that have it (0: the lowest, 1: the highest, equal ones share the
+    middle); the score is the mean of that over the measures that a mask has. Measures of different units count alike,
+    and none is weighted: there is no truth to weight them by.
+
+    Args:
+        measures: One sequence a measure, higher is better; an entry a mask, ``None`` where it has none.
+
+    Returns:
+        An entry a mask; ``None`` for one without any measure.
+    """
+    table = np.array([[np.nan if value is None else value for value in measure] for measure in measures], np.float64)
+    places = np.full_like(table, np.nan)
+    for row, measure in zip(places, table, strict=True):
+        there = ~np.isnan(measure)
+        _, position, counts = np.unique(measure[there], return_inverse=True, return_counts=True)
+        row[there] = ((np.cumsum(counts) - counts / 2) / max(counts.sum(), 1))[position]
+    known = ~np.isnan(places)
+    sums, counted = np.where(known, places, 0).sum(axis=0), known.sum(axis=0)
+    return [float(total / count) if count else None for total, count in zip(sums, counted, strict=True)]

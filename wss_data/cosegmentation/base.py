@@ -34,11 +34,20 @@ class Segmented:
         confidence: How much the mask is to be trusted, in [0, 1]; label-free.
         uncertain: Where the soft map and the cut disagree. Shape (H, W), bool; ``None`` if no band was asked for. Such
             a pixel counts as neither foreground nor background, whatever ``mask`` says of it.
+        agreement: Overlap of the engine's soft map with the mask that was cut from it, in [0, 1]; ``None`` where there
+            is no soft map.
+        prototype_distance: How far the object is from what the group's objects have in common, in [0, 2]; ``None``
+            where nobody can tell.
+        descriptor: What the image shows, for search: pooled over all of it, of length 1. Shape (C,), float16; ``None``
+            from an engine without a network.
     """
 
     mask: np.ndarray
     confidence: float
     uncertain: np.ndarray | None = None
+    agreement: float | None = None
+    prototype_distance: float | None = None
+    descriptor: np.ndarray | None = None
 
 
 class Engine(Protocol):

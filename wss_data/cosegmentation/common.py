@@ -41,6 +41,7 @@ from wss_data.cosegmentation.discriminant import (
     target_sums,
 )
 from wss_data.cosegmentation.features import DescriptorNetwork, resolve_device, resolve_precision
+from wss_data.cosegmentation.judgement import confidence, overlap, pooled, prototype_distances
 from wss_data.cosegmentation.options import check_names, check_values, wanted_positions
 from wss_data.cosegmentation.refine import TeachSettings, teach_group
 from wss_data.cosegmentation.spool import ArraySpool
@@ -258,28 +259,6 @@ def _enlarged(evidence: np.ndarray, image: np.ndarray) -> np.ndarray:
     return cv2.resize(np.asarray(evidence, np.float32), size, interpolation=cv2.INTER_LINEAR)
 
 
-def confidence(probability: np.ndarray, earlier: np.ndarray) -> float:
-    """How much a mask is to be trusted, by what is known without a truth.
-
-    A mask that two ways agree on is right more often, and so is one without doubtful pixels.
-
-    Args:
-        probability: The final foreground probability, on cells. Shape (h, w), in [0, 1].
-        earlier: The one before the group was taught; in a group too small for that, the soft map before it was
-            sharpened. Shape (h, w), in [0, 1].
-
-    Returns:
-        Overlap of the two times the mean of abs(2 probability - 1), in [0, 1].
-    """
-    return overlap(probability, earlier) * float(np.abs(2 * probability - 1).mean())
-
-
-def overlap(first: np.ndarray, second: np.ndarray) -> float:
-    """Intersection over union of two soft masks, in [0, 1]; 0 if both are empty. Both the same shape, in [0, 1]."""
-    union = float(np.maximum(first, second).sum())
-    return float(np.minimum(first, second).sum()) / union if union > 0 else 0.0
-
-
 @dataclass(frozen=True)
 class _Image:
     """One image after the group is known, small enough to send to another process."""
@@ -289,6 +268,8 @@ class _Image:
     small: np.ndarray
     evidence: np.ndarray
     earlier: np.ndarray | None
+    descriptor: np.ndarray
+    prototype_distance: float | None
 
 
 def _target(image: _Image, settings: CommonSettings) -> np.ndarray:
@@ -319,17 +300,25 @@ def _no_mask(image: _Image) -> tuple[int, Segmented | None]:
 def _segment_one(image: _Image, settings: CommonSettings) -> tuple[int, Segmented | None]:
     if np.ptp(image.small, axis=(0, 1)).max() <= BLANK:
         nothing = np.zeros(image.size[::-1], bool)
-        return image.position, Segmented(nothing, 0.0, nothing if settings.uncertain_band else None)
+        band = nothing if settings.uncertain_band else None
+        return image.position, Segmented(nothing, 0.0, band, descriptor=image.descriptor)
     probability = sharpen(image.evidence, image.small, settings)
     cells = image.evidence.shape[::-1]
     on_cells = cv2.resize(probability, cells, interpolation=cv2.INTER_AREA)
-    earlier = soft_map(image.evidence) if image.earlier is None else image.earlier
-    trust = confidence(on_cells, earlier)
+    soft = soft_map(image.evidence)
     mask = cv2.resize(probability, image.size, interpolation=cv2.INTER_LINEAR) > 0.5
-    if not settings.uncertain_band:
-        return image.position, Segmented(mask, trust)
-    soft = cv2.resize(np.asarray(image.evidence, np.float32), image.size, interpolation=cv2.INTER_LINEAR) > 0
-    return image.position, Segmented(mask, trust, uncertain=soft != mask)
+    band = None
+    if settings.uncertain_band:
+        likely = cv2.resize(np.asarray(image.evidence, np.float32), image.size, interpolation=cv2.INTER_LINEAR) > 0
+        band = likely != mask
+    return image.position, Segmented(
+        mask,
+        confidence(on_cells, soft if image.earlier is None else image.earlier),
+        band,
+        agreement=overlap(on_cells, soft),
+        prototype_distance=image.prototype_distance,
+        descriptor=image.descriptor,
+    )
 
 
 class CommonEngine:
@@ -397,7 +386,7 @@ class CommonEngine:
 
 
 class _Group:
-    """One group in work: its descriptors in a spool, its maps in memory (about 3 KB an image each).
+    """One group in work: its descriptors in a spool, its maps and pooled descriptors in memory (about 3 KB each).
 
     Args:
         settings: The engine's.
@@ -412,6 +401,8 @@ class _Group:
         self.sums: list[TargetSums] = []
         self.evidence: list[np.ndarray] = []
         self.second_opinions: list[np.ndarray | None] = []
+        self.descriptors: list[np.ndarray] = []
+        self.distances: list[float | None] = []
 
     def describe(self, network: DescriptorNetwork, images: Sequence[np.ndarray]) -> None:
         """Describe all images, each read once, and sum up their descriptors with the place as the target."""
@@ -424,6 +415,7 @@ class _Group:
             self.spool.append([np.array(size), small, *layers])
             self.contents.append(hashlib.sha256(image.tobytes() + str(size).encode()).hexdigest())
             height, width = features.descriptors.shape[:2]
+            self.descriptors.append(pooled(features.descriptors).astype(np.float16))
             self._add(layers, centred_gaussian(height, width, self.settings.prior_width))
 
     def segment(self, positions: Sequence[int]) -> Iterator[tuple[int, Segmented]]:
@@ -440,6 +432,8 @@ class _Group:
                 targets = self._targets(everyone)
         if self.settings.teach_folds > 1:
             self._teach(targets)
+        objects = [pooled(self._layers(p)[1], soft_map(self.evidence[p])) for p in everyone]
+        self.distances = [None if np.isnan(d) else float(d) for d in prototype_distances(objects)]
         prepared = (self._prepared(position) for position in positions)
         results = self._map(partial(_segment_one, settings=self.settings), prepared, len(positions), if_killed=_no_mask)
         yield from ((position, segmented) for position, segmented in results if segmented is not None)
@@ -499,7 +493,15 @@ class _Group:
     def _prepared(self, position: int) -> _Image:
         size, small = self.spool.read(position, 2)
         earlier = self.second_opinions[position] if self.second_opinions else None
-        return _Image(position, (int(size[0]), int(size[1])), small, self.evidence[position], earlier)
+        return _Image(
+            position,
+            (int(size[0]), int(size[1])),
+            small,
+            self.evidence[position],
+            earlier,
+            self.descriptors[position],
+            self.distances[position] if self.distances else None,
+        )
 
     def _map(
         self, function: Callable[[_Image], R], prepared: Iterator[_Image], count: int, if_killed: Callable[[_Image], R]

@@ -12,6 +12,7 @@ datasets     make, open and list datasets
 appearance   the fields, mask names, colours and saved views that a new one is given
 info         what belongs to us beside the samples: definition, ledgers, filter
 web          images and masks of a web dataset; filter; masks made elsewhere
+ranking      how suspicious each mask is
 verdicts     a person's verdicts, and the choice of images to train on
 screening    repeats, ambiguous images, placeholders, leaks into an evaluation split
 target       the target dataset; masks that a model made
@@ -49,6 +50,7 @@ from wss_data.store.info import (
     set_drops,
     set_ledger,
 )
+from wss_data.store.ranking import rank_masks
 from wss_data.store.screening import LeakReport, ScreenReport, leaks, screen, screened
 from wss_data.store.sharing import export_dataset
 from wss_data.store.tables import example_table
@@ -109,6 +111,7 @@ __all__ = [
     "mark_filter_stale",
     "mask_ledger",
     "open_dataset",
+    "rank_masks",
     "restore_verdicts",
     "screen",
     "screened",

@@ -4,13 +4,16 @@ FiftyOne itself comes in as an argument: only ``connection`` imports it.
 """
 
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from PIL import Image
 
 from wss_data.filters import DROPPED, KEPT, LEAK, PLACEHOLDER, TOO_LARGE, TOO_SMALL
 from wss_data.masks import voc_palette
 from wss_data.quality import MaskQuality
 from wss_data.spec import DatasetSpec
-from wss_data.store.info import GROUND_TRUTH, MASKS, PROVENANCE_TEXTS, Kind
+from wss_data.store.info import GROUND_TRUTH, MASKS, PROVENANCE_TEXTS, SCORE, Kind
 
 if TYPE_CHECKING:
     import fiftyone as fo
@@ -20,6 +23,10 @@ MASK_FIELDS: dict[str, tuple[str, ...]] = {
     "target": (GROUND_TRUTH, "pseudo_mask", "prediction"),
 }
 """Fields of masks that a new dataset has."""
+
+
+_SORTED = tuple([("tags", 1), (number, 1)] for number in ("confidence", "foreground_ratio", SCORE))
+"""Indexes for views of the images with one tag in the order of a number."""
 
 
 def label_field(kind: Kind) -> str:
@@ -37,13 +44,80 @@ def set_up(fiftyone: Any, dataset: "fo.Dataset", spec: DatasetSpec, kind: Kind) 
         kind: ``web`` or ``target``.
     """
     _declare_fields(fiftyone, dataset, kind)
-    dataset.default_mask_targets = mask_targets(spec)
+    dataset.default_mask_targets = colour_targets(spec)
     dataset.app_config.color_scheme = fiftyone.ColorScheme(**colours(spec, kind))
     # Segmentations stay hidden in the App until they are named here.
     dataset.app_config.active_fields = fiftyone.ActiveFields(paths=["tags", label_field(kind), *MASK_FIELDS[kind]])
+    dataset.app_config.sidebar_groups = _side_bar(fiftyone, dataset, kind)
     dataset.save()
     for name, view in _views(fiftyone.ViewField, dataset, spec, kind).items():
         dataset.save_view(name, view)
+
+
+def bring_up_to_date(fiftyone: Any, dataset: "fo.Dataset", spec: DatasetSpec, kind: Kind) -> None:
+    """Give a dataset that an earlier version made what a new one would show; what its user changed stays.
+
+    Args:
+        fiftyone: The module.
+        dataset: A dataset of ours.
+        spec: The definition.
+        kind: ``web`` or ``target``.
+    """
+    if dataset.default_mask_targets in (mask_targets(spec), {}):
+        dataset.default_mask_targets = colour_targets(spec)
+        dataset.app_config.color_scheme = fiftyone.ColorScheme(**colours(spec, kind))
+        dataset.save()
+    per_field = {field: mask_targets(spec) for field in _fields_of_masks(fiftyone, dataset) if _is_grey(dataset, field)}
+    if per_field and dataset.mask_targets != {**per_field, **dataset.mask_targets}:
+        dataset.mask_targets = {**per_field, **dataset.mask_targets}
+    if dataset.app_config.sidebar_groups is None:
+        dataset.app_config.sidebar_groups = _side_bar(fiftyone, dataset, kind)
+        dataset.save()
+    there = set(dataset.list_saved_views())
+    for name, view in _views(fiftyone.ViewField, dataset, spec, kind).items():
+        if name not in there:
+            dataset.save_view(name, view)
+
+
+def _fields_of_masks(fiftyone: Any, dataset: "fo.Dataset") -> list[str]:
+    embedded = dataset.get_field_schema(ftype=fiftyone.EmbeddedDocumentField, embedded_doc_type=fiftyone.Segmentation)
+    return list(embedded)
+
+
+def _is_grey(dataset: "fo.Dataset", field: str) -> bool:
+    """Whether the masks of a field are grey PNGs, as other tools write them; judged by the first."""
+    paths = dataset.exists(f"{field}.mask_path").limit(1).values(f"{field}.mask_path")
+    if not paths or not Path(paths[0]).is_file():
+        return False
+    with Image.open(paths[0]) as mask:
+        return mask.mode != "P"
+
+
+def _side_bar(fiftyone: Any, dataset: "fo.Dataset", kind: Kind) -> list[Any]:
+    """The fields in the order in which a person judges by them; what nobody judges by is folded up at the end."""
+    schema = dataset.get_field_schema(flat=True)
+    masks = _fields_of_masks(fiftyone, dataset)
+    parts = {
+        "tags": [],
+        "labels": [label_field(kind), *masks],
+        "judge": ["foreground_ratio", "confidence", "verdict", "verdict_reason", "verdict_at"],
+        "quality": [path for path in schema if path.startswith("quality.")],
+        "provenance": [path for path in schema if path.startswith("provenance.")],
+    }
+    shown = {path: [name for name in names if name in schema] for path, names in parts.items()}
+    named = {name for names in shown.values() for name in names}
+    # Of an embedded field the App lists what is in it; that of labels and masks it lists by itself.
+    parents = ("quality", "provenance", "metadata", *masks, label_field(kind))
+    other = [
+        path
+        for path in schema
+        if path not in (*named, "tags", "quality", "provenance", "metadata")
+        and not path.startswith(tuple(f"{parent}." for parent in parents))
+    ]
+    shown |= {"metadata": [path for path in schema if path.startswith("metadata.")], "other": other}
+    group = fiftyone.SidebarGroupDocument
+    folded = ("provenance", "metadata", "other")
+    return [group(name=name, paths=paths, expanded=name not in folded) for name, paths in shown.items()]
 
 
 def _declare_fields(fiftyone: Any, dataset: "fo.Dataset", kind: Kind) -> None:
@@ -58,11 +132,13 @@ def _declare_fields(fiftyone: Any, dataset: "fo.Dataset", kind: Kind) -> None:
     dataset.create_index("image_id")
     if kind == "target":
         return
-    for name in ("verdict", "duplicate_of"):
+    for name in ("verdict", "verdict_reason", "duplicate_of"):
         dataset.add_sample_field(name, fiftyone.StringField)
+    dataset.add_sample_field("verdict_at", fiftyone.DateTimeField)
     for name in ("foreground_ratio", "confidence"):
         dataset.add_sample_field(name, fiftyone.FloatField)
     dataset.add_sample_field("quality", embedded, embedded_doc_type=fiftyone.DynamicEmbeddedDocument)
+    dataset.add_sample_field(SCORE, fiftyone.FloatField)
     for measure in fields(MaskQuality):
         dataset.add_sample_field(
             f"quality.{measure.name}", fiftyone.IntField if measure.type is int else fiftyone.FloatField
@@ -75,7 +151,9 @@ def _declare_fields(fiftyone: Any, dataset: "fo.Dataset", kind: Kind) -> None:
     dataset.add_sample_field("provenance.opt_outs", fiftyone.ListField, subfield=fiftyone.StringField)
     for name in ("original_width", "original_height"):
         dataset.add_sample_field(f"provenance.{name}", fiftyone.IntField)
-    dataset.create_index("sha256")
+    # What saved views choose and sort by, so that none of them has to read or sort 75,800 images.
+    for index in ("sha256", "label.label", "duplicate_of", *_SORTED):
+        dataset.create_index(index)
 
 
 def declare_masks(fiftyone: Any, dataset: "fo.Dataset", field: str) -> None:
@@ -96,9 +174,24 @@ def mask_targets(spec: DatasetSpec) -> dict[int, str]:
     return {0: "background", **dict(enumerate(spec.class_names, start=1)), spec.ignore_index: "ignore"}
 
 
+def colour_targets(spec: DatasetSpec) -> dict[str, str]:
+    """What the colours of a label mask are called, such as ``#800000``: FiftyOne reads palette PNGs as colours.
+
+    With the values of ``mask_targets`` instead, its App finds none of them in the file and draws nothing. Background
+    is left out: the App never draws black, and counts the colours from 1 in this order, so each class keeps its index.
+    """
+    return {_hex(value): name for value, name in mask_targets(spec).items() if value}
+
+
+def _hex(value: int) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*voc_palette()[value])
+
+
 def colours(spec: DatasetSpec, kind: Kind) -> dict[str, Any]:
     """Settings of FiftyOne's ``ColorScheme``: VOC's colour for each class, on masks and labels alike."""
-    palette = {value: "#{:02x}{:02x}{:02x}".format(*voc_palette()[value]) for value in mask_targets(spec) if value}
+    palette = {value: _hex(value) for value in mask_targets(spec) if value}
+    # When the App draws a mask again, after the view has changed, it knows a colour by its place in `colour_targets`.
+    palette = {**dict(enumerate(palette.values(), start=1)), **palette}
     by_label = [{"value": name, "color": palette[value]} for value, name in mask_targets(spec).items() if value]
     return {
         "color_by": "value",
@@ -119,12 +212,13 @@ def _views(field: Any, dataset: "fo.Dataset", spec: DatasetSpec, kind: Kind) -> 
         "kept": dataset.match_tags(KEPT),
         "too small": dataset.match_tags(TOO_SMALL).sort_by("foreground_ratio"),
         "too large": dataset.match_tags(TOO_LARGE).sort_by("foreground_ratio", reverse=True),
+        "most suspicious first": dataset.match_tags(KEPT).sort_by(SCORE),
         "least confident first": dataset.match_tags(KEPT).sort_by("confidence"),
         # By what they repeat, so that copies stand beside each other.
         "duplicates": dataset.match(
-            ((field("duplicate_of") != None) & ~field("tags").contains(LEAK))  # noqa: E711 (an expression, not a test)
-            | field("tags").contains(PLACEHOLDER)
+            {"$or": [{"duplicate_of": {"$ne": None}, "tags": {"$ne": LEAK}}, {"tags": PLACEHOLDER}]}
         ).sort_by("duplicate_of"),
         "leaks": dataset.match_tags(LEAK).sort_by("duplicate_of"),
-        **{f"class {name}": dataset.match(field("label.label") == name) for name in spec.class_names},
+        # As MongoDB's own condition, here and above: an expression of FiftyOne's makes no use of an index.
+        **{f"class {name}": dataset.match({"label.label": name}) for name in spec.class_names},
     }

@@ -26,6 +26,7 @@ TAG = "wss"
 MASKS = "cosegmentation"
 BEFORE_IMPORT = "cosegmentation_before_import"
 GROUND_TRUTH = "ground_truth"
+SCORE = "quality.score"
 PROVENANCE_TEXTS = (
     "source",
     "source_id",

@@ -25,6 +25,7 @@ from wss_data.store.info import (
     update,
     web_info,
 )
+from wss_data.store.ranking import rank_masks
 
 if TYPE_CHECKING:
     import fiftyone as fo
@@ -178,6 +179,8 @@ def apply_filter(dataset: "fo.Dataset", filters: FilterSpec | None = None, dry_r
     decisions = [decide(*row, filters) for row in zip(ratios, verdicts, tags, strict=True)]
     report = filter_report(class_names(dataset), names, ratios, verdicts, decisions, filters)
     if not dry_run:
+        if not info["filter"]["current"]:
+            rank_masks(dataset)  # images or masks came since: each stands elsewhere among the others
         wanted = {key: retagged(old, decision) for key, old, decision in zip(ids, tags, decisions, strict=True)}
         changed = {key: wanted[key] for key, old in zip(ids, tags, strict=True) if wanted[key] != old}
         if changed:

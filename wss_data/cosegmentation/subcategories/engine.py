@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from wss_data.cosegmentation.base import Segmented
+from wss_data.cosegmentation.judgement import overlap
 from wss_data.cosegmentation.options import check_names, wanted_positions
 from wss_data.cosegmentation.saliency import centred_border_saliency
 from wss_data.cosegmentation.subcategories.detect import Detections, TemplateBank, detect
@@ -270,6 +271,7 @@ def segment_image(image: np.ndarray, group: GroupBank, settings: SubcategorySett
         _enlarged(mask, image.shape[:2]),
         confidence if from_group else confidence / 2,
         _enlarged((soft > 0.5) != mask, image.shape[:2]) if settings.uncertain_band else None,
+        agreement=overlap(soft, mask.astype(np.float32)),
     )
 
 

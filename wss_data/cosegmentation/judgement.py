@@ -1,0 +1,65 @@
+"""What an engine knows about its own masks without a truth: for confidence, ranking and search."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def confidence(probability: np.ndarray, earlier: np.ndarray) -> float:
+    """How much a mask is to be trusted, by what is known without a truth.
+
+    A mask that two ways agree on is right more often, and so is one without doubtful pixels.
+
+    Args:
+        probability: The final foreground probability, on cells. Shape (h, w), in [0, 1].
+        earlier: The one before the group was taught; in a group too small for that, the soft map before it was
+            sharpened. Shape (h, w), in [0, 1].
+
+    Returns:
+        Overlap of the two times the mean of abs(2 probability - 1), in [0, 1].
+    """
+    return overlap(probability, earlier) * float(np.abs(2 * probability - 1).mean())
+
+
+def overlap(first: np.ndarray, second: np.ndarray) -> float:
+    """Intersection over union of two soft masks, in [0, 1]; 0 if both are empty. Both the same shape, in [0, 1]."""
+    union = float(np.maximum(first, second).sum())
+    return float(np.minimum(first, second).sum()) / union if union > 0 else 0.0
+
+
+def pooled(descriptors: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """One descriptor for an image, or for a part of it: the mean over cells, of length 1.
+
+    Args:
+        descriptors: Shape (h, w, C), float.
+        weights: How much each cell counts, not negative. Shape (h, w); ``None`` for all alike.
+
+    Returns:
+        Shape (C,), float32; all 0 where no cell counts or says anything.
+    """
+    cells = np.asarray(descriptors, np.float32).reshape(-1, descriptors.shape[-1])
+    shares = np.ones(len(cells), np.float32) if weights is None else np.asarray(weights, np.float32).ravel()
+    return of_length_1(shares @ cells)
+
+
+def of_length_1(vectors: np.ndarray) -> np.ndarray:
+    """Vectors along the last axis divided by their length; those of length 0 stay. Any shape, float32."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+
+
+def prototype_distances(objects: Sequence[np.ndarray]) -> np.ndarray:
+    """How far the object in each image of a group is from what the group's objects have in common.
+
+    Args:
+        objects: Pooled descriptor of the foreground of each image, of length 1 or 0. Each (C,), float.
+
+    Returns:
+        1 less the cosine between each and the mean of the *others*, shape (n,), float32, in [0, 2]: 0 is typical. Nan
+        where there is no other, or no foreground.
+    """
+    vectors = np.stack([np.asarray(vector, np.float32) for vector in objects])
+    others = of_length_1(vectors.sum(axis=0) - vectors)
+    distances = 1 - (vectors * others).sum(axis=1)
+    distances[~vectors.any(axis=1) | ~others.any(axis=1)] = np.nan
+    return distances
