@@ -12,7 +12,7 @@ export WSS_DATABASE_DIR := $(STATE)/database
 # The demo is short on purpose: fewer iterations than the recipe `cpu`.
 DEMO_ITERATIONS ?= --set generator_iterations=120 --set final_iterations=160
 
-.PHONY: help install demo voc-animals view test lint clean
+.PHONY: help install demo voc-animals view browser test lint clean
 
 help:
 	@echo "make demo                      the whole road on drawn images: dataset, masks, models, table (minutes, offline)"
@@ -61,7 +61,14 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+# The tests marked `browser` drive the App. Without a Chromium they are skipped, with a reason.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || { \
+	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	  apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium >/dev/null; \
+	} || echo "no Chromium: the tests that drive the App will be skipped (apt install chromium)"
+
+test: lint browser
 	$(BIN)/python -m pytest -m 'not slow'
 
 clean:

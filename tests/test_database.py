@@ -148,6 +148,28 @@ def test_a_fresh_database_takes_little_disk(tmp_path):
     wait_until_stopped(tmp_path)
 
 
+def test_a_server_that_went_away_is_told_in_one_line_and_another_error_is_left_alone():
+    from pymongo.errors import ServerSelectionTimeoutError
+
+    reason = "db.example.org:27017: [Errno 111] Connection refused (configured timeouts: socketTimeoutMS: 20000.0ms)"
+    with (
+        pytest.raises(StoreError, match=r"does not answer any more \(.*: .* refused\)\. What was"),
+        database.loss_told(),
+    ):
+        raise ServerSelectionTimeoutError(f"{reason}, Timeout: 5.0s, Topology Description: <...>")
+    with pytest.raises(KeyError), database.loss_told():
+        raise KeyError("a mistake of ours")
+
+
+def test_who_only_waits_is_told_when_the_database_ends(tmp_path):
+    database.join(tmp_path)
+    os.kill(process_ids(tmp_path)["mongod"], signal.SIGKILL)
+    with pytest.raises(StoreError, match=r"ended while it was in use: .* Run the same command again"):
+        database.stay()
+    database.leave(tmp_path)
+    wait_until_stopped(tmp_path)
+
+
 def test_without_the_variable_fiftyones_own_settings_are_left_alone(monkeypatch):
     monkeypatch.delenv(database.FOLDER_VARIABLE)
     monkeypatch.setenv("FIFTYONE_DATABASE_URI", "mongodb://example.org")

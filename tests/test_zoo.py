@@ -63,7 +63,7 @@ def test_fiftyone_finds_builds_and_loads_the_repositorys_dataset(zoo, small, tmp
         assert set(dataset.distinct("tags")) == {"kept"}
         paths = dataset.values("filepath") + dataset.values("cosegmentation.mask_path")
         assert all(path.startswith(str(tmp_path / "zoo" / "wss")) and Path(path).is_file() for path in paths)
-        assert list(dataset.default_mask_targets.values()) == ["background", CLASSES[0], CLASSES[1], "ignore"]
+        assert list(dataset.default_mask_targets.values()) == [CLASSES[0], CLASSES[1], "ignore"]
         assert read_mask(dataset.first().cosegmentation.mask_path).max() > 0
         assert again.values("sha256") == dataset.values("sha256"), "built once"
         table = store.example_table(dataset, "cosegmentation")

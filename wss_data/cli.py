@@ -15,6 +15,7 @@ from pathlib import Path
 from wss_data.arguments import add_cluster, add_dataset, add_engine, add_filter, add_workers, positive
 from wss_data.database import loss_told
 from wss_data.errors import WssError
+from wss_data.mask_commands import add_mask_fields, compare_or_adopt
 from wss_data.share_commands import add_share_commands
 from wss_data.verdict_commands import add_verdict_command
 
@@ -184,6 +185,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="append",
         help="co-segment this class only; repeat it for more (default: all)",
     )
+    add_mask_fields(add)
     add_cluster(add)
 
     add = add_command(
@@ -433,9 +435,16 @@ def _cosegment(options: argparse.Namespace) -> int:
     from wss_data.store import open_dataset
 
     dataset = open_dataset(options.dataset)
+    if options.compare or options.adopt:
+        return compare_or_adopt(options, dataset)
     with workers_on(options.engine, options.address, options.workers):
         made = cosegment_again(
-            dataset, options.method, dict(options.options or ()), options.classes, workers=options.workers
+            dataset,
+            options.method,
+            dict(options.options or ()),
+            options.classes,
+            workers=options.workers,
+            field=options.field,
         )
     print(summary_table(dataset))
     print(f"{made} masks made{'' if made else ': there was none that would change'}.")

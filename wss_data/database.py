@@ -19,6 +19,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
@@ -29,6 +31,13 @@ from wss_data.errors import StoreError
 FOLDER_VARIABLE = "WSS_DATABASE_DIR"
 
 _START_SECONDS = 150.0
+
+_GONE_MS = 5_000
+"""A server on this machine that cannot be reached for so long is gone; MongoDB's own default is six times that."""
+
+_WATCHER_SECONDS = 2.0
+"""Within so long the watcher has noticed that its server died."""
+
 _joined: dict[Path, tuple[str, IO[str]]] = {}
 
 
@@ -100,7 +109,7 @@ def join(folder: Path) -> str:
     """Use the database in ``folder``, starting it if nobody has, until this process ends or calls ``leave``.
 
     Returns:
-        Its address, such as ``mongodb://127.0.0.1:43211``.
+        Its address, such as ``mongodb://127.0.0.1:43211/?serverSelectionTimeoutMS=5000``.
 
     Raises:
         StoreError: If it cannot be started.
@@ -119,7 +128,7 @@ def join(folder: Path) -> str:
             f"{folder}: the database folder cannot be used ({error.strerror}). Set {FOLDER_VARIABLE} to another."
         ) from error
     try:
-        uri = f"mongodb://127.0.0.1:{_port_of_running(folder, mongod)}"
+        uri = f"mongodb://127.0.0.1:{_port_of_running(folder, mongod)}/?serverSelectionTimeoutMS={_GONE_MS}"
     except BaseException:
         users.close()
         raise
@@ -131,6 +140,68 @@ def leave(folder: Path) -> None:
     """Stop using the database in ``folder``; it ends if nobody else uses it."""
     _, users = _joined.pop(folder.absolute())
     users.close()
+
+
+@contextmanager
+def loss_told() -> Iterator[None]:
+    """Turn what the database's driver raises into a sentence for the user; a decorator, too.
+
+    Raises:
+        StoreError: If the database ended or cannot be reached while the block runs.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Whoever never imported the driver cannot have met its errors.
+        errors = sys.modules.get("pymongo.errors")
+        if errors is None or not isinstance(error, errors.ConnectionFailure):
+            raise
+        raise StoreError(_loss(error)) from error
+
+
+def stay() -> None:
+    """Sleep until this process is interrupted: for a command that only waits, such as an open view.
+
+    Raises:
+        StoreError: If a private database that this process uses ends meanwhile.
+    """
+    while True:
+        for folder, (uri, _) in _joined.items():
+            if not _is_there(folder, uri):
+                raise StoreError(_end_told(folder))
+        time.sleep(1)
+
+
+def _loss(error: Exception) -> str:
+    deadline = time.monotonic() + _WATCHER_SECONDS
+    while _joined and time.monotonic() < deadline:
+        for folder, (uri, _) in _joined.items():
+            if not _is_there(folder, uri):
+                return _end_told(folder)
+        time.sleep(0.05)
+    # The driver goes on with a description of the whole server, several lines of it.
+    reason = " ".join(str(error).split()).split(" (configured timeouts")[0].split(", Timeout:")[0]
+    return (
+        f"the database server does not answer any more ({reason}). What was stored is safe. "
+        "Run the same command again when the server is back: it goes on where it stopped."
+    )
+
+
+def _end_told(folder: Path) -> str:
+    return (
+        f"the database in {folder} ended while it was in use: killed, or out of memory or disk "
+        f"(log: {folder / watcher.LOG}). What was stored is safe. Run the same command again: it starts the "
+        "database and goes on where it stopped."
+    )
+
+
+def _is_there(folder: Path, uri: str) -> bool:
+    """Whether the server that this process joined still runs, as far as its watcher has noticed."""
+    try:
+        port = json.loads((folder / watcher.ADDRESS).read_text())["port"]
+    except FileNotFoundError:
+        return False
+    return f"127.0.0.1:{port}/" in uri
 
 
 def _port_of_running(folder: Path, mongod: Path) -> int:

@@ -300,6 +300,11 @@ class Journal:
                 [key for key in keys if key[1] not in local],
             )
 
+    def store_again(self) -> int:
+        """Let every stored image be stored once more, for a dataset that is gone; returns how many there are."""
+        with _writing(self._connection, self.path):
+            return self._connection.execute("UPDATE hits SET status = 'fetched' WHERE status = 'stored'").rowcount
+
     def forbidden(self, url: str) -> Entry | None:
         """What forbade an earlier request for this address for good, or ``None``."""
         row = self._connection.execute(

@@ -35,6 +35,8 @@ from wss_data.spec import CosegmentationSpec, DatasetSpec, SourceSpec, read_spec
 
 LOGGER = logging.getLogger(__name__)
 
+Watch = Callable[[str, int, int], object]
+
 if TYPE_CHECKING:
     from wss_data.store.types import Dataset
 
@@ -211,6 +213,8 @@ def cosegment(
     workers: int | None = None,
     progress: bool = True,
     classes: Collection[str] | None = None,
+    field: str = store.MASKS,
+    watch: Watch | None = None,
 ) -> int:
     """Co-segment each class of a stored dataset as one group, as far as that is not done.
 
@@ -226,6 +230,8 @@ def cosegment(
         workers: Worker processes; ``None`` for one a processor.
         progress: Whether to show progress bars.
         classes: The classes to do; ``None`` for all.
+        field: Field that holds the masks.
+        watch: Called after each mask with the class, how many of its masks are made, and how many there will be.
 
     Returns:
         Number of masks made.
@@ -237,7 +243,7 @@ def cosegment(
     # A band on disk holds the definition's own ignore index.
     void = () if spec.ignore_index == IGNORE_INDEX else (spec.ignore_index,)
     for class_name in [name for name in spec.class_names if classes is None or name in classes]:
-        members = _readable_members(dataset, class_name)
+        members = _readable_members(dataset, class_name, field)
         fingerprint = group_fingerprint(engine, [member.sha256 for member in members], *void)
         wanted = [i for i, m in enumerate(members) if m.method != store.IMPORTED and m.fingerprint != fingerprint]
         if wanted:
@@ -248,17 +254,19 @@ def cosegment(
                     engine,
                     folder / class_name,
                     class_name,
+                    field,
                     members,
                     wanted,
                     fingerprint,
                     workers,
                     progress,
+                    watch,
                 )
     ledger = engine.ledger
     if classes is not None:
         # The masks of the other classes stay, and what they were made from with them.
-        ledger = store.mask_ledger(dataset, store.MASKS).merged_with(ledger)
-    store.set_ledger(dataset, store.MASKS, ledger)
+        ledger = store.mask_ledger(dataset, field).merged_with(ledger)
+    store.set_ledger(dataset, field, ledger)
     return made
 
 
@@ -270,6 +278,8 @@ def cosegment_again(
     classes: Collection[str] | None = None,
     workers: int | None = None,
     progress: bool = True,
+    field: str = store.MASKS,
+    watch: Watch | None = None,
 ) -> int:
     """Co-segment the groups of a stored dataset with another engine or other settings, then filter again.
 
@@ -283,6 +293,9 @@ def cosegment_again(
         classes: The classes to do; ``None`` for all.
         workers: Worker processes; ``None`` for one a processor.
         progress: Whether to show progress bars.
+        field: Field for the masks. Another than ``cosegmentation``, such as ``cosegmentation_2``, leaves the masks in
+            use, the numbers and the filter as they are, to be compared first.
+        watch: As in ``cosegment``.
 
     Returns:
         Number of masks made.
@@ -290,7 +303,7 @@ def cosegment_again(
     Raises:
         CosegmentationError: If there is no such engine, it refuses an option, or the disk is full.
         SpecError: If the dataset has no such class.
-        StoreError: If it is no web dataset, or another process is building it.
+        StoreError: If it is no web dataset, another process is building it, or the field cannot have that name.
     """
     if store.kind_of(dataset) != "web":
         raise StoreError(f"dataset '{dataset.name}' is a target dataset; only web datasets can be co-segmented.")
@@ -310,16 +323,18 @@ def cosegment_again(
                 f"dataset '{dataset.name}' is being built by another process ({folder / 'lock'}). Wait for it to end."
             )
         remove_unfinished(folder)
-        made = cosegment(dataset, spec, engine, folder / store.MASKS, workers, progress, classes)
+        if field != store.MASKS:
+            store.declare_mask_field(dataset, field)
+        made = cosegment(dataset, spec, engine, folder / field, workers, progress, classes, field, watch)
         if (filters := store.filters_to_apply(dataset, spec)) is not None:
             store.apply_filter(dataset, filters)
             write_dataset_pictures(dataset, folder / "pictures")
     return made
 
 
-def _readable_members(dataset: "Dataset", class_name: str) -> list[store.Member]:
+def _readable_members(dataset: "Dataset", class_name: str, field: str) -> list[store.Member]:
     """A class's group without the images whose file is gone, or was broken and still is; their tags say so."""
-    members = store.group_members(dataset, class_name)
+    members = store.group_members(dataset, class_name, field)
     tagged = set(dataset.match_tags(UNREADABLE).values("id"))
     broken = {
         member.sample_id
@@ -354,11 +369,13 @@ def _cosegment_group(
     engine: Engine,
     folder: Path,
     class_name: str,
+    field: str,
     members: Sequence[store.Member],
     wanted: Sequence[int],
     fingerprint: str,
     workers: int | None,
     progress: bool,
+    watch: Watch | None,
 ) -> int:
     """Make and store the masks at the positions ``wanted`` of one group; returns how many there are."""
     images = ImageFiles([member.path for member in members], description=f"look at {class_name}" if progress else "")
@@ -377,12 +394,14 @@ def _cosegment_group(
             group = None if images.unreadable else fingerprint
             batch.append(_mask_values(member, path, image, segmented, engine.name, group))
             made += 1
+            if watch is not None:
+                watch(class_name, made, len(wanted))
             if len(batch) == BATCH:
-                store.set_masks(dataset, store.MASKS, batch)
+                store.set_masks(dataset, field, batch)
                 batch = []
     finally:
         # An interruption or a full disk does not undo what was made.
-        store.set_masks(dataset, store.MASKS, batch)
+        store.set_masks(dataset, field, batch)
     _tag_unreadable(dataset, class_name, [members[position].sample_id for position in images.unreadable])
     if lost := len(wanted) - made - len(images.unreadable.keys() & set(wanted)):
         LOGGER.warning("%s: the engine gave no mask for %d images.", class_name, lost)

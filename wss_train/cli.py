@@ -55,6 +55,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add.add_argument("dataset", metavar="DATASET", help="web dataset; its kept images are used")
     add.add_argument("--target", metavar="TARGET", help="target dataset whose train images' labels --select looks at")
+    add.add_argument(
+        "--mask-field",
+        metavar="FIELD",
+        default="cosegmentation",
+        help="field with the masks to learn from, such as cosegmentation_before_import (default: cosegmentation)",
+    )
     add_selection(add)
     add_training(add)
 
@@ -252,7 +258,7 @@ def _generator(options: argparse.Namespace) -> int:
     from wss_train.training import train_generator
 
     run_folder = train_generator(
-        _table(lambda: open_dataset(options.dataset), "cosegmentation"),
+        _table(lambda: open_dataset(options.dataset), options.mask_field),
         options.out,
         recipe,
         select=options.select,

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-MODULES: tuple[str, ...] = ("verdict_operators", "filter_operator")
+MODULES: tuple[str, ...] = ("verdict_operators", "filter_operator", "masks_operator", "panel", "cosegment_operator")
 """Modules of this package that hold operators and panels, each in a tuple ``OPERATORS``."""
 
 

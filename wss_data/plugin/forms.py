@@ -19,7 +19,9 @@ def which_images(ctx: Any, form: types.Object) -> bool:
         form: Gets a line about it, and the tick where nothing is selected.
     """
     if ctx.selected:
-        form.view("which", types.Notice(label=f"{len(ctx.selected):,} selected images"))
+        form.view(
+            "which", types.Notice(label=f"{len(ctx.selected):,} selected image{'' if len(ctx.selected) == 1 else 's'}")
+        )
         return True
     shown = len(ctx.view)
     form.bool(

@@ -12,6 +12,7 @@ datasets     make, open and list datasets
 appearance   the fields, mask names, colours and saved views that a new one is given
 info         what belongs to us beside the samples: definition, ledgers, filter
 web          images and masks of a web dataset; filter; masks made elsewhere
+mask_fields  several masks of an image: compared, adopted, kept as history
 ranking      how suspicious each mask is
 verdicts     a person's verdicts, and the choice of images to train on
 screening    repeats, ambiguous images, placeholders, leaks into an evaluation split
@@ -50,6 +51,7 @@ from wss_data.store.info import (
     set_drops,
     set_ledger,
 )
+from wss_data.store.mask_fields import adopt_masks, compare_masks, declare_mask_field
 from wss_data.store.ranking import rank_masks
 from wss_data.store.screening import LeakReport, ScreenReport, leaks, screen, screened
 from wss_data.store.sharing import export_dataset
@@ -88,12 +90,15 @@ __all__ = [
     "Member",
     "ScreenReport",
     "add_records",
+    "adopt_masks",
     "applied_filters",
     "apply_filter",
     "choose_for_training",
     "class_names",
+    "compare_masks",
     "create_or_open",
     "dataset_exists",
+    "declare_mask_field",
     "definition",
     "drops",
     "example_table",

@@ -2,18 +2,25 @@
 
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
+from types import FrameType
 
+from wss_data import database
 from wss_data.errors import StoreError
+from wss_data.store.appearance import bring_up_to_date
 from wss_data.store.connection import fiftyone
 from wss_data.store.datasets import open_dataset
+from wss_data.store.info import definition, kind_of
+from wss_data.store.worker import background_worker
 
 
 def view_in_app(
     name: str, port: int = 5151, address: str = "localhost", open_browser: bool = True, force: bool = False
 ) -> None:
-    """Show a dataset in the FiftyOne App until Ctrl-C.
+    """Show a dataset in the FiftyOne App until Ctrl-C, and run the operators that are sent to the background there.
 
     Args:
         name: The dataset.
@@ -33,23 +40,36 @@ def view_in_app(
         )
     dataset = open_dataset(name)
     _check_port(address, port)
+    bring_up_to_date(fiftyone(), dataset, definition(dataset), kind_of(dataset))
     logging.getLogger("fiftyone").setLevel(logging.WARNING)  # its notes tell to type Python
     display = sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     page = f":{port}/datasets/{name}"
     session = None
+    # Whoever ends the command with kill instead of Ctrl-C wants the App's server to end with it, too.
+    before = signal.signal(signal.SIGTERM, _interrupt) if _in_main_thread() else None
     try:
-        session = fiftyone().launch_app(dataset, port=port, address=address, remote=not (open_browser and display))
-        print(f"FiftyOne shows '{name}' at  http://{address}{page}")
-        print(
-            f"From another machine:  ssh -L {port}:{address}:{port} {socket.gethostname()}  and open http://localhost{page}"
-        )
-        print("Ctrl-C ends it.", flush=True)
-        session.wait(-1)
+        with background_worker():
+            session = fiftyone().launch_app(dataset, port=port, address=address, remote=not (open_browser and display))
+            print(f"FiftyOne shows '{name}' at  http://{address}{page}")
+            here = f"ssh -L {port}:{address}:{port} {socket.gethostname()}"
+            print(f"From another machine:  {here}  and open http://localhost{page}")
+            print("Ctrl-C ends it.", flush=True)
+            database.stay()
     except KeyboardInterrupt:
         print()
     finally:
         if session is not None:
             session.close()
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _check_port(address: str, port: int) -> None:

@@ -25,8 +25,8 @@ MASK_FIELDS: dict[str, tuple[str, ...]] = {
 """Fields of masks that a new dataset has."""
 
 
-_SORTED = tuple([("tags", 1), (number, 1)] for number in ("confidence", "foreground_ratio", SCORE))
-"""Indexes for views of the images with one tag in the order of a number."""
+_SORTED = ("confidence", "foreground_ratio", SCORE)
+"""Numbers by which saved views sort the images with one tag."""
 
 
 def label_field(kind: Kind) -> str:
@@ -73,6 +73,8 @@ def bring_up_to_date(fiftyone: Any, dataset: "fo.Dataset", spec: DatasetSpec, ki
     if dataset.app_config.sidebar_groups is None:
         dataset.app_config.sidebar_groups = _side_bar(fiftyone, dataset, kind)
         dataset.save()
+    if kind == "web":
+        _make_indexes(dataset)
     there = set(dataset.list_saved_views())
     for name, view in _views(fiftyone.ViewField, dataset, spec, kind).items():
         if name not in there:
@@ -151,9 +153,16 @@ def _declare_fields(fiftyone: Any, dataset: "fo.Dataset", kind: Kind) -> None:
     dataset.add_sample_field("provenance.opt_outs", fiftyone.ListField, subfield=fiftyone.StringField)
     for name in ("original_width", "original_height"):
         dataset.add_sample_field(f"provenance.{name}", fiftyone.IntField)
-    # What saved views choose and sort by, so that none of them has to read or sort 75,800 images.
-    for index in ("sha256", "label.label", "duplicate_of", *_SORTED):
-        dataset.create_index(index)
+    _make_indexes(dataset)
+
+
+def _make_indexes(dataset: "fo.Dataset") -> None:
+    """Index what a web dataset's saved views choose and sort by, so that none has to read or sort 75,800 images."""
+    for field in ("sha256", "label.label", "duplicate_of"):
+        dataset.create_index(field)
+    for number in _SORTED:
+        if dataset.has_field(number):  # a dataset that an earlier version made may lack it
+            dataset.create_index([("tags", 1), (number, 1)])
 
 
 def declare_masks(fiftyone: Any, dataset: "fo.Dataset", field: str) -> None:

@@ -7,7 +7,7 @@ from wss_data.errors import StoreError
 from wss_data.filters import KEPT
 from wss_data.spec import DatasetSpec
 from wss_data.store.appearance import set_up
-from wss_data.store.connection import fiftyone
+from wss_data.store.connection import correct_count, fiftyone
 from wss_data.store.info import TAG, Kind, class_names, info_of, new_info, update
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def list_datasets() -> list[DatasetRow]:
         dataset = fo.load_dataset(name)
         if TAG in dataset.info:
             info = info_of(dataset)
+            correct_count(dataset)
             kept = dataset.match_tags(KEPT).count()
             rows.append(DatasetRow(name, info["kind"], dataset.count(), kept, class_names(dataset)))
     return rows
@@ -63,6 +64,7 @@ def open_dataset(name: str) -> "fo.Dataset":
     except OSError as error:
         raise StoreError(f"dataset '{name}' cannot be opened: {' '.join(str(error).split())}") from error
     info_of(dataset)
+    correct_count(dataset)
     return dataset
 
 

@@ -32,11 +32,11 @@ def rank_masks(dataset: "fo.Dataset") -> int:
     for path in (*MEASURES, SCORE):
         if not dataset.has_field(path):  # a dataset from before there was such a measure
             dataset.add_sample_field(path, fo.FloatField)
-    ids, qualities, before, *measures = dataset.values(["id", "quality", SCORE, *MEASURES])
+    ids, pieces, before, *measures = dataset.values(["id", "quality.pieces", SCORE, *MEASURES])
     scores = quality_scores(measures)
     # Three digits: a new image moves all others a little, and nobody sees that.
-    rows = zip(ids, qualities, scores, before, strict=True)
-    found = {key: (round(new, 3), old) for key, quality, new, old in rows if quality is not None and new is not None}
+    rows = zip(ids, pieces, scores, before, strict=True)
+    found = {key: (round(new, 3), old) for key, measured, new, old in rows if measured is not None and new is not None}
     changed = {key: new for key, (new, old) in found.items() if new != old}
     if changed:
         dataset.set_values(SCORE, changed, key_field="id")

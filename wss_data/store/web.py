@@ -1,7 +1,9 @@
 """Images and masks of a web dataset: add, group, mask, filter, and import masks made elsewhere."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ from wss_data.store.info import (
     class_names,
     definition,
     mark_filter_stale,
+    mask_ledger,
     set_ledger,
     update,
     web_info,
@@ -110,11 +113,16 @@ def _sample(fo: Any, record: ImageRecord) -> Any:
     )
 
 
-def group_members(dataset: "fo.Dataset", class_name: str) -> list[Member]:
+def group_members(dataset: "fo.Dataset", class_name: str, field: str = MASKS) -> list[Member]:
     """The images of one class that are co-segmented together.
 
     Repeats, leaks and the like (``SCREENING_TAGS``) stay out, unless a person's verdict is to keep them; so do images
     that a person dropped, which would teach the group what the class is not.
+
+    Args:
+        dataset: A web dataset.
+        class_name: The class.
+        field: Field of the masks whose state is told.
 
     Returns:
         Them in the order of their digests: the same whatever order they came in.
@@ -124,12 +132,14 @@ def group_members(dataset: "fo.Dataset", class_name: str) -> list[Member]:
     wanted = (verdict == "keep") | ((verdict != "drop") & ~fo.ViewField("tags").contains(list(SCREENING_TAGS)))
     # The class first, as MongoDB's own condition: it finds the class by its index.
     group = dataset.match({"label.label": class_name}).match(wanted)
-    fields = ["id", "filepath", "sha256", f"{MASKS}.fingerprint", f"{MASKS}.method"]
+    fields = ["id", "filepath", "sha256", f"{field}.fingerprint", f"{field}.method"]
     return sorted((Member(*row) for row in zip(*group.values(fields), strict=True)), key=lambda m: (m.sha256, m.path))
 
 
 def set_masks(dataset: "fo.Dataset", field: str, values: Sequence[MaskValues]) -> None:
     """Store masks and what is known of them; masks that were there are replaced.
+
+    The numbers of an image are those of its mask in ``cosegmentation``, and other fields leave them alone.
 
     Args:
         dataset: A web dataset.
@@ -139,14 +149,15 @@ def set_masks(dataset: "fo.Dataset", field: str, values: Sequence[MaskValues]) -
     if not values:
         return
     fo = fiftyone()
-    mark_filter_stale(dataset)
     by_id = {v.sample_id: v for v in values}
-    for name in ("foreground_ratio", "confidence"):
-        dataset.set_values(name, {key: getattr(v, name) for key, v in by_id.items()}, key_field="id")
-    qualities = {
-        key: fo.DynamicEmbeddedDocument(**asdict(v.quality)) if v.quality else None for key, v in by_id.items()
-    }
-    dataset.set_values("quality", qualities, key_field="id")
+    if field == MASKS:
+        mark_filter_stale(dataset)
+        for name in ("foreground_ratio", "confidence"):
+            dataset.set_values(name, {key: getattr(v, name) for key, v in by_id.items()}, key_field="id")
+        qualities = {
+            key: fo.DynamicEmbeddedDocument(**asdict(v.quality)) if v.quality else None for key, v in by_id.items()
+        }
+        dataset.set_values("quality", qualities, key_field="id")
     # Last: whoever finds a fingerprint finds the numbers, too.
     masks = {
         key: fo.Segmentation(mask_path=v.mask_path, method=v.method, fingerprint=v.fingerprint)
@@ -196,8 +207,9 @@ def import_masks(
 ) -> "ImportReport":
     """Take masks that were computed elsewhere in place of the engine's.
 
-    All are checked before the first is taken. The earlier masks stay in the field
-    ``cosegmentation_before_import``, and a later build leaves imported masks alone.
+    All are checked before the first is taken. The earlier masks stay in the field ``cosegmentation_before_import``,
+    those that a second import replaces in ``cosegmentation_before_import_2``, and so on; a later build leaves
+    imported masks alone.
     The filter is applied again with the thresholds in force.
 
     Args:
@@ -231,14 +243,15 @@ def import_masks(
         folder,
         images,
         class_names(dataset),
-        dataset_folder(dataset.name) / IMPORTED,
+        _new_folder(dataset_folder(dataset.name)),
         skip_bad,
         definition(dataset).ignore_index,
     )
 
-    _keep_earlier_masks(dataset, [mask.image.sample_id for mask in masks])
+    taken = [mask.image.sample_id for mask in masks]
+    keep_earlier_masks(dataset, taken)
     entry = Ledger().add(f"masks computed elsewhere, imported from {folder}", level, UsedFor.COSEGMENTATION)
-    set_ledger(dataset, MASKS, entry, origin=IMPORTED)
+    add_imported_ledger(dataset, entry, taken)
     set_masks(
         dataset,
         MASKS,
@@ -251,15 +264,57 @@ def import_masks(
     return report
 
 
-def _keep_earlier_masks(dataset: "fo.Dataset", sample_ids: Sequence[str]) -> None:
-    """Copy the engine's masks to a field of their own; masks of an earlier import are not worth keeping."""
+def keep_earlier_masks(dataset: "fo.Dataset", sample_ids: Sequence[str]) -> str | None:
+    """Copy the masks in use, which are about to be replaced, to a field of their own, with what made them and when
+    they were replaced.
+
+    Args:
+        dataset: A web dataset.
+        sample_ids: The images whose masks will be replaced.
+
+    Returns:
+        The field, ``cosegmentation_before_import`` or the next of its kind; ``None`` if there was no mask.
+    """
     fo = fiftyone()
-    rows = zip(*dataset.select(sample_ids).values(["id", MASKS]), strict=True)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    view = dataset.select(list(sample_ids))
     earlier = {
-        key: fo.Segmentation(mask_path=mask.mask_path, method=mask.method, fingerprint=mask.fingerprint)
-        for key, mask in rows
-        if mask is not None and mask.method != IMPORTED
+        key: fo.Segmentation(
+            mask_path=mask.mask_path, method=mask.method, fingerprint=mask.fingerprint, replaced_at=now
+        )
+        for key, mask in zip(*view.values(["id", MASKS]), strict=True)
+        if mask is not None
     }
-    if earlier:
-        declare_masks(fo, dataset, BEFORE_IMPORT)
-        dataset.set_values(BEFORE_IMPORT, earlier, key_field="id")
+    if not earlier:
+        return None
+    field = next(name for name in _numbered(BEFORE_IMPORT) if not dataset.has_sample_field(name))
+    ledger = mask_ledger(view, MASKS)
+    declare_masks(fo, dataset, field)
+    dataset.add_sample_field(f"{field}.replaced_at", fo.StringField)
+    dataset.set_values(field, earlier, key_field="id")
+    set_ledger(dataset, field, ledger)
+    return field
+
+
+def add_imported_ledger(dataset: "fo.Dataset", ledger: Ledger, replaced: Sequence[str]) -> None:
+    """Note what masks from elsewhere were made from, beside that of imported masks that stay.
+
+    Args:
+        dataset: A web dataset.
+        ledger: Of the new masks.
+        replaced: Sample ids of the images that get them.
+    """
+    others = dataset.exclude(list(replaced)).match({f"{MASKS}.method": IMPORTED})
+    if len(others):
+        ledger = mask_ledger(others, MASKS).merged_with(ledger)
+    set_ledger(dataset, MASKS, ledger, origin=IMPORTED)
+
+
+def _new_folder(folder: Path) -> Path:
+    """Where the masks of one import go, so that those of an earlier one stay."""
+    return next(folder / name for name in _numbered(IMPORTED) if not (folder / name).exists())
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    yield from (f"{name}_{number}" for number in count(2))

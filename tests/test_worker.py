@@ -1,0 +1,71 @@
+"""The background worker beside the App: what it runs, what it says, and when it ends."""
+
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from builders import make_web
+
+from wss_data.store.worker import background_worker, failure_told
+
+pytestmark = pytest.mark.usefixtures("database")
+
+
+def queued(dataset, operator: str, **params):
+    """The id of an operator that the App was told to run in the background."""
+    from fiftyone.operators.delegated import DelegatedOperationService
+    from fiftyone.operators.executor import ExecutionContext
+
+    request = {"dataset_name": dataset.name, "dataset_id": str(dataset._doc.id), "params": params}
+    context = ExecutionContext(request_params=request, operator_uri=f"@wss/judge/{operator}")
+    return DelegatedOperationService().queue_operation(
+        operator=f"@wss/judge/{operator}", label=operator, delegation_target=None, context=context
+    )
+
+
+def ended(operation):
+    """The operation when it has run."""
+    from fiftyone.operators.delegated import DelegatedOperationService
+
+    deadline = time.monotonic() + 60
+    while (now := DelegatedOperationService().get(operation.id)).run_state not in ("completed", "failed"):
+        assert time.monotonic() < deadline, now.run_state
+        time.sleep(0.2)
+    return now
+
+
+def test_an_operator_sent_to_the_background_is_run_beside_the_app(database):
+    web = make_web("worker-web")
+    assert web.match_tags("kept").count() == 2
+    operation = queued(web, "change_filter", min_foreground=0.05, max_foreground=0.95)
+    with background_worker():
+        assert ended(operation).run_state == "completed"
+    web.reload()
+    assert web.match_tags("kept").count() == 4
+
+
+def test_of_an_error_of_ours_the_app_shows_the_sentence_without_the_traceback():
+    ours = "Traceback (most recent call last):\n  File ...\nwss_data.errors.StoreError: there is no dataset 'x'."
+    assert failure_told(ours) == "there is no dataset 'x'."
+    other = "Traceback (most recent call last):\nValueError: wrong"
+    assert failure_told(other) == other
+    assert failure_told("") == ""
+
+
+HOLDS = (
+    "import time; from wss_data.store.worker import background_worker\n"
+    "with background_worker() as worker:\n    print(worker.pid, flush=True); time.sleep(600)"
+)
+
+
+def test_the_worker_ends_with_the_view_even_when_that_is_killed(database):
+    view = subprocess.Popen([sys.executable, "-c", HOLDS], stdout=subprocess.PIPE, text=True)
+    worker = psutil.Process(int(view.stdout.readline()))
+    time.sleep(1)
+    assert worker.is_running()
+    view.kill()
+    view.communicate()
+    worker.wait(30)
+    assert not psutil.pid_exists(worker.pid)

@@ -1,0 +1,232 @@
+"""Several masks of one image: each in a field of its own, to be compared, adopted, and kept as history."""
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wss_data.errors import ImageError, StoreError
+from wss_data.images import read_image
+from wss_data.masks import foreground_ratio, read_mask
+from wss_data.quality import mask_quality
+from wss_data.store.appearance import declare_masks
+from wss_data.store.connection import fiftyone
+from wss_data.store.info import BEFORE_IMPORT, IMPORTED, MASKS, class_names, definition, mask_ledger, web_info
+from wss_data.store.web import MaskValues, add_imported_ledger, apply_filter, keep_earlier_masks, set_masks
+
+if TYPE_CHECKING:
+    import fiftyone as fo
+
+
+@dataclass(frozen=True)
+class ClassAgreement:
+    """How far two mask fields agree on one class.
+
+    Args:
+        class_name: The class.
+        images: Images that have both masks.
+        mean_iou: Mean of their intersection over union, in [0, 1]; ``None`` without an image.
+        differing: Images whose intersection over union is below one half.
+    """
+
+    class_name: str
+    images: int
+    mean_iou: float | None
+    differing: int
+
+
+@dataclass(frozen=True)
+class MaskComparison:
+    """What ``compare_masks`` found; prints as a table.
+
+    Args:
+        first: One mask field.
+        second: The other.
+        number: Sample field that holds the intersection over union of each image.
+        classes: Agreement, class by class.
+    """
+
+    first: str
+    second: str
+    number: str
+    classes: tuple[ClassAgreement, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{'class':<16} {'images':>7} {'mean IoU':>9} {'below 0.5':>10}"]
+        for row in self.classes:
+            mean = "-" if row.mean_iou is None else f"{row.mean_iou:.3f}"
+            lines.append(f"{row.class_name:<16} {row.images:>7,} {mean:>9} {row.differing:>10,}")
+        return "\n".join([*lines, f"{self.first} against {self.second}; per image in the field '{self.number}'."])
+
+
+def foreground_iou(first: np.ndarray, second: np.ndarray, ignore_index: int) -> float:
+    """Intersection over union of the foreground of two label masks, in [0, 1]; 1 where neither has any.
+
+    Args:
+        first: Label mask. Shape (H, W), uint8.
+        second: Another of the same shape.
+        ignore_index: Pixels with this value in either mask count in neither.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    if first.shape != second.shape:
+        raise ValueError(f"masks must have one shape, found {first.shape} and {second.shape}")
+    counted = (first != ignore_index) & (second != ignore_index)
+    a, b = (first != 0) & counted, (second != 0) & counted
+    union = int(np.count_nonzero(a | b))
+    return float(np.count_nonzero(a & b)) / union if union else 1.0
+
+
+def mask_fields(dataset: "fo.Dataset | fo.DatasetView") -> list[str]:
+    """Names of the fields that hold masks."""
+    return list(dataset.get_field_schema(embedded_doc_type=fiftyone().Segmentation))
+
+
+def other_mask_fields(dataset: "fo.Dataset") -> list[str]:
+    """Names of the mask fields beside the one in use.
+
+    Raises:
+        StoreError: If there is none, or it is no web dataset.
+    """
+    web_info(dataset, "given other masks")
+    if found := [field for field in mask_fields(dataset) if field != MASKS]:
+        return found
+    raise StoreError(
+        f"dataset '{dataset.name}' has no mask field beside '{MASKS}'. Make one with "
+        f"`wss-data cosegment {dataset.name} --field {MASKS}_2`, or import masks."
+    )
+
+
+def check_new_field(field: str) -> None:
+    """Refuse a name that a second mask field cannot have.
+
+    Raises:
+        StoreError: If it does not begin with ``cosegmentation_``, or is one that holds history.
+    """
+    if not re.fullmatch(rf"{MASKS}_[a-z0-9_]+", field) or field.startswith(BEFORE_IMPORT):
+        raise StoreError(
+            f"a second mask field cannot be called '{field}': it is '{MASKS}_' and small letters, digits or "
+            f"underscores, but not '{BEFORE_IMPORT}', which holds earlier masks. For example: {MASKS}_2."
+        )
+
+
+def declare_mask_field(dataset: "fo.Dataset", field: str) -> None:
+    """Make a second mask field, shown in the App; does nothing where it is there.
+
+    Raises:
+        StoreError: If it cannot have that name.
+    """
+    check_new_field(field)
+    declare_masks(fiftyone(), dataset, field)
+
+
+def compare_masks(dataset: "fo.Dataset", second: str, first: str = MASKS) -> MaskComparison:
+    """Store how far two masks of each image agree, as a number to sort by.
+
+    Args:
+        dataset: A web dataset.
+        second: A mask field.
+        first: Another.
+
+    Raises:
+        StoreError: If it is no web dataset, a field is missing, or two masks differ in size.
+        MaskError: If a mask cannot be read.
+    """
+    web_info(dataset, "compared in their masks")
+    _check_fields(dataset, (first, second))
+    void = definition(dataset).ignore_index
+    fields = ["id", "label.label", f"{first}.mask_path", f"{second}.mask_path"]
+    found: dict[str, float | None] = {}
+    by_class: dict[str, list[float]] = {name: [] for name in class_names(dataset)}
+    for key, class_name, one, other in zip(*dataset.values(fields), strict=True):
+        found[key] = None
+        if one and other:
+            try:
+                found[key] = iou = foreground_iou(read_mask(one), read_mask(other), void)
+            except ValueError as error:
+                raise StoreError(f"{one} and {other} cannot be compared: {error}. Make one of them again.") from error
+            by_class[class_name].append(iou)
+    number = f"iou_{first}_{second}"
+    if not dataset.has_sample_field(number):
+        dataset.add_sample_field(number, fiftyone().FloatField)
+    dataset.set_values(number, found, key_field="id")
+    rows = tuple(
+        ClassAgreement(name, len(ious), float(np.mean(ious)) if ious else None, sum(iou < 0.5 for iou in ious))
+        for name, ious in by_class.items()
+    )
+    return MaskComparison(first, second, number, rows)
+
+
+def disagreement_view(dataset: "fo.Dataset", comparison: MaskComparison) -> "fo.DatasetView":
+    """The images that have both masks, those that agree least first."""
+    return dataset.exists(comparison.number).sort_by(comparison.number)
+
+
+def adopt_masks(
+    dataset: "fo.Dataset",
+    field: str,
+    classes: Collection[str] | None = None,
+    sample_ids: Sequence[str] | None = None,
+) -> int:
+    """Make the masks of a field those that the filter and training use; the earlier ones stay as history.
+
+    Adopted masks count as imported: a later build leaves them alone. Their ledger comes with them.
+
+    Args:
+        dataset: A web dataset.
+        field: Field of the masks to adopt.
+        classes: The classes to do; ``None`` for all.
+        sample_ids: The images to do; ``None`` for all.
+
+    Returns:
+        Number of masks adopted.
+
+    Raises:
+        StoreError: If it is no web dataset, the field is missing or holds no mask for these images.
+        MaskError: If a mask cannot be read; nothing was adopted then.
+    """
+    web_info(dataset, "given other masks")
+    _check_fields(dataset, (field,))
+    if field == MASKS:
+        raise StoreError(f"'{MASKS}' holds the masks in use already; name the field that shall take their place.")
+    view = dataset.exists(f"{field}.mask_path")
+    if sample_ids is not None:
+        view = view.select(list(sample_ids))
+    void = definition(dataset).ignore_index
+    values = []
+    rows = zip(*view.values(["id", "label.label", "filepath", f"{field}.mask_path"]), strict=True)
+    for key, class_name, path, mask_path in rows:
+        if classes is None or class_name in classes:
+            values.append(_adopted(key, path, mask_path, void))
+    if not values:
+        raise StoreError(f"dataset '{dataset.name}': no image that was asked for has a mask in '{field}'.")
+    taken = [value.sample_id for value in values]
+    ledger = mask_ledger(dataset.select(taken), field)
+    keep_earlier_masks(dataset, taken)
+    add_imported_ledger(dataset, ledger, taken)
+    set_masks(dataset, MASKS, values)
+    apply_filter(dataset)
+    return len(values)
+
+
+def _adopted(sample_id: str, path: str, mask_path: str, void: int) -> MaskValues:
+    label = read_mask(mask_path)
+    uncertain = label == void
+    inside = (label != 0) & ~uncertain
+    try:
+        quality = mask_quality(read_image(path), inside, uncertain)
+    except (ImageError, ValueError):
+        quality = None  # the image was removed or replaced by hand; the mask itself is good
+    return MaskValues(sample_id, mask_path, None, foreground_ratio(inside, uncertain), quality, IMPORTED, None)
+
+
+def _check_fields(dataset: "fo.Dataset", fields: Sequence[str]) -> None:
+    there = mask_fields(dataset)
+    for field in fields:
+        if field not in there:
+            raise StoreError(
+                f"dataset '{dataset.name}' has no masks in a field '{field}'. Fields with masks: {', '.join(there)}."
+            )
