@@ -14,6 +14,7 @@ from pathlib import Path
 
 from wss_data.arguments import add_cluster, add_dataset, add_engine, add_filter, add_workers, positive
 from wss_data.database import loss_told
+from wss_data.embed_command import add_embed_command
 from wss_data.errors import WssError
 from wss_data.mask_commands import add_mask_fields, compare_or_adopt
 from wss_data.share_commands import add_share_commands
@@ -317,6 +318,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
 
     add_verdict_command(commands)
+    add_embed_command(commands)
     add_share_commands(commands)
 
     add = add_command(

@@ -382,7 +382,8 @@ def _cosegment_group(
     results = engine.segment_group(images, wanted, workers=workers)
     bar = tqdm(results, total=len(wanted), desc=f"co-segment {class_name}", unit="image", disable=not progress)
     index = spec.class_index(class_name)
-    made, batch = 0, list[store.MaskValues]()
+    made, batch, descriptors = 0, list[store.MaskValues](), dict[str, np.ndarray]()
+    network = "; ".join(entry.what for entry in engine.ledger.entries)
     try:
         for position, segmented in bar:
             member, image = members[position], images[position]
@@ -393,15 +394,19 @@ def _cosegment_group(
             # A grey image stood for a lost one: good masks, but the next build makes those of the group without it.
             group = None if images.unreadable else fingerprint
             batch.append(_mask_values(member, path, image, segmented, engine.name, group))
+            if segmented.descriptor is not None:
+                descriptors[member.sample_id] = segmented.descriptor
             made += 1
             if watch is not None:
                 watch(class_name, made, len(wanted))
             if len(batch) == BATCH:
                 store.set_masks(dataset, field, batch)
-                batch = []
+                store.set_descriptors(dataset, descriptors, network)
+                batch, descriptors = [], {}
     finally:
         # An interruption or a full disk does not undo what was made.
         store.set_masks(dataset, field, batch)
+        store.set_descriptors(dataset, descriptors, network)
     _tag_unreadable(dataset, class_name, [members[position].sample_id for position in images.unreadable])
     if lost := len(wanted) - made - len(images.unreadable.keys() & set(wanted)):
         LOGGER.warning("%s: the engine gave no mask for %d images.", class_name, lost)

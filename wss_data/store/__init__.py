@@ -13,6 +13,7 @@ appearance   the fields, mask names, colours and saved views that a new one is g
 info         what belongs to us beside the samples: definition, ledgers, filter
 web          images and masks of a web dataset; filter; masks made elsewhere
 mask_fields  several masks of an image: compared, adopted, kept as history
+descriptors  what images show, as vectors: a map, search, odd ones
 ranking      how suspicious each mask is
 verdicts     a person's verdicts, and the choice of images to train on
 screening    repeats, ambiguous images, placeholders, leaks into an evaluation split
@@ -34,6 +35,7 @@ from wss_data.store.datasets import (
     open_dataset,
     target_name,
 )
+from wss_data.store.descriptors import Embedded, embed, set_descriptors
 from wss_data.store.info import (
     BEFORE_IMPORT,
     GROUND_TRUTH,
@@ -84,6 +86,7 @@ __all__ = [
     "IMPORTED",
     "MASKS",
     "DatasetRow",
+    "Embedded",
     "Kind",
     "LeakReport",
     "MaskValues",
@@ -101,6 +104,7 @@ __all__ = [
     "declare_mask_field",
     "definition",
     "drops",
+    "embed",
     "example_table",
     "export_dataset",
     "filters_to_apply",
@@ -120,6 +124,7 @@ __all__ = [
     "restore_verdicts",
     "screen",
     "screened",
+    "set_descriptors",
     "set_drops",
     "set_ledger",
     "set_masks",

@@ -102,7 +102,7 @@ def _side_bar(fiftyone: Any, dataset: "fo.Dataset", kind: Kind) -> list[Any]:
     parts = {
         "tags": [],
         "labels": [label_field(kind), *masks],
-        "judge": ["foreground_ratio", "confidence", "verdict", "verdict_reason", "verdict_at"],
+        "judge": ["foreground_ratio", "confidence", "oddness", "verdict", "verdict_reason", "verdict_at"],
         "quality": [path for path in schema if path.startswith("quality.")],
         "provenance": [path for path in schema if path.startswith("provenance.")],
     }
@@ -137,8 +137,10 @@ def _declare_fields(fiftyone: Any, dataset: "fo.Dataset", kind: Kind) -> None:
     for name in ("verdict", "verdict_reason", "duplicate_of"):
         dataset.add_sample_field(name, fiftyone.StringField)
     dataset.add_sample_field("verdict_at", fiftyone.DateTimeField)
-    for name in ("foreground_ratio", "confidence"):
+    for name in ("foreground_ratio", "confidence", "oddness"):
         dataset.add_sample_field(name, fiftyone.FloatField)
+    dataset.add_sample_field("descriptor", fiftyone.VectorField)
+    dataset.add_sample_field("descriptor_network", fiftyone.StringField)
     dataset.add_sample_field("quality", embedded, embedded_doc_type=fiftyone.DynamicEmbeddedDocument)
     dataset.add_sample_field(SCORE, fiftyone.FloatField)
     for measure in fields(MaskQuality):
