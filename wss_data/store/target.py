@@ -215,7 +215,7 @@ def set_target_masks(
     Raises:
         StoreError: If the field is the ground truth or the web's own masks, or an id is not in the dataset.
     """
-    if field in (GROUND_TRUTH, MASKS, BEFORE_IMPORT):
+    if field in (GROUND_TRUTH, MASKS) or field.startswith(BEFORE_IMPORT):
         raise StoreError(
             f"field '{field}' of dataset '{dataset.name}' is not for masks that a model made; "
             "use pseudo_mask or prediction."
