@@ -94,6 +94,21 @@ def test_one_mask_edited_in_an_export_comes_back_and_the_others_are_as_they_were
     assert compare_masks(dataset, BEFORE).classes[0].mean_iou == pytest.approx((1 + 0.75 + 1) / 3, abs=0.01)
 
 
+def test_a_mask_of_an_export_that_was_drawn_over_comes_back_and_the_ledger_says_that_a_person_drew_it(tmp_path):
+    dataset = make_web("history-export")
+    before = shares(dataset, "cosegmentation")
+    store.export_dataset(dataset, tmp_path / "out", "folders")
+    (mask_2,) = (tmp_path / "out" / "masks" / "cat").iterdir()
+    write_mask(np.where(foreground(0.6), np.uint8(255), np.uint8(0)), mask_2)
+
+    report = store.import_masks(dataset, tmp_path / "out" / "masks", skip_bad=True, supervision="masks")
+
+    assert report.bad, "the dropped images have no mask there"
+    assert shares(dataset, "cosegmentation") == {**before, "2": 0.6}
+    assert shares(dataset, BEFORE)["2"] == before["2"]
+    assert not store.example_table(dataset, "cosegmentation").ledger.strictly_image_level
+
+
 def test_comparing_stores_a_number_and_puts_what_differs_most_first(tmp_path):
     dataset = make_web("compare")
     store.import_masks(dataset, write_masks(tmp_path, 0.5))

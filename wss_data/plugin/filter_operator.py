@@ -30,22 +30,15 @@ class ChangeFilter(foo.Operator):
         form = types.Object()
         with refusing(form):
             now = store.apply_filter(ctx.dataset, dry_run=True)
-            form.float(
-                "min_foreground",
-                label="Smallest foreground share",
-                description="0 to 1; the paper has 0.2",
-                default=now.filters.min_foreground,
-                required=True,
-                view=types.FieldView(space=6),
-            )
-            form.float(
-                "max_foreground",
-                label="Largest foreground share",
-                description="0 to 1; the paper has 0.8",
-                default=now.filters.max_foreground,
-                required=True,
-                view=types.FieldView(space=6),
-            )
+            for name, label, paper in (("min", "Smallest", 0.2), ("max", "Largest", 0.8)):
+                form.float(
+                    f"{name}_foreground",
+                    label=f"{label} foreground share",
+                    description=f"0 to 1; the paper has {paper}",
+                    default=getattr(now.filters, f"{name}_foreground"),
+                    required=True,
+                    view=types.FieldView(space=6),
+                )
             then = store.apply_filter(ctx.dataset, _wanted(ctx, now.filters), dry_run=True)
             table = types.TableView(label="Images kept")
             for key, label in (("class", "class"), ("images", "images"), ("now", "kept now"), ("then", "kept then")):
