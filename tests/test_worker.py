@@ -36,14 +36,19 @@ def ended(operation):
     return now
 
 
-def test_an_operator_sent_to_the_background_is_run_beside_the_app(database):
+def test_operators_sent_to_the_background_are_run_beside_the_app_and_tell_their_progress(database):
     web = make_web("worker-web")
     assert web.match_tags("kept").count() == 2
-    operation = queued(web, "change_filter", min_foreground=0.05, max_foreground=0.95)
+    quick = queued(web, "change_filter", min_foreground=0.05, max_foreground=0.95)
+    options = "long_side: 256\nteach_folds: 0"
+    long = queued(web, "cosegment_again", class_name="cat", method="common", options=options, field="cosegmentation_2")
     with background_worker():
-        assert ended(operation).run_state == "completed"
+        assert ended(quick).run_state == "completed"
+        done = ended(long)
+    assert done.status.label == "cat: 3 of 3 masks", done.result.error
     web.reload()
     assert web.match_tags("kept").count() == 4
+    assert web.values("cosegmentation_2.method").count("common") == 3
 
 
 def test_of_an_error_of_ours_the_app_shows_the_sentence_without_the_traceback():
