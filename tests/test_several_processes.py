@@ -16,7 +16,7 @@ from builders import make_web, mask_values, record
 
 from wss_data import database as database_module
 from wss_data import database_watcher, store
-from wss_data.spec import DatasetSpec, read_spec
+from wss_data.spec import DatasetSpec, FilterSpec, read_spec
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -248,3 +248,18 @@ def test_two_builds_at_once_whose_database_is_killed_tell_it_and_end_alike_when_
     one, two = (json.loads(run_code(code, environment, name)) for name in names)
     assert len(one) == 16
     assert one == two
+
+
+ELSEWHERE = (
+    "import sys; from wss_data import store; dataset = store.open_dataset(sys.argv[1]);"
+    "store.set_drops(dataset, {'cat': {'gone': 3}})"
+)
+
+
+def test_what_another_process_noted_of_a_dataset_stays_when_this_one_notes_something_else(database):
+    web = make_web("noted-twice")
+    subprocess.run([sys.executable, "-c", ELSEWHERE, web.name], check=True, timeout=120)
+    store.apply_filter(web, FilterSpec(0.05, 0.95))
+    web.reload()
+    assert store.drops(web) == {"cat": {"gone": 3}}
+    assert store.applied_filters(web) == FilterSpec(0.05, 0.95)

@@ -82,7 +82,8 @@ def name_of(examples: "fo.Dataset | fo.DatasetView") -> str:
 
 
 def update(dataset: "fo.Dataset", **parts: Any) -> None:
-    """Replace parts of ``info["wss"]`` and store it."""
+    """Replace parts of ``info["wss"]`` and store it; other parts are as the database has them, whoever changed them."""
+    dataset.reload()
     dataset.info[TAG] = {**info_of(dataset), **parts}
     dataset.save()
 

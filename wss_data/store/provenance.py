@@ -104,13 +104,6 @@ def derived_files(dataset: "fo.Dataset", sample_ids: Sequence[str]) -> list[Path
     return sorted({Path(path) for column in paths for path in column if path})
 
 
-def set_verdicts(dataset: "fo.Dataset", verdicts: dict[str, str]) -> None:
-    """Store a person's verdicts: sample id -> ``keep`` or ``drop``; those of other images stay."""
-    if verdicts:
-        mark_filter_stale(dataset)
-        dataset.set_values("verdict", verdicts, key_field="id")
-
-
 def remove_samples(dataset: "fo.Dataset", sample_ids: Collection[str]) -> int:
     """Take images out of a web dataset; their files are left alone. Returns how many were there.
 
