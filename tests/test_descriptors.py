@@ -6,6 +6,7 @@ from builders import make_web
 
 from wss_data import store
 from wss_data.cli import main
+from wss_data.cosegmentation.common import CommonEngine
 from wss_data.descriptors import network_name, oddness
 from wss_data.errors import StoreError
 from wss_data.store.descriptors import DESCRIPTOR, MAP, NETWORK, ODD_VIEW, ODDNESS, SIMILAR
@@ -64,6 +65,9 @@ def test_the_app_gets_a_map_and_a_search_from_stored_descriptors_without_a_netwo
     first = dataset.match({"sha256": "1" * 64}).first()
     alike = dataset.sort_by_similarity(first.id, k=2, brain_key=SIMILAR).values("sha256")
     assert [sha[0] for sha in alike] == ["1", "2"]
+    index = dataset.load_brain_results(SIMILAR)
+    index.find_duplicates(thresh=0.01)
+    assert len(index.duplicate_ids) == 1, "images 1 and 2 lie 5 degrees apart: 0.004"
 
 
 def test_odd_images_come_first_in_a_view_and_one_that_is_alone_has_no_number(database):
@@ -91,6 +95,26 @@ def test_an_image_whose_file_is_gone_is_left_out_of_the_map(database, tmp_path):
     sample["filepath"] = str(tmp_path / "gone.jpg")
     sample.save()
     assert store.embed(dataset, workers=1, progress=False).images == 3
+
+
+def test_an_image_that_cannot_be_read_is_not_compared_by_what_another_network_saw_of_it(database, tmp_path):
+    dataset = described("embed-mixed")
+    dataset.match({"sha256": "4" * 64}).set_values("filepath", [str(tmp_path / "gone.jpg")])
+    dataset.match({"sha256": "1" * 64}).set_values(NETWORK, [None])  # a new image: all are described anew
+    told = store.embed(dataset, workers=1, progress=False)
+    assert (told.images, told.described) == (3, 3)
+    assert dataset.match({"sha256": "4" * 64}).values(ODDNESS) == [None]
+
+
+def test_without_a_readable_image_there_is_a_sentence_and_no_map(database, tmp_path):
+    dataset = make_web("embed-lost")
+    dataset.set_values("filepath", [str(tmp_path / f"{i}.jpg") for i in range(4)])
+    with pytest.raises(StoreError, match="0 of 4 images can be read"):
+        store.embed(dataset, workers=1, progress=False)
+
+
+def test_the_engine_and_a_later_look_name_the_same_network():
+    assert [entry.what for entry in CommonEngine().ledger.entries] == [network_name()]
 
 
 def test_what_cannot_be_embedded_is_refused(database):

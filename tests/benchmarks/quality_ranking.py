@@ -3,9 +3,9 @@
     python tests/benchmarks/quality_ranking.py FOLDER [--workers 2]
 
 FOLDER holds ``images/<class>/`` and ``masks/<class>/<stem>.png`` (0 and 255). Each class is co-segmented as a group by
-the engine ``common``; the masks are looked at for the table only. *Worst fifth*: mean J of the other images less that
-of the fifth with the lowest value. *Best half*: mean J of the better half less that of all, which is what a half taken
-at random has. The last line sorts by J itself: nothing can do better.
+the engine ``common``; the masks are looked at for the table, and the score was chosen on two such tables. *Worst
+fifth*: mean J of the other images less that of the fifth with the lowest value. *Best half*: mean J of the better half
+less that of all, which is what a half taken at random has. The last line sorts by J itself: nothing can do better.
 """
 
 import argparse

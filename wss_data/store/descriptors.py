@@ -1,5 +1,6 @@
 """Descriptors in the database, and what the App makes of them: a map, search by example, images that are odd."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -28,6 +29,9 @@ MapMethod = Literal["tsne", "pca"]
 
 MOST_FOR_TSNE = 10_000
 """Images up to which t-SNE draws the map by itself; it takes minutes beyond."""
+
+FEWEST = 3
+"""Images that a map needs."""
 
 _BATCH = 256
 
@@ -88,13 +92,19 @@ def embed(
     web_info(dataset, "embedded")
     if method not in ("tsne", "pca", None):
         raise StoreError(f"the map can be drawn by tsne or pca, not by {method!r}.")
-    if len(dataset) < 3:
-        raise StoreError(f"dataset '{dataset.name}' has {len(dataset)} images; a map wants at least 3.")
+    if len(dataset) < FEWEST:
+        raise StoreError(f"dataset '{dataset.name}' has {len(dataset)} images; a map wants at least {FEWEST}.")
     with only_one(dataset_folder(dataset.name) / "lock") as free:
         if not free:
             raise StoreError(f"dataset '{dataset.name}' is being built by another process. Wait for it to end.")
         described = _describe_rest(dataset, workers, progress)
-        view = dataset.exists(DESCRIPTOR)
+        _forget_other_networks(dataset)
+        view = dataset.exists(DESCRIPTOR) if _networks(dataset) else dataset.limit(0)
+        if len(view) < FEWEST:
+            raise StoreError(
+                f"dataset '{dataset.name}': {len(view)} of {len(dataset)} images can be read and described; "
+                f"a map wants at least {FEWEST}."
+            )
         keys, classes, vectors = view.values(["id", "label.label", DESCRIPTOR])
         matrix = np.stack(vectors).astype(np.float32)
         _store_oddness(dataset, keys, np.array(classes), matrix)
@@ -128,6 +138,15 @@ def _describe_rest(dataset: "fo.Dataset", workers: int | None, progress: bool) -
     finally:
         set_descriptors(dataset, found, ours)  # an interrupted run goes on from there
     return done
+
+
+def _forget_other_networks(dataset: "fo.Dataset") -> None:
+    """An image that cannot be read keeps what another network saw of it, which no search may compare."""
+    counts = Counter(dataset.exists(NETWORK).values(NETWORK)) if _networks(dataset) else Counter()
+    for other, _ in counts.most_common()[1:]:
+        nothing = dict.fromkeys(dataset.match({NETWORK: other}).values("id"))
+        for field in (DESCRIPTOR, NETWORK):
+            dataset.set_values(field, nothing, key_field="id")
 
 
 def _networks(dataset: "fo.Dataset") -> list[str]:
