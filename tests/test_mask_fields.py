@@ -120,6 +120,16 @@ def test_comparing_stores_a_number_and_puts_what_differs_most_first(tmp_path):
     assert "cat                    3     0.452          1" in str(found)
 
 
+def test_one_class_can_be_compared_by_itself(tmp_path):
+    dataset = make_web("compare-class")
+    store.import_masks(dataset, write_masks(tmp_path, 0.5))
+    found = compare_masks(dataset, BEFORE, classes=["cow"])
+    assert [(row.class_name, row.images) for row in found.classes] == [("cow", 1)]
+    assert [sha[0] for sha in disagreement_view(dataset, found).values("sha256")] == ["4"]
+    assert main(["cosegment", "compare-class", "--compare", BEFORE, "--class", "dog"]) == 2
+    assert main(["cosegment", "compare-class", "--adopt", BEFORE, "--class", "dog"]) == 2
+
+
 def test_adopted_masks_are_used_filtered_and_can_be_given_back(tmp_path):
     dataset = make_web("adopt")
     store.import_masks(dataset, write_masks(tmp_path, 0.5), supervision="masks")

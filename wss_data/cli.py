@@ -184,7 +184,7 @@ def make_parser() -> argparse.ArgumentParser:
         dest="classes",
         metavar="CLASS",
         action="append",
-        help="co-segment this class only; repeat it for more (default: all)",
+        help="do this class only; repeat it for more (default: all)",
     )
     add_mask_fields(add)
     add_cluster(add)

@@ -30,7 +30,7 @@ def compare_or_adopt(options: argparse.Namespace, dataset: "Dataset") -> int:
     from wss_data.store import adopt_masks, compare_masks
 
     if options.compare:
-        print(compare_masks(dataset, options.compare))
+        print(compare_masks(dataset, options.compare, classes=options.classes))
         return 0
     count = adopt_masks(dataset, options.adopt, options.classes)
     print(f"{count:,} masks of '{options.adopt}' are used from now on.")

@@ -20,7 +20,7 @@ from wss_data.cosegmentation.base import (
     make_engine,
 )
 from wss_data.database import loss_told
-from wss_data.errors import ImageError, SourceError, SpecError, StoreError
+from wss_data.errors import ImageError, SourceError, StoreError
 from wss_data.files import only_one, remove_unfinished
 from wss_data.filters import DROPPED, KEPT, UNREADABLE
 from wss_data.home import dataset_folder
@@ -308,10 +308,7 @@ def cosegment_again(
     if store.kind_of(dataset) != "web":
         raise StoreError(f"dataset '{dataset.name}' is a target dataset; only web datasets can be co-segmented.")
     spec = store.definition(dataset)
-    if unknown := sorted(set(classes or ()) - set(spec.class_names)):
-        raise SpecError(
-            f"dataset '{dataset.name}' has no class '{unknown[0]}'. Its classes: {', '.join(spec.class_names)}."
-        )
+    spec.check_classes(classes)
     wanted = spec.cosegmentation
     if method is not None and method != wanted.method:
         wanted = CosegmentationSpec(method)

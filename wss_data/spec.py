@@ -1,7 +1,7 @@
 """Read and check a dataset definition, the YAML files of ``datasets/``."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -168,6 +168,15 @@ class DatasetSpec:
                 f"definition '{self.name}' has no class '{name}'. Its classes: {', '.join(self.class_names)}."
             )
         return self.class_names.index(name) + 1
+
+    def check_classes(self, names: Collection[str] | None) -> None:
+        """Refuse names that are no classes; ``None`` stands for all.
+
+        Raises:
+            SpecError: If there is no such class.
+        """
+        for name in names or ():
+            self.class_index(name)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``from_dict`` reads them."""

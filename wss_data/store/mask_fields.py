@@ -123,29 +123,36 @@ def declare_mask_field(dataset: "fo.Dataset", field: str) -> None:
     declare_masks(fiftyone(), dataset, field)
 
 
-def compare_masks(dataset: "fo.Dataset", second: str, first: str = MASKS) -> MaskComparison:
+def compare_masks(
+    dataset: "fo.Dataset", second: str, first: str = MASKS, classes: Collection[str] | None = None
+) -> MaskComparison:
     """Store how far two masks of each image agree, as a number to sort by.
 
     Args:
         dataset: A web dataset.
         second: A mask field.
         first: Another.
+        classes: The classes to do; ``None`` for all. Numbers of the others stay.
 
     Raises:
+        SpecError: If the dataset has no such class.
         StoreError: If it is no web dataset, a field is missing, or two masks differ in size.
         MaskError: If a mask cannot be read.
     """
     web_info(dataset, "compared in their masks")
     _check_fields(dataset, (first, second))
-    void = definition(dataset).ignore_index
+    spec = definition(dataset)
+    spec.check_classes(classes)
     fields = ["id", "label.label", f"{first}.mask_path", f"{second}.mask_path"]
     found: dict[str, float | None] = {}
-    by_class: dict[str, list[float]] = {name: [] for name in class_names(dataset)}
+    by_class: dict[str, list[float]] = {name: [] for name in class_names(dataset) if classes is None or name in classes}
     for key, class_name, one, other in zip(*dataset.values(fields), strict=True):
+        if class_name not in by_class:
+            continue
         found[key] = None
         if one and other:
             try:
-                found[key] = iou = foreground_iou(read_mask(one), read_mask(other), void)
+                found[key] = iou = foreground_iou(read_mask(one), read_mask(other), spec.ignore_index)
             except ValueError as error:
                 raise StoreError(f"{one} and {other} cannot be compared: {error}. Make one of them again.") from error
             by_class[class_name].append(iou)
@@ -185,6 +192,7 @@ def adopt_masks(
         Number of masks adopted.
 
     Raises:
+        SpecError: If the dataset has no such class.
         StoreError: If it is no web dataset, the field is missing or holds no mask for these images.
         MaskError: If a mask cannot be read; nothing was adopted then.
     """
@@ -195,12 +203,13 @@ def adopt_masks(
     view = dataset.exists(f"{field}.mask_path")
     if sample_ids is not None:
         view = view.select(list(sample_ids))
-    void = definition(dataset).ignore_index
+    spec = definition(dataset)
+    spec.check_classes(classes)
     values = []
     rows = zip(*view.values(["id", "label.label", "filepath", f"{field}.mask_path"]), strict=True)
     for key, class_name, path, mask_path in rows:
         if classes is None or class_name in classes:
-            values.append(_adopted(key, path, mask_path, void))
+            values.append(_adopted(key, path, mask_path, spec.ignore_index))
     if not values:
         raise StoreError(f"dataset '{dataset.name}': no image that was asked for has a mask in '{field}'.")
     taken = [value.sample_id for value in values]
