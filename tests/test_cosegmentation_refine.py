@@ -1,3 +1,4 @@
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -88,6 +89,19 @@ def test_learning_is_the_same_whatever_torch_did_before_and_with_any_number_of_t
 
     assert np.array_equal(first.hidden_weights, second.hidden_weights) and first.bias == second.bias
     assert not np.array_equal(first.weights, learn_cells(flat, wanted, replace(SETTINGS, seed=1)).weights)
+
+
+def test_cells_that_a_worker_may_not_write_to_are_learned_from_without_a_warning():
+    cells, targets = lesson()
+    flat = np.concatenate(cells).reshape(-1, 4)
+    flat.flags.writeable = False
+    torch.set_warn_always(True)  # torch tells of this once a process otherwise
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            learn_cells(flat, np.concatenate(targets).ravel(), SETTINGS)
+    finally:
+        torch.set_warn_always(False)
 
 
 def test_no_image_is_asked_of_a_network_that_learned_from_it():

@@ -12,6 +12,7 @@ Source:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -132,7 +133,11 @@ def learn_cells(cells: np.ndarray, targets: np.ndarray, settings: TeachSettings)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, settings.learning_rate, total_steps=max(2, settings.epochs * batches)
         )
-        values, wanted = torch.from_numpy(cells), torch.from_numpy(targets.astype(np.float32))
+        with warnings.catch_warnings():
+            # A worker maps the cells read-only; nothing writes to them.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            values = torch.from_numpy(cells)
+        wanted = torch.from_numpy(targets.astype(np.float32))
         for _ in range(settings.epochs):
             for chosen in torch.randperm(len(cells), generator=random).tensor_split(batches):
                 inside = torch.relu(values[chosen].float() @ parameters[0] + parameters[1])
