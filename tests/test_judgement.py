@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from wss_data.cosegmentation.common import CommonEngine
-from wss_data.cosegmentation.judgement import confidence, of_length_1, overlap, pooled, prototype_distances
+from wss_data.cosegmentation.judgement import (
+    confidence,
+    of_length_1,
+    overlap,
+    pooled,
+    prototype_distances,
+    typicality,
+)
 from wss_data.images import list_images, read_image
 
 EAST, NORTH = np.array([1, 0], np.float32), np.array([0, 1], np.float32)
@@ -15,6 +22,7 @@ def test_confidence_is_overlap_times_certainty():
     assert confidence(sure, sure) == 1.0
     assert confidence(half, half) == 0.5
     assert confidence(sure, 1 - sure) == 0.0
+    assert confidence(half, half, typical=0.5) == 0.25
 
 
 def test_overlap_of_soft_masks_is_smaller_over_larger():
@@ -41,6 +49,23 @@ def test_nobody_can_say_how_typical_a_single_object_is_or_none_at_all():
     assert np.isnan(prototype_distances([EAST, EAST, 0 * EAST])).tolist() == [False, False, True]
 
 
+def test_only_an_object_less_than_half_as_typical_as_the_most_typical_loses_trust():
+    distances = np.array([0.2] * 9 + [0.4, 0.6, 0.8, 1.0, 1.3])  # alike: 0.8, then 0.6, 0.4, 0.2, 0, -0.3
+    assert typicality(distances).tolist() == pytest.approx([1.0] * 9 + [1.0, 1.0, 0.5, 0.0, 0.0])
+
+
+def test_an_object_that_nothing_is_known_of_is_trusted_and_so_is_a_group_with_nothing_in_common():
+    assert typicality(np.array([0.1, 0.1, np.nan])).tolist() == [1.0, 1.0, 1.0]
+    assert typicality(np.array([np.nan])).tolist() == [1.0]
+    assert typicality(np.array([1.0, 1.2, 1.1])).tolist() == [1.0, 1.0, 1.0]
+    assert typicality(prototype_distances([EAST, NORTH])).tolist() == [1.0, 1.0]
+
+
+def test_most_of_a_group_may_be_noise():
+    distances = np.array([0.1] * 3 + [0.95] * 17)
+    assert typicality(distances)[3:].max() < 0.15
+
+
 @pytest.mark.data
 def test_the_engine_tells_of_each_image_what_it_shows_and_how_typical_it_is(test_data):
     """Eight cheetahs and a boat: the boat is the least typical, and the farthest from all others for search."""
@@ -51,6 +76,7 @@ def test_the_engine_tells_of_each_image_what_it_shows_and_how_typical_it_is(test
     found = [segmented for _, segmented in CommonEngine(teach_folds=0).segment_group(images, workers=1)]
 
     assert max(range(9), key=lambda i: found[i].prototype_distance) == 8
+    assert min(range(9), key=lambda i: found[i].confidence) == 8
     assert all(0 <= segmented.agreement <= 1 for segmented in found)
     descriptors = np.stack([segmented.descriptor for segmented in found])
     assert descriptors.dtype == np.float16

@@ -41,7 +41,7 @@ from wss_data.cosegmentation.discriminant import (
     target_sums,
 )
 from wss_data.cosegmentation.features import DescriptorNetwork, resolve_device, resolve_precision
-from wss_data.cosegmentation.judgement import confidence, overlap, pooled, prototype_distances
+from wss_data.cosegmentation.judgement import confidence, overlap, pooled, prototype_distances, typicality
 from wss_data.cosegmentation.options import check_names, check_values, wanted_positions
 from wss_data.cosegmentation.refine import TeachSettings, teach_group
 from wss_data.cosegmentation.spool import ArraySpool
@@ -53,8 +53,8 @@ from wss_data.parallel import map_images
 
 R = TypeVar("R")
 
-VERSION = 2
-"""Raised whenever the code changes masks without a setting changing."""
+VERSION = 3
+"""Raised whenever the code changes masks or confidence without a setting changing."""
 
 BLANK = 4
 """An image whose channels vary by no more than this, of 255, is of one colour: JPEG leaves so much."""
@@ -270,6 +270,7 @@ class _Image:
     earlier: np.ndarray | None
     descriptor: np.ndarray
     prototype_distance: float | None
+    typicality: float
 
 
 def _target(image: _Image, settings: CommonSettings) -> np.ndarray:
@@ -313,7 +314,7 @@ def _segment_one(image: _Image, settings: CommonSettings) -> tuple[int, Segmente
         band = likely != mask
     return image.position, Segmented(
         mask,
-        confidence(on_cells, soft if image.earlier is None else image.earlier),
+        confidence(on_cells, soft if image.earlier is None else image.earlier, image.typicality),
         band,
         agreement=overlap(on_cells, soft),
         prototype_distance=image.prototype_distance,
@@ -402,7 +403,8 @@ class _Group:
         self.evidence: list[np.ndarray] = []
         self.second_opinions: list[np.ndarray | None] = []
         self.descriptors: list[np.ndarray] = []
-        self.distances: list[float | None] = []
+        self.distances: np.ndarray = np.empty(0)
+        self.typicality: np.ndarray = np.empty(0)
 
     def describe(self, network: DescriptorNetwork, images: Sequence[np.ndarray]) -> None:
         """Describe all images, each read once, and sum up their descriptors with the place as the target."""
@@ -433,7 +435,8 @@ class _Group:
         if self.settings.teach_folds > 1:
             self._teach(targets)
         objects = [pooled(self._layers(p)[1], soft_map(self.evidence[p])) for p in everyone]
-        self.distances = [None if np.isnan(d) else float(d) for d in prototype_distances(objects)]
+        self.distances = prototype_distances(objects)
+        self.typicality = typicality(self.distances)
         prepared = (self._prepared(position) for position in positions)
         results = self._map(partial(_segment_one, settings=self.settings), prepared, len(positions), if_killed=_no_mask)
         yield from ((position, segmented) for position, segmented in results if segmented is not None)
@@ -493,6 +496,7 @@ class _Group:
     def _prepared(self, position: int) -> _Image:
         size, small = self.spool.read(position, 2)
         earlier = self.second_opinions[position] if self.second_opinions else None
+        distance = float(self.distances[position]) if len(self.distances) else np.nan
         return _Image(
             position,
             (int(size[0]), int(size[1])),
@@ -500,7 +504,8 @@ class _Group:
             self.evidence[position],
             earlier,
             self.descriptors[position],
-            self.distances[position] if self.distances else None,
+            None if np.isnan(distance) else distance,
+            float(self.typicality[position]) if len(self.typicality) else 1.0,
         )
 
     def _map(

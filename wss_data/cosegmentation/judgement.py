@@ -4,21 +4,30 @@ from collections.abc import Sequence
 
 import numpy as np
 
+MOST_TYPICAL = 0.9
+"""Quantile of a group's objects that the others are compared with. Up to seven images in eight may show nothing in
+particular before it lies among those."""
 
-def confidence(probability: np.ndarray, earlier: np.ndarray) -> float:
+TYPICAL_ENOUGH = 0.5
+"""An object half as much like the others as the most typical ones are is trusted in full: rare poses are not wrong."""
+
+
+def confidence(probability: np.ndarray, earlier: np.ndarray, typical: float = 1.0) -> float:
     """How much a mask is to be trusted, by what is known without a truth.
 
-    A mask that two ways agree on is right more often, and so is one without doubtful pixels.
+    A mask that two ways agree on is right more often, and so is one without doubtful pixels. However well it is cut
+    out, an object that is nothing like the group's is not the class's.
 
     Args:
         probability: The final foreground probability, on cells. Shape (h, w), in [0, 1].
         earlier: The one before the group was taught; in a group too small for that, the soft map before it was
             sharpened. Shape (h, w), in [0, 1].
+        typical: ``typicality`` of the object, in [0, 1].
 
     Returns:
-        Overlap of the two times the mean of abs(2 probability - 1), in [0, 1].
+        Overlap of the two times the mean of abs(2 probability - 1) times ``typical``, in [0, 1].
     """
-    return overlap(probability, earlier) * float(np.abs(2 * probability - 1).mean())
+    return typical * overlap(probability, earlier) * float(np.abs(2 * probability - 1).mean())
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> float:
@@ -63,3 +72,21 @@ def prototype_distances(objects: Sequence[np.ndarray]) -> np.ndarray:
     distances = 1 - (vectors * others).sum(axis=1)
     distances[~vectors.any(axis=1) | ~others.any(axis=1)] = np.nan
     return distances
+
+
+def typicality(distances: np.ndarray) -> np.ndarray:
+    """Whether each object of a group is of its kind, as far as the others tell.
+
+    Args:
+        distances: ``prototype_distances`` of the group. Shape (n,), nan where not known.
+
+    Returns:
+        1 for an object at least half as much like the others as the most typical tenth, falling to 0 for one that has
+        nothing in common with them; 1 where nothing is known. Shape (n,), float64, in [0, 1].
+    """
+    alike = 1 - np.asarray(distances, float)
+    known = alike[np.isfinite(alike)]
+    enough = TYPICAL_ENOUGH * np.quantile(known, MOST_TYPICAL) if len(known) else 0.0
+    if enough <= 0:
+        return np.ones(len(alike))
+    return np.nan_to_num(np.clip(alike / enough, 0, 1), nan=1.0)
