@@ -54,6 +54,11 @@ def test_the_card_counts_classes_sources_licences_and_dates():
     assert "Nothing stronger than image-level labels: **yes**." in text
 
 
+def test_the_card_tells_of_a_smallest_confidence():
+    text = card_text(replace(FACTS, filters=FilterSpec(0.2, 0.8, 0.5)))
+    assert "covers 20% to 80% of the frame and whose confidence is 0.5 or more." in text
+
+
 def test_weaknesses_follow_from_the_numbers():
     told = " ".join(weaknesses(FACTS))
     assert "Fewer than 50 kept images: cow." in told and "Fewer than 25% of the images were kept: cow." in told

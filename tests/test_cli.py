@@ -72,6 +72,14 @@ def test_the_filter_tags_and_the_old_thresholds_bring_the_old_tags_back(zoo, cap
     assert [sorted(tags) for tags in open_dataset("zoo-cli").values("tags")] == [sorted(tags) for tags in before]
 
 
+def test_the_filter_goes_by_confidence_where_it_is_asked_to(zoo, capsys):
+    assert main(["filter", "zoo-cli", "--min-confidence", "1", "--dry-run"]) == 0
+    assert "low confidence" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main(["filter", "zoo-cli", "--min-confidence", "2"])
+    assert "'2' is no share between 0 and 1" in capsys.readouterr().err
+
+
 def test_masks_from_elsewhere_replace_the_engines_and_survive_another_build(zoo, tmp_path, capsys):
     from wss_data import open_dataset
 

@@ -50,3 +50,13 @@ def test_sending_the_form_applies_the_filter(web):
     assert result == {"done": "the filter keeps 2 of 4 images"}
     web.reload()
     assert store.applied_filters(web) == FilterSpec(0.05, 0.4)
+
+
+def test_a_threshold_left_empty_stays_and_masks_below_the_confidence_are_dropped(database):
+    dataset = make_web("filter-confidence")  # cats of 10 and 30 %: confidence 0.51 and 0.53
+    store.apply_filter(dataset, FilterSpec(0.05, 0.4))
+    context = {"dataset": dataset, "params": {"min_confidence": 0.52, "max_foreground": None}}
+    foo.execute_operator("@wss/judge/change_filter", context)
+    dataset.reload()
+    assert store.applied_filters(dataset) == FilterSpec(0.05, 0.4, 0.52)
+    assert dataset.count_sample_tags() == {"dropped:low_confidence": 1, "kept": 1, "dropped:too_large": 2}

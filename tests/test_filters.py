@@ -5,6 +5,7 @@ import pytest
 from wss_data.filters import (
     BY_VERDICT,
     KEPT,
+    LOW_CONFIDENCE,
     NO_MASK,
     SCREENING_TAGS,
     TOO_LARGE,
@@ -33,6 +34,16 @@ PAPER = FilterSpec(0.2, 0.8)
 )
 def test_the_foreground_share_decides_and_both_thresholds_are_kept(ratio, expected):
     assert decide(ratio, None, [], PAPER) == expected
+
+
+@pytest.mark.parametrize(("confidence", "expected"), [(0.49, LOW_CONFIDENCE), (0.5, KEPT), (0.9, KEPT), (None, KEPT)])
+def test_a_mask_that_the_engine_distrusts_is_dropped_and_one_that_nobody_judged_is_not(confidence, expected):
+    careful = FilterSpec(0.2, 0.8, min_confidence=0.5)
+    assert decide(0.5, None, [], careful, confidence) == expected
+    assert decide(0.5, None, [], PAPER, confidence) == KEPT, "the paper has no such threshold"
+    assert decide(0.5, "keep", [], careful, confidence) == KEPT
+    assert decide(0.1, None, [], careful, confidence) == TOO_SMALL, "the foreground share is asked first"
+    assert retagged([LOW_CONFIDENCE], expected) == [expected]
 
 
 def test_without_a_mask_nothing_is_kept_even_if_a_person_says_so():
@@ -92,6 +103,14 @@ def test_the_report_prints_a_table_without_empty_columns():
     text = str(report([0.3, 0.3, 0.9], names=["cat", "cow", "cow"]))
     assert text.splitlines()[0].split() == ["class", "images", "kept", "too", "small", "too", "large"]
     assert text.splitlines()[3].split() == ["all", "3", "2", "0", "1"]
+
+
+def test_the_report_tells_of_a_confidence_that_was_asked_for():
+    careful = FilterSpec(0.2, 0.8, 0.5)
+    told = filter_report(["cat"], ["cat"], [0.3], [None], [LOW_CONFIDENCE], careful)
+    assert (told.classes[0].low_confidence, told.kept) == (1, 0)
+    assert "low confidence" in str(told) and "of the image, confidence of 0.5 or more" in str(told)
+    assert "kept by the 20-80 % filter, confidence of 0.5 or more; median foreground 30.0 %" in str(told)
 
 
 def test_a_class_of_which_nothing_is_kept_is_pointed_at_with_what_its_masks_look_like():

@@ -12,6 +12,7 @@ from wss_data.errors import StoreError, TrainingDataError
 from wss_data.home import dataset_folder
 from wss_data.masks import read_mask
 from wss_data.spec import DatasetSpec, FilterSpec
+from wss_data.store.info import info_of, update
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -40,7 +41,7 @@ def test_a_new_dataset_is_persistent_and_knows_what_its_masks_mean(web):
 
 def test_saved_views_show_what_one_looks_for(web):
     assert web.list_saved_views() == [
-        "kept", "too small", "too large", "most suspicious first", "least confident first",
+        "kept", "too small", "too large", "low confidence", "most suspicious first", "least confident first",
         "duplicates", "leaks", "class cat", "class cow",
     ]  # fmt: skip
 
@@ -217,6 +218,33 @@ def test_a_build_knows_whether_it_has_to_filter():
     changed = definition("store-stale", filters={"min_foreground": 0.3, "max_foreground": 0.8})
     dataset = store.create_or_open(changed, "web")
     assert store.filters_to_apply(dataset, changed) == changed.filters, "the definition has other thresholds now"
+
+
+def test_thresholds_noted_before_there_was_one_for_the_confidence_are_the_definitions_still():
+    dataset = make_web("store-before-confidence")
+    state = info_of(dataset)["filter"]
+    old = {"min_foreground": 0.2, "max_foreground": 0.8}
+    update(dataset, filter={**state, "applied": old, "of_definition": old})
+    assert store.filters_to_apply(dataset, definition("store-before-confidence")) is None
+    assert store.applied_filters(dataset) == FilterSpec()
+
+
+def test_masks_below_the_confidence_are_tagged_and_shown_least_confident_first(tmp_path):
+    dataset = make_web("store-confidence")  # confidences 0.51, 0.53, 0.59 and 0.55
+    report = store.apply_filter(dataset, FilterSpec(0, 1, 0.54))
+    assert tags_of(dataset) == {
+        "1": ["dropped:low_confidence"],
+        "2": ["dropped:low_confidence"],
+        "3": ["kept"],
+        "4": ["kept"],
+    }
+    assert [(c.kept, c.low_confidence) for c in report.classes] == [(1, 2), (1, 0)]
+    assert [sha[0] for sha in dataset.load_saved_view("low confidence").values("sha256")] == ["1", "2"]
+    first = dataset.match({"sha256": "1" * 64}).values("id")
+    store.judge(dataset, first, "keep")
+    assert tags_of(dataset)["1"] == ["kept"]
+    store.undo_verdict(dataset)
+    assert tags_of(dataset)["1"] == ["dropped:low_confidence"], "a verdict taken back leaves it to the filter again"
 
 
 # ------------------------------------------------------------- masks made elsewhere

@@ -164,10 +164,12 @@ def _masks_told(facts: Facts) -> list[str]:
 
 def _filters_told(facts: Facts) -> list[str]:
     low, high = facts.filters.min_foreground, facts.filters.max_foreground
+    least = facts.filters.min_confidence
+    sure = f" and whose confidence is {least:g} or more" if least else ""
     distance = facts.spec.duplicates.max_distance
     repeats = "not looked for" if distance is None else f"images whose hashes differ in at most {distance} of 64 bits"
     lines = [
-        f"- Kept: images whose mask covers {low:.0%} to {high:.0%} of the frame.",
+        f"- Kept: images whose mask covers {low:.0%} to {high:.0%} of the frame{sure}.",
         f"- Repeats: {repeats}.",
         f"- A person's verdict: {facts.verdicts.get('keep', 0):,} to keep, {facts.verdicts.get('drop', 0):,} to drop.",
         f"- Stored images have at most {facts.spec.longest_side} pixels on their longer side.",

@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from wss_data.arguments import add_cluster, add_dataset, add_engine, add_filter, add_workers, positive
+from wss_data.arguments import add_cluster, add_dataset, add_engine, add_filter, add_workers, positive, share
 from wss_data.database import loss_told
 from wss_data.embed_command import add_embed_command
 from wss_data.errors import WssError
@@ -163,6 +163,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add_dataset(add)
     add_filter(add)
+    add.add_argument(
+        "--min-confidence",
+        type=share,
+        default=0.0,
+        metavar="CONFIDENCE",
+        help="smallest confidence kept, 0 to 1: 0.5 drops most images that show nothing of their class (default: 0, "
+        "as in the paper)",
+    )
     add.add_argument(
         "--dry-run", action="store_true", help="print how many images each class would keep; change nothing"
     )
@@ -529,7 +537,7 @@ def _filter(options: argparse.Namespace) -> int:
     from wss_data.spec import read_filters
     from wss_data.store import apply_filter, open_dataset
 
-    thresholds = {"min_foreground": options.min_foreground, "max_foreground": options.max_foreground}
+    thresholds = {name: getattr(options, name) for name in ("min_foreground", "max_foreground", "min_confidence")}
     filters = read_filters(thresholds, "wss-data filter")
     report = apply_filter(open_dataset(options.dataset), filters, dry_run=options.dry_run)
     print(report)

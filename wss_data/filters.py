@@ -1,4 +1,4 @@
-"""Step 3: which images are kept, by foreground share and by a person's verdict. Pure functions."""
+"""Step 3: which images are kept, by foreground share, confidence and a person's verdict. Pure functions."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,9 +11,10 @@ DROPPED = "dropped:"
 """Start of every tag that says why an image is left out."""
 
 TOO_SMALL, TOO_LARGE = f"{DROPPED}too_small", f"{DROPPED}too_large"
+LOW_CONFIDENCE = f"{DROPPED}low_confidence"
 NO_MASK, BY_VERDICT = f"{DROPPED}no_mask", f"{DROPPED}verdict"
 
-FILTER_TAGS = (KEPT, TOO_SMALL, TOO_LARGE, NO_MASK, BY_VERDICT)
+FILTER_TAGS = (KEPT, TOO_SMALL, TOO_LARGE, LOW_CONFIDENCE, NO_MASK, BY_VERDICT)
 """Tags that the filter sets, and takes away when it is applied again. Other ``dropped:`` tags are not its business."""
 
 NEAR_DUPLICATE, AMBIGUOUS = f"{DROPPED}near_duplicate", f"{DROPPED}ambiguous"
@@ -29,20 +30,25 @@ Verdict = Literal["keep", "drop"]
 
 
 def decide(
-    foreground_ratio: float | None, verdict: str | None, tags: Collection[str], filters: FilterSpec
+    foreground_ratio: float | None,
+    verdict: str | None,
+    tags: Collection[str],
+    filters: FilterSpec,
+    confidence: float | None = None,
 ) -> str | None:
     """The filter's tag for one image.
 
     In this order: a person's ``drop`` wins over everything; then a reason found
     elsewhere (a duplicate, say) stands, unless a person says ``keep``; without a mask
     nothing can be kept; ``keep`` wins over the thresholds; then the foreground share
-    decides, thresholds included in what is kept.
+    decides, then the confidence, thresholds included in what is kept.
 
     Args:
         foreground_ratio: Share of the pixels that are foreground, in [0, 1]; ``None`` without a mask.
         verdict: A person's word, ``keep`` or ``drop``, or ``None``.
         tags: The image's tags; those of an earlier filter are ignored.
         filters: The thresholds.
+        confidence: The engine's, in [0, 1]; ``None`` where it is not known, which drops nothing.
 
     Returns:
         One of ``FILTER_TAGS``, or ``None`` if the image is dropped for another reason already.
@@ -62,6 +68,8 @@ def decide(
         return TOO_SMALL
     if foreground_ratio > filters.max_foreground:
         return TOO_LARGE
+    if confidence is not None and confidence < filters.min_confidence:
+        return LOW_CONFIDENCE
     return KEPT
 
 
@@ -85,6 +93,7 @@ class ClassCounts:
         kept: Those kept.
         too_small: Dropped: foreground share below the lower threshold.
         too_large: Dropped: foreground share above the upper threshold.
+        low_confidence: Dropped: the engine's confidence is below the threshold.
         no_mask: Dropped: there is no mask.
         other: Dropped for a reason that is not the filter's, such as a duplicate.
         verdict_keep: Among the kept, those that a person kept against or with the rule.
@@ -96,6 +105,7 @@ class ClassCounts:
     kept: int = 0
     too_small: int = 0
     too_large: int = 0
+    low_confidence: int = 0
     no_mask: int = 0
     other: int = 0
     verdict_keep: int = 0
@@ -127,7 +137,7 @@ class FilterReport:
         return sum(counts.kept for counts in self.classes)
 
     def __str__(self) -> str:
-        columns = ("kept", "too_small", "too_large", "no_mask", "other", "verdict_drop")
+        columns = ("kept", "too_small", "too_large", "low_confidence", "no_mask", "other", "verdict_drop")
         # A column without a single image would only be in the way.
         shown = [c for c in columns if c in columns[:3] or any(getattr(counts, c) for counts in self.classes)]
         rows = [["class", "images", *(name.replace("_", " ") for name in shown)]]
@@ -138,9 +148,13 @@ class FilterReport:
         lines = aligned(rows)
         lines.append(
             f"kept: foreground between {100 * self.filters.min_foreground:g} % and "
-            f"{100 * self.filters.max_foreground:g} % of the image"
+            f"{100 * self.filters.max_foreground:g} % of the image{self._confidence_told}"
         )
         return "\n".join(lines + self.warnings())
+
+    @property
+    def _confidence_told(self) -> str:
+        return f", confidence of {self.filters.min_confidence:g} or more" if self.filters.min_confidence else ""
 
     def warnings(self) -> list[str]:
         """One line for each class of which nothing is kept, with what its masks look like."""
@@ -152,7 +166,8 @@ class FilterReport:
             looks = "it has no masks" if median is None else f"median foreground {100 * median:.1f} %"
             low, high = 100 * self.filters.min_foreground, 100 * self.filters.max_foreground
             found.append(
-                f"{counts.class_name}: 0 of {counts.images} images kept by the {low:g}-{high:g} % filter; {looks}. "
+                f"{counts.class_name}: 0 of {counts.images} images kept by the {low:g}-{high:g} % filter"
+                f"{self._confidence_told}; {looks}. "
                 "Look at its masks before training."
             )
         return found
@@ -180,6 +195,7 @@ def filter_report(
         KEPT: "kept",
         TOO_SMALL: "too_small",
         TOO_LARGE: "too_large",
+        LOW_CONFIDENCE: "low_confidence",
         NO_MASK: "no_mask",
         BY_VERDICT: "verdict_drop",
     }

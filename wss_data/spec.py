@@ -58,14 +58,20 @@ class CosegmentationSpec:
 
 @dataclass(frozen=True)
 class FilterSpec:
-    """Which masks are kept: foreground share of the image, in [0, 1].
+    """Which masks are kept.
+
+    Args:
+        min_foreground: Smallest foreground share of the image, in [0, 1].
+        max_foreground: Largest.
+        min_confidence: Smallest confidence of the engine, in [0, 1]; 0 keeps all. Masks without one are kept.
 
     Source:
-        Shen et al., BMVC 2017, section 4.1: 20 % to 80 %.
+        Shen et al., BMVC 2017, section 4.1: 20 % to 80 %. The confidence is our own.
     """
 
     min_foreground: float = 0.2
     max_foreground: float = 0.8
+    min_confidence: float = 0.0
 
 
 @dataclass(frozen=True)

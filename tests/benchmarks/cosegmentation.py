@@ -32,6 +32,9 @@ from wss_data.masks import foreground_ratio, read_mask
 KEPT = (0.2, 0.8)
 """Foreground shares that the filter keeps: Shen et al., BMVC 2017, section 3.1."""
 
+TRUSTED = 0.5
+"""The smallest confidence that the noise table tries."""
+
 GROWTH_LIMIT_S = 3600
 """Seconds after which one size of the growth curve is given up."""
 
@@ -203,12 +206,12 @@ class Group:
 
     Args:
         images: The true images, scored.
-        noise: Confidence of the images that were mixed in.
+        noise: Confidence and foreground share of the images that were mixed in.
         cpu_s: CPU seconds for all of them.
     """
 
     images: list[Measured]
-    noise: list[float]
+    noise: list[tuple[float, float]]
     cpu_s: float
 
 
@@ -223,13 +226,13 @@ def run_group(
     images = ImageFiles([image for image, _ in members])
     results = list(segment(arguments.method, arguments.options, images, arguments.workers))
     used = cpu_s() - begun
-    scored, confidences = [], []
+    scored, mixed_in = [], []
     for (image, truth), (mask, confidence) in zip(members, results, strict=True):
         if truth is None:
-            confidences.append(confidence)
+            mixed_in.append((confidence, foreground_ratio(mask)))
         else:
             scored.append(measure(f"{name}/{image.stem}", mask, confidence, truth))
-    return Group(scored, confidences, used)
+    return Group(scored, mixed_in, used)
 
 
 def quality(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -279,13 +282,36 @@ def noise(arguments: argparse.Namespace) -> list[dict[str, float]]:
         row = {"share": share, "jaccard": float(np.mean([class_row("", g.images).jaccard for g in groups]))}
         row["cost"] = row["jaccard"] - rows[0]["jaccard"] if rows else 0.0
         if share:
-            apart = [separation([i.confidence for i in g.images], g.noise) for g in groups if g.noise]
+            apart = [
+                separation([i.confidence for i in g.images], [confidence for confidence, _ in g.noise])
+                for g in groups
+                if g.noise
+            ]
             row["auc"] = float(np.mean(apart)) if apart else float("nan")
+        row |= filtered(groups)
         rows.append(row)
         if not arguments.json:
             auc = f"  AUC of confidence {row['auc']:.3f}" if share else ""
-            print(f"noise {share:4.0%}  J {row['jaccard']:.3f}  cost {-row['cost']:+.3f}{auc}", flush=True)
+            print(f"noise {share:4.0%}  J {row['jaccard']:.3f}  cost {-row['cost']:+.3f}{auc}")
+            print(
+                f"            of the kept masks {row['noise_kept']:.1%} are noise; of those with a confidence of "
+                f"{TRUSTED:g} or more {row['noise_trusted']:.1%}; true ones lost {row['true_lost']:.1%}",
+                flush=True,
+            )
     return rows
+
+
+def filtered(groups: Sequence[Group]) -> dict[str, float]:
+    """What a smallest confidence makes of the masks that the filter by foreground share keeps."""
+    true = np.array([image.confidence for group in groups for image in group.images if image.kept])
+    kept = [confidence for group in groups for confidence, ratio in group.noise if KEPT[0] <= ratio <= KEPT[1]]
+    mixed_in = np.array(kept)
+    trusted = int((true >= TRUSTED).sum()), int((mixed_in >= TRUSTED).sum())
+    return {
+        "noise_kept": len(mixed_in) / max(len(true) + len(mixed_in), 1),
+        "noise_trusted": trusted[1] / max(sum(trusted), 1),
+        "true_lost": 1 - trusted[0] / max(len(true), 1),
+    }
 
 
 class Repeated(Sequence[np.ndarray]):

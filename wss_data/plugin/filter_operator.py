@@ -10,6 +10,12 @@ from wss_data.filters import FilterReport
 from wss_data.plugin.forms import form_of, refusing, told_or_failed
 from wss_data.spec import FilterSpec, read_filters
 
+_THRESHOLDS = (
+    ("min_foreground", "Smallest foreground share", "0 to 1; the paper has 0.2"),
+    ("max_foreground", "Largest foreground share", "0 to 1; the paper has 0.8"),
+    ("min_confidence", "Smallest confidence", "0 to 1; the paper has none"),
+)
+
 
 class ChangeFilter(foo.Operator):
     """Apply the filter with other thresholds; a table shows what each class would keep."""
@@ -20,24 +26,23 @@ class ChangeFilter(foo.Operator):
         return foo.OperatorConfig(
             name="change_filter",
             label="Change the filter",
-            description="Other limits for the foreground share, with a preview of what each class would keep",
+            description="Other limits for foreground and confidence, with a preview of what each class would keep",
             icon="filter_alt",
             dynamic=True,
         )
 
     def resolve_input(self, ctx: Any) -> types.Property:
-        """The two thresholds, and the preview."""
+        """The three thresholds, and the preview."""
         form = types.Object()
         with refusing(form):
             now = store.apply_filter(ctx.dataset, dry_run=True)
-            for name, label, paper in (("min", "Smallest", 0.2), ("max", "Largest", 0.8)):
+            for name, label, told in _THRESHOLDS:
                 form.float(
-                    f"{name}_foreground",
-                    label=f"{label} foreground share",
-                    description=f"0 to 1; the paper has {paper}",
-                    default=getattr(now.filters, f"{name}_foreground"),
-                    required=True,
-                    view=types.FieldView(space=6),
+                    name,
+                    label=label,
+                    description=told,
+                    default=getattr(now.filters, name),
+                    view=types.FieldView(space=4),
                 )
             then = store.apply_filter(ctx.dataset, _wanted(ctx, now.filters), dry_run=True)
             table = types.TableView(label="Images kept")
@@ -50,7 +55,8 @@ class ChangeFilter(foo.Operator):
         """Apply it."""
 
         def change() -> str:
-            report = store.apply_filter(ctx.dataset, _wanted(ctx, FilterSpec()))
+            now = store.apply_filter(ctx.dataset, dry_run=True).filters
+            report = store.apply_filter(ctx.dataset, _wanted(ctx, now))
             return f"the filter keeps {report.kept:,} of {report.images:,} images"
 
         return told_or_failed(ctx, change)
@@ -76,11 +82,9 @@ def _change(now: int, then: int) -> str:
 
 
 def _wanted(ctx: Any, otherwise: FilterSpec) -> FilterSpec:
-    given = {
-        "min_foreground": ctx.params.get("min_foreground", otherwise.min_foreground),
-        "max_foreground": ctx.params.get("max_foreground", otherwise.max_foreground),
-    }
-    return read_filters(given, "filter")
+    given = {name: ctx.params.get(name) for name, _, _ in _THRESHOLDS}
+    # What is left empty stays as it is.
+    return read_filters({name: getattr(otherwise, name) if v is None else v for name, v in given.items()}, "filter")
 
 
 OPERATORS = (ChangeFilter,)

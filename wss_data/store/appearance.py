@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from wss_data.filters import DROPPED, KEPT, LEAK, PLACEHOLDER, TOO_LARGE, TOO_SMALL
+from wss_data.filters import DROPPED, KEPT, LEAK, LOW_CONFIDENCE, PLACEHOLDER, TOO_LARGE, TOO_SMALL
 from wss_data.masks import voc_palette
 from wss_data.quality import MaskQuality
 from wss_data.spec import DatasetSpec
@@ -223,6 +223,7 @@ def _views(field: Any, dataset: "fo.Dataset", spec: DatasetSpec, kind: Kind) -> 
         "kept": dataset.match_tags(KEPT),
         "too small": dataset.match_tags(TOO_SMALL).sort_by("foreground_ratio"),
         "too large": dataset.match_tags(TOO_LARGE).sort_by("foreground_ratio", reverse=True),
+        "low confidence": dataset.match_tags(LOW_CONFIDENCE).sort_by("confidence"),
         "most suspicious first": dataset.match_tags(KEPT).sort_by(SCORE),
         "least confident first": dataset.match_tags(KEPT).sort_by("confidence"),
         # By what they repeat, so that copies stand beside each other.

@@ -5,7 +5,6 @@ many search results were dropped, and which filter was applied.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 from wss_data.errors import StoreError
@@ -157,7 +156,7 @@ def filters_to_apply(dataset: "fo.Dataset", spec: DatasetSpec) -> FilterSpec | N
     ones applied last (a user's own, say), if images or masks came after them.
     """
     state = info_of(dataset)["filter"]
-    if state["applied"] is None or state["of_definition"] != asdict(spec.filters):
+    if state["applied"] is None or FilterSpec(**state["of_definition"]) != spec.filters:
         return spec.filters
     return None if state["current"] else FilterSpec(**state["applied"])
 

@@ -105,6 +105,8 @@ def _web(dataset: "fo.Dataset") -> list[Chart]:
         chart = _histogram(path, values)
         if path == "foreground_ratio" and filters:
             chart = replace(chart, lines=(filters.min_foreground, filters.max_foreground))
+        if path == "confidence" and filters and filters.min_confidence:
+            chart = replace(chart, lines=(filters.min_confidence,))
         charts.append(chart)
     charts.append(_counts("sources", "Sources", "provenance.source", sources, "images"))
     charts.append(_counts("licences", "Licences", "provenance.license", licences, "images"))

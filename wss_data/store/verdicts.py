@@ -220,7 +220,7 @@ def _store(dataset: "fo.Dataset", verdicts: Mapping[str, Standing | None]) -> No
     if filters is None:
         return
     view = dataset.select(list(verdicts))
-    rows = zip(*view.values(["id", "foreground_ratio", "verdict", "tags"]), strict=True)
-    tags = {key: retagged(old, decide(ratio, verdict, old, filters)) for key, ratio, verdict, old in rows}
+    rows = zip(*view.values(["id", "foreground_ratio", "verdict", "tags", "confidence"]), strict=True)
+    tags = {key: retagged(old, decide(ratio, word, old, filters, sure)) for key, ratio, word, old, sure in rows}
     dataset.set_values("tags", tags, key_field="id")
     update(dataset, filter=state)  # as current as it was: these images are filtered

@@ -186,8 +186,12 @@ def apply_filter(dataset: "fo.Dataset", filters: FilterSpec | None = None, dry_r
     """
     info = web_info(dataset, "filtered")
     filters = filters or applied_filters(dataset) or FilterSpec(**info["definition"]["filters"])
-    ids, names, ratios, verdicts, tags = dataset.values(["id", "label.label", "foreground_ratio", "verdict", "tags"])
-    decisions = [decide(*row, filters) for row in zip(ratios, verdicts, tags, strict=True)]
+    fields = ["id", "label.label", "foreground_ratio", "verdict", "tags", "confidence"]
+    ids, names, ratios, verdicts, tags, confidences = dataset.values(fields)
+    decisions = [
+        decide(ratio, verdict, old, filters, confidence)
+        for ratio, verdict, old, confidence in zip(ratios, verdicts, tags, confidences, strict=True)
+    ]
     report = filter_report(class_names(dataset), names, ratios, verdicts, decisions, filters)
     if not dry_run:
         if not info["filter"]["current"]:
