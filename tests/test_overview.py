@@ -8,6 +8,7 @@ from builders import make_web, target_definition, write_target
 from wss_data import store
 from wss_data.errors import StoreError
 from wss_data.plugin.panel import layout, traces
+from wss_data.spec import FilterSpec
 from wss_data.store.connection import fiftyone
 from wss_data.store.overview import Bar, Chart, overview
 
@@ -44,6 +45,13 @@ def test_foreground_shares_stand_between_the_thresholds_that_were_applied(web):
     there = {bar.label: bar.count for bar in chart.series["images"] if bar.count}
     assert there == {0.125: 1, 0.325: 1, 0.525: 1, 0.925: 1}
     assert chart.lines == (0.2, 0.8)
+
+
+def test_a_smallest_confidence_is_a_line_where_there_is_one(web):
+    assert charts(web)["confidence"].lines == ()
+    dataset = make_web("overview-confidence")
+    store.apply_filter(dataset, FilterSpec(min_confidence=0.5))
+    assert charts(dataset)["confidence"].lines == (0.5,)
 
 
 def test_sources_and_licences_are_counted(web):

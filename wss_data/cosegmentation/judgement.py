@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 MOST_TYPICAL = 0.9
-"""Quantile of a group's objects that the others are compared with. Up to seven images in eight may show nothing in
-particular before it lies among those."""
+"""Quantile of a group's objects that the others are compared with. In a large group it lies among the class's objects
+as long as these are more than a tenth."""
 
 TYPICAL_ENOUGH = 0.5
 """An object half as much like the others as the most typical ones are is trusted in full: rare poses are not wrong."""

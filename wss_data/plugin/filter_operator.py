@@ -55,7 +55,7 @@ class ChangeFilter(foo.Operator):
         """Apply it."""
 
         def change() -> str:
-            now = store.apply_filter(ctx.dataset, dry_run=True).filters
+            now = store.applied_filters(ctx.dataset) or store.definition(ctx.dataset).filters
             report = store.apply_filter(ctx.dataset, _wanted(ctx, now))
             return f"the filter keeps {report.kept:,} of {report.images:,} images"
 

@@ -141,7 +141,7 @@ def _describe_rest(dataset: "fo.Dataset", workers: int | None, progress: bool) -
 
 
 def _forget_other_networks(dataset: "fo.Dataset") -> None:
-    """An image that cannot be read keeps what another network saw of it, which no search may compare."""
+    """Clear what networks other than the most frequent saw: left on images that cannot be read, not to be compared."""
     counts = Counter(dataset.exists(NETWORK).values(NETWORK)) if _networks(dataset) else Counter()
     for other, _ in counts.most_common()[1:]:
         nothing = dict.fromkeys(dataset.match({NETWORK: other}).values("id"))
