@@ -160,6 +160,18 @@ def test_copies_of_test_images_are_leaks_too_when_the_target_is_imported_and_whe
     assert len(leaked(dataset)) == 2
 
 
+def test_only_the_splits_that_are_there_are_compared_with(zoo, target):
+    dataset, names = zoo
+    assert store.evaluation_splits(target.name) == [f"{target.name}:val"]
+    screen_dataset(dataset, definition(dataset.name), frozenset())
+    assert set(leaked(dataset)) == {names["cow"]}
+    # An image that could not be read has no hash, so that there is nothing to compare with.
+    target.match_tags("val").set_field("phash", "").save()
+    assert store.evaluation_splits(target.name) == []
+    screen_dataset(dataset, definition(dataset.name), frozenset())
+    assert store.evaluation_splits("no-such-target") == []
+
+
 def test_a_leak_stays_one_when_the_split_is_not_at_hand(zoo, target):
     dataset, names = zoo
     store.screen(dataset, 4)

@@ -155,8 +155,7 @@ def screen_dataset(dataset: "Dataset", spec: DatasetSpec, placeholders: frozense
     Returns:
         What was found.
     """
-    target = store.target_name(spec)
-    against = [f"{target}:{split}" for split in ("val", "test")] if store.dataset_exists(target) else []
+    against = store.evaluation_splits(store.target_name(spec))
     return store.screen(dataset, spec.duplicates.max_distance, placeholders, against)
 
 

@@ -55,7 +55,7 @@ from wss_data.store.info import (
 )
 from wss_data.store.mask_fields import adopt_masks, compare_masks, declare_mask_field
 from wss_data.store.ranking import rank_masks
-from wss_data.store.screening import LeakReport, ScreenReport, leaks, screen, screened
+from wss_data.store.screening import LeakReport, ScreenReport, evaluation_splits, leaks, screen, screened
 from wss_data.store.sharing import export_dataset
 from wss_data.store.tables import example_table
 from wss_data.store.target import import_report, import_target, set_target_masks, target_summary
@@ -105,6 +105,7 @@ __all__ = [
     "definition",
     "drops",
     "embed",
+    "evaluation_splits",
     "example_table",
     "export_dataset",
     "filters_to_apply",

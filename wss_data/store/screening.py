@@ -152,6 +152,19 @@ def leaks(dataset: "fo.Dataset", against: str, max_distance: int | None, dry_run
     return LeakReport(against, len(others), tuple(sorted(rows)))
 
 
+def evaluation_splits(target: str) -> list[str]:
+    """The splits of a target dataset that are scored on and hold an image to compare with, as ``leaks`` takes them.
+
+    Args:
+        target: Its name; there need not be such a dataset. A target without test images is the rule, not a fault.
+    """
+    try:
+        dataset = open_dataset(target)
+    except StoreError:
+        return []
+    return [f"{target}:{split}" for split in ("val", "test") if any(dataset.match_tags(split).values("phash"))]
+
+
 def read_split(split: str) -> list[Screened]:
     """The images of an evaluation split, as ``leaks`` takes it.
 

@@ -16,7 +16,7 @@ from wss_data.store.appearance import declare_masks
 from wss_data.store.connection import fiftyone
 from wss_data.store.datasets import create_or_open, open_dataset, target_name
 from wss_data.store.info import BEFORE_IMPORT, GROUND_TRUTH, MASKS, class_names, info_of, set_ledger, update
-from wss_data.store.screening import leaks
+from wss_data.store.screening import evaluation_splits, leaks
 from wss_data.store.web import apply_filter
 
 LOGGER = logging.getLogger(__name__)
@@ -128,16 +128,13 @@ def _drop_leaks(spec: DatasetSpec, target: str) -> None:
         web = open_dataset(spec.name)
     except StoreError:
         return
-    for split in ("val", "test"):
-        if not len(web) or not open_dataset(target).match_tags(split).count():
-            continue
-        report = leaks(web, f"{target}:{split}", spec.duplicates.max_distance)
+    for split in evaluation_splits(target) if len(web) else ():
+        report = leaks(web, split, spec.duplicates.max_distance)
         if report.leaks:
             apply_filter(web)
             LOGGER.warning(
-                "%d images of '%s' stand in the %s of '%s', too: dropped. "
-                "To list them: wss-data leaks %s --against %s:%s",
-                *(len(report.leaks), spec.name, split, target, spec.name, target, split),
+                "%d images of '%s' stand in %s, too: dropped. To list them: wss-data leaks %s --against %s",
+                *(len(report.leaks), spec.name, split, spec.name, split),
             )
 
 
