@@ -136,6 +136,7 @@ def _retrieve(
         )
         dropped = journal.dropped()
         placeholders = journal.placeholders()
+    store.find_moved_files(dataset)  # where `WSS_HOME` names a new folder, the images may have been written just now
     store.set_drops(dataset, dropped)
     store.restore_verdicts(dataset)
     report = screen_dataset(dataset, spec, placeholders)
@@ -217,7 +218,7 @@ def cosegment(
 ) -> int:
     """Co-segment each class of a stored dataset as one group, as far as that is not done.
 
-    A mask counts as done while the group has the same images and the engine the
+    A mask counts as done while its file is there, the group has the same images and the engine the
     same settings. Masks that were imported are left alone. An image whose file is gone or broken takes no part, is
     tagged ``dropped:unreadable``, and comes back when it can be read again.
 
@@ -244,7 +245,12 @@ def cosegment(
     for class_name in [name for name in spec.class_names if classes is None or name in classes]:
         members = _readable_members(dataset, class_name, field)
         fingerprint = group_fingerprint(engine, [member.sha256 for member in members], *void)
-        wanted = [i for i, m in enumerate(members) if m.method != store.IMPORTED and m.fingerprint != fingerprint]
+        wanted = [
+            i
+            for i, m in enumerate(members)
+            if m.method != store.IMPORTED
+            and (m.fingerprint != fingerprint or not (m.mask_path and Path(m.mask_path).is_file()))
+        ]
         if wanted:
             with full_disk_told(class_name, folder):
                 made += _cosegment_group(

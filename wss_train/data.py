@@ -258,7 +258,8 @@ def check_training_table(table: ExampleTable, needs_labels: bool = False) -> Dat
     if missing:
         raise TrainingDataError(
             f"{len(missing)} of {len(table)} image files are missing, the first is {missing[0]}. "
-            "Was the dataset's folder moved or cleared? Build it again."
+            f"Was their folder moved? Set WSS_HOME to the folder that holds {table.source or 'the dataset'} now; "
+            "images of a target dataset are found by wss-data import-target. Were they deleted? Build it again."
         )
 
     digest = hashlib.sha256(repr((table.classes, table.ids, table.ignore_index)).encode())

@@ -10,6 +10,7 @@ module       holds
 connection   FiftyOne itself, connected to the database that it shall use
 datasets     make, open and list datasets
 appearance   the fields, mask names, colours and saved views that a new one is given
+moved        files that were moved with the folder of WSS_HOME, found again
 info         what belongs to us beside the samples: definition, ledgers, filter
 web          images and masks of a web dataset; filter; masks made elsewhere
 mask_fields  several masks of an image: compared, adopted, kept as history
@@ -54,6 +55,7 @@ from wss_data.store.info import (
     set_ledger,
 )
 from wss_data.store.mask_fields import adopt_masks, compare_masks, declare_mask_field
+from wss_data.store.moved import find_moved_files
 from wss_data.store.ranking import rank_masks
 from wss_data.store.screening import LeakReport, ScreenReport, evaluation_splits, leaks, screen, screened
 from wss_data.store.sharing import export_dataset
@@ -110,6 +112,7 @@ __all__ = [
     "export_dataset",
     "filters_to_apply",
     "find_images",
+    "find_moved_files",
     "group_members",
     "import_masks",
     "import_report",

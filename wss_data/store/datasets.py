@@ -9,6 +9,7 @@ from wss_data.spec import DatasetSpec
 from wss_data.store.appearance import set_up
 from wss_data.store.connection import correct_count, fiftyone
 from wss_data.store.info import TAG, Kind, class_names, info_of, new_info, update
+from wss_data.store.moved import find_moved_files
 
 if TYPE_CHECKING:
     import fiftyone as fo
@@ -50,7 +51,7 @@ def list_datasets() -> list[DatasetRow]:
 
 
 def open_dataset(name: str) -> "fo.Dataset":
-    """The dataset called ``name``.
+    """The dataset called ``name``; files that were moved with the folder of ``WSS_HOME`` are found where they lie now.
 
     Raises:
         StoreError: If there is none, or this package did not make it.
@@ -65,6 +66,7 @@ def open_dataset(name: str) -> "fo.Dataset":
         raise StoreError(f"dataset '{name}' cannot be opened: {' '.join(str(error).split())}") from error
     info_of(dataset)
     correct_count(dataset)
+    find_moved_files(dataset)
     return dataset
 
 

@@ -46,6 +46,7 @@ class Member:
         sha256: Hex digest of the original.
         fingerprint: Of the group and settings that made its mask, or ``None`` without a mask.
         method: Name of the engine that made it, or ``imported``, or ``None``.
+        mask_path: The mask's file, or ``None``.
     """
 
     sample_id: str
@@ -53,6 +54,7 @@ class Member:
     sha256: str
     fingerprint: str | None
     method: str | None
+    mask_path: str | None
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def group_members(dataset: "fo.Dataset", class_name: str, field: str = MASKS) ->
     wanted = (verdict == "keep") | ((verdict != "drop") & ~fo.ViewField("tags").contains(list(SCREENING_TAGS)))
     # The class first, as MongoDB's own condition: it finds the class by its index.
     group = dataset.match({"label.label": class_name}).match(wanted)
-    fields = ["id", "filepath", "sha256", f"{field}.fingerprint", f"{field}.method"]
+    fields = ["id", "filepath", "sha256", f"{field}.fingerprint", f"{field}.method", f"{field}.mask_path"]
     return sorted((Member(*row) for row in zip(*group.values(fields), strict=True)), key=lambda m: (m.sha256, m.path))
 
 
