@@ -3,7 +3,9 @@
 With the environment variable ``WSS_DATABASE_DIR`` the database lives in that
 folder and nowhere else; ``make demo`` and ``make test`` set it, so that the
 database a user already has is never touched. The first process that needs it
-starts it, others join, and it ends with the last of them.
+starts it, others join, and it ends with the last of them. It answers only
+processes of the folder's owner: they find its password in a file of mode 0600
+(``database_watcher.py``).
 
 It also starts faster: 0.2 to 0.3 s. FiftyOne's own service first imports the whole
 of FiftyOne a second time, in a process of its own, before it starts the same
@@ -109,7 +111,7 @@ def join(folder: Path) -> str:
     """Use the database in ``folder``, starting it if nobody has, until this process ends or calls ``leave``.
 
     Returns:
-        Its address, such as ``mongodb://127.0.0.1:43211/?serverSelectionTimeoutMS=5000``.
+        Its address with user and password, as MongoDB's drivers take it. Not to be printed.
 
     Raises:
         StoreError: If it cannot be started.
@@ -119,7 +121,7 @@ def join(folder: Path) -> str:
         return _joined[folder][0]
     mongod = mongod_path()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         users = (folder / watcher.USERS).open("a")
         # Waits while a watcher that found nobody left is stopping its server.
         fcntl.flock(users, fcntl.LOCK_SH)
@@ -128,7 +130,9 @@ def join(folder: Path) -> str:
             f"{folder}: the database folder cannot be used ({error.strerror}). Set {FOLDER_VARIABLE} to another."
         ) from error
     try:
-        uri = f"mongodb://127.0.0.1:{_port_of_running(folder, mongod)}/?serverSelectionTimeoutMS={_GONE_MS}"
+        port = _port_of_running(folder, mongod)
+        user = f"{watcher.USER}:{_password(folder)}"
+        uri = f"mongodb://{user}@127.0.0.1:{port}/?authSource={watcher.USER_SOURCE}&serverSelectionTimeoutMS={_GONE_MS}"
     except BaseException:
         users.close()
         raise
@@ -201,7 +205,21 @@ def _is_there(folder: Path, uri: str) -> bool:
         port = json.loads((folder / watcher.ADDRESS).read_text())["port"]
     except FileNotFoundError:
         return False
-    return f"127.0.0.1:{port}/" in uri
+    return f"@127.0.0.1:{port}/" in uri
+
+
+def _password(folder: Path) -> str:
+    """What ``mongod`` asks for; the file is closed to others if somebody opened it meanwhile."""
+    path = folder / watcher.PASSWORD
+    try:
+        path.chmod(0o600)
+        return path.read_text()
+    except OSError as error:
+        raise StoreError(
+            f"{path}: the password of the database cannot be read ({error.strerror}). It belongs to another user, or "
+            f"a command of an older version of wss is using the database: end that, or set {FOLDER_VARIABLE} to "
+            "another folder."
+        ) from error
 
 
 def _port_of_running(folder: Path, mongod: Path) -> int:

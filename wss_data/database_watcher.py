@@ -12,6 +12,11 @@ leaves nothing that must be cleaned up by hand:
 - ``watcher.lock``: the watcher holds an exclusive lock for as long as it lives. A free lock means that no database is
   running, whatever else lies in the folder.
 - ``address.json``: where ``mongod`` listens; written when it is ready, removed before it is stopped.
+
+Nobody but the owner of the folder gets an answer from the database: any user of a machine can connect to a port of
+it, so ``mongod`` asks for a password. ``password``, of mode 0600, holds it: a new one at every start. ``mongod`` reads
+it as its key file, which makes it the password of the user that MongoDB has built in; so nothing is stored in the
+database, an old folder needs no change, and no kill can leave a password that does not fit.
 """
 
 import contextlib
@@ -20,6 +25,7 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -31,6 +37,11 @@ USERS = "users.lock"
 WATCHER = "watcher.lock"
 ADDRESS = "address.json"
 LOG = "mongod.log"
+PASSWORD = "password"
+USER = "__system"
+"""The user whose password MongoDB takes from its key file; it may do everything."""
+USER_SOURCE = "local"
+"""MongoDB's database that this user belongs to."""
 FILES = "mongo"
 
 _READY = re.compile(r'"msg":"Waiting for connections","attr":\{"port":(\d+)')
@@ -82,11 +93,17 @@ def main(folder: Path, mongod: Path) -> int:
 
 
 def _start(folder: Path, mongod: Path) -> subprocess.Popen[bytes]:
-    (folder / FILES).mkdir(exist_ok=True)
+    (folder / FILES).mkdir(mode=0o700, exist_ok=True)
+    _write_password(folder / PASSWORD)
     with contextlib.suppress(FileNotFoundError):
         (folder / LOG).replace(folder / f"{LOG}.previous")
     command = [str(mongod), "--dbpath", str(folder / FILES), "--logpath", str(folder / LOG)]
     command += ["--bind_ip", "127.0.0.1", "--port", "0", "--nounixsocket"]
+    command += ["--auth", "--keyFile", str(folder / PASSWORD)]
+    # Otherwise anybody on this machine may make the first user: there is none beside the built-in one.
+    command += ["--setParameter", "enableLocalhostAuthBypass=false"]
+    # The fewest rounds that it allows; many are for passwords that can be guessed, and every connection waits for them.
+    command += ["--setParameter", "scramSHA256IterationCount=5000"]
     # MongoDB sets aside 300 MB for its journal otherwise, on every fresh folder.
     command += ["--wiredTigerEngineConfigString", "log=(file_max=8MB)"]
     command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
@@ -97,6 +114,15 @@ def _start(folder: Path, mongod: Path) -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,
         preexec_fn=_die_with_parent,
     )
+
+
+def _write_password(path: Path) -> None:
+    """Write a new password, readable for the owner only from its first byte on."""
+    temporary = path.with_suffix(".new")
+    temporary.unlink(missing_ok=True)  # left by a watcher that was killed
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    temporary.replace(path)
 
 
 def _die_with_parent() -> None:
