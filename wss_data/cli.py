@@ -5,6 +5,7 @@ unreadable images); 2 refused, with one line that says why; 130 interrupted.
 """
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -30,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
     """Parse and run one command; turn what can go wrong into one line and an exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file name that is not UTF-8 must not end a command
     options = parser.parse_args(arguments)
     try:
         with loss_told():
@@ -44,6 +48,10 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int
         # The reader of our output left (`| head`); Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except UnicodeEncodeError as error:
+        # An argument of the command, say: file names below a given folder are taken as they are.
+        print(f"{parser.prog}: {error.object!r} is not UTF-8 text; the database cannot keep it.", file=sys.stderr)
+        return 2
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"{parser.prog}: {where}{error.strerror or error}. Nothing half-written was kept.", file=sys.stderr)

@@ -21,9 +21,17 @@ was wanted, where, and the way out. The command line prints it and exits with
 status 2; it never shows a traceback for one of these.
 """
 
+from wss_data.names import printable
+
 
 class WssError(Exception):
-    """Base of every error that this project raises on purpose."""
+    """Base of every error that this project raises on purpose.
+
+    File names in its words that are not UTF-8 are made printable: the words go to screens, tables and databases.
+    """
+
+    def __init__(self, *words: object) -> None:
+        super().__init__(*(printable(word) if isinstance(word, str) else word for word in words))
 
 
 class SpecError(WssError):

@@ -12,6 +12,7 @@ from PIL import Image, ImageChops, UnidentifiedImageError
 from wss_data.errors import ImageError
 from wss_data.files import write_bytes
 from wss_data.jpeg import decode_jpeg
+from wss_data.listing import Listing, list_files
 
 # Too many pixels are an error here, not Pillow's warning. Set once: filters are not safe to change between threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -19,7 +20,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Formats that are read at all; everything else is refused before a decoder sees it."""
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 """File names that are taken for images when a folder is listed."""
 
 MAX_PIXELS = 100_000_000
@@ -291,10 +292,6 @@ def write_jpeg(image: np.ndarray, path: Path, quality: int = 95) -> None:
     write_bytes(path, encode_jpeg(image, quality))
 
 
-def list_images(folder: Path) -> list[Path]:
-    """All files below ``folder`` whose name looks like an image, sorted; hidden files are left out."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+def list_images(folder: Path, deep: bool = True) -> Listing:
+    """The files of ``folder`` whose name looks like an image, sorted, and what was passed over: see ``list_files``."""
+    return list_files(folder, SUFFIXES, deep)

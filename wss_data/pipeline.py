@@ -26,11 +26,13 @@ from wss_data.filters import DROPPED, KEPT, UNREADABLE
 from wss_data.home import dataset_folder
 from wss_data.images import read_image
 from wss_data.journal import Journal, Status
+from wss_data.listing import told
 from wss_data.masks import IGNORE_INDEX, foreground_ratio, label_mask, write_mask
 from wss_data.quality import mask_quality
 from wss_data.report import DatasetImage, write_pictures
 from wss_data.retrieve import BATCH, retrieve
 from wss_data.sources.base import Source, make_source
+from wss_data.sources.folder import FolderSource
 from wss_data.spec import CosegmentationSpec, DatasetSpec, SourceSpec, read_spec
 
 LOGGER = logging.getLogger(__name__)
@@ -138,10 +140,16 @@ def _retrieve(
         placeholders = journal.placeholders()
     store.find_moved_files(dataset)  # where `WSS_HOME` names a new folder, the images may have been written just now
     store.set_drops(dataset, dropped)
+    folders = (source for source, _ in sources if isinstance(source, FolderSource))
+    passed_over = {name: counts for source in folders for name, counts in source.passed_over.items() if counts}
+    store.set_passed_over(dataset, {name: told(counts) for name, counts in passed_over.items()})
     store.restore_verdicts(dataset)
     report = screen_dataset(dataset, spec, placeholders)
+    without = (dropped, passed_over, {name: report.counts(name) for name in spec.class_names})
     _check_groups(
-        dataset, spec, {name: dropped.get(name, Counter()) + report.counts(name) for name in spec.class_names}
+        dataset,
+        spec,
+        {name: sum((part.get(name, Counter()) for part in without), Counter()) for name in spec.class_names},
     )
 
 
@@ -166,8 +174,9 @@ def summary_table(dataset: "Dataset") -> str:
     if (screened := store.screened(dataset)).findings:
         lines.append(f"other: left out before co-segmentation\n{screened}")
     for class_name, reasons in store.drops(dataset).items():
-        told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-        lines.append(f"{class_name}: not stored: {told}")
+        shown = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+        lines.append(f"{class_name}: not stored: {shown}")
+    lines += [f"{class_name}: {words}" for class_name, words in store.passed_over(dataset).items()]
     return "\n".join(lines)
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from wss_data.errors import SpecError
+from wss_data.listing import require_text
+from wss_data.names import is_of_tool
 
 MAX_CLASSES = 254
 """Masks are 8 bit: 0 is background and 255 ignore."""
@@ -244,17 +246,17 @@ def spec_from_folder(images: str | Path, name: str) -> DatasetSpec:
     """Make a definition of a folder of images: its class folders, sorted by name, become the classes.
 
     Args:
-        images: Folder that holds one folder of images a class; hidden folders and those that begin with ``_`` are left
-            out.
+        images: Folder that holds one folder of images a class; hidden folders, those that begin with ``_`` and a
+            tool's own (``@eaDir``) are left out.
         name: Name of the dataset.
 
     Raises:
         SpecError: If there is no such folder, or no class folder in it.
     """
-    folder = Path(images).expanduser()
+    folder = require_text(Path(images).expanduser(), "the images")
     if not folder.is_dir():
         raise SpecError(f"{folder}: there is no such folder of images.")
-    found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "_")))
+    found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_of_tool(p.name))
     if not found:
         raise SpecError(f"{folder}: no class folder found. Wanted: one folder a class, as in {folder}/cat/1.jpg.")
     source = {"name": "folder", "options": {"path": str(folder.absolute())}}

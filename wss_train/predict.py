@@ -12,6 +12,7 @@ from tqdm import tqdm
 from wss_data.errors import SourceError
 from wss_data.files import write_bytes
 from wss_data.images import SUFFIXES, encode_jpeg, list_images, read_image
+from wss_data.listing import Listing
 from wss_data.masks import write_mask
 from wss_data.report import overlay as draw_overlay
 from wss_train.inference import default_device, predict_files, settings_for
@@ -29,18 +30,22 @@ class PredictSummary:
         out: Where they are.
         failed: Reason -> number of images without a mask.
         messages: One sentence for each of those images.
+        passed_over: Files in the folders that were not taken for images, as one line; empty if there is none.
     """
 
     written: int
     out: Path
     failed: Counter[str] = field(default_factory=Counter)
     messages: tuple[str, ...] = ()
+    passed_over: str = ""
 
     def __str__(self) -> str:
         lines = [f"{self.written} masks written to {self.out}"]
         if self.failed:
             told = ", ".join(f"{count} {reason}" for reason, count in sorted(self.failed.items()))
             lines += [f"{self.failed.total()} images have no mask: {told}", *self.messages[:10]]
+        if self.passed_over:
+            lines.append(self.passed_over)
         return "\n".join(lines)
 
 
@@ -60,15 +65,24 @@ def find_images(wanted: Path | str | Sequence[Path | str], out: Path | None = No
     Raises:
         SourceError: If one of them gives no image, or two images would get the same place.
     """
+    return _find(wanted, out)[0]
+
+
+def _find(wanted: Path | str | Sequence[Path | str], out: Path | None) -> tuple[dict[Path, Path], Listing]:
+    """Image files with their places, and all that was found on the way."""
     found: dict[Path, Path] = {}
+    everything = Listing()
     known: set[Path] = set()
     for entry in [wanted] if isinstance(wanted, str | Path) else wanted:
-        base, files = _files_of(Path(entry))
+        base, listing = _files_of(Path(entry))
+        files: Sequence[Path] = listing
         if out is not None and base.resolve() in out.resolve().parents:
             files = [file for file in files if out.resolve() not in file.resolve().parents]
+        everything += listing
         if not files:
+            seen = f" ({listing})" if str(listing) else ""
             raise SourceError(
-                f"{entry}: no image found. Give images, folders with images, or a quoted pattern such as "
+                f"{entry}: no image found{seen}. Give images, folders with images, or a quoted pattern such as "
                 f"'photos/**/*.jpg'; names of images end in {', '.join(SUFFIXES)}."
             )
         for file in files:
@@ -84,24 +98,23 @@ def find_images(wanted: Path | str | Sequence[Path | str], out: Path | None = No
                 f"{', '.join(sharing[:3])}: {count} images would share the mask {place}.png. Give their common folder "
                 "instead of each; where they differ in their suffix only, rename them or predict them apart."
             )
-    return found
+    return found, everything
 
 
-def _files_of(entry: Path) -> tuple[Path, list[Path]]:
+def _files_of(entry: Path) -> tuple[Path, Listing]:
     """What a file, a folder or a pattern stands for, and the folder from which its places are counted."""
     if entry.is_file():
-        return entry.parent, [entry]
+        return entry.parent, Listing((entry,))
     if entry.is_dir():
         return entry, list_images(entry)
     fixed = 0
     while fixed < len(entry.parts) and not glob.has_magic(entry.parts[fixed]):
         fixed += 1
     if fixed == len(entry.parts):
-        return entry, []
+        return entry, Listing()
     paths = (Path(name) for name in glob.iglob(str(entry), recursive=True))
-    return Path(*entry.parts[:fixed]), sorted(
-        path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()
-    )
+    images = sorted(path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
+    return Path(*entry.parts[:fixed]), Listing(tuple(images))
 
 
 def predict_images(
@@ -137,7 +150,7 @@ def predict_images(
         CheckpointError: If the model is missing or damaged.
     """
     out = Path(out)
-    found = find_images(images, out)
+    found, listing = _find(images, out)
     paths = list(found)
     targets = [_targets(out / place) for place in found.values()]
     inputs = {path.resolve() for path in paths}
@@ -169,7 +182,7 @@ def predict_images(
             messages.append(str(result.error))
         else:
             written += 1
-    return PredictSummary(written, out, failed, tuple(messages))
+    return PredictSummary(written, out, failed, tuple(messages), str(listing))
 
 
 def _targets(stem: Path) -> tuple[Path, Path]:

@@ -20,7 +20,9 @@ from wss_data.cosegmentation.saliency import BASELINES, LONG_SIDE, SALIENCY
 from wss_data.cosegmentation.score import jaccard, precision
 from wss_data.errors import CosegmentationError, ImageError, MaskError, SourceError
 from wss_data.images import list_images, read_image, resize_longest_side
+from wss_data.listing import by_name, list_files
 from wss_data.masks import read_mask, resize_mask
+from wss_data.names import printable, same_name
 from wss_data.parallel import map_images
 from wss_data.report import Tile, cut_out, fit, write_sheet
 
@@ -69,6 +71,7 @@ class SaliencyComparison:
         unreadable: Of these, how many could not be read: neither shown nor scored.
         shown: Images in the picture, from left to right.
         scores: One a method, baselines first; empty without true masks.
+        passed_over: Files of the folder that were not taken for images, as one line; empty if there is none.
     """
 
     figure: Path
@@ -76,11 +79,14 @@ class SaliencyComparison:
     unreadable: int
     shown: tuple[Path, ...]
     scores: tuple[MethodScore, ...]
+    passed_over: str = ""
 
     def __str__(self) -> str:
         lines = [f"{len(self.shown)} of {self.images} images in {self.figure}"]
         if self.unreadable:
             lines.append(f"{self.unreadable} images could not be read and are left out")
+        if self.passed_over:
+            lines.append(self.passed_over)
         if self.scores:
             width = max(6, *(len(score.name) for score in self.scores))
             lines.append(f"{'method':{width}}  {'n':>6} {'P':>7} {'J':>6}")
@@ -135,7 +141,7 @@ def compare_saliency(
         if name not in SALIENCY:
             raise CosegmentationError(f"there is no saliency '{name}'. Known: {', '.join(SALIENCY)}.")
     engines = {name: make_engine(name, (options or {}).get(name)) for name in methods}
-    paths, title = _group(images)
+    paths, title, passed_over = _group(images)
     truths = {} if truth is None else _truths(paths, Path(truth), title)
 
     group = ImageFiles(paths, LONGEST_SIDE)
@@ -158,7 +164,8 @@ def compare_saliency(
             *_baseline_scores(list(found)),
             *(_engine_score(name, [(masks.get(at), true) for at, _, true in pairs]) for name, masks in made.items()),
         )
-    return SaliencyComparison(figure, len(paths), len(group.unreadable), tuple(paths[at] for at in shown), scores)
+    shown_paths = tuple(paths[at] for at in shown)
+    return SaliencyComparison(figure, len(paths), len(group.unreadable), shown_paths, scores, passed_over)
 
 
 def saliency_picture(saliency: np.ndarray) -> np.ndarray:
@@ -167,22 +174,23 @@ def saliency_picture(saliency: np.ndarray) -> np.ndarray:
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 
-def _group(images: Path | str | Sequence[Path | str]) -> tuple[list[Path], str]:
-    """The image files of a group and its name."""
+def _group(images: Path | str | Sequence[Path | str]) -> tuple[list[Path], str, str]:
+    """The image files of a group, its name, and what of its folder is no image."""
     if not isinstance(images, Path | str):
         paths = [Path(path) for path in images]
         if not paths:
             raise SourceError("no image is given to compare.")
-        return paths, paths[0].parent.name
+        return paths, printable(paths[0].parent.name), ""
     folder = Path(images)
     if not folder.is_dir():
         raise SourceError(f"{folder}: there is no such folder of images.")
-    paths = [path for path in list_images(folder) if path.parent == folder]
+    paths = list_images(folder, deep=False)
     if not paths:
         classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
         hint = f" It holds folders: give one class, such as {folder / classes[0]}." if classes else ""
-        raise SourceError(f"{folder}: no image in it.{hint}")
-    return paths, folder.absolute().name
+        seen = f" ({paths})" if str(paths) else ""
+        raise SourceError(f"{folder}: no image in it{seen}.{hint}")
+    return list(paths), printable(folder.absolute().name), str(paths)
 
 
 def _truths(paths: Sequence[Path], folder: Path, class_name: str) -> dict[Path, Path]:
@@ -191,11 +199,11 @@ def _truths(paths: Sequence[Path], folder: Path, class_name: str) -> dict[Path, 
         raise SourceError(f"{folder}: there is no such folder of masks.")
     below = folder / class_name
     places = [below, folder] if below.is_dir() else [folder]
-    found = {}
-    for path in paths:
-        masks = [mask for place in places if (mask := place / f"{path.stem}.png").is_file()]
-        if masks:
-            found[path] = masks[0]
+    masks: dict[str, list[Path]] = {}
+    for place in places:
+        for name, files in by_name(list_files(place, (".png",), deep=False)).items():
+            masks.setdefault(name, files)
+    found = {path: masks[name][0] for path in paths if (name := same_name(path.stem)) in masks}
     if not found:
         raise SourceError(
             f"{folder}: no true mask for any of the {len(paths)} images; {places[0] / (paths[0].stem + '.png')} was "

@@ -16,7 +16,9 @@ from wss_data.cosegmentation.base import Engine, ImageFiles, full_disk_told, gro
 from wss_data.errors import CosegmentationError, ImageError, SourceError
 from wss_data.files import write_json, write_text
 from wss_data.images import decode_image, list_images
+from wss_data.listing import Listing
 from wss_data.masks import foreground_ratio, resize_mask, write_foreground
+from wss_data.names import is_of_tool, printable
 from wss_data.parallel import map_images
 
 SCORES = "scores.csv"
@@ -64,6 +66,7 @@ class FolderSummary:
         kept: Class name -> images that the foreground filter keeps.
         with_mask: Class name -> images that have a mask.
         dropped: Reason -> images without a mask.
+        passed_over: Files that were not taken for images, as one line; empty if there is none.
     """
 
     out: Path
@@ -73,6 +76,7 @@ class FolderSummary:
     kept: Mapping[str, int]
     with_mask: Mapping[str, int]
     dropped: Mapping[str, int]
+    passed_over: str = ""
 
     def __str__(self) -> str:
         width = max(5, *(len(name) for name in self.with_mask))
@@ -82,6 +86,8 @@ class FolderSummary:
         if self.dropped:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items()))
             lines.append(f"{sum(self.dropped.values())} images have no mask ({reasons}): see {self.out / SCORES}")
+        if self.passed_over:
+            lines.append(self.passed_over)
         return "\n".join(lines)
 
 
@@ -140,7 +146,7 @@ def cosegment_folder(
     images, out = Path(images), Path(out)
     if longest_side < 64:
         raise CosegmentationError(f"longest_side is {longest_side}; at least 64 pixels are needed to see an object.")
-    groups = find_groups(images, out)
+    groups, listing = _find_groups(images, out)
     engine = make_engine(method, options)
     before = _read_rows(out / SCORES)
     run = _Run(engine, out, longest_side, (min_foreground, max_foreground), workers, progress, before)
@@ -160,10 +166,11 @@ def cosegment_folder(
         kept={name: sum(row.kept for row in made if row.class_name == name) for name in groups},
         with_mask={name: sum(row.class_name == name for row in made) for name in groups},
         dropped=Counter(row.status for row in rows.values() if row.status != "ok"),
+        passed_over=str(listing),
     )
 
 
-def find_groups(images: Path, out: Path) -> dict[str, list[Path]]:
+def find_groups(images: Path, out: Path) -> dict[str, Sequence[Path]]:
     """The groups in a folder: class name -> its image files, both sorted.
 
     Args:
@@ -173,28 +180,38 @@ def find_groups(images: Path, out: Path) -> dict[str, list[Path]]:
     Raises:
         SourceError: As ``cosegment_folder``.
     """
+    return _find_groups(images, out)[0]
+
+
+def _find_groups(images: Path, out: Path) -> tuple[dict[str, Sequence[Path]], Listing]:
+    """The groups, and all that was found below ``images``."""
     if not images.is_dir():
         raise SourceError(f"{images}: there is no such folder of images.")
     if out.absolute().resolve().is_relative_to(images.resolve()):
         raise SourceError(f"{out}: masks must go outside {images}; the next run would take them for images.")
-    folders = [path for path in sorted(images.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    groups = {folder.name: paths for folder in folders if (paths := list_images(folder))}
-    direct = [path for path in list_images(images) if path.parent == images]
+    folders = [path for path in sorted(images.iterdir()) if path.is_dir() and not is_of_tool(path.name)]
+    listings = {printable(folder.name): list_images(folder) for folder in folders}
+    groups: dict[str, Sequence[Path]] = {name: listing for name, listing in listings.items() if listing}
+    direct = list_images(images, deep=False)
+    everything = sum(listings.values(), direct)
     if direct and groups:
         raise SourceError(
             f"{images}: holds {len(direct)} images (such as {direct[0].name}) beside folders of images (such as "
             f"{next(iter(groups))}). Move them into a folder of their own: one folder is one group."
         )
     if direct:
-        groups = {images.absolute().name: direct}
+        groups = {printable(images.absolute().name): direct}
     if not groups:
-        raise SourceError(f"{images}: no image found. The layout is {images}/<class>/*.jpg, or images right in it.")
+        seen = f" ({everything})" if str(everything) else ""
+        raise SourceError(
+            f"{images}: no image found{seen}. The layout is {images}/<class>/*.jpg, or images right in it."
+        )
     for name, paths in groups.items():
-        stem, count = Counter(path.stem for path in paths).most_common(1)[0]
+        stem, count = Counter(printable(path.stem) for path in paths).most_common(1)[0]
         if count > 1:
-            same = ", ".join(str(path.relative_to(images)) for path in paths if path.stem == stem)
+            same = ", ".join(str(path.relative_to(images)) for path in paths if printable(path.stem) == stem)
             raise SourceError(f"{images}: {same} would have the same mask {name}/{stem}.png. Rename all but one.")
-    return groups
+    return groups, everything
 
 
 def _is_flat(images: Path, paths: Sequence[Path]) -> bool:
@@ -225,13 +242,13 @@ class _Run:
         checked = list(looks)
         good = [one for one in checked if one.reason is None]
         place = {one.path: position for position, one in enumerate(good)}
-        members = [f"{one.path.stem} {one.sha256}" for one in good]
+        members = [f"{printable(one.path.stem)} {one.sha256}" for one in good]
         group = group_fingerprint(self.engine, members, self.longest_side)
         for key in [key for key in rows if key[0] == name]:
             del rows[key]
         wanted = []
         for one in checked:
-            key, mask_path = (name, one.path.stem), folder / f"{one.path.stem}.png"
+            key, mask_path = (name, printable(one.path.stem)), folder / f"{one.path.stem}.png"
             old = self.before.get(key)
             if one.reason is not None:
                 rows[key] = _without_mask(key, one.reason)
@@ -271,18 +288,19 @@ class _Run:
             mask, band = resize_mask(segmented.mask, one.size), segmented.uncertain
             band = None if band is None else resize_mask(band, one.size)
             write_foreground(mask, folder / f"{one.path.stem}.png", band)
-            key = (name, one.path.stem)
+            key = (name, printable(one.path.stem))
             rows[key] = self._row(key, segmented.confidence, foreground_ratio(mask, band), group)
             made.append(key)
             self.made += 1
             if len(made) % max(SAVE_EVERY, len(rows) // 100) == 0:
                 _write_rows(self.out / SCORES, rows.values())
         for position in wanted:
-            key = (name, good[position].path.stem)
+            path = good[position].path
+            key = (name, printable(path.stem))
             if key not in rows:
                 error = shrunk.unreadable.get(position)
                 rows[key] = _without_mask(key, error.reason if error else NO_MASK)
-                (folder / f"{key[1]}.png").unlink(missing_ok=True)
+                (folder / f"{path.stem}.png").unlink(missing_ok=True)
         if shrunk.unreadable:
             # A grey image stood for the lost one: good masks, but the next run makes those of the group without it.
             rows.update((key, replace(rows[key], group="")) for key in made)

@@ -37,6 +37,7 @@ from PIL import Image
 from wss_data.cosegmentation.mat_file import read_mat_mask, read_mat_masks
 from wss_data.errors import ImageError, MaskError, SourceError, StoreError
 from wss_data.images import SUFFIXES, read_image
+from wss_data.listing import Listing, list_files
 from wss_data.masks import (
     IGNORE_INDEX,
     check_foreground,
@@ -47,8 +48,10 @@ from wss_data.masks import (
     split_band,
     write_mask,
 )
+from wss_data.names import same_name
 from wss_data.parallel import map_images
 from wss_data.quality import MaskQuality, mask_quality
+from wss_data.tables import lines_of, read_text
 
 REASONS = (
     "size",
@@ -97,14 +100,14 @@ class KnownImage:
 
     @property
     def keys(self) -> set[str]:
-        """What its mask's path below the class folder may be, without suffix."""
+        """What its mask's path below the class folder may be, without suffix, in the form of ``same_name``."""
         keys = {Path(self.path).stem}
         if self.source_id:
             source = PurePosixPath(self.source_id).with_suffix("")
             keys |= {source.name, source.as_posix()}
             if source.parts[0] == self.class_name and len(source.parts) > 1:
                 keys.add(PurePosixPath(*source.parts[1:]).as_posix())
-        return keys
+        return {same_name(key) for key in keys}
 
 
 @dataclass(frozen=True)
@@ -168,11 +171,13 @@ class ImportReport:
         imported: Number of masks taken: class -> count.
         resized: How many of them had the original image's size and were brought to the stored one's.
         bad: What could not be taken.
+        passed_over: Files of the class folders that were not taken for masks, as one line; empty if there is none.
     """
 
     imported: dict[str, int]
     resized: int
     bad: tuple[BadMask, ...]
+    passed_over: str = ""
 
     def __str__(self) -> str:
         total = sum(self.imported.values())
@@ -181,6 +186,8 @@ class ImportReport:
             lines.append(
                 f"{self.resized:,} of them had the original image's size and were brought to the stored image's."
             )
+        if self.passed_over:
+            lines.append(self.passed_over)
         return "\n".join(lines + ([bad_summary(self.bad)] if self.bad else []))
 
 
@@ -218,18 +225,25 @@ def match_masks(
         for key in image.keys:
             by_key[image.class_name, key].append(image)
 
-    found = [mask for class_name in classes for mask in _mask_files(folder, class_name)] + list(unpacked)
+    found = [
+        FoundMask(name, path.relative_to(folder / name).with_suffix("").as_posix(), path)
+        for name in classes
+        for path in _mask_files(folder, [name])
+    ] + list(unpacked)
     if not found:
         inside = sorted(p.name for p in folder.iterdir())
+        passed_over = str(_mask_files(folder, classes))
+        seen = f" ({passed_over})" if passed_over else ""
         raise SourceError(
-            f"{folder}: no mask found. Wanted: {folder}/<class>/<stem>.png (or .mat) with a class of "
+            f"{folder}: no mask found{seen}. Wanted: {folder}/<class>/<stem>.png (or .mat) with a class of "
             f"{', '.join(classes)}. Found: {', '.join(inside[:5]) if inside else 'nothing'}."
         )
     claims: dict[str, list[MaskFile]] = defaultdict(list)
     bad: list[BadMask] = []
     for mask in found:
-        last = PurePosixPath(mask.key).name
-        owners = by_key.get((mask.class_name, mask.key)) or by_key.get((mask.class_name, last), [])
+        key = same_name(mask.key)
+        last = PurePosixPath(key).name
+        owners = by_key.get((mask.class_name, key)) or by_key.get((mask.class_name, last), [])
         if not owners:
             message = f"{mask}: no image of class '{mask.class_name}' is called {last}."
             bad.append(BadMask(mask.class_name, "unknown", message))
@@ -255,12 +269,10 @@ def match_masks(
     return sorted(matched, key=lambda file: file.path), bad
 
 
-def _mask_files(folder: Path, class_name: str) -> Iterator[FoundMask]:
-    """Each mask file below a class's folder."""
-    own = folder / class_name
-    for path in sorted(own.rglob("*")):
-        if path.suffix.lower() in MASK_SUFFIXES and not path.name.startswith(".") and path.is_file():
-            yield FoundMask(class_name, path.relative_to(own).with_suffix("").as_posix(), path)
+def _mask_files(folder: Path, classes: Sequence[str]) -> Listing:
+    """The mask files below the classes' folders, and what else is there."""
+    present = (folder / name for name in classes if (folder / name).is_dir())
+    return sum((list_files(own, MASK_SUFFIXES) for own in present), Listing())
 
 
 @contextmanager
@@ -300,7 +312,7 @@ def _listed_names(path: Path) -> list[str] | None:
     listed = path.with_suffix(".txt")
     if not listed.is_file():
         return None
-    return [line for line in listed.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return [line for line in lines_of(read_text(listed)) if line]
 
 
 def _key(name: str) -> str:
@@ -457,7 +469,12 @@ def _check_and_write(
         ratio = foreground_ratio(mask.foreground, mask.uncertain)
         written.append(ImportedMask(file.image, path, ratio, _quality(file, mask), mask.resized))
     counts = Counter(mask.image.class_name for mask in written)
-    report = ImportReport({name: counts[name] for name in classes}, sum(mask.resized for mask in written), tuple(bad))
+    report = ImportReport(
+        imported={name: counts[name] for name in classes},
+        resized=sum(mask.resized for mask in written),
+        bad=tuple(bad),
+        passed_over=str(_mask_files(folder, classes)),
+    )
     return written, report
 
 

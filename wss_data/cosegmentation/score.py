@@ -1,6 +1,7 @@
 """Compare a folder of foreground masks with a folder of true ones."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from wss_data.errors import MaskError, SourceError
+from wss_data.listing import list_files, told
 from wss_data.masks import foreground_ratio, read_mask, split_band
+from wss_data.names import printable, same_name
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,14 @@ class ScoreTable:
         mean: Mean of the rows (of those that keep an image, for the kept); counts are sums.
         min_foreground: Smallest foreground share kept.
         max_foreground: Largest foreground share kept.
+        notes: Files of the two folders that were not compared, as lines.
     """
 
     classes: tuple[ClassScore, ...]
     mean: ClassScore
     min_foreground: float
     max_foreground: float
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         rows = [*self.classes, self.mean]
@@ -73,7 +78,7 @@ class ScoreTable:
                 f"The masks decide {self.mean.decided:.1%} of the pixels; P and J are of those alone, and no match for "
                 "figures of masks without an uncertain band."
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.notes])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -131,7 +136,7 @@ def score_folder(
     """Score ``masks/<class>/<stem>.png`` against ``truth/<class>/<stem>.png``.
 
     Every true mask must have its counterpart: a mask that was not made would otherwise raise the score. Masks
-    without a truth are left out. Folders that hold PNG files directly count as one class.
+    without a truth are left out and counted. Folders that hold PNG files directly count as one class.
 
     Args:
         masks: Foreground masks; every value but 0 is foreground, except for an uncertain band: 128 in masks of 0, 128
@@ -144,7 +149,7 @@ def score_folder(
         The table; ``print`` it, or take ``to_dict()``.
 
     Raises:
-        SourceError: If a folder is missing or holds no mask, or a mask has no counterpart.
+        SourceError: If a folder is missing or holds no mask, a mask has no counterpart, or two are of one name.
         MaskError: If a mask cannot be read or has another size than its truth.
 
     Source:
@@ -155,34 +160,47 @@ def score_folder(
     for folder in (masks, truth):
         if not folder.is_dir():
             raise SourceError(f"{folder}: there is no such folder of masks.")
-    by_class = _masks_by_class(truth)
-    if not by_class:
-        raise SourceError(f"{truth}: no true mask found. The layout is {truth}/<class>/<stem>.png.")
-    _check_counterparts(masks, truth, by_class)
-    rows = tuple(
-        _score_class(name, [(masks / path, truth / path) for path in paths], min_foreground, max_foreground)
-        for name, paths in by_class.items()
-    )
-    return ScoreTable(rows, _mean(rows), min_foreground, max_foreground)
+    made, left_out = _masks(masks)
+    true, passed_over = _masks(truth)
+    if not true:
+        seen = f" ({told(passed_over)})" if passed_over else ""
+        raise SourceError(f"{truth}: no true mask found{seen}. The layout is {truth}/<class>/<stem>.png.")
+    _check_counterparts(masks, truth, made, true)
+    by_class: dict[str, list[tuple[Path, Path]]] = {}
+    for key, path in true.items():
+        name = path.relative_to(truth).parent.name or truth.absolute().name
+        by_class.setdefault(printable(name), []).append((made[key], path))
+    if without := len(made.keys() - true.keys()):
+        left_out["without a true mask"] += without
+    notes = [f"{folder}: {told(counts)}" for folder, counts in ((masks, left_out), (truth, passed_over)) if counts]
+    rows = tuple(_score_class(name, pairs, min_foreground, max_foreground) for name, pairs in by_class.items())
+    return ScoreTable(rows, _mean(rows), min_foreground, max_foreground, tuple(notes))
 
 
-def _masks_by_class(folder: Path) -> dict[str, list[Path]]:
-    """Class name -> its masks, relative to the folder; masks right in the folder are a class of the folder's name."""
-    found: dict[str, list[Path]] = {}
-    for path in sorted([*folder.glob("*.png"), *folder.glob("*/*.png")]):
-        if not path.name.startswith("."):
-            relative = path.relative_to(folder)
-            found.setdefault(relative.parent.name or folder.absolute().name, []).append(relative)
-    return found
+def _masks(folder: Path) -> tuple[dict[str, Path], Counter[str]]:
+    """``<class>/<stem>``, in the form of ``same_name`` -> mask, also right in the folder; and what else lies there."""
+    found: dict[str, Path] = {}
+    listing = list_files(folder, (".png",))
+    passed_over = Counter(listing.passed_over)
+    for path in listing:
+        relative = path.relative_to(folder)
+        key = same_name(relative.with_suffix(""))
+        if len(relative.parts) > 2:
+            passed_over["deeper than <class>/<stem>.png"] += 1
+        elif key in found:
+            raise SourceError(f"{path} and {found[key].name}: two masks of one name. Take one of them out.")
+        else:
+            found[key] = path
+    return found, passed_over
 
 
-def _check_counterparts(masks: Path, truth: Path, by_class: dict[str, list[Path]]) -> None:
-    wanted = [path for paths in by_class.values() for path in paths]
-    missing = [path for path in wanted if not (masks / path).is_file()]
+def _check_counterparts(masks: Path, truth: Path, made: Mapping[str, Path], true: Mapping[str, Path]) -> None:
+    missing = [path for key, path in true.items() if key not in made]
     if missing:
         raise SourceError(
-            f"{masks}: {len(missing)} of {len(wanted)} masks are missing, the first is {masks / missing[0]} "
-            f"(true mask {truth / missing[0]}). Both folders need the layout <class>/<stem>.png with the same names."
+            f"{masks}: {len(missing)} of {len(true)} masks are missing, the first is "
+            f"{masks / missing[0].relative_to(truth)} (true mask {missing[0]}). Both folders need the layout "
+            "<class>/<stem>.png with the same names."
         )
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -12,6 +13,8 @@ from typing import Any
 from wss_data.addresses import is_web_address
 from wss_data.errors import ImageError, SourceError
 from wss_data.images import list_images
+from wss_data.listing import require_text
+from wss_data.names import printable, same_name
 from wss_data.records import Provenance
 from wss_data.sources.base import Hit, Pages, SourceState
 from wss_data.spec import ClassSpec
@@ -36,6 +39,9 @@ class FolderSource:
 
     Raises:
         SourceError: If there is no such folder, none was given, or a row of ``provenance.csv`` is wrong.
+
+    Attributes:
+        passed_over: Class -> why files of its folder are not taken -> how many; of the classes that were searched.
     """
 
     name = "folder"
@@ -47,9 +53,10 @@ class FolderSource:
                 "source 'folder' needs a folder of images, one folder a class inside. "
                 "Give it with --images FOLDER, or as options: {path: FOLDER} in the definition."
             )
-        self.path = Path(path).expanduser()
+        self.path = require_text(Path(path).expanduser(), "the images")
         if not self.path.is_dir():
             raise SourceError(f"{self.path}: there is no such folder of images.")
+        self.passed_over: dict[str, Counter[str]] = {}
         self._known = read_provenance(self.path)
 
     def state(self) -> SourceState:
@@ -70,9 +77,11 @@ class FolderSource:
                 f"{folder}: class '{wanted.name}' has no folder. "
                 f"Folders found in {self.path}: {', '.join(found) if found else 'none'}."
             )
-        for path in list_images(folder)[:limit]:
-            identity = f"{wanted.name}/{path.relative_to(folder).as_posix()}"
-            known: dict[str, Any] = {"image_url": path.absolute().as_uri(), **self._known.get(identity, {})}
+        listing = list_images(folder)
+        self.passed_over[wanted.name] = listing.passed_over
+        for path in listing[:limit]:
+            identity = f"{wanted.name}/{printable(path.relative_to(folder).as_posix())}"
+            known: dict[str, Any] = {"image_url": path.absolute().as_uri(), **self._known.get(same_name(identity), {})}
             yield Hit(
                 class_name=wanted.name,
                 provenance=Provenance(source=self.name, source_id=identity, query=wanted.name, **known),

@@ -51,8 +51,10 @@ from wss_data.store.info import (
     kind_of,
     mark_filter_stale,
     mask_ledger,
+    passed_over,
     set_drops,
     set_ledger,
+    set_passed_over,
 )
 from wss_data.store.mask_fields import adopt_masks, compare_masks, declare_mask_field
 from wss_data.store.moved import find_moved_files
@@ -124,6 +126,7 @@ __all__ = [
     "mark_filter_stale",
     "mask_ledger",
     "open_dataset",
+    "passed_over",
     "rank_masks",
     "restore_verdicts",
     "screen",
@@ -132,6 +135,7 @@ __all__ = [
     "set_drops",
     "set_ledger",
     "set_masks",
+    "set_passed_over",
     "set_target_masks",
     "take_over_verdicts",
     "target_name",

@@ -143,6 +143,17 @@ def drops(dataset: "fo.Dataset | fo.DatasetView") -> dict[str, dict[str, int]]:
     return {name: dict(reasons) for name, reasons in info_of(dataset)["drops"].items()}
 
 
+def set_passed_over(dataset: "fo.Dataset", passed_over: Mapping[str, str]) -> None:
+    """Store which files of a folder of images were not taken for images: class -> one line."""
+    if info_of(dataset).get("passed_over", {}) != dict(passed_over):
+        update(dataset, passed_over=dict(passed_over))
+
+
+def passed_over(dataset: "fo.Dataset | fo.DatasetView") -> dict[str, str]:
+    """Which files of a folder of images were not taken for images, as of the last build: class -> one line."""
+    return dict(info_of(dataset).get("passed_over", {}))
+
+
 def applied_filters(dataset: "fo.Dataset | fo.DatasetView") -> FilterSpec | None:
     """The thresholds that were applied last, or ``None``."""
     applied = info_of(dataset)["filter"]["applied"]

@@ -1,6 +1,7 @@
 """Screening a web dataset: tags for repeats, ambiguous images, placeholders and leaks. Nothing is deleted."""
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING
 from wss_data.duplicates import Finding, Screened, find_leaks, find_repeats, look_at
 from wss_data.errors import StoreError
 from wss_data.filters import DROPPED, LEAK, NEAR_DUPLICATE, SCREENING_TAGS, aligned
+from wss_data.names import printable
 from wss_data.store.datasets import open_dataset
 from wss_data.store.info import class_names, info_of, kind_of, mark_filter_stale, update, web_info
+from wss_data.tables import lines_of, read_text
 
 if TYPE_CHECKING:
     import fiftyone as fo
@@ -61,15 +64,19 @@ class LeakReport:
         against: The split.
         compared: Number of its images.
         leaks: (class, image, what it repeats, distance in bits), those found before included.
+        left_out: What of the split could not be compared with, as one line; empty if there is nothing.
     """
 
     against: str
     compared: int
     leaks: tuple[tuple[str, str, str, int], ...]
+    left_out: str = ""
 
     def __str__(self) -> str:
         lines = [f"{name} ({bits} of 64 bits differ)  is  {other}" for _, name, other, bits in self.leaks]
         lines.append(f"{len(self.leaks)} leaks into the {self.compared:,} images of {self.against}.")
+        if self.left_out:
+            lines.append(f"{self.against}: {self.left_out}")
         return "\n".join(lines)
 
 
@@ -99,7 +106,7 @@ def screen(
     """
     web_info(dataset, "screened")
     images, earlier = _screened(dataset)
-    splits = {split: read_split(split) for split in against}
+    splits = {split: read_split(split)[0] for split in against}
     state = _fingerprint(images, max_distance, placeholders, splits)
     if info_of(dataset).get("screening") == state:
         return _report(dataset, images, _findings(earlier))
@@ -137,7 +144,7 @@ def leaks(dataset: "fo.Dataset", against: str, max_distance: int | None, dry_run
         StoreError: If it is no web dataset, or there is no such split.
     """
     web_info(dataset, "searched for leaks")
-    others = read_split(against)
+    others, left_out = read_split(against)
     images, earlier = _screened(dataset)
     found = find_leaks(images, others, max_distance or 0, lru_cache(LOOKS_REMEMBERED)(look_at))
     if not dry_run:
@@ -149,7 +156,7 @@ def leaks(dataset: "fo.Dataset", against: str, max_distance: int | None, dry_run
         for i in images
         if i.key in found
     ]
-    return LeakReport(against, len(others), tuple(sorted(rows)))
+    return LeakReport(against, len(others), tuple(sorted(rows)), left_out)
 
 
 def evaluation_splits(target: str) -> list[str]:
@@ -165,22 +172,24 @@ def evaluation_splits(target: str) -> list[str]:
     return [f"{target}:{split}" for split in ("val", "test") if any(dataset.match_tags(split).values("phash"))]
 
 
-def read_split(split: str) -> list[Screened]:
-    """The images of an evaluation split, as ``leaks`` takes it.
+def read_split(split: str) -> tuple[list[Screened], str]:
+    """The images of an evaluation split, as ``leaks`` takes it, and what cannot be compared with, as one line.
 
     Raises:
         StoreError: If there is no such split, or nothing in it.
     """
     path = Path(split).expanduser()
+    left_out = ""
     if path.is_dir():
-        found = _folder_split(path)
+        found, left_out = _folder_split(path)
     elif path.is_file():
         found = _hash_file(path)
     else:
         found = _dataset_split(split)
     if not found:
-        raise StoreError(f"{split}: there is no image in it to compare with.")
-    return found
+        seen = f" ({left_out})" if left_out else ""
+        raise StoreError(f"{split}: there is no image in it to compare with{seen}.")
+    return found, left_out
 
 
 def _dataset_split(split: str) -> list[Screened]:
@@ -198,12 +207,15 @@ def _dataset_split(split: str) -> list[Screened]:
     ]
 
 
-def _folder_split(folder: Path) -> list[Screened]:
+def _folder_split(folder: Path) -> tuple[list[Screened], str]:
     from wss_data.images import list_images
     from wss_data.parallel import map_images
 
     paths = list_images(folder)
-    return [found for found in map_images(_of_file, paths, description="hash", total=len(paths)) if found is not None]
+    looks = list(map_images(_of_file, paths, description="hash", total=len(paths)))
+    found = [look for look in looks if look is not None]
+    unread = [f"{len(looks) - len(found)} images cannot be read"] if len(found) < len(looks) else []
+    return found, "; ".join([*unread, *filter(None, [str(paths)])])
 
 
 def _of_file(path: Path) -> Screened | None:
@@ -216,13 +228,13 @@ def _of_file(path: Path) -> Screened | None:
         phash = perceptual_hash(decode_image(data, str(path)))
     except (ImageError, OSError):
         return None
-    return Screened(str(path), str(path), "", hashlib.sha256(data).hexdigest(), phash, str(path), 0)
+    return Screened(str(path), printable(path), "", hashlib.sha256(data).hexdigest(), phash, str(path), 0)
 
 
 def _hash_file(path: Path) -> list[Screened]:
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        words = line.split("#")[0].replace(",", " ").split()
+    for number, line in enumerate(lines_of(read_text(path)), start=1):
+        words = re.sub("[,;|\"']", " ", line.split("#")[0]).split()
         if not words:
             continue
         hexadecimal = [word for word in words if all(c in "0123456789abcdefABCDEF" for c in word)]
