@@ -37,7 +37,7 @@ class BrightEngine:
 @pytest.fixture
 def engine(monkeypatch):
     engine = BrightEngine()
-    monkeypatch.setattr(folder_module, "make_engine", lambda method, options: engine)
+    monkeypatch.setattr(folder_module, "make_engine", lambda method, options, allow_programs: engine)
     return engine
 
 

@@ -62,7 +62,7 @@ def draw(path, left=0.5, size=(40, 24)):
 
 
 def use(monkeypatch, engine):
-    monkeypatch.setattr(folder, "make_engine", lambda method, options: engine)
+    monkeypatch.setattr(folder, "make_engine", lambda method, options, allow_programs: engine)
     return engine
 
 
@@ -260,7 +260,7 @@ from pathlib import Path
 from test_cosegment_scale import BrightEngine
 from wss_data.cosegmentation import folder
 folder.SAVE_EVERY = 3
-folder.make_engine = lambda method, options: BrightEngine(lambda position: time.sleep(0.1))
+folder.make_engine = lambda method, options, allow_programs: BrightEngine(lambda position: time.sleep(0.1))
 folder.cosegment_folder(sys.argv[1], sys.argv[2], workers=1, progress=False)
 """
 
@@ -342,7 +342,9 @@ def test_a_stored_dataset_is_cosegmented_again_with_other_settings_and_filtered_
     dataset = make_web("scale-again")
     engine = BrightEngine(setting=2)
     asked = []
-    monkeypatch.setattr(pipeline, "make_engine", lambda method, options: asked.append((method, options)) or engine)
+    monkeypatch.setattr(
+        pipeline, "make_engine", lambda method, options, allow_programs: asked.append((method, options)) or engine
+    )
 
     assert pipeline.cosegment_again(dataset, options={"long_side": 640}, classes=["cow"], progress=False) == 1
     assert asked == [("common", {"long_side": 640})]
@@ -382,7 +384,7 @@ def test_the_command_cosegments_a_dataset_again_and_an_unknown_option_changes_no
     make_web("scale-command")
     assert main(["cosegment", "scale-command", "--option", "magic=1"]) == 2
     assert "has no option 'magic'" in capsys.readouterr().err
-    monkeypatch.setattr(pipeline, "make_engine", lambda method, options: BrightEngine(setting=3))
+    monkeypatch.setattr(pipeline, "make_engine", lambda method, options, allow_programs: BrightEngine(setting=3))
     assert main(["cosegment", "scale-command", "--class", "cat", "--workers", "1"]) == 0
     assert "3 masks made." in capsys.readouterr().out
     assert main(["cosegment", "scale-command", "--class", "cat", "--workers", "1"]) == 0

@@ -469,7 +469,8 @@ def test_folders_of_photographs_become_folders_of_the_programs_masks(tmp_path, m
             enlarged = image.repeat(8, axis=0).repeat(8, axis=1)
             write_jpeg(enlarged, tmp_path / "photos" / class_name / f"{position}.jpg")
     options = {"command": program(tmp_path, WELL)}
-    summary = cosegment_folder(tmp_path / "photos", tmp_path / "masks", "outside", options, 1, progress=False)
+    wanted = {"method": "outside", "options": options, "workers": 1, "progress": False, "allow_programs": True}
+    summary = cosegment_folder(tmp_path / "photos", tmp_path / "masks", **wanted)
     assert summary.made == 4
     assert np.unique(read_mask(tmp_path / "masks" / "dog" / "1.png")[:, :10]).tolist() == [255]
-    assert cosegment_folder(tmp_path / "photos", tmp_path / "masks", "outside", options, 1, progress=False).made == 0
+    assert cosegment_folder(tmp_path / "photos", tmp_path / "masks", **wanted).made == 0

@@ -44,6 +44,16 @@ def add_engine(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
+def add_programs(parser: argparse.ArgumentParser) -> None:
+    """Add ``--allow-programs``: without it, nothing that stands in a file or a database starts a program."""
+    parser.add_argument(
+        "--allow-programs",
+        action="store_true",
+        help="run the program that the co-segmentation method 'outside' names, with all that you may do; look at its "
+        "command first where the definition is not your own (default: refuse)",
+    )
+
+
 def option(text: str) -> tuple[str, object]:
     """NAME=VALUE as (name, value): the value as in a definition (YAML), and what is no YAML as it stands."""
     import yaml

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from wss_data.filters import DROPPED, KEPT
 from wss_data.ledger import Ledger
-from wss_data.manifest import first_source, public_ledger, public_values
+from wss_data.manifest import first_source, public_cosegmentation, public_ledger
 from wss_data.spec import CosegmentationSpec, DatasetSpec, FilterSpec
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def dataset_facts(dataset: "Dataset") -> Facts:
 
     rows = image_rows(dataset, "described in a card")
     spec = store.definition(dataset)
-    spec = replace(spec, cosegmentation=CosegmentationSpec(**public_values(asdict(spec.cosegmentation))))
+    spec = replace(spec, cosegmentation=CosegmentationSpec(**public_cosegmentation(asdict(spec.cosegmentation))))
     shares = dict(zip(*dataset.values(["id", "foreground_ratio"]), strict=True))
     drops = store.drops(dataset)
     at = [row.provenance for row in rows]

@@ -13,7 +13,16 @@ import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from wss_data.arguments import add_cluster, add_dataset, add_engine, add_filter, add_workers, positive, share
+from wss_data.arguments import (
+    add_cluster,
+    add_dataset,
+    add_engine,
+    add_filter,
+    add_programs,
+    add_workers,
+    positive,
+    share,
+)
 from wss_data.database import loss_told
 from wss_data.embed_command import add_embed_command
 from wss_data.errors import WssError
@@ -121,6 +130,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="stop when a source has no key or does not answer; otherwise it is told and left out while others remain",
     )
+    add_programs(add)
     add_cluster(add)
 
     add = add_command(
@@ -195,6 +205,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add_dataset(add)
     add_engine(add, "the definition's")
+    add_programs(add)
     add.add_argument(
         "--class",
         dest="classes",
@@ -427,6 +438,7 @@ def _build(options: argparse.Namespace) -> int:
             retry=options.retry,
             search_again=options.search_again,
             strict=options.strict,
+            allow_programs=options.allow_programs,
         )
     print(summary_table(dataset))
     print(f"dataset:   {dataset.name}    (wss-data view {dataset.name})")
@@ -463,6 +475,7 @@ def _cosegment(options: argparse.Namespace) -> int:
             options.classes,
             workers=options.workers,
             field=options.field,
+            allow_programs=options.allow_programs,
         )
     print(summary_table(dataset))
     print(f"{made} masks made{'' if made else ': there was none that would change'}.")
@@ -588,6 +601,7 @@ def _cosegment_folder(options: argparse.Namespace) -> int:
             method=options.method or "common",
             options=dict(options.options or ()),
             workers=options.workers,
+            allow_programs=True,  # engine and command stand on this command line and nowhere else
         )
     print(summary)
     return 1 if summary.dropped else 0

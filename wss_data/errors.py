@@ -21,7 +21,27 @@ was wanted, where, and the way out. The command line prints it and exits with
 status 2; it never shows a traceback for one of these.
 """
 
+import reprlib
+
 from wss_data.names import printable
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 60, 60, 60
+
+
+def shown(value: object) -> str:
+    """A value that was found, short enough for a sentence whatever it is: never all of something large.
+
+    >>> shown("cat"), shown(2.5)
+    ("'cat'", '2.5')
+    >>> len(shown([["x" * 1000] * 1000] * 1000)) <= 60
+    True
+    """
+    try:
+        text = _SHORT.repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 class WssError(Exception):

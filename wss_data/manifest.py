@@ -10,6 +10,7 @@ import base64
 import binascii
 import gzip
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,15 +20,18 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from wss_data.addresses import is_web_address
+from wss_data.cosegmentation.base import PROGRAM_ENGINES
 from wss_data.errors import SourceError, SpecError
 from wss_data.files import atomic_path
 from wss_data.ledger import Ledger, LedgerEntry
 from wss_data.records import Provenance
-from wss_data.spec import DatasetSpec
+from wss_data.spec import CosegmentationSpec, DatasetSpec
 
 if TYPE_CHECKING:
     from wss_data.store.provenance import ImageRow
     from wss_data.store.types import Dataset
+
+LOGGER = logging.getLogger(__name__)
 
 FORMAT = "wss-manifest"
 VERSION = 1
@@ -101,12 +105,15 @@ class Manifest:
         created: When the dataset was made.
         ledger: What its masks were made from.
         images: By class and digest.
+        program: Name of the engine that its masks were made by where that runs a program. ``spec`` asks for the usual
+            engine then: what others name to be run is not taken over.
     """
 
     spec: DatasetSpec
     created: datetime
     ledger: Ledger
     images: tuple[ManifestImage, ...]
+    program: str | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -116,6 +123,15 @@ class Manifest:
     def of_class(self, name: str) -> list[ManifestImage]:
         """The images of one class."""
         return [image for image in self.images if image.class_name == name]
+
+    def warn_of_program(self) -> None:
+        """Say that masks which are missing are made by the usual engine, where a program had made the others."""
+        if self.program is not None:
+            LOGGER.warning(
+                "%s: its masks were made by a program (method '%s'), which is not run here. Masks that are missing are "
+                "made by the method '%s'.",
+                *(self.spec.name, self.program, self.spec.cosegmentation.method),
+            )
 
 
 @dataclass(frozen=True)
@@ -188,7 +204,11 @@ def write_manifest(dataset: "Dataset", path: Path | str, masks: bool = False) ->
         "classes": [item["name"] for item in definition["classes"]],
         "images": len(rows),
         "images_without_url": without_url,
-        "definition": {key: public_values(definition[key]) for key in _DEFINITION if key in definition},
+        "definition": {
+            key: public_cosegmentation(definition[key]) if key == "cosegmentation" else public_values(definition[key])
+            for key in _DEFINITION
+            if key in definition
+        },
         "ledger": public_ledger(mask_ledger(dataset, MASKS)).to_dict(),
     }
     with _compressed(path) as file:
@@ -238,6 +258,15 @@ def _public_url(text: str | None) -> str | None:
     return text
 
 
+def public_cosegmentation(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Engine and options without paths of this machine; of an engine that runs a program, never the command line."""
+    if value.get("method") not in PROGRAM_ENGINES:
+        return public_values(value)
+    options = value.get("options")
+    known = options.get("supervision") if isinstance(options, Mapping) else None
+    return {"method": value["method"], "options": {} if known is None else {"supervision": known}}
+
+
 def public_values(value: Any) -> Any:
     """Plain values without paths of this machine."""
     if isinstance(value, Mapping):
@@ -248,7 +277,7 @@ def public_values(value: Any) -> Any:
 
 
 def _is_local(value: Any) -> bool:
-    return isinstance(value, str) and _LOCAL_PATH.match(value) is not None
+    return isinstance(value, str) and (_LOCAL_PATH.match(value) is not None or ".." in re.split(r"[/\\]", value))
 
 
 def public_ledger(ledger: Ledger) -> Ledger:
@@ -346,9 +375,12 @@ def _read_header(value: dict[str, Any], path: Path) -> tuple[Manifest, int]:
     kept = {key: definition[key] for key in _DEFINITION if key in definition}
     source = {"name": SOURCE, "options": {"path": str(path.absolute())}}
     try:
+        if isinstance(kept.get("cosegmentation"), Mapping):
+            # A path in it would be read here, a command run: it is held to what a manifest of ours says.
+            kept["cosegmentation"] = public_cosegmentation(kept["cosegmentation"])
         # Names become folders here, so that they are checked as those of a definition are.
         spec = DatasetSpec.from_dict({"name": value.get("name"), **kept, "sources": [source]}, "definition")
-    except (SpecError, TypeError) as error:
+    except (SpecError, TypeError, RecursionError) as error:
         raise ValueError(str(error).rstrip(".")) from error
     if value.get("classes") != list(spec.class_names):
         raise ValueError(f"classes are {_shown(value.get('classes'))}, the definition has {list(spec.class_names)}")
@@ -356,7 +388,10 @@ def _read_header(value: dict[str, Any], path: Path) -> tuple[Manifest, int]:
         ledger = Ledger.from_dict(value.get("ledger") or {"entries": []})
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"the ledger cannot be read ({error})") from error
-    return Manifest(spec, _moment(value.get("created"), "created"), ledger, ()), images
+    program = spec.cosegmentation.method if spec.cosegmentation.method in PROGRAM_ENGINES else None
+    if program is not None:
+        spec = replace(spec, cosegmentation=CosegmentationSpec())
+    return Manifest(spec, _moment(value.get("created"), "created"), ledger, (), program), images
 
 
 def _read_image(value: dict[str, Any], classes: tuple[str, ...], masks: bool) -> ManifestImage:

@@ -53,6 +53,7 @@ def build(
     strict: bool = False,
     progress: bool = True,
     before_masks: Callable[["Dataset"], object] | None = None,
+    allow_programs: bool = False,
 ) -> "Dataset":
     """Build the web dataset of a definition, or go on where an earlier build stopped.
 
@@ -70,12 +71,15 @@ def build(
         progress: Whether to show progress bars.
         before_masks: Called with the dataset when its images are stored and before they are co-segmented, to give it
             masks that are known already; as those of ``import_masks`` they are left alone.
+        allow_programs: Whether the program that the definition's co-segmentation names (method ``outside``) is run;
+            otherwise such a definition is refused.
 
     Returns:
         The dataset, persistent in FiftyOne's database.
 
     Raises:
         SpecError: If the definition is wrong.
+        CosegmentationError: If its engine refuses an option, or runs a program without ``allow_programs``.
         SourceError: If no source can deliver, one was asked for what it does not have, or a class has no usable image.
         StoreError: If the database cannot be reached or ends, holds a dataset of that name with other classes, or
             another process is building it.
@@ -86,7 +90,7 @@ def build(
         spec = with_images(spec, images)
     # Everything that can be wrong with the definition is found before anything is stored.
     sources = [(make_source(source.name, source.options, spec.longest_side), source) for source in spec.sources]
-    engine = make_engine(spec.cosegmentation.method, spec.cosegmentation.options)
+    engine = make_engine(spec.cosegmentation.method, spec.cosegmentation.options, allow_programs)
 
     folder = dataset_folder(spec.name)
     with only_one(folder / "lock") as free:
@@ -294,6 +298,7 @@ def cosegment_again(
     progress: bool = True,
     field: str = store.MASKS,
     watch: Watch | None = None,
+    allow_programs: bool = False,
 ) -> int:
     """Co-segment the groups of a stored dataset with another engine or other settings, then filter again.
 
@@ -310,12 +315,14 @@ def cosegment_again(
         field: Field for the masks. Another than ``cosegmentation``, such as ``cosegmentation_2``, leaves the masks in
             use, the numbers and the filter as they are, to be compared first.
         watch: As in ``cosegment``.
+        allow_programs: Whether the engine may be one that runs a program (``outside``).
 
     Returns:
         Number of masks made.
 
     Raises:
-        CosegmentationError: If there is no such engine, it refuses an option, or the disk is full.
+        CosegmentationError: If there is no such engine, it refuses an option, it runs a program without
+            ``allow_programs``, or the disk is full.
         SpecError: If the dataset has no such class.
         StoreError: If it is no web dataset, another process is building it, or the field cannot have that name.
     """
@@ -326,7 +333,7 @@ def cosegment_again(
     wanted = spec.cosegmentation
     if method is not None and method != wanted.method:
         wanted = CosegmentationSpec(method)
-    engine = make_engine(wanted.method, {**wanted.options, **(options or {})})
+    engine = make_engine(wanted.method, {**wanted.options, **(options or {})}, allow_programs)
     folder = dataset_folder(dataset.name)
     with only_one(folder / "lock") as free:
         if not free:

@@ -124,7 +124,7 @@ def rebuild(
     Pictures are downloaded from where they were found first. One whose bytes are the
     published ones takes its published mask, so that it is not co-segmented again; a
     person's verdicts are taken over. What failed for a reason that may pass is tried
-    again by every further call.
+    again by every further call. A program that had made the masks is not run here.
 
     Args:
         manifest: The file.
@@ -148,6 +148,7 @@ def rebuild(
     spec = listed.spec if name is None else type(listed.spec).from_dict({**listed.spec.to_dict(), "name": name})
     spec = replace(spec, download=download or DownloadSpec())
     _refuse_another(spec.name, Path(manifest))
+    listed.warn_of_program()
     taken = (0, 0)
 
     def take(dataset: "Dataset") -> None:

@@ -85,6 +85,7 @@ def import_dataset(folder: Path | str, name: str | None = None) -> ImportedDatas
     export = read_export(folder)
     spec = _named(export.manifest.spec, name)
     _refuse_existing(spec.name)
+    export.manifest.warn_of_program()
     # Everything that can be wrong with the files is found before anything is stored.
     records = [_record(item, spec) for item in export.images]
     for record, item in zip(records, export.images, strict=True):
@@ -249,6 +250,7 @@ def _import_fiftyone(folder: Path, name: str | None) -> ImportedDataset:
     listed = read_manifest(folder / MANIFEST_FILE, masks=False)
     spec = _named(listed.spec, name)
     _refuse_existing(spec.name)
+    listed.warn_of_program()
     try:
         dataset = add_exported(folder, spec)
         _take_verdicts(dataset, folder, {})

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from wss_data.errors import CosegmentationError, ImageError
+from wss_data.errors import CosegmentationError, ImageError, shown
 from wss_data.images import read_image, resize_longest_side
 from wss_data.ledger import Ledger
 
@@ -23,6 +23,9 @@ ENGINES = {
     "subcategories": "wss_data.cosegmentation.subcategories.engine:SubcategoriesEngine",
 }
 """Name of each engine -> where its class lives; loaded when it is asked for."""
+
+PROGRAM_ENGINES = ("outside",)
+"""Those that run a program named by an option. Definitions, manifests, exports and databases come from others, too."""
 
 
 @dataclass(frozen=True)
@@ -82,15 +85,28 @@ class Engine(Protocol):
         ...
 
 
-def make_engine(method: str, options: Mapping[str, Any] | None = None) -> Engine:
+def make_engine(method: str, options: Mapping[str, Any] | None = None, allow_programs: bool = False) -> Engine:
     """The engine called ``method``, set up with ``options`` from the definition.
 
+    Args:
+        method: Its name.
+        options: Its options.
+        allow_programs: Whether it may be one that runs a program, ``outside``. Only for options that the user typed, or
+            for which the user has said so: no caller takes that from a file or a database.
+
     Raises:
-        CosegmentationError: If there is no such engine or it refuses an option.
+        CosegmentationError: If there is no such engine, it refuses an option, or it runs a program and may not.
     """
-    if method not in ENGINES:
+    if not isinstance(method, str) or method not in ENGINES:
         raise CosegmentationError(
-            f"there is no co-segmentation method '{method}'. Known: {', '.join(sorted(ENGINES))}."
+            f"there is no co-segmentation method {shown(method)}. Known: {', '.join(sorted(ENGINES))}."
+        )
+    if method in PROGRAM_ENGINES and not allow_programs:
+        command = (options or {}).get("command")
+        raise CosegmentationError(
+            f"co-segmentation method '{method}' runs a program{f' ({shown(command)})' if command else ''}, and a "
+            "program runs only if you say so: give wss-data build or cosegment the option --allow-programs, or type "
+            "the command in wss-data cosegment-folder --method outside (in Python: allow_programs=True)."
         )
     module, kind = ENGINES[method].split(":")
     return getattr(import_module(module), kind)(**(options or {}))

@@ -107,6 +107,7 @@ def compare_saliency(
     saliencies: Sequence[str] = tuple(SALIENCY),
     options: Mapping[str, Mapping[str, Any]] | None = None,
     workers: int | None = None,
+    allow_programs: bool = False,
 ) -> SaliencyComparison:
     """Draw the saliency of images beside their co-segmentation, and score both where true masks are given.
 
@@ -124,13 +125,15 @@ def compare_saliency(
         saliencies: Names of ``SALIENCY``.
         options: Engine -> its options.
         workers: Worker processes; ``None`` for one a processor. Nothing depends on it but the time.
+        allow_programs: Whether an engine may be one that runs a program (``outside``).
 
     Returns:
         What was drawn, and the scores: all baselines, then the engines.
 
     Raises:
         SourceError: If there is no image or no true mask where one is looked for.
-        CosegmentationError: If a name or an option is not known, ``count`` is below 1, or no image can be read.
+        CosegmentationError: If a name or an option is not known, an engine runs a program without ``allow_programs``,
+            ``count`` is below 1, or no image can be read.
         MaskError: If a true mask cannot be read or has other proportions than its image.
     """
     if not methods:
@@ -140,7 +143,7 @@ def compare_saliency(
     for name in saliencies:
         if name not in SALIENCY:
             raise CosegmentationError(f"there is no saliency '{name}'. Known: {', '.join(SALIENCY)}.")
-    engines = {name: make_engine(name, (options or {}).get(name)) for name in methods}
+    engines = {name: make_engine(name, (options or {}).get(name), allow_programs) for name in methods}
     paths, title, passed_over = _group(images)
     truths = {} if truth is None else _truths(paths, Path(truth), title)
 

@@ -111,6 +111,7 @@ def cosegment_folder(
     min_foreground: float = 0.2,
     max_foreground: float = 0.8,
     progress: bool = True,
+    allow_programs: bool = False,
 ) -> FolderSummary:
     """Co-segment each folder of images as one group and write a folder of masks.
 
@@ -131,14 +132,15 @@ def cosegment_folder(
         min_foreground: Smallest foreground share that counts as kept.
         max_foreground: Largest such share.
         progress: Whether to show a progress bar per group.
+        allow_programs: Whether the engine may be one that runs a program (``outside``).
 
     Returns:
         What was done.
 
     Raises:
         SourceError: If there is no image, two images of a class have the same stem, or ``out`` lies in ``images``.
-        CosegmentationError: If there is no such engine, it refuses an option, ``longest_side`` is too small, or the
-            disk is full.
+        CosegmentationError: If there is no such engine, it refuses an option, it runs a program without
+            ``allow_programs``, ``longest_side`` is too small, or the disk is full.
 
     Source:
         Shen et al., BMVC 2017, section 4.1: groups, 340 pixels, the filter.
@@ -147,7 +149,7 @@ def cosegment_folder(
     if longest_side < 64:
         raise CosegmentationError(f"longest_side is {longest_side}; at least 64 pixels are needed to see an object.")
     groups, listing = _find_groups(images, out)
-    engine = make_engine(method, options)
+    engine = make_engine(method, options, allow_programs)
     before = _read_rows(out / SCORES)
     run = _Run(engine, out, longest_side, (min_foreground, max_foreground), workers, progress, before)
     # The old rows of all groups stay in the file until their group's turn has come.

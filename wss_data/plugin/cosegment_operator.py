@@ -8,7 +8,7 @@ import yaml
 from fiftyone.operators import types
 
 from wss_data import store
-from wss_data.cosegmentation.base import ENGINES, make_engine
+from wss_data.cosegmentation.base import ENGINES, PROGRAM_ENGINES, make_engine
 from wss_data.errors import CosegmentationError
 from wss_data.pipeline import cosegment_again
 from wss_data.plugin.forms import form_of, refusing, told_or_failed
@@ -42,8 +42,11 @@ class CosegmentAgain(foo.Operator):
         with refusing(form):
             web_info(ctx.dataset, "co-segmented")
             classes, engine = store.class_names(ctx.dataset), store.definition(ctx.dataset).cosegmentation.method
+            # Nothing that can reach the App may start a program: pages and databases of others can.
+            offered = sorted(set(ENGINES).difference(PROGRAM_ENGINES))
+            engine = engine if engine in offered else "common"
             form.enum("class_name", [*classes, _ALL], default=classes[0], label="Class", required=True)
-            form.enum("method", sorted(ENGINES), default=engine, label="Engine", required=True)
+            form.enum("method", offered, default=engine, label="Engine", required=True)
             form.str(
                 "options",
                 label="Options",

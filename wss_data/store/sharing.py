@@ -10,7 +10,7 @@ from wss_data.records import ExampleTable, stem_of
 from wss_data.spec import DatasetSpec
 from wss_data.store.connection import fiftyone
 from wss_data.store.datasets import create_or_open
-from wss_data.store.info import GROUND_TRUTH, MASKS, TAG, info_of, kind_of, mask_ledger, update
+from wss_data.store.info import GROUND_TRUTH, MASKS, TAG, kind_of, mask_ledger, update
 from wss_data.store.tables import example_table
 from wss_data.store.verdicts import verdict_file
 
@@ -177,7 +177,8 @@ def add_to(dataset: "fo.Dataset", folder: Path, spec: DatasetSpec) -> None:
     dataset.add_dir(dataset_dir=str(folder), dataset_type=fo.types.FiftyOneDataset, progress=False)
     for name, view in views.items():
         dataset.save_view(name, view, overwrite=True)
-    update(dataset, definition={**info_of(dataset)["definition"], "name": spec.name})
+    # That of the manifest, which was checked; what FiftyOne's own file says could name a program to run.
+    update(dataset, definition=spec.to_dict())
     # FiftyOne hands tags of the exported dataset on to its images.
     dataset.untag_samples(TAG)
     dataset.tags = sorted({*dataset.tags, TAG})
