@@ -1,6 +1,4 @@
-"""The layout of COCO: run lengths by COCO's own reader, and label masks that come back whole."""
-
-import json
+"""The layout of COCO: run lengths by COCO's own reader, and label masks whole."""
 
 import numpy as np
 import pytest
@@ -8,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from wss_data.errors import StoreError
 from wss_data.export import ExportRow, write_coco
-from wss_data.export.coco import annotations_of, decode_rle, encode_rle, read_coco
+from wss_data.export.coco import annotations_of, encode_rle
 from wss_data.images import write_jpeg
 from wss_data.ledger import Ledger
 from wss_data.masks import write_mask
@@ -28,23 +25,14 @@ EDGES = [np.zeros((3, 4), bool), np.ones((3, 4), bool), np.eye(7, dtype=bool), B
 def test_run_lengths_are_those_of_cocos_own_encoder(mask):
     theirs = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
     assert encode_rle(mask) == {"size": list(mask.shape), "counts": theirs["counts"].decode()}
-    assert np.array_equal(decode_rle(encode_rle(mask)), mask)
+    assert np.array_equal(coco.decode(encode_rle(mask)), mask)
 
 
 @settings(max_examples=60, deadline=None)
 @given(arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40))))
-def test_any_mask_is_encoded_as_coco_does_and_comes_back(mask):
+def test_any_mask_is_encoded_as_coco_does(mask):
     ours = encode_rle(mask)
     assert ours["counts"].encode() == coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
-    assert np.array_equal(decode_rle(ours), mask)
-
-
-def test_cut_off_run_lengths_are_refused():
-    rle = encode_rle(BLOBS)
-    with pytest.raises(ValueError, match="the size has"):
-        decode_rle({**rle, "counts": rle["counts"][:-4]})
-    with pytest.raises(ValueError, match="cut off"):
-        decode_rle({**rle, "counts": rle["counts"] + "`"})
 
 
 def test_each_class_is_one_annotation_with_its_box_and_void_is_a_crowd():
@@ -88,11 +76,17 @@ def test_cocos_own_tools_read_the_file(exported):
     assert read.dataset["licenses"] == [{"id": 1, "name": "CC0-1.0", "url": ""}]
 
 
-def test_label_masks_come_back_with_void_and_an_image_without_a_mask_gets_none(exported):
+def test_label_masks_can_be_put_together_again_with_void_and_an_image_without_a_mask_has_no_annotation(exported):
+    from pycocotools.coco import COCO
+
     folder, masks = exported
-    read = read_coco(folder / "annotations" / "instances_kept.json")
-    assert set(read) == {"cat_1", "cow_1"}
-    assert all(np.array_equal(read[name], masks[name]) for name in read)
+    read = COCO(str(folder / "annotations" / "instances_kept.json"))
+    for image in read.dataset["images"]:
+        mask, annotations = np.zeros((20, 24), np.uint8), read.loadAnns(read.getAnnIds(imgIds=[image["id"]]))
+        for annotation in annotations:
+            mask[read.annToMask(annotation) == 1] = annotation["category_id"]
+        wanted = masks[image["file_name"].removesuffix(".jpg")]
+        assert np.array_equal(mask, wanted) if wanted is not None else not annotations
 
 
 def test_fiftyone_reads_it_as_coco(exported, database):
@@ -113,22 +107,3 @@ def test_fiftyone_reads_it_as_coco(exported, database):
         assert found["cow_1.jpg"].detections[0].mask.all()
     finally:
         dataset.delete()
-
-
-@pytest.mark.parametrize(
-    ("place", "key", "wrong"),
-    [
-        ("annotations", "segmentation", {"size": [20, 24], "counts": "0"}),
-        ("annotations", "category_id", 300),
-        ("annotations", "image_id", 99),
-        ("images", "width", 10**9),
-    ],
-)
-def test_a_damaged_file_is_told(exported, place, key, wrong):
-    folder, _ = exported
-    path = folder / "annotations" / "instances_kept.json"
-    value = json.loads(path.read_text())
-    value[place][0][key] = wrong
-    path.write_text(json.dumps(value))
-    with pytest.raises(StoreError, match="Export again"):
-        read_coco(path)

@@ -202,7 +202,7 @@ def test_a_wrong_first_line_is_told(tmp_path, header, message):
         ({**COW, "page_url": "javascript:alert(1)"}, "page_url is"),
         ({**COW, "title": ["x"]}, "title is"),
         ({**COW, "title": "x" * 20_000}, "title is"),
-        ({**COW, "source_id": ""}, "'source' and 'source_id' are wanted"),
+        ({**COW, "source_id": ""}, "source_id is '', a text of 1"),
         ({**COW, "size": [0, 3]}, r"size is \[0, 3\]"),
         ({**COW, "verdict": "maybe"}, "verdict is 'maybe'"),
         ({**COW, "tags": "kept"}, "tags is 'kept'"),

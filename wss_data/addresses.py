@@ -3,6 +3,8 @@
 import re
 from urllib.parse import urlsplit
 
+from wss_data.text import is_clean
+
 _NEVER_IN_AN_ADDRESS = re.compile(r"[\x00-\x20\x7f\"<>\\]")
 
 LONGEST = 4000
@@ -17,4 +19,4 @@ def is_web_address(text: str) -> bool:
     except ValueError:
         return False
     wanted = parts.scheme in ("http", "https") and bool(host) and len(text) <= LONGEST
-    return wanted and not _NEVER_IN_AN_ADDRESS.search(text)
+    return wanted and not _NEVER_IN_AN_ADDRESS.search(text) and is_clean(text)

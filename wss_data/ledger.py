@@ -4,10 +4,16 @@ Every mask set, checkpoint and report carries one. Whether a result is *strictly
 image-level* is computed from the entries, never typed in.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
+
+from wss_data import checked
+from wss_data.errors import shown
+
+MOST_ENTRIES = 1_000
+"""Entries of a ledger that is read."""
 
 
 class Supervision(StrEnum):
@@ -80,15 +86,21 @@ class Ledger:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "Ledger":
-        """The ledger that ``to_dict`` wrote. An unknown supervision is read as ``unknown``."""
-        return cls(tuple(_entry(item) for item in _entries(value)))
+        """The ledger that ``to_dict`` wrote. An unknown supervision is read as ``unknown``.
+
+        Raises:
+            ValueError: If it is none, or a longer one than anybody writes.
+        """
+        entries = value.get("entries", []) if isinstance(value, Mapping) else None
+        if not isinstance(entries, (list, tuple)) or len(entries) > MOST_ENTRIES:
+            raise ValueError(f"a ledger is a list of at most {MOST_ENTRIES:,} 'entries', found {shown(value)}")
+        return cls(tuple(_entry(item) for item in entries))
 
 
-def _entries(value: Mapping[str, Any]) -> Iterable[Mapping[str, str]]:
-    return value.get("entries", ())
-
-
-def _entry(item: Mapping[str, str]) -> LedgerEntry:
+def _entry(item: Any) -> LedgerEntry:
+    item = checked.an_object(item)
+    what, given, used_for = (checked.text(item.get(key), key) for key in ("what", "supervision", "used_for"))
+    if used_for not in {member.value for member in UsedFor}:
+        raise ValueError(f"used_for is {shown(used_for)}, one of {', '.join(UsedFor)} is wanted")
     known = {member.value for member in Supervision}
-    supervision = Supervision(item["supervision"]) if item["supervision"] in known else Supervision.UNKNOWN
-    return LedgerEntry(item["what"], supervision, UsedFor(item["used_for"]))
+    return LedgerEntry(what, Supervision(given) if given in known else Supervision.UNKNOWN, UsedFor(used_for))

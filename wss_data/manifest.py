@@ -7,25 +7,30 @@ Nothing of this machine is in it: no path, no setting of a source, no key.
 """
 
 import base64
-import binascii
 import gzip
 import json
 import logging
 import re
+import struct
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from wss_data import checked
 from wss_data.addresses import is_web_address
+from wss_data.checked import LONGEST_LINE
 from wss_data.cosegmentation.base import PROGRAM_ENGINES
-from wss_data.errors import SourceError, SpecError
+from wss_data.errors import SourceError, SpecError, shown
 from wss_data.files import atomic_path
+from wss_data.images import MAX_PIXELS
 from wss_data.ledger import Ledger, LedgerEntry
-from wss_data.records import Provenance
+from wss_data.records import Provenance, stem_of
 from wss_data.spec import CosegmentationSpec, DatasetSpec
+from wss_data.text import is_clean
 
 if TYPE_CHECKING:
     from wss_data.store.provenance import ImageRow
@@ -37,14 +42,16 @@ FORMAT = "wss-manifest"
 VERSION = 1
 """Goes up when an older reader would misunderstand a manifest."""
 
-LONGEST_LINE = 16 << 20
-"""Bytes; a mask of 10,000 x 10,000 pixels is far below."""
-
 SOURCE = "manifest"
 """Name of the source that reads manifests."""
 
-_LONGEST_TEXT = 10_000
 _SHOWN = 5
+_MOST_WRONG = 1_000
+_MOST_TEXTS = 100
+_MOST_IMAGES = 10**9
+_LARGEST_RATIO = 100
+"""Bytes that a gzipped byte may become; hex digits, addresses and masks become far fewer."""
+
 _GZIP = b"\x1f\x8b"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -52,6 +59,14 @@ _PHASH = re.compile(r"[0-9a-f]{16}")
 _LOCAL_PATH = re.compile(r"(?<![\w/:])(?:~|[A-Za-z]:)?[/\\](?=\S).*$|file:.*$", re.DOTALL)
 _URLS = ("image_url", "page_url", "author_url", "license_url")
 _TEXTS = ("title", "author", "license", "query")
+_FIELDS = (
+    *("class", "sha256", "phash", "size", "source", "source_id", *_URLS, *_TEXTS),
+    *("retrieved_at", "opt_outs", "tags", "verdict", "mask"),
+)
+_LONGEST_ID = 1_000
+_LONGEST_PNG_HEAD = 1 << 17
+_SOURCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_TAG = re.compile(r"(dropped:)?\w[^:]{0,199}")
 _DEFINITION = ("classes", "cosegmentation", "filters", "duplicates", "ignore_index", "longest_side")
 """Parts of the definition that say what the dataset is; sources, downloads and target are the builder's own."""
 
@@ -107,6 +122,7 @@ class Manifest:
         images: By class and digest.
         program: Name of the engine that its masks were made by where that runs a program. ``spec`` asks for the usual
             engine then: what others name to be run is not taken over.
+        unknown: Names of fields that this version does not read, each with the first line that has it.
     """
 
     spec: DatasetSpec
@@ -114,11 +130,23 @@ class Manifest:
     ledger: Ledger
     images: tuple[ManifestImage, ...]
     program: str | None = None
+    unknown: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes 1..C."""
         return self.spec.class_names
+
+    @property
+    def unknown_told(self) -> str | None:
+        """One line about the fields that were not read, or ``None``."""
+        if not self.unknown:
+            return None
+        shown = [f"{name} (line {line:,})" for name, line in list(self.unknown.items())[:_SHOWN]]
+        more = f" and {len(self.unknown) - _SHOWN} more" if len(self.unknown) > _SHOWN else ""
+        return (
+            f"Fields of the manifest that this version of wss does not know were passed over: {', '.join(shown)}{more}."
+        )
 
     def of_class(self, name: str) -> list[ManifestImage]:
         """The images of one class."""
@@ -231,13 +259,15 @@ def _compressed(path: Path) -> Iterator[IO[bytes]]:
 def _line(row: "ImageRow", masks: bool) -> dict[str, Any]:
     at = row.provenance
     source, source_id = first_source(at)
+    # Neither a path of this machine nor what a reader would refuse: the digest is as good an identity.
+    public = is_clean(source_id) and len(source_id) <= _LONGEST_ID and not _LOCAL_PATH.match(source_id)
     line: dict[str, Any] = {
         "class": row.class_name,
         "sha256": row.sha256,
         "phash": row.phash,
         "size": list(row.original_size) if row.original_size else None,
         "source": source,
-        "source_id": row.sha256[:20] if _LOCAL_PATH.match(source_id) else source_id,
+        "source_id": source_id if public else row.sha256[:20],
         **{key: _public_url(getattr(at, key)) for key in _URLS},
         **{key: getattr(at, key) for key in _TEXTS},
         "retrieved_at": at.retrieved_at.isoformat() if at.retrieved_at else None,
@@ -303,26 +333,40 @@ def read_manifest(path: Path | str, masks: bool = True) -> Manifest:
         raise SourceError(f"{path}: there is no such manifest.")
     number = 0
     wrong: list[str] = []
+    unknown: dict[str, int] = {}
     images: dict[tuple[str, str], ManifestImage] = {}
     identities: set[tuple[str, str]] = set()
     try:
         with _opened(path) as file:
             header, number = _values(file.readline(LONGEST_LINE + 1)), 1
             manifest, expected = _read_header(header, path)
+            unknown |= dict.fromkeys(_unknown_of_header(header), number)
+            left = LONGEST_LINE + _LARGEST_RATIO * path.stat().st_size
             while data := file.readline(LONGEST_LINE + 1):
                 number += 1
+                left -= len(data)
+                if left < 0 or len(wrong) == _MOST_WRONG:
+                    wrong.append(f"line {number}: the file goes on for more than is read; is it a manifest?")
+                    break
                 try:
-                    image = _read_image(_values(data), manifest.classes, masks)
-                    key, identity = (image.class_name, image.sha256), source_id_of(image.provenance)
+                    value = _values(data)
+                    image = _read_image(value, manifest.spec, masks)
+                    # The stem: it names the files, so that two digests that begin alike would share one.
+                    key, identity = (image.class_name, stem_of(image.sha256)), source_id_of(image.provenance)
                     if key in images or (image.class_name, identity) in identities:
                         raise ValueError(f"class '{image.class_name}' has the image {identity} twice")
+                    if len(images) == expected:
+                        raise ValueError(f"more images than the {expected:,} that the first line promises")
                     images[key] = image
                     identities.add((image.class_name, identity))
+                    for name in _unknown_of_image(value):
+                        if len(unknown) < _MOST_TEXTS:
+                            unknown.setdefault(name, number)
                 except ValueError as error:
                     wrong.append(f"line {number}: {error}")
                     if len(data) > LONGEST_LINE:
                         break
-    except (EOFError, gzip.BadGzipFile, OSError) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, OSError) as error:
         raise SourceError(f"{path}, after line {number}: the file cannot be read ({error}). Get it again.") from error
     except ValueError as error:
         raise SourceError(f"{path}, line 1: {error}. Is it a manifest of `wss-data manifest`?") from error
@@ -336,7 +380,7 @@ def read_manifest(path: Path | str, masks: bool = True) -> Manifest:
         )
     order = {name: position for position, name in enumerate(manifest.classes)}
     listed = sorted(images.values(), key=lambda image: (order[image.class_name], image.sha256))
-    return replace(manifest, images=tuple(listed))
+    return replace(manifest, images=tuple(listed), unknown=unknown)
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -348,27 +392,32 @@ def _opened(path: Path) -> IO[bytes]:
 def _values(data: bytes) -> dict[str, Any]:
     if len(data) > LONGEST_LINE:
         raise ValueError(f"longer than {LONGEST_LINE:,} bytes")
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"no JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"a JSON object is wanted, found {type(value).__name__}")
-    return value
+    return checked.an_object(checked.parse_json(data))
+
+
+def _unknown_of_header(value: Mapping[str, Any]) -> list[str]:
+    known = ("format", "version", "name", "created", "classes", "images", "images_without_url", "definition", "ledger")
+    inner = checked.unknown_keys(value["definition"], _DEFINITION)
+    return [*checked.unknown_keys(value, known), *(f"definition.{name}" for name in inner)]
+
+
+def _unknown_of_image(value: Mapping[str, Any]) -> list[str]:
+    mask = value.get("mask")
+    inner = checked.unknown_keys(mask, ("png", "method", "confidence")) if isinstance(mask, Mapping) else []
+    return [*checked.unknown_keys(value, _FIELDS), *(f"mask.{name}" for name in inner)]
 
 
 def _read_header(value: dict[str, Any], path: Path) -> tuple[Manifest, int]:
     if value.get("format") != FORMAT:
-        raise ValueError(f"format is {_shown(value.get('format'))}, '{FORMAT}' is wanted")
-    version, images = value.get("version"), value.get("images")
+        raise ValueError(f"format is {shown(value.get('format'))}, '{FORMAT}' is wanted")
+    version = value.get("version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ValueError(f"version is {_shown(version)}, a whole number is wanted")
+        raise ValueError(f"version is {shown(version)}, a whole number is wanted")
     if version > VERSION:
         raise SourceError(
             f"{path}: the manifest has version {version}, this version of wss reads up to {VERSION}. Update wss."
         )
-    if not isinstance(images, int) or isinstance(images, bool) or images < 0:
-        raise ValueError(f"images is {_shown(images)}, a number of images is wanted")
+    images = checked.whole(value.get("images"), "images", 0, _MOST_IMAGES)
     definition = value.get("definition")
     if not isinstance(definition, Mapping):
         raise ValueError("'definition' is missing")
@@ -383,104 +432,96 @@ def _read_header(value: dict[str, Any], path: Path) -> tuple[Manifest, int]:
     except (SpecError, TypeError, RecursionError) as error:
         raise ValueError(str(error).rstrip(".")) from error
     if value.get("classes") != list(spec.class_names):
-        raise ValueError(f"classes are {_shown(value.get('classes'))}, the definition has {list(spec.class_names)}")
+        raise ValueError(f"classes are {shown(value.get('classes'))}, the definition has {list(spec.class_names)}")
     try:
         ledger = Ledger.from_dict(value.get("ledger") or {"entries": []})
-    except (AttributeError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise ValueError(f"the ledger cannot be read ({error})") from error
     program = spec.cosegmentation.method if spec.cosegmentation.method in PROGRAM_ENGINES else None
     if program is not None:
         spec = replace(spec, cosegmentation=CosegmentationSpec())
-    return Manifest(spec, _moment(value.get("created"), "created"), ledger, (), program), images
+    return Manifest(spec, checked.moment(value.get("created"), "created"), ledger, (), program), images
 
 
-def _read_image(value: dict[str, Any], classes: tuple[str, ...], masks: bool) -> ManifestImage:
+def _read_image(value: dict[str, Any], spec: DatasetSpec, masks: bool) -> ManifestImage:
     class_name = value.get("class")
-    if class_name not in classes:
-        raise ValueError(f"class {_shown(class_name)} is not one of {', '.join(classes)}")
+    if class_name not in spec.class_names:
+        raise ValueError(f"class {shown(class_name)} is not one of {', '.join(spec.class_names)}")
     for key, pattern in (("sha256", _DIGEST), ("phash", _PHASH)):
         text = value.get(key)
         if not (isinstance(text, str) and pattern.fullmatch(text)) and not (key == "phash" and text is None):
-            raise ValueError(f"{key} is {_shown(text)}, lower-case hex digits are wanted")
-    known = {key: _text(value, key) for key in ("source", "source_id", *_URLS, *_TEXTS)}
+            raise ValueError(f"{key} is {shown(text)}, lower-case hex digits are wanted")
+    known: dict[str, Any] = {key: _text(value, key) for key in _TEXTS}
     for key in _URLS:
-        address = known[key]
-        if address is not None and not is_web_address(address):
-            raise ValueError(f"{key} is {_shown(address)}, an http or https address is wanted")
-    source, source_id = known.pop("source"), known.pop("source_id")
-    if not source or not source_id or ":" in source:
-        raise ValueError("'source' and 'source_id' are wanted, the source without ':'")
-    retrieved_at = value.get("retrieved_at")
-    verdict = value.get("verdict")
+        known[key] = address = value.get(key)
+        if address is not None and not (isinstance(address, str) and is_web_address(address)):
+            raise ValueError(f"{key} is {shown(address)}, an http or https address is wanted")
+    source, retrieved_at, verdict = value.get("source"), value.get("retrieved_at"), value.get("verdict")
+    if not (isinstance(source, str) and _SOURCE.fullmatch(source)):
+        raise ValueError(f"source is {shown(source)}, the name of a source is wanted, without ':'")
     if verdict not in (None, "keep", "drop"):
-        raise ValueError(f"verdict is {_shown(verdict)}, keep or drop is wanted")
+        raise ValueError(f"verdict is {shown(verdict)}, keep or drop is wanted")
     provenance = Provenance(
         source,
-        source_id,
+        checked.identity(value.get("source_id"), "source_id", _LONGEST_ID),
         **known,
-        retrieved_at=None if retrieved_at is None else _moment(retrieved_at, "retrieved_at"),
+        retrieved_at=None if retrieved_at is None else checked.moment(retrieved_at, "retrieved_at"),
         opt_outs=_texts(value, "opt_outs"),
     )
-    mask = _read_mask(value["mask"]) if masks and value.get("mask") is not None else None
+    tags = _texts(value, "tags")
+    for tag in tags:
+        if not _TAG.fullmatch(tag):
+            raise ValueError(f"tag {shown(tag)} is none: kept, dropped:<reason> or a word of your own is wanted")
+    has_mask = masks and value.get("mask") is not None
     return ManifestImage(
         str(class_name),
         value["sha256"],
         value.get("phash"),
         _size(value.get("size")),
         provenance,
-        _texts(value, "tags"),
+        tags,
         verdict,
-        mask,
+        _read_mask(value["mask"], spec.longest_side) if has_mask else None,
     )
 
 
 def _text(value: Mapping[str, Any], key: str) -> str | None:
-    text = value.get(key)
-    if text is not None and not (isinstance(text, str) and len(text) <= _LONGEST_TEXT and "\0" not in text):
-        raise ValueError(f"{key} is {_shown(text)}, a text of at most {_LONGEST_TEXT:,} characters is wanted")
-    return text
+    return None if value.get(key) is None else checked.text(value[key], key)
 
 
 def _texts(value: Mapping[str, Any], key: str) -> tuple[str, ...]:
     texts = value.get(key, [])
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{key} is {_shown(texts)}, a list of texts is wanted")
-    return tuple(texts)
+    if not isinstance(texts, list) or len(texts) > _MOST_TEXTS:
+        raise ValueError(f"{key} is {shown(texts)}, a list of at most {_MOST_TEXTS} texts is wanted")
+    return tuple(checked.text(text, key) for text in texts)
 
 
 def _size(value: Any) -> tuple[int, int] | None:
     if value is None:
         return None
-    whole = isinstance(value, list) and len(value) == 2
-    if not whole or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in value):
-        raise ValueError(f"size is {_shown(value)}, width and height in pixels are wanted")
+    whole = isinstance(value, list) and len(value) == 2 and all(type(n) is int and n > 0 for n in value)
+    if not whole or value[0] * value[1] > MAX_PIXELS:
+        raise ValueError(
+            f"size is {shown(value)}, width and height in pixels are wanted, of an image of at most "
+            f"{MAX_PIXELS:,} pixels"
+        )
     return value[0], value[1]
 
 
-def _moment(value: Any, key: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{key} is {_shown(value)}, a moment such as 2026-11-22T18:00:00+00:00 is wanted") from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _read_mask(value: Any) -> ManifestMask:
+def _read_mask(value: Any, longest_side: int) -> ManifestMask:
     if not isinstance(value, Mapping) or not isinstance(value.get("png"), str):
-        raise ValueError(f"mask is {_shown(value)}, 'png' in base64 is wanted")
-    try:
-        png = base64.b64decode(value["png"], validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"the mask is no base64 ({error})") from error
-    if not png.startswith(_PNG):
-        raise ValueError("the mask is no PNG")
+        raise ValueError(f"mask is {shown(value)}, 'png' in base64 is wanted")
     confidence = value.get("confidence")
-    number = isinstance(confidence, (int, float)) and not isinstance(confidence, bool)
-    if confidence is not None and not (number and 0 <= confidence <= 1):
-        raise ValueError(f"confidence of the mask is {_shown(confidence)}, a number between 0 and 1 is wanted")
+    if confidence is not None:
+        confidence = checked.number(confidence, "confidence of the mask", 0, 1)
+    try:
+        # Nobody's palette PNG is larger than its pixels and palette by much.
+        png = base64.b64decode(value["png"][: 2 * longest_side**2 + _LONGEST_PNG_HEAD], validate=True)
+    except ValueError as error:  # binascii.Error is one; so is text beyond ASCII
+        raise ValueError(f"the mask is no base64 ({error})") from error
+    if not png.startswith(_PNG) or len(png) < 33:
+        raise ValueError("the mask is no PNG")
+    size = struct.unpack(">II", png[16:24])
+    if not all(1 <= side <= longest_side for side in size):
+        raise ValueError(f"the mask has {size[0]:,}x{size[1]:,} pixels, at most {longest_side:,} a side are wanted")
     return ManifestMask(png, _text(value, "method"), confidence)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -6,7 +6,7 @@ finding it give? The score is made of these alone (``quality_scores``); why, and
 docs/explanation/quality.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -61,6 +61,19 @@ class MaskQuality:
     crf_agreement: float | None = None
     agreement: float | None = None
     prototype_distance: float | None = None
+
+
+RANGES: Mapping[str, tuple[float, float]] = {
+    "compactness": (0, 1),
+    "pieces": (0, 1 / SMALL_PIECE),
+    "border_contact": (0, 1),
+    "colour_contrast": (0, 1),
+    "uncertain": (0, 1),
+    "crf_agreement": (0, 1),
+    "agreement": (0, 1),
+    "prototype_distance": (0, 2),
+}
+"""Smallest and largest value of each measure."""
 
 
 def mask_quality(image: np.ndarray, mask: np.ndarray, uncertain: np.ndarray | None = None) -> MaskQuality:

@@ -69,6 +69,7 @@ class RebuildReport:
         masks: Number of masks taken from the manifest.
         masks_left: Number of masks not taken: their image is not the same any more, or they do not fit it.
         problem: Why the build ended early, or ``None``.
+        passed_over: What of the manifest was not read, or ``None``.
     """
 
     dataset_name: str
@@ -76,6 +77,7 @@ class RebuildReport:
     masks: int = 0
     masks_left: int = 0
     problem: str | None = None
+    passed_over: str | None = None
 
     @property
     def counts(self) -> Counter[str]:
@@ -98,7 +100,7 @@ class RebuildReport:
         lines = aligned(rows) + [f"{state}: {_MEANING[state]}" for state in shown]
         if self.masks or self.masks_left:
             lines.append(f"{self.masks:,} masks taken from the manifest, {self.masks_left:,} not: their image changed.")
-        return "\n".join(lines + ([self.problem] if self.problem else []))
+        return "\n".join([*lines, *(line for line in (self.passed_over, self.problem) if line)])
 
     def write_csv(self, path: Path | str) -> None:
         """Write one line an image: class, source, identity, address, digest, state, reason, detail."""
@@ -165,7 +167,7 @@ def rebuild(
         entries = {(entry.class_name, entry.source_id): entry for entry in journal.entries() if entry.source == SOURCE}
         placeholders = journal.placeholders() | _tagged_placeholders(store.open_dataset(spec.name))
     images = tuple(_became(image, entries, placeholders) for image in listed.images)
-    return RebuildReport(spec.name, images, *taken, problem)
+    return RebuildReport(spec.name, images, *taken, problem, listed.unknown_told)
 
 
 def _refuse_another(name: str, path: Path) -> None:

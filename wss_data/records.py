@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from wss_data.ledger import Ledger
+from wss_data.text import clean_text
 
 
 def stem_of(sha256: str) -> str:
@@ -17,7 +18,7 @@ def stem_of(sha256: str) -> str:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where an image came from.
+    """Where an image came from. Texts lose what would steer a terminal (``wss_data.text.clean_text``).
 
     Args:
         source: Name of the source, such as ``folder``.
@@ -46,6 +47,14 @@ class Provenance:
     license_url: str | None = None
     retrieved_at: datetime | None = None
     opt_outs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # Here, because every source, manifest, journal and database passes here. Not what finds the image again.
+        for name in ("query", "page_url", "title", "author", "author_url", "license", "license_url"):
+            if (text := getattr(self, name)) and not text.isprintable():
+                object.__setattr__(self, name, clean_text(text))
+        if not all(text.isprintable() for text in self.opt_outs):
+            object.__setattr__(self, "opt_outs", tuple(map(clean_text, self.opt_outs)))
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,23 @@
 """Make a dataset of an export again: images, masks, labels, provenance, verdicts and numbers as they were."""
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from wss_data.errors import MaskError, StoreError
 from wss_data.export.base import copy_file
-from wss_data.export.reading import MANIFEST_FILE, Export, ExportedImage, layout_of, read_export
+from wss_data.export.reading import MANIFEST_FILE, Export, ExportedImage, read_export
 from wss_data.home import dataset_folder
 from wss_data.images import read_image, read_size
-from wss_data.masks import foreground_ratio, write_mask
-from wss_data.quality import MaskQuality, mask_quality
+from wss_data.masks import foreground_ratio, read_mask
+from wss_data.quality import mask_quality
 from wss_data.records import ImageRecord, stem_of
 from wss_data.spec import DatasetSpec
-from wss_data.verdicts import FILE
+from wss_data.verdicts import Act, add_act
 
 if TYPE_CHECKING:
     from wss_data.store import MaskValues
@@ -26,41 +28,39 @@ _BATCH = 256
 
 @dataclass(frozen=True)
 class ImportedDataset:
-    """What was imported; prints as one or two lines.
+    """What was imported; prints as a few lines.
 
     Args:
         name: The dataset.
         folder: The export that it was made from.
-        layout: How that was laid out.
         images: Number of images.
         masks: Number of masks.
         not_there: Images that the manifest lists and the export does not hold: those that were dropped.
+        passed_over: What else of the folder was not read, one sentence each.
     """
 
     name: str
     folder: Path
-    layout: str
     images: int
     masks: int
     not_there: int
+    passed_over: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        lines = [f"{self.images:,} images and {self.masks:,} masks of {self.folder} (layout: {self.layout})."]
+        lines = [f"{self.images:,} images and {self.masks:,} masks of {self.folder}."]
         if self.not_there:
             lines.append(
                 f"{self.not_there:,} more are listed in its manifest, such as dropped ones. "
                 f"To fetch them, too: wss-data rebuild {self.folder / MANIFEST_FILE} --name {self.name}-whole"
             )
-        if self.layout == "fiftyone":
-            lines.append("Images and masks stay where they are: keep that folder.")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.passed_over])
 
 
 def import_dataset(folder: Path | str, name: str | None = None) -> ImportedDataset:
-    """Make a web dataset of what ``export_dataset`` wrote, in whatever layout.
+    """Make a web dataset of what ``export_dataset`` wrote in the layout ``voc``.
 
-    Masks count as imported: a later build leaves them alone. Of the layout ``fiftyone`` the files are used where they
-    are; of the others they are copied.
+    The files are copied. Masks count as imported: a later build leaves them alone. Everything in the folder is checked
+    before anything is stored.
 
     Args:
         folder: The export.
@@ -70,31 +70,46 @@ def import_dataset(folder: Path | str, name: str | None = None) -> ImportedDatas
         Counts.
 
     Raises:
-        StoreError: If a dataset of that name exists, or the folder is no export of a web dataset.
+        StoreError: If a dataset of that name exists, the folder is no export of a web dataset in that layout, or a file
+            in it holds a wrong value.
         SourceError: If its manifest is wrong.
         SpecError: If ``name`` cannot be a dataset's.
         ImageError, MaskError: If a file cannot be read, or a mask does not fit its image.
     """
     from wss_data import store
 
-    folder = Path(folder).expanduser().absolute()
-    if not folder.is_dir():
-        raise StoreError(f"{folder}: there is no such folder.")
-    if layout_of(folder) == "fiftyone":
-        return _import_fiftyone(folder, name)
-    export = read_export(folder)
-    spec = _named(export.manifest.spec, name)
+    export, records, spec = check_export(folder, name)
     _refuse_existing(spec.name)
     export.manifest.warn_of_program()
-    # Everything that can be wrong with the files is found before anything is stored.
-    records = [_record(item, spec) for item in export.images]
-    for record, item in zip(records, export.images, strict=True):
-        _check_mask(item, record, spec)
     try:
         return _store(store.create_or_open(spec, "web"), export, records, spec)
     except BaseException:
         _remove(spec.name)
         raise
+
+
+def check_export(folder: Path | str, name: str | None = None) -> tuple[Export, list[ImageRecord], DatasetSpec]:
+    """Find everything that can be wrong with an export; no database is touched.
+
+    Args:
+        folder: The export.
+        name: Name of the dataset; by default that of the exported one.
+
+    Returns:
+        What the folder holds, what will be stored of each of its images, and the definition.
+
+    Raises:
+        StoreError, SourceError, SpecError, ImageError, MaskError: As ``import_dataset``.
+    """
+    folder = Path(folder).expanduser().absolute()
+    if not folder.is_dir():
+        raise StoreError(f"{folder}: there is no such folder.")
+    export = read_export(folder)
+    spec = _named(export.manifest.spec, name)
+    records = [_record(item, spec) for item in export.images]
+    for record, item in zip(records, export.images, strict=True):
+        _check_files(item, record, spec)
+    return export, records, spec
 
 
 def _refuse_existing(name: str) -> None:
@@ -129,15 +144,16 @@ def _record(item: ExportedImage, spec: DatasetSpec) -> ImageRecord:
     )
 
 
-def _check_mask(item: ExportedImage, record: ImageRecord, spec: DatasetSpec) -> None:
-    mask = item.read_mask()
-    if mask is None:
+def _check_files(item: ExportedImage, record: ImageRecord, spec: DatasetSpec) -> None:
+    # Decoded whole: a damaged image would stop a later build or training instead.
+    read_image(item.path)
+    if item.mask is None:
         return
-    where = item.mask if isinstance(item.mask, Path) else item.path
+    mask, where = read_mask(item.mask), item.mask
     if mask.shape != record.size[::-1]:
         raise MaskError("size", f"{where}: the mask has {mask.shape[::-1]} pixels, its image {record.size}.")
     allowed = {0, spec.class_index(record.class_name), spec.ignore_index}
-    if wrong := set(mask.ravel().tolist()) - allowed:
+    if wrong := set(np.unique(mask).tolist()) - allowed:
         raise MaskError(
             "values",
             f"{where}: the mask of a '{record.class_name}' holds {min(wrong)}, wanted are {sorted(allowed)}. "
@@ -163,27 +179,29 @@ def _store(dataset: "Dataset", export: Export, records: list[ImageRecord], spec:
         found = [value for value in values if value is not None]
         store.set_masks(dataset, store.MASKS, found)
         masks += len(found)
-    _take_verdicts(dataset, export.folder, {key: item.listed.verdict for key, item in known.items()})
+    _take_verdicts(dataset, export.acts, {key: item.listed.verdict for key, item in known.items()})
     store.apply_filter(dataset, spec.filters)
     # Last: the tags as they were, whatever thresholds had set them.
     dataset.set_values("tags", {key: list(item.listed.tags) for key, item in known.items()}, key_field="id")
     not_there = len(export.manifest.images) - len(records)
-    return ImportedDataset(dataset.name, export.folder, export.layout, len(records), masks, not_there)
+    return ImportedDataset(dataset.name, export.folder, len(records), masks, not_there, export.passed_over)
 
 
-def _take_verdicts(dataset: "Dataset", folder: Path, listed: Mapping[str, str | None]) -> None:
+def _take_verdicts(dataset: "Dataset", acts: Sequence[Act], listed: Mapping[str, str | None]) -> None:
     """Take a person's verdicts over, with reasons and times where the export has them.
 
     Args:
         dataset: Its images are stored.
-        folder: The export.
+        acts: What people judged, as the export has it.
         listed: Sample id -> the verdict in the manifest.
     """
     from wss_data import store
     from wss_data.store.verdicts import verdict_file
 
-    if (folder / FILE).is_file():
-        copy_file(folder / FILE, verdict_file(dataset))
+    # Written anew rather than copied: what was checked is what is stored.
+    for act in acts:
+        add_act(verdict_file(dataset), act)
+    if acts:
         store.restore_verdicts(dataset)
     there = dict(zip(*dataset.values(["id", "verdict"]), strict=True))
     missing = {key: verdict for key, verdict in listed.items() if verdict and not there.get(key)}
@@ -194,71 +212,15 @@ def _mask_values(key: str, item: ExportedImage, spec: DatasetSpec) -> "MaskValue
     """Write the mask of an image; what is stored of it."""
     from wss_data import store
 
-    mask = item.read_mask()
-    if mask is None:
+    if item.mask is None:
         return None
-    listed = item.listed
+    listed, facts, mask = item.listed, item.facts, read_mask(item.mask)
     path = dataset_folder(spec.name) / store.IMPORTED / listed.class_name / f"{stem_of(listed.sha256)}.png"
-    if isinstance(item.mask, Path):
-        copy_file(item.mask, path)
-    else:
-        write_mask(mask, path)
+    copy_file(item.mask, path)
     foreground, band = mask == spec.class_index(listed.class_name), mask == spec.ignore_index
-    numbers = _numbers(item.facts)
-    return store.MaskValues(
-        key,
-        str(path),
-        numbers.get("confidence"),
-        numbers.get("foreground_ratio", foreground_ratio(foreground, band)),
-        _quality(numbers) or mask_quality(read_image(item.path), foreground, band),
-        store.IMPORTED,
-        None,
-    )
-
-
-def _numbers(facts: Mapping[str, str]) -> dict[str, float]:
-    """Those of the facts that are numbers, by the last part of their name (``quality.pieces`` is ``pieces``)."""
-    numbers = {}
-    for key, text in facts.items():
-        try:
-            numbers[key.rpartition(".")[2]] = float(text)
-        except ValueError:
-            continue  # the method's name
-    return numbers
-
-
-def _quality(numbers: Mapping[str, float]) -> MaskQuality | None:
-    """The measures as they were exported, or ``None`` if one that must be there is not."""
-    measures: dict[str, Any] = {
-        measure.name: int(numbers[measure.name]) if measure.type is int else numbers[measure.name]
-        for measure in fields(MaskQuality)
-        if measure.name in numbers
-    }
-    try:
-        return MaskQuality(**measures)
-    except TypeError:
-        return None
-
-
-def _import_fiftyone(folder: Path, name: str | None) -> ImportedDataset:
-    from wss_data import store
-    from wss_data.manifest import read_manifest
-    from wss_data.store.sharing import add_exported
-
-    if not (folder / MANIFEST_FILE).is_file():
-        raise StoreError(f"{folder}: has no {MANIFEST_FILE}, so that it is no export of a web dataset.")
-    listed = read_manifest(folder / MANIFEST_FILE, masks=False)
-    spec = _named(listed.spec, name)
-    _refuse_existing(spec.name)
-    listed.warn_of_program()
-    try:
-        dataset = add_exported(folder, spec)
-        _take_verdicts(dataset, folder, {})
-    except BaseException:
-        _remove(spec.name)
-        raise
-    masks, not_there = dataset.exists(store.MASKS).count(), len(listed.images) - len(dataset)
-    return ImportedDataset(spec.name, folder, "fiftyone", len(dataset), masks, not_there)
+    ratio = foreground_ratio(foreground, band) if facts.foreground_ratio is None else facts.foreground_ratio
+    quality = facts.quality or mask_quality(read_image(item.path), foreground, band)
+    return store.MaskValues(key, str(path), facts.confidence, ratio, quality, store.IMPORTED, None)
 
 
 def _named(spec: DatasetSpec, name: str | None) -> DatasetSpec:

@@ -39,11 +39,11 @@ def add_share_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
         "import-dataset",
         _import_dataset,
         """\
-        Make a web dataset of an export again, in whatever layout: images, masks, labels, provenance, verdicts.
-        Its masks count as imported: a later build leaves them alone.""",
+        Make a web dataset of an export in the layout voc again: images, masks, labels, provenance, verdicts.
+        Everything in the folder is checked first. Its masks count as imported: a later build leaves them alone.""",
         "wss-data import-dataset exported --name drawn-again",
     )
-    add.add_argument("folder", metavar="FOLDER", type=Path, help="what `wss-data export` wrote")
+    add.add_argument("folder", metavar="FOLDER", type=Path, help="what `wss-data export --layout voc` wrote")
     add.add_argument("--name", help="name of the dataset (default: that of the exported one)")
 
     add = add_command(

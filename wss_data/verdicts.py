@@ -8,16 +8,19 @@ is deleted and built again. Images are named by class and digest, so that the sa
 import fcntl
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
 
-from wss_data.errors import StoreError
+from wss_data import checked
+from wss_data.errors import StoreError, shown
 from wss_data.filters import Verdict
 
 FILE = "verdicts.jsonl"
+
+_MOST_ACTS, _LONGEST_REASON = 1_000_000, 1_000_000
 
 ImageKey = tuple[str, str]
 """Class, and hex digest of the original bytes."""
@@ -95,20 +98,23 @@ def read_acts(path: Path) -> list[Act]:
     Raises:
         StoreError: If a line cannot be understood.
     """
+    acts: list[Act] = []
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        file = path.open("rb")
     except FileNotFoundError:
-        return []
-    whole = text[: text.rfind("\n") + 1]
-    acts = []
-    for number, line in enumerate(whole.splitlines(), start=1):
-        try:
-            acts.append(_act(json.loads(line)))
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(
-                f"{path}, line {number}: not a verdict ({' '.join(str(error).split())}). The file is only ever added "
-                "to; put the line right or take it out, the others are whole."
-            ) from error
+        return acts
+    with file:
+        while (line := file.readline(checked.LONGEST_LINE + 1)).endswith(b"\n") or len(line) > checked.LONGEST_LINE:
+            number = len(acts) + 1
+            try:
+                if len(line) > checked.LONGEST_LINE or number > _MOST_ACTS:
+                    raise ValueError("more than is read")
+                acts.append(_act(checked.an_object(checked.parse_json(line)), number))
+            except (KeyError, ValueError) as error:
+                raise StoreError(
+                    f"{path}, line {number}: not a verdict ({' '.join(str(error).split())}). The file is only ever "
+                    "added to; put the line right or take it out, the others are whole."
+                ) from error
     return acts
 
 
@@ -147,14 +153,22 @@ def _plain(act: Act) -> dict[str, Any]:
     }
 
 
-def _act(value: dict[str, Any]) -> Act:
-    at = datetime.fromisoformat(value["at"])
-    if at.tzinfo is None:
+def _act(value: Mapping[str, Any], number: int) -> Act:
+    at = checked.moment(value["at"], "at")
+    if datetime.fromisoformat(value["at"]).tzinfo is None:
         raise ValueError("its time has no time zone")
     if "undoes" in value:
-        return Act(at, undoes=int(value["undoes"]))
-    verdict = value["verdict"]
+        return Act(at, undoes=checked.whole(value["undoes"], "undoes", 1, number))
+    verdict, listed = value["verdict"], value["images"]
     if verdict is not None and verdict not in get_args(Verdict):
-        raise ValueError(f"verdict {verdict!r}; keep, drop or null is wanted")
-    found = tuple((str(class_name), str(sha256)) for class_name, sha256 in value["images"])
-    return Act(at, verdict, found, str(value.get("reason") or ""))
+        raise ValueError(f"verdict {shown(verdict)}; keep, drop or null is wanted")
+    if not isinstance(listed, list):
+        raise ValueError(f"images is {shown(listed)}, a list of class and digest is wanted")
+    found = tuple(_key(item) for item in listed)
+    return Act(at, verdict, found, checked.text(value.get("reason") or "", "reason", _LONGEST_REASON))
+
+
+def _key(value: Any) -> ImageKey:
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError(f"{shown(value)} is no image: class and digest are wanted")
+    return checked.identity(value[0], "class"), checked.identity(value[1], "digest")

@@ -108,20 +108,3 @@ def write_meaning(rows: Sequence[ExportRow], folder: Path, classes: Sequence[str
         values = ("" if (value := row.mask_facts.get(key)) is None else value for key in columns)
         writer.writerow([row.name, row.labels[0] if row.labels else "", *values])
     write_text(folder / MASK_TABLE, table.getvalue())
-
-
-def read_mask_table(folder: Path) -> dict[tuple[str, str], dict[str, str]]:
-    """What ``write_meaning`` wrote of each mask: (class, image) -> column -> text; empty cells are left out."""
-    path = folder / MASK_TABLE
-    if not path.is_file():
-        return {}
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if rows and not {"image", "class"} <= set(rows[0]):
-        raise StoreError(f"{path}: columns 'image' and 'class' are wanted, found {', '.join(rows[0])}.")
-    return {
-        (row["class"], row["image"]): {
-            key: text for key, text in row.items() if key not in ("image", "class") and isinstance(text, str) and text
-        }
-        for row in rows
-    }

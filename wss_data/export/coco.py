@@ -6,17 +6,16 @@ mask can be put together again and COCO's own evaluation, too, leaves them out.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wss_data.errors import StoreError
 from wss_data.export.base import ExportRow, copy_image, write_meaning
 from wss_data.files import write_text
-from wss_data.images import MAX_PIXELS, read_size
+from wss_data.images import read_size
 from wss_data.ledger import Ledger
 from wss_data.masks import IGNORE_INDEX, read_mask, voc_palette
 from wss_data.records import Provenance
@@ -189,55 +188,3 @@ def encode_rle(mask: np.ndarray) -> dict[str, Any]:
         if not more.any():
             break
     return {"size": list(mask.shape), "counts": characters[used].tobytes().decode("ascii")}
-
-
-def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
-    """The binary mask of COCO's compressed run lengths. Shape (H, W), bool.
-
-    Raises:
-        ValueError: If the runs do not fill the size.
-    """
-    height, width = rle["size"]
-    codes = np.frombuffer(rle["counts"].encode("ascii"), np.uint8).astype(np.int64) - 48
-    last = np.flatnonzero((codes & 32) == 0)
-    first = np.concatenate([[0], last[:-1] + 1]).astype(np.int64)
-    if not last.size or last[-1] != codes.size - 1:
-        raise ValueError("the run lengths are cut off")
-    lengths = last - first + 1
-    shift = 5 * (np.arange(codes.size) - np.repeat(first, lengths))
-    values = np.add.reduceat((codes & 31) << shift, first)
-    values -= np.where(codes[last] & 16, np.int64(1) << (5 * lengths), 0)
-    values[1::2] = np.cumsum(values[1::2])
-    values[2::2] = np.cumsum(values[2::2])
-    if (values < 0).any() or values.sum() != height * width:
-        raise ValueError(f"the run lengths cover {values.sum()} pixels, the size has {height * width}")
-    flat = np.repeat(np.arange(values.size) % 2 == 1, values)
-    return flat.reshape((height, width), order="F")
-
-
-def read_coco(path: Path) -> dict[str, np.ndarray]:
-    """The label masks in a file that ``write_coco`` wrote: file name of the image without suffix -> mask.
-
-    Args:
-        path: ``annotations/instances_<split>.json``.
-
-    Returns:
-        Masks of shape (H, W), uint8; images that never had one are left out.
-
-    Raises:
-        StoreError: If the file is not such a file, or an annotation does not fit its image.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        sizes = {image["id"]: (image["height"], image["width"]) for image in value["images"]}
-        if (largest := max((height * width for height, width in sizes.values()), default=0)) > MAX_PIXELS:
-            raise ValueError(f"an image has {largest:,} pixels, at most {MAX_PIXELS:,} are read")
-        masks = {image["id"]: np.zeros(sizes[image["id"]], np.uint8) for image in value["images"] if image["has_mask"]}
-        for annotation in value["annotations"]:
-            masks[annotation["image_id"]][decode_rle(annotation["segmentation"])] = annotation["category_id"]
-        return {Path(image["file_name"]).stem: masks[image["id"]] for image in value["images"] if image["id"] in masks}
-    except (OSError, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
-        raise StoreError(
-            f"{path}: cannot be read as annotations that `wss-data export --layout coco` wrote "
-            f"({type(error).__name__}: {error}). Export again, or use another layout."
-        ) from error

@@ -1,30 +1,45 @@
-"""Read what an export of a web dataset holds, whatever its layout: images, masks and the manifest."""
+"""Read an export of a web dataset in the layout ``voc`` again, and check everything in it before it is used.
 
-from dataclasses import dataclass
+Somebody else may have made the folder: no link in it is followed, no name in a table leads anywhere but to the file
+that the manifest's digest names, and all numbers, texts and sizes are checked (``wss_data.checked``).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from wss_data.errors import StoreError
-from wss_data.export.base import read_mask_table
-from wss_data.export.coco import read_coco
+from wss_data import checked
+from wss_data.errors import StoreError, shown
+from wss_data.export.base import MASK_TABLE
 from wss_data.manifest import Manifest, ManifestImage, read_manifest
-from wss_data.masks import read_mask
+from wss_data.quality import RANGES, MaskQuality
 from wss_data.records import stem_of
+from wss_data.verdicts import FILE, Act, read_acts
 
 MANIFEST_FILE = "manifest.jsonl.gz"
 """In every export of a web dataset: where each image came from, and what its licence asks to be passed on."""
 
-_SIGNS = {
-    "fiftyone": "samples.json",
-    "voc": "JPEGImages",
-    "coco": "annotations",
-    "huggingface": "data/train/metadata.jsonl",
-    "folders": "images",
-}
-"""Layout -> what is in its folder and in that of no layout further down."""
+_IMAGES, _MASKS = "JPEGImages", "SegmentationClass"
+_SHARES = ("confidence", "foreground_ratio")
+_QUALITY = "quality."
+_ROUNDING = 1e-6
+"""By so much a share that was computed may lie beyond its range."""
 
-_HUGGINGFACE = Path("data") / "train"
+
+@dataclass(frozen=True)
+class MaskFacts:
+    """What an export says of a mask beside its pixels.
+
+    Args:
+        confidence: In [0, 1], or ``None``.
+        foreground_ratio: In [0, 1], or ``None``.
+        quality: Its measures, or ``None`` if one that must be there is not.
+    """
+
+    confidence: float | None = None
+    foreground_ratio: float | None = None
+    quality: MaskQuality | None = None
 
 
 @dataclass(frozen=True)
@@ -34,22 +49,14 @@ class ExportedImage:
     Args:
         listed: What the manifest says of it.
         path: Its file.
-        mask: Its label mask: a palette PNG, or the mask itself, shape (H, W), uint8; ``None`` without one.
-        facts: What is known of the mask: ``confidence`` and others, as text.
+        mask: Its label mask, a palette PNG; ``None`` without one.
+        facts: What is known of the mask.
     """
 
     listed: ManifestImage
     path: Path
-    mask: Path | np.ndarray | None
-    facts: dict[str, str]
-
-    def read_mask(self) -> np.ndarray | None:
-        """The label mask, shape (H, W), uint8, or ``None``.
-
-        Raises:
-            MaskError: If the file cannot be read.
-        """
-        return read_mask(self.mask) if isinstance(self.mask, Path) else self.mask
+    mask: Path | None
+    facts: MaskFacts
 
 
 @dataclass(frozen=True)
@@ -58,69 +65,130 @@ class Export:
 
     Args:
         folder: Where it is.
-        layout: How it is laid out.
         manifest: The dataset that was exported, dropped images included.
         images: The images whose files are there.
+        acts: What people judged.
+        passed_over: What was not read, one sentence each.
     """
 
     folder: Path
-    layout: str
     manifest: Manifest
     images: tuple[ExportedImage, ...]
-
-
-def layout_of(folder: Path) -> str:
-    """The layout of an export, by what is in its folder.
-
-    Raises:
-        StoreError: If it is none that is known.
-    """
-    for layout, sign in _SIGNS.items():
-        if (folder / sign).exists():
-            return layout
-    raise StoreError(f"{folder}: no export that is known: none of {', '.join(_SIGNS.values())} is in it.")
+    acts: tuple[Act, ...] = ()
+    passed_over: tuple[str, ...] = field(default=())
 
 
 def read_export(folder: Path) -> Export:
-    """Read an export of a web dataset in any layout but ``fiftyone``, which FiftyOne reads by itself.
+    """Read an export of a web dataset, and check it.
 
     Args:
-        folder: What ``export_dataset`` wrote.
+        folder: What ``export_dataset`` wrote in the layout ``voc``.
 
     Raises:
-        StoreError: If it is no such folder, it has no manifest (a target dataset has none), or no image of it is there.
+        StoreError: If it is no such folder, it has no manifest (a target dataset has none), no image of it is there, or
+            a file in it is a link or holds a wrong value.
         SourceError: If the manifest is wrong.
     """
-    layout = layout_of(folder)
-    if not (folder / MANIFEST_FILE).is_file():
+    if not (folder / _IMAGES).is_dir():
+        raise StoreError(
+            f"{folder}: no {_IMAGES} is in it, so that it is no export that can be read back. Of the layouts of "
+            "`wss-data export` that is `voc`: export the dataset again with --layout voc."
+        )
+    for name in (_IMAGES, _MASKS):
+        if (folder / name).is_symlink():
+            raise StoreError(f"{folder / name} is a link; the folder itself is wanted. Nothing was imported.")
+    if _file(folder, MANIFEST_FILE) is None:
         raise StoreError(
             f"{folder}: has no {MANIFEST_FILE}, so that it is no export of a web dataset. "
             "A target dataset in the layout voc is read by `wss-data import-target`."
         )
     manifest = read_manifest(folder / MANIFEST_FILE, masks=False)
-    table = read_mask_table(folder)
-    masks = read_coco(folder / "annotations" / "instances_kept.json") if layout == "coco" else {}
+    names = {f"{image.class_name}_{stem_of(image.sha256)}": image for image in manifest.images}
+    facts, passed_over = _read_facts(folder, names)
     images = []
-    for listed in manifest.images:
-        stem = stem_of(listed.sha256)
-        name = stem if layout == "folders" else f"{listed.class_name}_{stem}"
-        path, mask = _places(folder, layout, listed.class_name, name)
-        if not path.is_file():
-            continue
-        found: Path | np.ndarray | None = masks.get(name) if mask is None else mask if mask.is_file() else None
-        images.append(ExportedImage(listed, path, found, table.get((listed.class_name, name), {})))
+    for name, listed in names.items():
+        path, mask = _file(folder, _IMAGES, f"{name}.jpg"), _file(folder, _MASKS, f"{name}.png")
+        if path is not None:
+            images.append(ExportedImage(listed, path, mask, facts.get(name, MaskFacts())))
     if not images:
         raise StoreError(f"{folder}: none of the {len(manifest.images):,} images of its manifest is there.")
-    return Export(folder, layout, manifest, tuple(images))
+    acts = read_acts(folder / FILE) if _file(folder, FILE) else []
+    passed_over += [manifest.unknown_told] if manifest.unknown_told else []
+    passed_over += _unlisted(folder, {item.path.stem for item in images})
+    return Export(folder, manifest, tuple(images), tuple(acts), tuple(passed_over))
 
 
-def _places(folder: Path, layout: str, class_name: str, name: str) -> tuple[Path, Path | None]:
-    """Where an image and its mask are; no file of its own holds a mask of COCO's."""
-    if layout == "voc":
-        return folder / "JPEGImages" / f"{name}.jpg", folder / "SegmentationClass" / f"{name}.png"
-    if layout == "folders":
-        return folder / "images" / class_name / f"{name}.jpg", folder / "masks" / class_name / f"{name}.png"
-    if layout == "coco":
-        return folder / "images" / f"{name}.jpg", None
-    place = folder / _HUGGINGFACE
-    return place / "images" / f"{name}.jpg", place / "masks" / f"{name}.png"
+def _file(folder: Path, *parts: str) -> Path | None:
+    try:
+        return checked.file_inside(folder, *parts)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{folder}: {error}. Nothing was imported.") from error
+
+
+def _unlisted(folder: Path, taken: set[str]) -> list[str]:
+    """Files of images and masks that belong to no image that is taken, one sentence each."""
+    told = []
+    for name in (_IMAGES, _MASKS):
+        if not (folder / name).is_dir():
+            continue
+        others = [path.name for path in (folder / name).iterdir() if path.stem not in taken]
+        if others:
+            told.append(
+                f"Passed over are {len(others):,} files in {name} that belong to no image of the manifest, such as "
+                f"{shown(min(others))}."
+            )
+    return told
+
+
+def _read_facts(folder: Path, names: Mapping[str, ManifestImage]) -> tuple[dict[str, MaskFacts], list[str]]:
+    """What the table of masks says of each image of the manifest, and what of the table was passed over."""
+    path = _file(folder, MASK_TABLE)
+    if path is None:
+        return {}, []
+    facts: dict[str, MaskFacts] = {}
+    number = 0
+    try:
+        lines = checked.table_lines(checked.read_text(path))
+        number, header = next(lines, (1, []))
+        if not {"image", "class"} <= set(header) or len(set(header)) < len(header):
+            raise ValueError(f"columns 'image' and 'class' are wanted, each once, found {shown(header)}")
+        # The score is a rank among the dataset's own masks, and computed anew.
+        known = ("image", "class", "method", *_SHARES, *(_QUALITY + name for name in (*RANGES, "score")))
+        unknown = [column for column in header if column not in known]
+        for place, cells in lines:
+            number = place
+            if len(cells) != len(header):
+                raise ValueError(f"{len(cells):,} cells, the first line has {len(header):,}")
+            row = dict(zip(header, cells, strict=True))
+            listed = names.get(row["image"])
+            if listed is None or listed.class_name != row["class"]:
+                raise ValueError(f"image {shown(row['image'])} of class {shown(row['class'])} is not in the manifest")
+            if row["image"] in facts:
+                raise ValueError(f"image {shown(row['image'])} is there twice")
+            facts[row["image"]] = _facts(row)
+    except (OSError, ValueError) as error:
+        where = f", line {number}:" if number and not isinstance(error, OSError) else ":"
+        raise StoreError(f"{path}{where} {error}. Nothing was imported.") from error
+    told = f"Passed over are columns of {MASK_TABLE} that nobody reads: {shown(unknown)}." if unknown else None
+    return facts, [told] if told else []
+
+
+def _number(text: str, name: str, low: float, high: float) -> float:
+    return checked.number_of(text, name, low - _ROUNDING, high + _ROUNDING)
+
+
+def _facts(row: Mapping[str, str]) -> MaskFacts:
+    shares = {name: _number(row[name], name, 0, 1) for name in _SHARES if row.get(name)}
+    measures: dict[str, Any] = {}
+    for measure in fields(MaskQuality):
+        name, (low, high) = _QUALITY + measure.name, RANGES[measure.name]
+        if text := row.get(name):
+            whole = measure.type is int
+            measures[measure.name] = (
+                checked.whole_of(text, name, int(low), int(high)) if whole else _number(text, name, low, high)
+            )
+    try:
+        quality = MaskQuality(**measures)
+    except TypeError:
+        quality = None
+    return MaskFacts(shares.get("confidence"), shares.get("foreground_ratio"), quality)

@@ -9,7 +9,6 @@ from wss_data.manifest import ManifestImage, public_ledger, read_manifest, write
 from wss_data.records import ExampleTable, stem_of
 from wss_data.spec import DatasetSpec
 from wss_data.store.connection import fiftyone
-from wss_data.store.datasets import create_or_open
 from wss_data.store.info import GROUND_TRUTH, MASKS, TAG, kind_of, mask_ledger, update
 from wss_data.store.tables import example_table
 from wss_data.store.verdicts import verdict_file
@@ -30,7 +29,7 @@ def export_dataset(
     """Write the images that are in use, and their masks, to a new folder.
 
     With the images of a web dataset goes its manifest, so that nothing that is known of
-    them is lost: ``wss_data.reimport.import_dataset`` makes a dataset of such a folder again.
+    them is lost: ``wss_data.reimport.import_dataset`` makes a dataset of the layout ``voc`` again.
 
     Args:
         dataset: A dataset of ours: of a web dataset the kept images, of a target dataset those not dropped.
@@ -148,27 +147,14 @@ def _mask_facts(view: "fo.DatasetView", field: str) -> dict[str, Mapping[str, An
     return {key: dict(zip(columns, row, strict=True)) for key, row in zip(ids, zip(*values, strict=True), strict=True)}
 
 
-def add_exported(folder: Path, spec: DatasetSpec) -> "fo.Dataset":
-    """A dataset of what ``export_dataset`` wrote in the layout ``fiftyone``; the files stay where they are.
-
-    Args:
-        folder: The export of a web dataset.
-        spec: What it was built by, under the name of the new dataset.
-
-    Returns:
-        It, with all fields, ledgers and tags of the exported one.
-    """
-    dataset = create_or_open(spec, "web")
-    add_to(dataset, folder, spec)
-    return dataset
-
-
 def add_to(dataset: "fo.Dataset", folder: Path, spec: DatasetSpec) -> None:
     """Add what ``export_dataset`` wrote in the layout ``fiftyone`` to a dataset without images, which becomes ours.
 
+    For what this machine wrote itself: FiftyOne takes every path, field and name in such a folder as it stands.
+
     Args:
         dataset: Without images.
-        folder: The export of a web dataset; its files are used where they are.
+        folder: The export of a web dataset, written by this program; its files are used where they are.
         spec: What it was built by; its name is the dataset's own.
     """
     fo = fiftyone()

@@ -1,0 +1,253 @@
+"""Exports that somebody changed, by accident or on purpose: taken, or refused in one sentence, and nothing is left."""
+
+import csv
+import gzip
+import io
+import json
+import os
+import random
+import shutil
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import make_web
+
+from wss_data import store
+from wss_data.errors import WssError, shown
+from wss_data.home import dataset_folder
+from wss_data.masks import write_mask
+from wss_data.reimport import check_export, import_dataset
+
+MANIFEST, MASKS, VERDICTS = "manifest.jsonl.gz", "masks.csv", "verdicts.jsonl"
+DEEP = json.loads("[" * 100 + "]" * 100)
+ODD = [
+    None,
+    True,
+    -1,
+    0,
+    10**30,
+    1e308,
+    "",
+    "..",
+    "../../x",
+    "/etc/passwd",
+    "a\x00b",
+    "\x1b[31m",
+    "\ud800",
+    "\u202e",
+    "a\nb",
+    "x" * 20_000,
+    "nan",
+    "0001-01-01T00:00:00+23:00",
+    "9999-12-31T23:59:59-23:00",
+    "javascript:alert(1)",
+    [],
+    {},
+    ["x"] * 200,
+    {"a": "b"},
+    DEEP,
+]
+ODD_CELLS = ["nan", "inf", "-5", "1e400", "2", "x", "0x1", "\x1b[31m", "9" * 5_000, "1_0", "../..", "٣", "=1+1"]
+
+
+@pytest.fixture(scope="module")
+def export(database, tmp_path_factory):
+    dataset = make_web("odd-web")
+    cow = dataset.match({"label.label": "cow"}).first()
+    store.judge(dataset, [cow.id], "keep", "a fine cow")
+    store.apply_filter(dataset)
+    folder = tmp_path_factory.mktemp("odd") / "export"
+    store.export_dataset(dataset, folder, layout="voc")
+    return folder
+
+
+@pytest.fixture
+def copy(export, tmp_path):
+    return Path(shutil.copytree(export, tmp_path / "copy"))
+
+
+def manifest_lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in gzip.decompress((folder / MANIFEST).read_bytes()).splitlines()]
+
+
+def write_lines(folder: Path, lines: list) -> None:
+    rows = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    (folder / MANIFEST).write_bytes(gzip.compress("\n".join([*rows, ""]).encode(), 1))
+
+
+def table(folder: Path) -> list[list[str]]:
+    return list(csv.reader((folder / MASKS).open(newline="")))
+
+
+def write_table(folder: Path, rows: list[list[str]]) -> None:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    (folder / MASKS).write_text(text.getvalue())
+
+
+def odd_field(folder: Path, draw: random.Random) -> str:
+    lines = manifest_lines(folder)
+    line = draw.choice(lines)
+    place = line.get("definition", line) if draw.random() < 0.4 else line
+    key = draw.choice([*place, "new"])
+    place[key] = draw.choice(ODD)
+    write_lines(folder, lines)
+    return f"{key} = {shown(place[key])}"
+
+
+def odd_cell(folder: Path, draw: random.Random) -> str:
+    rows = table(folder)
+    row, column = draw.randrange(len(rows)), draw.randrange(len(rows[0]))
+    rows[row][column] = draw.choice(ODD_CELLS)
+    write_table(folder, rows)
+    return f"cell {row}, {column} = {rows[row][column][:20]!r}"
+
+
+def odd_verdict(folder: Path, draw: random.Random) -> str:
+    act = json.loads((folder / VERDICTS).read_text())
+    key = draw.choice([*act, "undoes"])
+    act[key] = draw.choice([*ODD, [["cow"]], [["cow", "4", "5"]], [[1, 2]]])
+    (folder / VERDICTS).write_text(json.dumps(act) + "\n")
+    return f"verdict {key} = {shown(act[key])}"
+
+
+def flipped_bytes(folder: Path, draw: random.Random) -> str:
+    path = draw.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
+    data = bytearray(path.read_bytes())
+    for _ in range(draw.choice([1, 3, 30])):
+        data[draw.randrange(len(data))] = draw.randrange(256)
+    path.write_bytes(data)
+    return f"flipped in {path.name}"
+
+
+def cut_off(folder: Path, draw: random.Random) -> str:
+    path = draw.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
+    path.write_bytes(path.read_bytes()[: draw.randrange(path.stat().st_size)])
+    return f"cut off: {path.name}"
+
+
+def doubled_line(folder: Path, draw: random.Random) -> str:
+    path = folder / draw.choice([MANIFEST, MASKS, VERDICTS])
+    if path.name == MANIFEST:
+        lines = manifest_lines(folder)
+        write_lines(folder, [*lines, draw.choice(lines)])
+    else:
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join([*lines, draw.choice(lines)]))
+    return f"a line of {path.name} twice"
+
+
+def swapped(folder: Path, draw: random.Random) -> str:
+    path = draw.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
+    kind = draw.choice(["link", "pipe", "folder", "nothing", "other"])
+    other = draw.choice(sorted(p for p in folder.rglob("*") if p.is_file() and p != path))
+    data = other.read_bytes()
+    path.unlink()
+    if kind == "link":
+        path.symlink_to(draw.choice(["/etc/passwd", "/dev/zero", "/nowhere", str(path)]))
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "other":
+        path.write_bytes(data)
+    return f"{path.name}: {kind}"
+
+
+def odd_mask(folder: Path, draw: random.Random) -> str:
+    path = draw.choice(sorted((folder / "SegmentationClass").iterdir()))
+    shape, value = draw.choice([(30, 40), (40, 30), (1, 1)]), draw.choice([0, 1, 2, 7, 255])
+    write_mask(np.full(shape, value, np.uint8), path)
+    return f"mask of {shape} full of {value}"
+
+
+MUTATIONS: list[Callable[[Path, random.Random], str]] = [
+    *(odd_field, odd_field, odd_cell, odd_verdict, flipped_bytes, cut_off, doubled_line, swapped, odd_mask)
+]
+
+
+def test_an_export_that_somebody_changed_is_taken_or_refused_in_one_sentence(export, tmp_path):
+    refused, stored = 0, 0
+    for seed in range(180):
+        draw = random.Random(seed)
+        folder = Path(shutil.copytree(export, tmp_path / "changed"))
+        done = MUTATIONS[seed % len(MUTATIONS)](folder, draw)
+        name = f"odd-{seed}"
+        try:
+            check_export(folder, name)
+        except WssError as error:
+            refused += 1
+            assert "\n" not in str(error) and str(error).isprintable() and len(str(error)) < 1_500, (seed, done)
+            assert not dataset_folder(name).exists(), (seed, done)
+        except Exception as error:
+            raise AssertionError(f"seed {seed}, {done}: {type(error).__name__}: {error}") from error
+        else:
+            # Enough of those that are taken come whole into the database, too.
+            if stored < 6:
+                stored += 1
+                assert import_dataset(folder, name).images > 0, (seed, done)
+                store.open_dataset(name).delete()
+        shutil.rmtree(folder)
+    assert refused > 90 and stored == 6
+    assert {row.name for row in store.list_datasets() if row.name.startswith("odd-")} == {"odd-web"}
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        (MANIFEST, gzip.compress(b"\n" * (300 << 20), 1)),
+        (MANIFEST, gzip.compress(b"[" * (300 << 20), 1)),
+        (MANIFEST, gzip.compress(b"{" + b'"a":{},' * (40 << 20), 1)),
+        (MANIFEST, gzip.compress(b'{"images": ' + b"9" * (40 << 20) + b"}", 1)),
+        (VERDICTS, b"[" * (20 << 20) + b"\n"),
+        (VERDICTS, b'{"at": "2026-01-01T00:00:00Z", "undoes": ' + b"9" * 5_000 + b"}\n"),
+        (MASKS, b"image,class\n" * (6 << 20)),
+        (MASKS, b'image,class\n"' + b"x" * (20 << 20)),
+        (MASKS, b"," * (20 << 20)),
+        (MASKS, b"image,class," + b"c," * 100_000 + b"\n"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_no_file_of_an_export_makes_the_program_slow_or_large(copy, name, data):
+    (copy / name).write_bytes(data)
+    tracemalloc.start()
+    start = time.process_time()
+    try:
+        with pytest.raises(WssError, match=name.replace(".", r"\.")):
+            check_export(copy, "odd-large")
+        assert time.process_time() - start < 4  # traced: two to three times as slow as it is
+        assert tracemalloc.get_traced_memory()[1] < 400 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("part", ["JPEGImages", "SegmentationClass"])
+def test_a_folder_that_is_a_link_is_refused(copy, part, tmp_path):
+    (copy / part).rename(tmp_path / "elsewhere")
+    (copy / part).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(WssError, match="is a link"):
+        check_export(copy, "odd-link")
+
+
+def test_what_nobody_reads_is_reported(copy):
+    lines = manifest_lines(copy)
+    lines[0]["colour"], lines[1]["smell"] = "red", {"a": 1}
+    write_lines(copy, lines)
+    write_table(copy, [[*row, "1" if place else "taste"] for place, row in enumerate(table(copy))])
+    (copy / "JPEGImages" / "cat_extra.jpg").write_bytes(b"x")
+    told = " ".join(check_export(copy, "odd-told")[0].passed_over)
+    for word in ("colour (line 1)", "smell (line 2)", "'taste'", "1 files in JPEGImages", "cat_extra.jpg"):
+        assert word in told
+
+
+def test_titles_and_authors_come_in_without_control_characters(copy):
+    lines = manifest_lines(copy)
+    for line in lines[1:]:
+        line |= {"title": "a \x1b[31mred\x1b[0m\ncat", "author": "\ud800An\u202en", "opt_outs": ["no\x07ai"]}
+    write_lines(copy, lines)
+    at = check_export(copy, "odd-titles")[1][0].provenance
+    assert (at.title, at.author, at.opt_outs) == ("a red cat", "Ann", ("noai",))
