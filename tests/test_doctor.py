@@ -8,14 +8,17 @@ import pytest
 from builders import H, W, make_web, target_definition, write_target
 from pictures import TINY, rectangles
 from PIL import Image
+from png_files import kinds
 
 from wss_data import store
 from wss_data.errors import StoreError, TrainingDataError
-from wss_data.masks import voc_palette, write_mask
+from wss_data.masks import read_mask, voc_palette, write_mask
 from wss_train import doctor
 from wss_train.cli import main
 from wss_train.models import build_model
 from wss_train.recipes import with_values
+
+KINDS = kinds()
 
 
 @pytest.fixture
@@ -127,12 +130,31 @@ def test_void_is_a_fact_until_it_is_most_of_the_pixels(table):
 
 def test_a_palette_that_may_have_been_made_up_is_told(table):
     image = Image.open(table.mask_paths[0])
-    image.putpalette(np.roll(voc_palette(), 1, axis=0).tobytes())
+    image.putpalette((voc_palette() // 2 + 3).tobytes())
     image.save(table.mask_paths[0])
     (line,) = told(table)
     assert line.startswith("warning: 1 masks have a palette that is not VOC's")
     Image.fromarray(np.array(image)).save(table.mask_paths[0])
     assert told(table) == [], "grey is no mistake"
+
+
+def test_a_palette_in_another_order_is_read_by_its_colours_and_told(table):
+    mask = read_mask(table.mask_paths[0])
+    image = Image.fromarray(255 - mask)
+    image.putpalette(voc_palette()[::-1].tobytes())
+    image.save(table.mask_paths[0])
+    assert np.array_equal(read_mask(table.mask_paths[0]), mask)
+    lines = [str(finding) for finding in doctor.check_table(table)]
+    assert doctor.is_sound(doctor.check_table(table))
+    assert any(line.startswith("note:    1 masks have their palette in another order") for line in lines)
+
+
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.reason])
+def test_every_mask_that_cannot_be_read_is_an_error_with_its_way_out(table, name):
+    Path(table.mask_paths[3]).write_bytes(KINDS[name].data)
+    (line,) = told(table)
+    assert line.startswith("error:   1 masks ") and table.mask_paths[3] in line
+    assert doctor.inspect_row(table.image_paths[3], table.mask_paths[3]).mask_reason == KINDS[name].reason
 
 
 def test_the_most_severe_comes_first_and_notes_alone_are_sound():

@@ -127,7 +127,7 @@ def test_an_archive_is_read_back_as_the_server_would(tmp_path):
 
     grey = io.BytesIO()
     Image.fromarray(MASKS["a_1"]).save(grey, "PNG")
-    with pytest.raises(MaskError, match="a PNG with VOC's palette is wanted, found mode L"):
+    with pytest.raises(MaskError, match="a PNG with VOC's palette is wanted, found greyscale"):
         submission.check_archive(repacked(path, str(submission.FOLDER / "a_1.png"), grey.getvalue()), SIZES)
 
 

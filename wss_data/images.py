@@ -16,6 +16,8 @@ from wss_data.listing import Listing, list_files
 
 # Too many pixels are an error here, not Pillow's warning. Set once: filters are not safe to change between threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# A broken block of metadata says nothing against the picture.
+warnings.filterwarnings("ignore", message="Corrupt EXIF data")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Formats that are read at all; everything else is refused before a decoder sees it."""
@@ -39,6 +41,17 @@ would be 3 dB farther from both.
 
 _ORIENTATION = 0x0112
 """EXIF tag of the rotation and mirroring that makes an image upright."""
+
+TURNED = {
+    2: "mirrored",
+    3: "half a turn",
+    4: "half a turn, mirrored",
+    5: "a quarter turn, mirrored",
+    6: "a quarter turn",
+    7: "a quarter turn, mirrored",
+    8: "a quarter turn",
+}
+"""EXIF orientation -> how an image lies in its file; 1 is upright."""
 
 
 def read_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -99,6 +112,25 @@ def read_size(path: Path | str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]
             return (height, width) if _orientation(image) >= 5 else (width, height)
     except OSError as error:
         raise ImageError("missing", f"{path}: the image cannot be opened ({error.strerror}).") from error
+
+
+def unseen_turn(data: bytes) -> int:
+    """The EXIF orientation of an image whose size does not tell whether a mask was drawn on it before or after turning.
+
+    That is half a turn, a mirrored image, or a quarter turn of a square one.
+
+    Args:
+        data: The whole file's bytes, or its beginning.
+
+    Returns:
+        2 to 8, as in ``TURNED``; 1 where the image lies upright, its size tells, or it cannot be read.
+    """
+    try:
+        image = _open(io.BytesIO(data), "", MAX_PIXELS)
+    except ImageError:
+        return 1
+    orientation = _orientation(image)
+    return orientation if orientation < 5 or image.width == image.height else 1
 
 
 def _read(path: Path | str) -> bytes:

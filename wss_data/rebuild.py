@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from wss_data.attribution import safe_cell
-from wss_data.errors import ImageError, SourceError, StoreError
+from wss_data.errors import ImageError, MaskError, SourceError, StoreError
 from wss_data.files import write_text
 from wss_data.filters import aligned
 from wss_data.home import dataset_folder
@@ -290,19 +290,16 @@ def decode_mask(png: bytes, size: tuple[int, int], allowed: set[int]) -> np.ndar
 
     Args:
         png: The file's bytes.
-        size: (width, height) that it must have, in pixels; checked before a pixel is decoded.
+        size: (width, height) that it must have, in pixels; looked at before a pixel is decoded.
         allowed: Values that it may hold.
 
     Returns:
         Shape (H, W), uint8.
     """
-    from PIL import Image
+    from wss_data.masks import decode_mask as decode
 
     try:
-        with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
-            if image.size != size or image.mode not in ("P", "L"):
-                return None
-            mask = np.array(image)
-    except (OSError, ValueError, SyntaxError, EOFError):
+        mask = decode(png, "the manifest", size).values
+    except MaskError:
         return None
     return mask if set(np.unique(mask).tolist()) <= allowed else None

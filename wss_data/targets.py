@@ -20,7 +20,7 @@ import numpy as np
 
 from wss_data.errors import ImageError, MaskError, SourceError, SpecError
 from wss_data.images import SUFFIXES, decode_image
-from wss_data.masks import IGNORE_INDEX, read_mask, write_mask
+from wss_data.masks import FILE_REASONS, IGNORE_INDEX, read_mask, write_mask
 from wss_data.parallel import map_images
 from wss_data.sbd import Sbd, TrainAug, find_sbd, read_list, train_aug
 from wss_data.spec import DatasetSpec
@@ -36,11 +36,12 @@ AUGMENTED_LISTS = ("train_aug", "trainaug")
 
 DROP_REASONS = frozenset(
     ("no_labels", "not_listed", "leak", "missing", "unreadable", "unsupported_format", "truncated", "too_large")
-    + ("too_small", "mask_missing", "mask_unreadable", "mask_rgb", "mask_16_bit", "mask_size", "mask_values")
+    + ("too_small", *(f"mask_{reason}" for reason in (*FILE_REASONS, "size", "rotated", "values", "binary")))
 )
 """Why an image of a target dataset is not used.
 
-``not_listed``: an earlier import's lists had it; ``leak``: a train image with the bytes of one that is scored on.
+``not_listed``: an earlier import's lists had it; ``leak``: a train image with the bytes of one that is scored on;
+``mask_binary``: its mask is foreground in black and white, which does not say of which class.
 """
 
 DRAWN_DEFAULTS = {"train": 200, "val": 80, "seed": 1}

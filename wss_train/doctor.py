@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from wss_data.errors import ImageError, MaskError, StoreError, TrainingDataError, WssError
 from wss_data.filters import DROPPED, FILTER_TAGS, SCREENING_TAGS
 from wss_data.images import read_image
-from wss_data.masks import read_mask, voc_palette
+from wss_data.masks import open_mask
 from wss_data.records import ExampleTable
 
 if TYPE_CHECKING:
@@ -64,9 +63,10 @@ class RowFacts:
         image_size: (width, height) in pixels, upright; ``None`` if the image cannot be read.
         image_reason: Why it cannot be read, such as ``truncated``; empty if it can.
         mask_size: (width, height) in pixels; ``None`` without a readable mask.
-        mask_reason: Why the mask cannot be read: ``missing``, ``unreadable``, ``rgb``, ``16_bit``; empty if it can.
+        mask_reason: Why the mask cannot be read, one of ``FILE_REASONS``; empty if it can.
         counts: Pixels by value. Shape (256,), int64; ``None`` without a readable mask.
         colours: ``palette`` (VOC's colours at the values that occur), ``other_palette`` or ``grey``; empty without one.
+        by_colour: Whether the mask's palette has VOC's colours, or black and white, in another order, and they counted.
     """
 
     image_size: tuple[int, int] | None
@@ -75,6 +75,7 @@ class RowFacts:
     mask_reason: str = ""
     counts: np.ndarray | None = None
     colours: str = ""
+    by_colour: bool = False
 
 
 def inspect_row(image_path: Path | str, mask_path: Path | str | None) -> RowFacts:
@@ -87,28 +88,13 @@ def inspect_row(image_path: Path | str, mask_path: Path | str | None) -> RowFact
     if mask_path is None:
         return facts
     try:
-        mask = read_mask(mask_path)
+        mask = open_mask(mask_path)
     except MaskError as error:
         return replace(facts, mask_reason=error.reason)
-    counts = np.bincount(mask.ravel(), minlength=256)
-    size = (mask.shape[1], mask.shape[0])
-    return replace(facts, mask_size=size, counts=counts, colours=_colours(mask_path, counts))
-
-
-def _colours(path: Path | str, counts: np.ndarray) -> str:
-    try:
-        with Image.open(path) as image:
-            palette = image.getpalette("RGB")
-    except (UnidentifiedImageError, OSError, ValueError):
-        return ""
-    if palette is None:
-        return "grey"
-    colours = np.zeros((256, 3), np.uint8)
-    given = np.array(palette, np.uint8).reshape(-1, 3)[:256]
-    colours[: len(given)] = given
-    # Void is drawn in many colours; the others say which class a program meant.
-    shown = np.flatnonzero(counts[:255])
-    return "palette" if np.array_equal(colours[shown], voc_palette()[shown]) else "other_palette"
+    counts = np.bincount(mask.values.ravel(), minlength=256)
+    size = (mask.values.shape[1], mask.values.shape[0])
+    colours = "grey" if mask.palette is None else "palette" if mask.in_voc_colours else "other_palette"
+    return replace(facts, mask_size=size, counts=counts, colours=colours, by_colour=mask.by_colour)
 
 
 def findings_of(
@@ -170,13 +156,23 @@ def _of_masks(table: ExampleTable, rows: Sequence[RowFacts], scored: bool) -> It
         yield Finding("warning" if scored and not all(without) else "error", what, way_out)
     ways_out = {
         "missing": "Put the files back, or make the masks again.",
-        "unreadable": "Make these masks again.",
-        "rgb": "They hold colours, class indices are wanted: save them as palette PNGs of indices.",
+        "unreadable": "They are no whole PNGs: make these masks again.",
+        "too_large": "They have more pixels or bytes than are read: make masks of their images' size.",
+        "rgb": "They hold colours, class indices are wanted: look each colour up, and save PNGs of the indices.",
+        "alpha": "They are transparent in places: save PNGs of class indices without alpha.",
         "16_bit": "Save them as 8-bit PNGs of class indices.",
+        "palette": "Colours of VOC's stand at other classes' indices: save them with VOC's own palette, or in grey.",
+        "orientation": "Some programs turn them, others do not: save them upright, without EXIF.",
+    }
+    found_as = {
+        "alpha": "have transparency",
+        "palette": "have a palette that contradicts their indices",
+        "orientation": "are to be turned by their own EXIF orientation",
     }
     for reason, count in Counter(row.mask_reason for row in rows if row.mask_reason).most_common():
         first = _first(paths, (row.mask_reason == reason for row in rows))
-        yield Finding("error", f"{count} masks are {reason.replace('_', '-')}, the first {first}.", ways_out[reason])
+        found = found_as.get(reason, f"are {reason.replace('_', '-')}")
+        yield Finding("error", f"{count} masks {found}, the first {first}.", ways_out[reason])
 
     turned = [_turned(row) for row in rows]
     if any(turned):
@@ -232,6 +228,10 @@ def _of_masks(table: ExampleTable, rows: Sequence[RowFacts], scored: bool) -> It
             "Indices count, not colours: if a program made them from a coloured picture, the indices are arbitrary and "
             "the masks must be made again.",
         )
+    by_colour = [row.by_colour for row in rows]
+    if any(by_colour):
+        what = "masks have their palette in another order, and were read by its colours"
+        yield Finding("note", f"{sum(by_colour)} {what}, the first {_first(paths, by_colour)}.")
     grey = [row.colours == "grey" for row in rows]
     if any(grey):
         yield Finding("note", f"{sum(grey)} masks have no palette: they train as well, but look black in viewers.")

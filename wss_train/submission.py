@@ -23,12 +23,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from wss_data.errors import ImageError, MaskError, SourceError, TrainingDataError
 from wss_data.files import atomic_path
 from wss_data.images import list_images, read_size
-from wss_data.masks import encode_mask, voc_palette
+from wss_data.masks import decode_mask, encode_mask, voc_palette
 from wss_train.published import VOC_CLASSES
 
 if TYPE_CHECKING:
@@ -187,15 +186,12 @@ def check_archive(path: Path, sizes: Mapping[str, tuple[int, int]]) -> None:
 
 
 def _check_picture(data: bytes, size: tuple[int, int], name: str) -> None:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            mode, palette, indices = image.mode, image.getpalette("RGB"), np.array(image)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise MaskError("unreadable", f"{name}: cannot be read ({error}).") from error
-    wanted = voc_palette()[: len(VOC_CLASSES) + 1].ravel().tolist()
-    if mode != "P" or palette is None or palette[: len(wanted)] != wanted:
-        raise MaskError("palette", f"{name}: a PNG with VOC's palette is wanted, found mode {mode}.")
-    encode_prediction(indices.astype(np.uint8), size, name)
+    mask = decode_mask(data, name)
+    wanted = len(VOC_CLASSES) + 1
+    if mask.by_colour or mask.palette is None or not np.array_equal(mask.palette[:wanted], voc_palette()[:wanted]):
+        found = "greyscale" if mask.palette is None else "another palette"
+        raise MaskError("palette", f"{name}: a PNG with VOC's palette is wanted, found {found}.")
+    encode_prediction(mask.values, size, name)
 
 
 def read_image_list(path: Path) -> tuple[str, ...]:

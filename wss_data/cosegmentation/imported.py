@@ -9,7 +9,10 @@ size         the mask has another size than the image, stored or original
 rotated      width and height are swapped: drawn on the image before its EXIF rotation
 values       other values than 0 and 255 (or 0 and 1, or 0 and the index of the class)
 rgb          colours in place of values
+alpha        transparency in place of values, or beside them
 16_bit       16 bits a pixel
+palette      a palette with VOC's colours at other places, and with others
+orientation  the mask's own file says that it is to be turned
 empty        no foreground
 full         nothing but foreground
 unreadable   no PNG or .mat file, or a damaged one
@@ -43,7 +46,7 @@ from wss_data.masks import (
     check_foreground,
     foreground_ratio,
     label_mask,
-    read_mask,
+    open_mask,
     resize_mask,
     split_band,
     write_mask,
@@ -58,7 +61,10 @@ REASONS = (
     "rotated",
     "values",
     "rgb",
+    "alpha",
     "16_bit",
+    "palette",
+    "orientation",
     "empty",
     "full",
     "unreadable",
@@ -322,23 +328,24 @@ def _key(name: str) -> str:
     return (path.with_suffix("") if known else path).as_posix()
 
 
-def read_values(path: Path, name: str | None = None) -> np.ndarray:
-    """Read the values of a mask from a PNG or a .mat file.
+def read_values(path: Path) -> np.ndarray:
+    """Read the values of a foreground mask from a PNG or a .mat file.
 
     Args:
         path: The file.
-        name: What to call it in an error; ``None`` for its path.
 
     Returns:
-        Its values. Shape (H, W), uint8.
+        Its values; a foreground in the white of greyscale of fewer than 8 bits is 255. Shape (H, W), uint8.
 
     Raises:
-        MaskError: As ``read_mask`` and ``read_mat_mask``.
+        MaskError: As ``open_mask`` and ``read_mat_mask``.
     """
-    try:
-        return read_mat_mask(path) if path.suffix.lower() == ".mat" else read_mask(path)
-    except Image.DecompressionBombError as error:
-        raise MaskError("too_large", f"{name or path}: the mask has too many pixels ({error}).") from error
+    if path.suffix.lower() == ".mat":
+        return read_mat_mask(path)
+    mask = open_mask(path)
+    if mask.palette is None and mask.depth < 8 and mask.foreground_value is not None:
+        return np.where(mask.values == mask.white, np.uint8(255), np.uint8(0))
+    return mask.values
 
 
 @dataclass(frozen=True)
@@ -368,7 +375,7 @@ def read_foreground(file: MaskFile) -> ReadMask:
     Raises:
         MaskError: With one of ``REASONS``.
     """
-    values, band = split_band(read_values(file.path, file.name), file.image.class_index)
+    values, band = split_band(read_values(file.path), file.image.class_index)
     size, stored, original = (values.shape[1], values.shape[0]), file.image.size, file.image.original_size
     if size == stored or original is None or size not in (original, original[::-1]):
         return ReadMask(check_foreground(values, stored, str(file)), band, False)

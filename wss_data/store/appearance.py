@@ -4,13 +4,11 @@ FiftyOne itself comes in as an argument: only ``connection`` imports it.
 """
 
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
+from wss_data.errors import MaskError
 from wss_data.filters import DROPPED, KEPT, LEAK, LOW_CONFIDENCE, PLACEHOLDER, TOO_LARGE, TOO_SMALL
-from wss_data.masks import voc_palette
+from wss_data.masks import open_mask, voc_palette
 from wss_data.quality import MaskQuality
 from wss_data.spec import DatasetSpec
 from wss_data.store.info import GROUND_TRUTH, MASKS, PROVENANCE_TEXTS, SCORE, Kind
@@ -89,10 +87,10 @@ def _fields_of_masks(fiftyone: Any, dataset: "fo.Dataset") -> list[str]:
 def _is_grey(dataset: "fo.Dataset", field: str) -> bool:
     """Whether the masks of a field are grey PNGs, as other tools write them; judged by the first."""
     paths = dataset.exists(f"{field}.mask_path").limit(1).values(f"{field}.mask_path")
-    if not paths or not Path(paths[0]).is_file():
+    try:
+        return bool(paths) and open_mask(paths[0]).palette is None
+    except MaskError:
         return False
-    with Image.open(paths[0]) as mask:
-        return mask.mode != "P"
 
 
 def _side_bar(fiftyone: Any, dataset: "fo.Dataset", kind: Kind) -> list[Any]:

@@ -1,0 +1,198 @@
+"""The samples of a PNG as they are written, from files that anybody made.
+
+Of a file only what makes up the pixels is looked at, so that no text, colour profile or animation reaches a decoder.
+Checksums count, and so does data that ends before the image does: Pillow fills up what is missing with zeros.
+
+Source:
+    Portable Network Graphics (PNG) Specification, third edition, W3C, sections 5 and 11.
+"""
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+GREY, COLOURS, PALETTE, GREY_ALPHA, COLOURS_ALPHA = 0, 2, 3, 4, 6
+"""Colour types."""
+
+_DEPTHS = {GREY: (1, 2, 4, 8, 16), COLOURS: (8, 16), PALETTE: (1, 2, 4, 8), GREY_ALPHA: (8, 16), COLOURS_ALPHA: (8, 16)}
+_CHANNELS = {GREY: 1, COLOURS: 3, PALETTE: 1, GREY_ALPHA: 2, COLOURS_ALPHA: 4}
+
+_STRETCHED = {1: 1, 2: 85, 4: 17, 8: 1}
+"""Bits a sample -> the factor by which Pillow stretches grey."""
+
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""Passes of an interlaced image: first column and row, and the steps between them."""
+
+_DECODED = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+_LOOKED_AT = (*_DECODED, b"tRNS", b"eXIf", b"acTL")
+
+_ORIENTATION = 0x0112
+"""EXIF tag of the rotation and mirroring that makes an image upright."""
+
+
+@dataclass(frozen=True)
+class Png:
+    """The chunks of a PNG that matter to its pixels.
+
+    Args:
+        width: In pixels.
+        height: In pixels.
+        depth: Bits a sample.
+        colour: Colour type, such as ``PALETTE``.
+        palette: RGB of each entry, shape (N, 3), uint8; ``None`` without a palette.
+        transparency: The chunk tRNS: opacity of each palette entry, or the one grey value that is see-through.
+        animated: Whether it holds several pictures.
+        orientation: By its EXIF block, 1 (upright) to 8.
+        interlaced: Whether its lines come in passes.
+        parts: The pixel data, compressed.
+    """
+
+    width: int
+    height: int
+    depth: int
+    colour: int
+    palette: np.ndarray | None
+    transparency: bytes
+    animated: bool
+    orientation: int
+    interlaced: bool
+    parts: tuple[bytes, ...]
+
+    @property
+    def raw_bytes(self) -> int:
+        """Bytes of the pixel data when it is not compressed: each line has one more, for its filter."""
+        passes = _ADAM7 if self.interlaced else ((0, 0, 1, 1),)
+        sizes = ((-((x - self.width) // dx), -((y - self.height) // dy)) for x, y, dx, dy in passes)
+        bits = self.depth * _CHANNELS[self.colour]
+        return sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns > 0)
+
+
+def promised_size(data: bytes) -> tuple[int, int]:
+    """(width, height) that a PNG's header promises, whatever follows; (0, 0) where there is none."""
+    if len(data) < 24 or not data.startswith(SIGNATURE) or data[12:16] != b"IHDR":
+        return 0, 0
+    width, height = struct.unpack_from(">II", data, 16)
+    return width, height
+
+
+def read_png(data: bytes) -> Png:
+    """Take the bytes of a PNG apart; no pixel is decoded.
+
+    Args:
+        data: The whole file's bytes.
+
+    Raises:
+        ValueError: If they are no whole PNG, with what is wrong as the end of a sentence.
+    """
+    if not data.startswith(SIGNATURE):
+        raise ValueError("it is no PNG")
+    found: dict[bytes, bytes] = {}
+    parts, position = [], len(SIGNATURE)
+    while b"IEND" not in found:
+        if position + 12 > len(data):
+            raise ValueError("the file is truncated")
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
+        if end > len(data):
+            raise ValueError("the file is truncated")
+        if kind in _LOOKED_AT:
+            if zlib.crc32(data[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+                raise ValueError(f"the checksum of its chunk {kind.decode()} is wrong")
+            if kind in found and kind != b"IDAT":
+                raise ValueError(f"it has two chunks {kind.decode()}")
+            found[kind] = data[position + 8 : end - 4]
+            if kind == b"IDAT":
+                parts.append(found[kind])
+        elif not kind[0] & 0x20:
+            raise ValueError(f"it has a chunk {kind!r} that no reader may pass over")
+        if b"IHDR" not in found:
+            raise ValueError("it does not begin with its header")
+        position = end
+    width, height, depth, colour, interlaced = _header(found[b"IHDR"])
+    return Png(
+        width,
+        height,
+        depth,
+        colour,
+        _palette(found.get(b"PLTE")) if colour == PALETTE else None,
+        found.get(b"tRNS", b""),
+        b"acTL" in found,
+        _orientation(found.get(b"eXIf")),
+        interlaced,
+        tuple(parts),
+    )
+
+
+def samples(png: Png) -> np.ndarray:
+    """Decode the samples of a greyscale or palette PNG of at most 8 bits, as they are written.
+
+    Args:
+        png: From ``read_png``; whoever calls has looked at its size.
+
+    Returns:
+        A writable array. Shape (H, W), uint8.
+
+    Raises:
+        ValueError: If the data is damaged or ends before the image does, with what is wrong as the end of a sentence.
+    """
+    data, wanted = b"".join(png.parts), png.raw_bytes
+    try:
+        raw = zlib.decompressobj().decompress(data, wanted)
+    except zlib.error as error:
+        raise ValueError(f"its pixel data is damaged ({error})") from error
+    if len(raw) < wanted:
+        raise ValueError(f"its pixel data ends before its {png.width}x{png.height} pixels do")
+    if png.depth == 8 and not png.interlaced:
+        lines = np.frombuffer(raw, np.uint8).reshape(png.height, 1 + png.width)
+        if not lines[:, 0].any():
+            return lines[:, 1:].copy()  # no line is filtered, as in label maps: nothing is left to decode
+    header = struct.pack(">IIBBBBB", png.width, png.height, png.depth, GREY, 0, 0, png.interlaced)
+    chunks = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
+    plain = SIGNATURE + b"".join(
+        struct.pack(">I", len(part)) + kind + part + struct.pack(">I", zlib.crc32(kind + part)) for kind, part in chunks
+    )
+    try:
+        with Image.open(io.BytesIO(plain), formats=("PNG",)) as image:
+            return np.array(image).astype(np.uint8, copy=False) // np.uint8(_STRETCHED[png.depth])
+    except MemoryError:
+        raise
+    except Exception as error:  # hostile bytes make Pillow's readers raise nearly anything
+        raise ValueError(f"its pixels cannot be decoded ({error})") from error
+
+
+def _header(chunk: bytes) -> tuple[int, int, int, int, bool]:
+    if len(chunk) != 13:
+        raise ValueError("its header has another length than 13 bytes")
+    width, height, depth, colour, compression, filtering, interlacing = struct.unpack(">IIBBBBB", chunk)
+    if depth not in _DEPTHS.get(colour, ()) or compression or filtering or interlacing > 1:
+        raise ValueError("its header holds what PNG does not know")
+    if not width or not height:
+        raise ValueError(f"it has {width}x{height} pixels")
+    return width, height, depth, colour, bool(interlacing)
+
+
+def _palette(chunk: bytes | None) -> np.ndarray:
+    if chunk is None or not chunk or len(chunk) % 3 or len(chunk) > 768:
+        raise ValueError("its palette is missing or damaged")
+    return np.frombuffer(chunk, np.uint8).reshape(-1, 3)
+
+
+def _orientation(chunk: bytes | None) -> int:
+    """The orientation in an EXIF block; 1 where there is none, or it cannot be read."""
+    if chunk is None:
+        return 1
+    exif = Image.Exif()
+    try:
+        exif.load(chunk)
+        orientation = exif.get(_ORIENTATION, 1)
+    except MemoryError:
+        raise
+    except Exception:  # a broken block of metadata says nothing against the picture
+        return 1
+    return orientation if orientation in range(1, 9) else 1
