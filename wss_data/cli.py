@@ -123,7 +123,10 @@ def make_parser() -> argparse.ArgumentParser:
         "dropped: those that were refused for good, too. What is behind an opt-out is never asked for again",
     )
     add.add_argument(
-        "--search-again", action="store_true", help="ask sources again that were asked before, and add what is new"
+        "--search-again",
+        action="store_true",
+        help="ask sources again that were asked before, and add what is new; follow what was moved, replaced or "
+        "deleted in a folder of photographs",
     )
     add.add_argument(
         "--strict",

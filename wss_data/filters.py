@@ -1,6 +1,6 @@
 """Step 3: which images are kept, by foreground share, confidence and a person's verdict. Pure functions."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +26,9 @@ SCREENING_TAGS = (NEAR_DUPLICATE, AMBIGUOUS, LEAK, PLACEHOLDER)
 UNREADABLE = f"{DROPPED}unreadable"
 """Tag of an image whose file is gone or broken: it takes no part in co-segmentation until it can be read again."""
 
+GONE = f"{DROPPED}gone"
+"""Tag of an image whose original is no longer in the folder that it came from; no verdict keeps it."""
+
 Verdict = Literal["keep", "drop"]
 
 
@@ -38,7 +41,7 @@ def decide(
 ) -> str | None:
     """The filter's tag for one image.
 
-    In this order: a person's ``drop`` wins over everything; then a reason found
+    In this order: a person's ``drop`` wins over everything, then that the original is gone; then a reason found
     elsewhere (a duplicate, say) stands, unless a person says ``keep``; without a mask
     nothing can be kept; ``keep`` wins over the thresholds; then the foreground share
     decides, then the confidence, thresholds included in what is kept.
@@ -58,6 +61,8 @@ def decide(
     """
     if verdict == "drop":
         return BY_VERDICT
+    if GONE in tags:
+        return None
     if verdict != "keep" and any(tag.startswith(DROPPED) and tag not in FILTER_TAGS for tag in tags):
         return None
     if foreground_ratio is None:
@@ -78,9 +83,12 @@ def retagged(tags: Sequence[str], decision: str | None) -> list[str]:
     return [tag for tag in tags if tag not in FILTER_TAGS] + ([decision] if decision else [])
 
 
-def is_left_out(tags: Iterable[str], verdict: str | None) -> bool:
-    """Whether an image must not teach: a person dropped it, or it has a ``dropped:`` tag and nobody said to keep it."""
-    return verdict == "drop" or (verdict != "keep" and any(tag.startswith(DROPPED) for tag in tags))
+def is_left_out(tags: Collection[str], verdict: str | None) -> bool:
+    """Whether an image must not teach.
+
+    A person dropped it, its original is gone, or it has another ``dropped:`` tag and nobody said to keep it.
+    """
+    return verdict == "drop" or GONE in tags or (verdict != "keep" and any(tag.startswith(DROPPED) for tag in tags))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import sqlite3
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -34,7 +34,7 @@ from wss_data.errors import StoreError
 from wss_data.records import Provenance
 from wss_data.sources.base import Hit
 
-FORMAT = 2
+FORMAT = 3
 """Version of the tables below, kept in the file as SQLite's ``user_version``."""
 
 Status = Literal["found", "fetched", "stored", "failed", "dropped"]
@@ -83,6 +83,18 @@ CREATE TABLE IF NOT EXISTS forgotten (
     reason TEXT NOT NULL,
     at     TEXT NOT NULL,
     PRIMARY KEY (kind, value)
+);
+CREATE TABLE IF NOT EXISTS stamps (
+    class_name TEXT NOT NULL,
+    source     TEXT NOT NULL,
+    source_id  TEXT NOT NULL,
+    stamp      TEXT NOT NULL,
+    PRIMARY KEY (class_name, source, source_id)
+);
+CREATE TABLE IF NOT EXISTS gone (
+    class_name TEXT NOT NULL,
+    sha256     TEXT NOT NULL,
+    PRIMARY KEY (class_name, sha256)
 );
 """
 
@@ -134,6 +146,21 @@ class Entry:
     position: int = 0
     provenance: Provenance | None = None
     image: StoredImage | None = None
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """A file of a local source that was read.
+
+    Args:
+        source_id: Its identity there.
+        sha256: Hex digest of its bytes; ``None`` if it was no image.
+        stamp: Size and dates that it had when it was read; ``None`` if an earlier version read it.
+    """
+
+    source_id: str
+    sha256: str | None
+    stamp: str | None
 
 
 class Journal:
@@ -294,11 +321,75 @@ class Journal:
         keys = [(e.class_name, e.source, e.source_id) for e in entries]
         this = "WHERE class_name = ? AND source = ? AND source_id = ?"
         with _writing(self._connection, self.path):
-            self._connection.executemany(f"DELETE FROM hits {this}", [key for key in keys if key[1] in local])
+            for table in ("hits", "stamps"):
+                self._connection.executemany(f"DELETE FROM {table} {this}", [key for key in keys if key[1] in local])
             self._connection.executemany(
                 f"UPDATE hits SET status = 'found', reason = NULL, detail = NULL, sha256 = NULL, image = NULL {this}",
                 [key for key in keys if key[1] not in local],
             )
+
+    def files(self, class_name: str, source: str) -> list[KnownFile]:
+        """The files of one class and local source that were read, but for those that were forgotten."""
+        rows = self._connection.execute(
+            "SELECT source_id, sha256, stamp FROM hits LEFT JOIN stamps USING (class_name, source, source_id) "
+            "WHERE class_name = ? AND source = ? AND reason IS NOT 'forgotten' ORDER BY source_id",
+            (class_name, source),
+        )
+        return [KnownFile(*row) for row in rows]
+
+    def note_stamps(self, class_name: str, source: str, stamps: Mapping[str, str]) -> None:
+        """Keep size and dates of files as they were when they were read: identity -> stamp."""
+        rows = [(class_name, source, source_id, stamp) for source_id, stamp in stamps.items()]
+        if rows:
+            with _writing(self._connection, self.path):
+                self._connection.executemany("INSERT OR REPLACE INTO stamps VALUES (?, ?, ?, ?)", rows)
+
+    def let_go(self, class_name: str, source: str, files: Sequence[KnownFile], local: Collection[str]) -> None:
+        """Forget that files were read: their content is gone, and what is under their names now is read anew.
+
+        A repeat of such content takes its place.
+
+        Args:
+            class_name: Of this class.
+            source: Of this local source.
+            files: These files.
+            local: Sources that will be searched anyway.
+        """
+        digests = {file.sha256 for file in files if file.sha256}
+        self.put_back([e for e in self.entries(class_name, "dropped") if e.sha256 in digests], local)
+        with _writing(self._connection, self.path):
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO gone VALUES (?, ?)", [(class_name, sha256) for sha256 in sorted(digests)]
+            )
+            for table in ("hits", "stamps"):
+                self._connection.executemany(
+                    f"DELETE FROM {table} WHERE class_name = ? AND source = ? AND source_id = ?",
+                    [(class_name, source, file.source_id) for file in files],
+                )
+
+    def gone(self) -> dict[tuple[str, str], Provenance | None]:
+        """(class, digest) of content that was let go -> where it is from, if it is stored again; else ``None``."""
+        rows = self._connection.execute(
+            "SELECT class_name, sha256, provenance FROM gone "
+            "LEFT JOIN (SELECT * FROM hits WHERE status = 'stored') USING (class_name, sha256)"
+        )
+        return {(name, sha256): _provenance(text) if text else None for name, sha256, text in rows}
+
+    def came_back(self, contents: Iterable[tuple[str, str]]) -> None:
+        """Note that content, as (class, digest), is not gone any more."""
+        with _writing(self._connection, self.path):
+            self._connection.executemany("DELETE FROM gone WHERE class_name = ? AND sha256 = ?", list(contents))
+
+    def names_of(self, digests: Collection[str]) -> dict[str, list[str]]:
+        """Digest -> identities of the files and search results that hold these bytes, in their order."""
+        found: dict[str, list[str]] = {}
+        if digests:
+            for sha256, source_id in self._connection.execute(
+                "SELECT sha256, source_id FROM hits WHERE sha256 IS NOT NULL ORDER BY class_name, source_id"
+            ):
+                if sha256 in digests:
+                    found.setdefault(sha256, []).append(source_id)
+        return found
 
     def store_again(self) -> int:
         """Let every stored image be stored once more, for a dataset that is gone; returns how many there are."""
@@ -375,6 +466,9 @@ class Journal:
                 self._connection.execute(
                     "DELETE FROM hits WHERE class_name = ? AND source = ? AND source_id = ?",
                     (e.class_name, e.source, hidden),
+                )
+                self._connection.execute(
+                    "DELETE FROM stamps WHERE class_name = ? AND source = ? AND source_id = ?", key
                 )
                 self._connection.execute(
                     "UPDATE hits SET source_id = ?, url = NULL, provenance = ?, expected = NULL, status = 'dropped', "

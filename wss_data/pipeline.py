@@ -66,7 +66,8 @@ def build(
         workers: Worker processes; ``None`` for one a processor.
         retry: ``failed`` tries search results again that failed for a reason that may pass (a timeout, say), and
             nothing else that is known; ``dropped`` all that gave no image, but never what is behind an opt-out.
-        search_again: Whether sources are asked again for what they answered before; what is new is added.
+        search_again: Whether sources are asked again for what they answered before; what is new is added. Of a folder's
+            photographs the dataset then follows what was moved, replaced or deleted, which is only told otherwise.
         strict: Whether a source that cannot be asked (no key, dead service) is an error while others remain.
         progress: Whether to show progress bars.
         before_masks: Called with the dataset when its images are stored and before they are co-segmented, to give it
@@ -139,7 +140,11 @@ def _retrieve(
             workers=workers,
             strict=strict,
             progress=progress,
+            follow=search_again,
         )
+        gone = journal.gone()
+        store.set_gone(dataset, gone)
+        journal.came_back(content for content, origin in gone.items() if origin is not None)
         dropped = journal.dropped()
         placeholders = journal.placeholders()
     store.find_moved_files(dataset)  # where `WSS_HOME` names a new folder, the images may have been written just now

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
+from wss_data.changed_files import Changes, Watched, find_moved, look_for_changes
 from wss_data.errors import DownloadError, ImageError, SourceUnavailable, WssError
 from wss_data.journal import Entry, Journal, StoredImage, secret_of
 from wss_data.records import ImageRecord, stem_of
@@ -77,11 +78,13 @@ class Retrieved:
         done: Number of search results dealt with.
         left_out: Sources that could not be asked, with the reason.
         given_up: Hosts that were not asked any more, with the reason.
+        changes: Files of local sources that changed since they were read.
     """
 
     done: int = 0
     left_out: dict[str, str] = field(default_factory=dict)
     given_up: dict[str, str] = field(default_factory=dict)
+    changes: Changes = field(default_factory=Changes)
 
 
 def retrieve(
@@ -93,6 +96,7 @@ def retrieve(
     workers: int | None = None,
     strict: bool = False,
     progress: bool = True,
+    follow: bool = False,
 ) -> Retrieved:
     """Bring every search result of every class to its end: a stored image, or a counted reason why not.
 
@@ -109,6 +113,8 @@ def retrieve(
         workers: Processes that decode; ``None`` for one a processor.
         strict: Whether a source that cannot be asked is an error while others remain.
         progress: Whether to show progress bars.
+        follow: Whether files of local sources that changed since they were read are read anew, and those that are gone
+            let go, or both only told.
 
     Returns:
         What was done.
@@ -118,7 +124,7 @@ def retrieve(
         SourceError: If a source was asked for what it does not have.
         OSError: If the disk is full; everything up to then is kept.
     """
-    report = Retrieved()
+    report = Retrieved(changes=Changes(followed=follow))
     hosts = _Hosts(HostSchedule(spec.download.connections, spec.download.per_host, spec.download.pause_s))
     storing: Future[None] | None = None
     with ExitStack() as stack:
@@ -135,6 +141,9 @@ def retrieve(
     if sources and len(report.left_out) == len(sources) and not any(_has_results(journal, c) for c in spec.classes):
         told = " ".join(f"{name}: {reason.removeprefix(f'{name}: ')}" for name, reason in report.left_out.items())
         raise SourceUnavailable(f"none of the definition's sources can be asked. {told}")
+    find_moved(journal, report.changes)
+    if told := str(report.changes):
+        LOGGER.warning(told)
     return report
 
 
@@ -181,13 +190,20 @@ class _ClassRun:
         self._decoding = 0
         self._pending_bytes = 0
         self._forgotten = journal.forgotten()
+        self._stamps: dict[tuple[str, str], str] = {}
         self._counts: dict[str, int] = {}
 
     def run(self, progress: bool) -> None:
         """Deal with every search result of the class."""
         name = self._wanted.name
         lost = [e for e in self._journal.entries(name, "fetched") if not _image_path(self._folder, e.sha256).is_file()]
-        self._journal.put_back(lost, local=[source.name for source, _ in self._sources if source.local])
+        local = [source.name for source, _ in self._sources if source.local]
+        self._journal.put_back(lost, local)
+        for source, _ in self._sources:
+            if isinstance(source, Watched):
+                changed = look_for_changes(self._journal, source, name, self._report.changes)
+                if self._report.changes.followed:
+                    self._journal.let_go(name, source.name, changed, local)
         self._start_searches()
         waiting = self._journal.count_waiting(name, self._web)
         if not (self._searching or self._local or waiting):
@@ -247,8 +263,13 @@ class _ClassRun:
     def _search_here(self, source: Source, part: SourceSpec) -> Iterator[tuple[int, Hit]]:
         seen = self._journal.seen(self._wanted.name, source.name)
         hits = enumerate(source.search(self._wanted, part.limit, Forgetful()))
-        # Of a forgotten picture only a digest of its identity is left.
-        return ((place, hit) for place, hit in hits if not {(key := hit.provenance.source_id), secret_of(key)} & seen)
+        for place, hit in hits:
+            key = hit.provenance.source_id
+            # Of a forgotten picture only a digest of its identity is left.
+            if not {key, secret_of(key)} & seen:
+                if isinstance(source, Watched) and (stamp := source.stamps(self._wanted.name, [key])[0]):
+                    self._stamps[source.name, key] = stamp  # before it is read: what changes meanwhile is noticed
+                yield place, hit
 
     def _leave_out(self, name: str, error: SourceUnavailable) -> None:
         if self._strict:
@@ -346,6 +367,10 @@ class _ClassRun:
         if not entries:
             return
         self._journal.record(entries)
+        for entry in entries:
+            stamp = self._stamps.pop((entry.source, entry.source_id), None)
+            if stamp and entry.reason != "forgotten":
+                self._journal.note_stamps(entry.class_name, entry.source, {entry.source_id: stamp})
         if forgotten := [entry for entry in entries if entry.reason == "forgotten"]:
             # Noted like the others, then hidden: their addresses and authors must not be written down again.
             self._journal.erase(forgotten)

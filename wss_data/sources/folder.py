@@ -5,9 +5,10 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
+from stat import S_ISREG
 from typing import Any
 
 from wss_data.addresses import is_web_address
@@ -58,6 +59,7 @@ class FolderSource:
             raise SourceError(f"{self.path}: there is no such folder of images.")
         self.passed_over: dict[str, Counter[str]] = {}
         self._known = read_provenance(self.path)
+        self._listed: dict[str, dict[str, Path]] = {}
 
     def state(self) -> SourceState:
         """Ready: the folder is there."""
@@ -70,23 +72,59 @@ class FolderSource:
         Raises:
             SourceError: If the class has no folder.
         """
-        folder = self.path / wanted.name
-        if not folder.is_dir():
-            found = sorted(p.name for p in self.path.iterdir() if p.is_dir())
-            raise SourceError(
-                f"{folder}: class '{wanted.name}' has no folder. "
-                f"Folders found in {self.path}: {', '.join(found) if found else 'none'}."
-            )
-        listing = list_images(folder)
-        self.passed_over[wanted.name] = listing.passed_over
-        for path in listing[:limit]:
-            identity = f"{wanted.name}/{printable(path.relative_to(folder).as_posix())}"
+        for identity, path in list(self._list(wanted.name).items())[:limit]:
             known: dict[str, Any] = {"image_url": path.absolute().as_uri(), **self._known.get(same_name(identity), {})}
             yield Hit(
                 class_name=wanted.name,
                 provenance=Provenance(source=self.name, source_id=identity, query=wanted.name, **known),
                 read=partial(_read, path),
             )
+
+    def stamps(self, class_name: str, identities: Sequence[str]) -> list[str | None]:
+        """Size and dates of each file; ``None`` where there is none any more.
+
+        Raises:
+            SourceError: If the class has no folder.
+        """
+        self._list(class_name)
+        return [_stamp(self._file(identity)) for identity in identities]
+
+    def read(self, identity: str) -> bytes:
+        """The bytes of a file.
+
+        Raises:
+            ImageError: If it cannot be read.
+        """
+        return _read(self._file(identity))
+
+    def _file(self, identity: str) -> Path:
+        return self._listed.get(identity.partition("/")[0], {}).get(identity, self.path / identity)
+
+    def _list(self, class_name: str) -> dict[str, Path]:
+        """Identity -> file of the images of a class, in the order of their names."""
+        if class_name in self._listed:
+            return self._listed[class_name]
+        folder = self.path / class_name
+        if not folder.is_dir():
+            found = sorted(p.name for p in self.path.iterdir() if p.is_dir())
+            raise SourceError(
+                f"{folder}: class '{class_name}' has no folder. "
+                f"Folders found in {self.path}: {', '.join(found) if found else 'none'}."
+            )
+        listing = list_images(folder)
+        self.passed_over[class_name] = listing.passed_over
+        names = (f"{class_name}/{printable(path.relative_to(folder).as_posix())}" for path in listing)
+        self._listed[class_name] = dict(zip(names, listing, strict=True))
+        return self._listed[class_name]
+
+
+def _stamp(path: Path) -> str | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    # The last of them changes even where a copy is given the date of what it replaces.
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}" if S_ISREG(status.st_mode) else None
 
 
 def _read(path: Path) -> bytes:

@@ -80,6 +80,7 @@ from wss_data.store.web import (
     apply_filter,
     group_members,
     import_masks,
+    set_gone,
     set_masks,
 )
 
@@ -133,6 +134,7 @@ __all__ = [
     "screened",
     "set_descriptors",
     "set_drops",
+    "set_gone",
     "set_ledger",
     "set_masks",
     "set_passed_over",

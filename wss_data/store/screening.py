@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from wss_data.duplicates import Finding, Screened, find_leaks, find_repeats, look_at
 from wss_data.errors import StoreError
-from wss_data.filters import DROPPED, LEAK, NEAR_DUPLICATE, SCREENING_TAGS, aligned
+from wss_data.filters import DROPPED, GONE, LEAK, NEAR_DUPLICATE, SCREENING_TAGS, aligned
 from wss_data.names import printable
 from wss_data.store.datasets import open_dataset
 from wss_data.store.info import class_names, info_of, kind_of, mark_filter_stale, update, web_info
@@ -254,7 +254,7 @@ _Known = Mapping[str, tuple[str | None, str | None]]
 
 
 def _screened(dataset: "fo.Dataset") -> tuple[list[Screened], _Known]:
-    """The images, and what earlier screenings found of them, by key."""
+    """The images whose original is not gone, and what earlier screenings found of them, by key."""
     fields = ["id", "image_id", "label.label", "sha256", "phash", "filepath", "verdict", "tags", "duplicate_of"]
     size = ["provenance.original_width", "provenance.original_height"]
     images, earlier = [], {}
@@ -264,6 +264,8 @@ def _screened(dataset: "fo.Dataset") -> tuple[list[Screened], _Known]:
         for key, name, class_name, sha256, phash, path, verdict, tags, duplicate_of, width, height in zip(
             *part.values([*fields, *size]), strict=True
         ):
+            if GONE in tags:
+                continue
             pixels = (width or 0) * (height or 0)
             images.append(Screened(key, name, intern(class_name), sha256, phash, path, pixels, verdict == "keep"))
             tag = next((tag for tag in tags if tag in SCREENING_TAGS), None)

@@ -1,17 +1,17 @@
 """Images and masks of a web dataset: add, group, mask, filter, and import masks made elsewhere."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wss_data.filters import SCREENING_TAGS, FilterReport, decide, filter_report, retagged
+from wss_data.filters import GONE, SCREENING_TAGS, FilterReport, decide, filter_report, retagged
 from wss_data.home import dataset_folder
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.quality import MaskQuality
-from wss_data.records import ImageRecord
+from wss_data.records import ImageRecord, Provenance
 from wss_data.spec import FilterSpec
 from wss_data.store.appearance import declare_masks
 from wss_data.store.connection import fiftyone, wait_until_on_disk
@@ -100,10 +100,46 @@ def add_records(dataset: "fo.Dataset", records: Sequence[ImageRecord]) -> int:
     return len(new)
 
 
+def set_gone(dataset: "fo.Dataset", contents: Mapping[tuple[str, str], Provenance | None]) -> None:
+    """Tag the images whose original is gone, and take the tag from those that came back.
+
+    Args:
+        dataset: A web dataset.
+        contents: (class, sha256) of content that was gone -> where it came back from; ``None`` if it is gone still.
+    """
+    if not contents:
+        return
+    fo = fiftyone()
+    view = dataset.match({"sha256": {"$in": sorted({sha256 for _, sha256 in contents})}})
+    sizes = ["provenance.original_width", "provenance.original_height"]
+    tags, origins, repeats = {}, {}, dict[str, None]()
+    for key, name, sha256, old, *size in zip(
+        *view.values(["id", "label.label", "sha256", "tags", *sizes]), strict=True
+    ):
+        if (name, sha256) not in contents:
+            continue
+        origin = contents[name, sha256]
+        rest = [tag for tag in old if tag not in (GONE, *SCREENING_TAGS)]
+        if origin is not None:
+            tags[key] = rest
+            origins[key] = _provenance(fo, origin, (size[0], size[1]))
+        elif GONE not in old:
+            tags[key], repeats[key] = [*rest, GONE], None
+    if tags:
+        mark_filter_stale(dataset)
+        update(dataset, screening=None)
+        dataset.set_values("provenance", origins, key_field="id")
+        dataset.set_values("duplicate_of", repeats, key_field="id")
+        dataset.set_values("tags", tags, key_field="id")
+
+
+def _provenance(fo: Any, provenance: Provenance, original_size: tuple[int, int]) -> Any:
+    values = {**asdict(provenance), "opt_outs": list(provenance.opt_outs)}
+    values["original_width"], values["original_height"] = original_size
+    return fo.DynamicEmbeddedDocument(**values)
+
+
 def _sample(fo: Any, record: ImageRecord) -> Any:
-    provenance = asdict(record.provenance)
-    provenance["opt_outs"] = list(record.provenance.opt_outs)
-    provenance["original_width"], provenance["original_height"] = record.original_size
     return fo.Sample(
         filepath=str(record.path),
         metadata=fo.ImageMetadata(width=record.size[0], height=record.size[1], num_channels=3, mime_type="image/jpeg"),
@@ -111,7 +147,7 @@ def _sample(fo: Any, record: ImageRecord) -> Any:
         label=fo.Classification(label=record.class_name),
         sha256=record.sha256,
         phash=record.phash,
-        provenance=fo.DynamicEmbeddedDocument(**provenance),
+        provenance=_provenance(fo, record.provenance, record.original_size),
     )
 
 
@@ -119,7 +155,7 @@ def group_members(dataset: "fo.Dataset", class_name: str, field: str = MASKS) ->
     """The images of one class that are co-segmented together.
 
     Repeats, leaks and the like (``SCREENING_TAGS``) stay out, unless a person's verdict is to keep them; so do images
-    that a person dropped, which would teach the group what the class is not.
+    whose original is gone, and those that a person dropped, which would teach the group what the class is not.
 
     Args:
         dataset: A web dataset.
@@ -132,6 +168,7 @@ def group_members(dataset: "fo.Dataset", class_name: str, field: str = MASKS) ->
     fo = fiftyone()
     verdict = fo.ViewField("verdict")
     wanted = (verdict == "keep") | ((verdict != "drop") & ~fo.ViewField("tags").contains(list(SCREENING_TAGS)))
+    wanted &= ~fo.ViewField("tags").contains(GONE)
     # The class first, as MongoDB's own condition: it finds the class by its index.
     group = dataset.match({"label.label": class_name}).match(wanted)
     fields = ["id", "filepath", "sha256", f"{field}.fingerprint", f"{field}.method", f"{field}.mask_path"]
