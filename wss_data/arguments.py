@@ -2,6 +2,8 @@
 
 import argparse
 
+from wss_data.errors import shown
+
 
 def add_dataset(parser: argparse.ArgumentParser) -> None:
     """Add ``DATASET``, a FiftyOne dataset of ours."""
@@ -55,15 +57,15 @@ def add_programs(parser: argparse.ArgumentParser) -> None:
 
 
 def option(text: str) -> tuple[str, object]:
-    """NAME=VALUE as (name, value): the value as in a definition (YAML), and what is no YAML as it stands."""
-    import yaml
+    """NAME=VALUE as (name, value): the value as in a definition (YAML), and what is none as it stands."""
+    from wss_data.plain_yaml import plain_values
 
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is no NAME=VALUE")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no NAME=VALUE")
     try:
-        return name, yaml.safe_load(value)
-    except yaml.YAMLError:
+        return name, plain_values(value)
+    except ValueError:
         return name, value  # a command line with braces and quotes, say
 
 

@@ -1,19 +1,26 @@
 """Read and check a dataset definition, the YAML files of ``datasets/``."""
 
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from wss_data.errors import SpecError
+from wss_data.errors import SpecError, shown
 from wss_data.listing import require_text
 from wss_data.names import is_of_tool
 
 MAX_CLASSES = 254
 """Masks are 8 bit: 0 is background and 255 ignore."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+LONGEST_NAME = 93
+"""Characters of a name: with ``-target`` behind it, FiftyOne takes 100."""
+
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{LONGEST_NAME - 1}}}")
+_NOT_IN_A_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_LONGEST_QUERY = 500
+_LONGEST_CHAIN = 3
 
 
 @dataclass(frozen=True)
@@ -201,7 +208,7 @@ class DatasetSpec:
         Raises:
             SpecError: If a key is unknown or missing, or a value is wrong.
         """
-        return _read_dataset(value, where)
+        return _read_dataset(value, where, ())
 
 
 def definitions_folder() -> Path:
@@ -224,22 +231,33 @@ def read_spec(name_or_path: str | Path) -> DatasetSpec:
     Raises:
         SpecError: If there is no such definition or it is wrong.
     """
-    import yaml
+    return _read_file(name_or_path, ())
+
+
+def _read_file(name_or_path: str | Path, within: tuple[str, ...]) -> DatasetSpec:
+    """The definition in a file; ``within``: the files that led to it by their ``mask_classes``."""
+    from wss_data.plain_yaml import read_plain_file
 
     text = str(name_or_path)
     path = Path(text)
-    if not text.endswith((".yaml", ".yml")) and not path.is_file():
+    # Unlike Path.is_file, this takes a name that no file system has for one of no file.
+    if not text.endswith((".yaml", ".yml")) and not os.path.isfile(path):
         path = definitions_folder() / f"{text.replace('-', '_')}.yaml"
-    if not path.is_file():
+    if not os.path.isfile(path):
+        found = f"{shown(text)} is no file" if os.path.exists(path) else f"there is no definition {shown(text)}"
+        raise SpecError(f"{found}. Give a YAML file or one of: {', '.join(list_definitions())}.")
+    where, file = path.name, os.path.realpath(path)
+    if file in within or len(within) > _LONGEST_CHAIN:
         raise SpecError(
-            f"there is no definition '{name_or_path}'. Give a YAML file or one of: {', '.join(list_definitions())}."
+            f"{where}: its target's mask_classes lead back to it, or from definition to definition. Name one with "
+            "classes of its own, list the classes, or leave mask_classes out."
         )
-    where = path.name
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpecError(f"{where}: not a readable YAML file ({' '.join(str(error).split())}).") from error
-    return DatasetSpec.from_dict(value, where)
+        value = read_plain_file(path)
+    except (OSError, ValueError) as error:
+        problem = error.strerror if isinstance(error, OSError) else error
+        raise SpecError(f"{where}: not a readable YAML file ({problem}).") from error
+    return _read_dataset(value, where, (*within, file))
 
 
 def spec_from_folder(images: str | Path, name: str) -> DatasetSpec:
@@ -263,7 +281,7 @@ def spec_from_folder(images: str | Path, name: str) -> DatasetSpec:
     return DatasetSpec.from_dict({"name": name, "classes": found, "sources": [source]}, str(folder))
 
 
-def _read_dataset(value: Any, where: str) -> DatasetSpec:
+def _read_dataset(value: Any, where: str, within: tuple[str, ...]) -> DatasetSpec:
     known = _mapping(value, DatasetSpec, where, required=("name", "classes"))
     name = _name(known["name"], f"{where}: name")
     classes = _read_classes(known["classes"], where)
@@ -276,11 +294,12 @@ def _read_dataset(value: Any, where: str) -> DatasetSpec:
         extra["duplicates"] = _read_duplicates(known["duplicates"], f"{where}: duplicates")
     if "cosegmentation" in known:
         part = _mapping(known["cosegmentation"], CosegmentationSpec, f"{where}: cosegmentation")
+        _text(part.get("method", ""), f"{where}: cosegmentation: method", LONGEST_NAME)
         extra["cosegmentation"] = CosegmentationSpec(**part)
     if "filters" in known:
         extra["filters"] = read_filters(known["filters"], f"{where}: filters")
     if known.get("target") is not None:
-        extra["target"] = _read_target(known["target"], f"{where}: target")
+        extra["target"] = _read_target(known["target"], f"{where}: target", within)
     ignore = _integer(known.get("ignore_index", 255), f"{where}: ignore_index", low=len(classes) + 1, high=255)
     side = _integer(known.get("longest_side", 340), f"{where}: longest_side", low=32, high=10_000)
     return DatasetSpec(name, classes, ignore_index=ignore, longest_side=side, **extra)
@@ -293,14 +312,15 @@ def _read_classes(value: Any, where: str) -> tuple[ClassSpec, ...]:
             item = {"name": item, "index": position}
         part = _mapping(item, ClassSpec, f"{where}: class {position}", required=("name", "index"))
         name = _name(part["name"], f"{where}: name of class {position}")
-        if part["index"] != position:
+        if part["index"] != position or isinstance(part["index"], bool):
             raise SpecError(
-                f"{where}: class '{name}' has index {part['index']}, expected {position}. "
+                f"{where}: class '{name}' has index {shown(part['index'])}, expected {position}. "
                 "Indices run from 1 without gaps, in file order; 0 is background."
             )
-        queries = part.get("queries", [name])
-        queries = tuple(str(query) for query in _sequence(queries, f"{where}: queries of class '{name}'")) or (name,)
-        classes.append(ClassSpec(position, name, queries))
+        place = f"{where}: queries of class '{name}'"
+        queries = [str(q) if type(q) is int else q for q in _sequence(part.get("queries", [name]), place)]
+        queries = [_text(query, place, _LONGEST_QUERY) for query in queries]
+        classes.append(ClassSpec(position, name, tuple(queries) or (name,)))
     if not 1 <= len(classes) <= MAX_CLASSES:
         raise SpecError(f"{where}: {len(classes)} classes, between 1 and {MAX_CLASSES} are possible.")
     names = [c.name for c in classes]
@@ -330,6 +350,7 @@ def _read_source(value: Any, where: str) -> SourceSpec:
     if isinstance(value, str):
         value = {"name": value}
     part = _mapping(value, SourceSpec, where, required=("name",))
+    _text(part["name"], f"{where}: name", LONGEST_NAME)
     if part.get("limit") is not None:
         part["limit"] = _integer(part["limit"], f"{where}: limit", low=1)
     return SourceSpec(**part)
@@ -343,12 +364,13 @@ def _read_download(value: Any, where: str) -> DownloadSpec:
     for key in ("pause_s", "backoff_s", "deadline_s"):
         seconds = part.get(key, 1.0)
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= 3600:
-            raise SpecError(f"{where}: {key} is {_shown(seconds)}, wanted seconds between 0 and 3600.")
+            raise SpecError(f"{where}: {key} is {shown(seconds)}, wanted seconds between 0 and 3600.")
     for key in ("respect_robots", "respect_opt_outs"):
         if not isinstance(part.get(key, True), bool):
-            raise SpecError(f"{where}: {key} is {_shown(part[key])}, wanted true or false.")
+            raise SpecError(f"{where}: {key} is {shown(part[key])}, wanted true or false.")
     if "allow_hosts" in part:
-        part["allow_hosts"] = tuple(str(host) for host in _sequence(part["allow_hosts"], f"{where}: allow_hosts"))
+        place = f"{where}: allow_hosts"
+        part["allow_hosts"] = tuple(_text(host, place, 300) for host in _sequence(part["allow_hosts"], place))
     return DownloadSpec(**part)
 
 
@@ -368,7 +390,7 @@ def read_filters(value: Any, where: str) -> FilterSpec:
     filters = FilterSpec(**_mapping(value, FilterSpec, where))
     for key, ratio in asdict(filters).items():
         if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 <= ratio <= 1:
-            raise SpecError(f"{where}: {key} is {ratio!r}, a share between 0 and 1 is wanted.")
+            raise SpecError(f"{where}: {key} is {shown(ratio)}, a share between 0 and 1 is wanted.")
     if filters.min_foreground >= filters.max_foreground:
         raise SpecError(
             f"{where}: min_foreground {filters.min_foreground} is not below max_foreground {filters.max_foreground}."
@@ -376,17 +398,18 @@ def read_filters(value: Any, where: str) -> FilterSpec:
     return filters
 
 
-def _read_target(value: Any, where: str) -> TargetSpec:
+def _read_target(value: Any, where: str, within: tuple[str, ...]) -> TargetSpec:
     part = _mapping(value, TargetSpec, where, required=("layout",))
     if part["layout"] not in ("voc", "drawn"):
-        raise SpecError(f"{where}: layout is {part['layout']!r}, known layouts: voc, drawn.")
+        raise SpecError(f"{where}: layout is {shown(part['layout'])}, known layouts: voc, drawn.")
     if part.get("mask_classes") is not None:
         named = part["mask_classes"]
         # A definition's name stands for its classes, so that VOC's twenty are written down once.
         if isinstance(named, str):
-            part["mask_classes"] = read_spec(named).class_names
+            part["mask_classes"] = _read_file(named, within).class_names
         else:
-            part["mask_classes"] = tuple(str(name) for name in _sequence(named, f"{where}: mask_classes"))
+            place = f"{where}: mask_classes"
+            part["mask_classes"] = tuple(_text(name, place, LONGEST_NAME) for name in _sequence(named, place))
     return TargetSpec(**part)
 
 
@@ -394,10 +417,10 @@ def _mapping(value: Any, kind: type, where: str, required: Sequence[str] = ()) -
     """``value`` as a dict whose keys are fields of ``kind``."""
     known = [f.name for f in fields(kind)]
     if not isinstance(value, Mapping):
-        raise SpecError(f"{where}: found {_shown(value)}, wanted a mapping with the keys {', '.join(known)}.")
+        raise SpecError(f"{where}: found {shown(value)}, wanted a mapping with the keys {', '.join(known)}.")
     for key in value:
         if key not in known:
-            raise SpecError(f"{where}: unknown key '{key}'. Known keys: {', '.join(known)}.")
+            raise SpecError(f"{where}: unknown key {shown(key)}. Known keys: {', '.join(known)}.")
     for key in required:
         if value.get(key) is None:
             raise SpecError(f"{where}: '{key}' is missing.")
@@ -405,35 +428,42 @@ def _mapping(value: Any, kind: type, where: str, required: Sequence[str] = ()) -
     if "options" in part:
         options = part["options"] or {}
         if not isinstance(options, Mapping):
-            raise SpecError(f"{where}: options is {_shown(options)}, wanted a mapping.")
+            raise SpecError(f"{where}: options is {shown(options)}, wanted a mapping.")
+        for key in options:
+            _text(key, f"{where}: name of an option", LONGEST_NAME)
         part["options"] = dict(options)
     return part
 
 
 def _sequence(value: Any, where: str) -> Sequence[Any]:
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise SpecError(f"{where}: found {_shown(value)}, wanted a list.")
+        raise SpecError(f"{where}: found {shown(value)}, wanted a list.")
     return value
 
 
 def _integer(value: Any, where: str, low: int, high: int | None = None) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
         wanted = f"at least {low}" if high is None else f"between {low} and {high}"
-        raise SpecError(f"{where} is {_shown(value)}, wanted a whole number {wanted}.")
+        raise SpecError(f"{where} is {shown(value)}, wanted a whole number {wanted}.")
     return value
 
 
 def _name(value: Any, where: str) -> str:
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise SpecError(
-            f"{where} is {_shown(value)}; letters, digits, '_' and '-' are possible, a letter or digit first."
+            f"{where} is {shown(value)}; letters, digits, '_' and '-' are possible, a letter or digit first, "
+            f"{LONGEST_NAME} at most{'' if isinstance(value, str) else ', in quotes where it would be something else'}."
         )
     return value
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _text(value: Any, where: str, longest: int) -> str:
+    if not isinstance(value, str) or len(value) > longest or _NOT_IN_A_LINE.search(value):
+        quoted = "" if isinstance(value, str) else " (in quotes where it would be something else)"
+        raise SpecError(
+            f"{where} is {shown(value)}, wanted a text of at most {longest} characters on one line{quoted}."
+        )
+    return value
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,7 @@ The masks of training images are never opened, even where the folder has them:
 
 import csv
 import hashlib
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from wss_data.errors import ImageError, MaskError, SourceError, SpecError
+from wss_data.errors import ImageError, MaskError, SourceError, SpecError, shown
 from wss_data.images import SUFFIXES, decode_image
 from wss_data.masks import FILE_REASONS, IGNORE_INDEX, read_mask, write_mask
 from wss_data.parallel import map_images
@@ -33,6 +34,8 @@ LIST_FOLDER = Path("ImageSets") / "Segmentation"
 LIST_FOLDERS = (LIST_FOLDER, Path("ImageSets") / "SegmentationAug")
 AUGMENTED_LISTS = ("train_aug", "trainaug")
 """Lists that are tried for the training split before VOC's own: with SBD's images, as the paper trains on them."""
+
+_LIST_NAME = re.compile(r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]{0,199}")
 
 DROP_REASONS = frozenset(
     ("no_labels", "not_listed", "leak", "missing", "unreadable", "unsupported_format", "truncated", "too_large")
@@ -255,9 +258,16 @@ def _options(spec: DatasetSpec) -> Mapping[str, Any]:
     unknown = set(options) - {"train", "val", "test", "expect"}
     if unknown:
         raise SpecError(
-            f"definition '{spec.name}': target option '{min(unknown)}' is not known. "
+            f"definition '{spec.name}': target option {shown(min(unknown))} is not known. "
             "Known: train, val, test (names of lists), expect (numbers of images)."
         )
+    for split in ("train", "val", "test"):
+        name = options.get(split, split)
+        if not isinstance(name, str) or not _LIST_NAME.fullmatch(name):
+            raise SpecError(
+                f"definition '{spec.name}': target option {split} is {shown(name)}; the name of a list in "
+                f"{LIST_FOLDER} is wanted, without folders and without '.txt'."
+            )
     expected_sizes(spec)
     return options
 
@@ -275,7 +285,7 @@ def expected_sizes(spec: DatasetSpec) -> dict[str, int]:
     )
     if not good:
         raise SpecError(
-            f"definition '{spec.name}': target option expect: {expect!r} is not possible. "
+            f"definition '{spec.name}': target option expect: {shown(expect)} is not possible. "
             "Wanted: numbers of images, such as {train: 10582, val: 1449}."
         )
     return dict(expect)
@@ -512,7 +522,7 @@ def write_drawn(spec: DatasetSpec, folder: Path) -> None:
     for key, value in options.items():
         if key not in DRAWN_DEFAULTS or isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise SpecError(
-                f"definition '{spec.name}': target option {key}: {value!r} is not possible. "
+                f"definition '{spec.name}': target option {key}: {shown(value)} is not possible. "
                 f"Known, each a whole number: {', '.join(DRAWN_DEFAULTS)}."
             )
     write_drawn_target(folder, spec.class_names, **options)

@@ -109,14 +109,14 @@ def read_recipe(options: argparse.Namespace) -> "TrainRecipe":
     Raises:
         RecipeError: If there is no such preset or value, or a value is out of its range.
     """
-    from wss_data.errors import RecipeError
+    from wss_data.errors import RecipeError, shown
     from wss_train.recipes import preset, with_values
 
     values: dict[str, Any] = {}
     for text in options.values:
         key, equals, value = text.partition("=")
         if not equals:
-            raise RecipeError(f"--set {text}: KEY=VALUE is wanted, such as --set crop=256.")
+            raise RecipeError(f"--set {shown(text)}: KEY=VALUE is wanted, such as --set crop=256.")
         values[key.strip()] = value.strip()
     for name in ("backbone", "weights", "seed"):
         if (value := getattr(options, name, None)) is not None:

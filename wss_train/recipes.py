@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from wss_data.errors import RecipeError
+from wss_data.errors import RecipeError, shown
 
 if TYPE_CHECKING:
     from wss_data.crf import CrfSettings
@@ -374,7 +374,7 @@ def preset(name: str) -> TrainRecipe:
         RecipeError: If there is no such preset.
     """
     if name not in presets():
-        raise RecipeError(f"there is no preset '{name}'. Known presets: {', '.join(presets())}.")
+        raise RecipeError(f"there is no preset {shown(name)}. Known presets: {', '.join(presets())}.")
     return presets()[name]
 
 
@@ -400,7 +400,8 @@ def with_values(recipe: TrainRecipe, values: Mapping[str, Any]) -> TrainRecipe:
     unknown = [key for key in values if key not in _types()]
     if unknown:
         raise RecipeError(
-            f"a recipe has no value '{unknown[0]}'. Known values: {', '.join(field.name for field in fields(recipe))}."
+            f"a recipe has no value {shown(unknown[0])}. "
+            f"Known values: {', '.join(field.name for field in fields(recipe))}."
         )
     return replace(recipe, **{key: _parse(key, value, _types()[key]) for key, value in values.items()})
 
@@ -430,9 +431,9 @@ def _parse(key: str, value: Any, wanted: Any) -> Any:
         if wanted is float:
             return _number(value)
     except (TypeError, ValueError, OverflowError):
-        raise RecipeError(f"{key}={value!r} is not {_in_words(wanted)}.") from None
+        raise RecipeError(f"{key}={shown(value)} is not {_in_words(wanted)}.") from None
     if not isinstance(value, str):
-        raise RecipeError(f"{key}={value!r} is not {_in_words(wanted)}.")
+        raise RecipeError(f"{key}={shown(value)} is not {_in_words(wanted)}.")
     return value.strip()
 
 
@@ -465,9 +466,9 @@ def _in_words(wanted: Any) -> str:
 
 def _check_choice(name: str, value: Any, wanted: Any) -> None:
     if typing.get_origin(wanted) is Literal and value not in typing.get_args(wanted):
-        raise RecipeError(f"{name}={value!r} is not {_in_words(wanted)}.")
+        raise RecipeError(f"{name}={shown(value)} is not {_in_words(wanted)}.")
 
 
 def _require(holds: bool, name: str, value: Any, wanted: str) -> None:
     if not holds:
-        raise RecipeError(f"{name}={value!r} is out of range: {wanted} is wanted.")
+        raise RecipeError(f"{name}={shown(value)} is out of range: {wanted} is wanted.")

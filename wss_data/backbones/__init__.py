@@ -13,13 +13,14 @@ Importing this package loads no torch; a network does.
 """
 
 import hashlib
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wss_data.errors import WssError
+from wss_data.errors import WssError, shown
 from wss_data.ledger import LedgerEntry, Supervision, UsedFor
 
 if TYPE_CHECKING:
@@ -65,10 +66,10 @@ class BackboneChoice:
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
-            raise WssError(f"there is no backbone '{self.backbone}'. Known: {', '.join(BACKBONES)}.")
+            raise WssError(f"there is no backbone {shown(self.backbone)}. Known: {', '.join(BACKBONES)}.")
         known = [str(value) for value in Supervision]
         if self.weights_supervision is not None and self.weights_supervision not in known:
-            raise WssError(f"weights_supervision is {self.weights_supervision!r}; wanted: {', '.join(known)}.")
+            raise WssError(f"weights_supervision is {shown(self.weights_supervision)}; wanted: {', '.join(known)}.")
         if self.weights is None:
             if self.backbone == "vit":
                 raise WssError(
@@ -80,8 +81,10 @@ class BackboneChoice:
                     f"weights_supervision is '{self.weights_supervision}', but no file is given in the option weights: "
                     f"what {self.backbone}'s own weights learned from is known. Leave it out."
                 )
-        elif not isinstance(self.weights, str | Path) or not Path(self.weights).is_file():
-            raise WssError(f"weights: there is no file {str(self.weights)!r}. A .pth or .safetensors file is wanted.")
+        elif not isinstance(self.weights, str | Path) or not os.path.isfile(self.weights):
+            raise WssError(
+                f"weights: there is no file {str(self.weights)[:500]!r}. A .pth or .safetensors file is wanted."
+            )
 
     def ledger_entry(self, used_for: UsedFor = UsedFor.COSEGMENTATION) -> LedgerEntry:
         """What the weights learned from.

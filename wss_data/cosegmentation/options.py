@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from wss_data.errors import CosegmentationError
+from wss_data.errors import CosegmentationError, shown
 
 Range = tuple[float, float]
 
@@ -23,7 +23,7 @@ def check_names(method: str, given: Iterable[str], known: Sequence[str]) -> None
     for option in given:
         if option not in known:
             raise CosegmentationError(
-                f"co-segmentation method '{method}' has no option '{option}'. Known options: {', '.join(known)}."
+                f"co-segmentation method '{method}' has no option {shown(option)}. Known options: {', '.join(known)}."
             )
 
 
@@ -49,12 +49,12 @@ def check_values(
             value = getattr(settings, name)
             if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
                 raise CosegmentationError(
-                    f"co-segmentation option {name} is {value!r}; {kind} from {low} to {high} is wanted."
+                    f"co-segmentation option {name} is {shown(value)}; {kind} from {low} to {high} is wanted."
                 )
     for name in switches:
         if not isinstance(getattr(settings, name), bool):
             raise CosegmentationError(
-                f"co-segmentation option {name} is {getattr(settings, name)!r}; true or false is wanted."
+                f"co-segmentation option {name} is {shown(getattr(settings, name))}; true or false is wanted."
             )
 
 

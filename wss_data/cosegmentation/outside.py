@@ -18,7 +18,7 @@ from wss_data.cosegmentation.base import Segmented
 from wss_data.cosegmentation.imported import MASK_SUFFIXES, read_values
 from wss_data.cosegmentation.options import check_names, wanted_positions
 from wss_data.cosegmentation.program import expand_command, last_lines, run_program
-from wss_data.errors import CosegmentationError, MaskError
+from wss_data.errors import CosegmentationError, MaskError, shown
 from wss_data.files import only_one, write_json, write_text
 from wss_data.images import encode_jpeg
 from wss_data.ledger import Ledger, LedgerEntry, Supervision, UsedFor
@@ -87,7 +87,7 @@ class OutsideSettings:
 
     def _check(self, name: str, good: bool, wanted: str) -> None:
         if not good:
-            raise CosegmentationError(f"co-segmentation option {name} is {getattr(self, name)!r}; {wanted}.")
+            raise CosegmentationError(f"co-segmentation option {name} is {shown(getattr(self, name))}; {wanted}.")
 
 
 def _is_number(value: Any, low: float, high: float) -> bool:

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import fiftyone.operators as foo
-import yaml
 from fiftyone.operators import types
 
 from wss_data import store
 from wss_data.cosegmentation.base import ENGINES, PROGRAM_ENGINES, make_engine
-from wss_data.errors import CosegmentationError
+from wss_data.errors import CosegmentationError, shown
 from wss_data.pipeline import cosegment_again
+from wss_data.plain_yaml import plain_values
 from wss_data.plugin.forms import form_of, refusing, told_or_failed
 from wss_data.store.info import web_info
 from wss_data.store.mask_fields import check_new_field
@@ -81,11 +81,11 @@ class CosegmentAgain(foo.Operator):
 def _options(ctx: Any) -> dict[str, Any]:
     text = ctx.params.get("options") or ""
     try:
-        found = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise CosegmentationError(f"the options are no YAML: {' '.join(str(error).split())}") from error
+        found = plain_values(text) or {}
+    except ValueError as error:
+        raise CosegmentationError(f"the options are no YAML of plain values ({error}).") from error
     if not isinstance(found, dict):
-        raise CosegmentationError(f"the options are {text.strip()!r}; lines like `long_side: 384` are wanted.")
+        raise CosegmentationError(f"the options are {shown(text)}; lines like `long_side: 384` are wanted.")
     return found
 
 

@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 from inspect import signature
 from typing import Any, Literal, Protocol
 
-from wss_data.errors import SourceError
+from wss_data.errors import SourceError, shown
 from wss_data.records import Provenance
 from wss_data.spec import ClassSpec
 
@@ -136,16 +136,20 @@ def make_source(name: str, options: Mapping[str, Any], longest_side: int | None 
     """
     known_sources = list_sources()
     if name not in known_sources:
-        raise SourceError(f"there is no source '{name}'. Known sources: {', '.join(sorted(known_sources))}.")
+        raise SourceError(f"there is no source {shown(name)}. Known sources: {', '.join(sorted(known_sources))}.")
     module, kind = known_sources[name].split(":")
     make = getattr(import_module(module), kind)
     known = signature(make).parameters
     for option in options:
         if option not in known:
-            raise SourceError(f"source '{name}' has no option '{option}'. Known options: {', '.join(known)}.")
+            raise SourceError(f"source '{name}' has no option {shown(option)}. Known options: {', '.join(known)}.")
     if longest_side is not None and "longest_side" in known:
         options = {"longest_side": longest_side, **options}
-    return make(**options)
+    try:
+        return make(**options)
+    except (TypeError, ValueError, OverflowError, RuntimeError, OSError) as error:
+        # A source checks its options; what it did not think of, one from another package above all, ends here.
+        raise SourceError(f"source '{name}' cannot take the options {shown(dict(options))} ({error}).") from error
 
 
 def source_state(name: str, options: Mapping[str, Any]) -> SourceState:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from wss_data.errors import SourceError
+from wss_data.errors import SourceError, shown
 from wss_data.files import write_bytes, write_json, write_text
 from wss_data.images import encode_jpeg
 from wss_data.masks import IGNORE_INDEX, write_mask
@@ -67,7 +67,9 @@ class DrawnSource:
     def __init__(self, seed: int = 0, wrong_share: float = 0.1) -> None:
         _check_seed(seed)
         if isinstance(wrong_share, bool) or not isinstance(wrong_share, (int, float)) or not 0 <= wrong_share <= 1:
-            raise SourceError(f"source 'drawn': wrong_share is {wrong_share!r}, a share between 0 and 1 is wanted.")
+            raise SourceError(
+                f"source 'drawn': wrong_share is {shown(wrong_share)}, a share between 0 and 1 is wanted."
+            )
         self.seed = seed
         self.wrong_share = float(wrong_share)
 
@@ -125,7 +127,7 @@ class DrawnSource:
 
 def _check_seed(seed: Any) -> None:
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise SourceError(f"drawn pictures: seed is {seed!r}, a whole number of 0 or more is wanted.")
+        raise SourceError(f"drawn pictures: seed is {shown(seed)}, a whole number of 0 or more is wanted.")
 
 
 def _drawn_class(wanted: ClassSpec) -> tuple[str, str]:
@@ -212,7 +214,7 @@ def _check_target(classes: Sequence[str], train: int, val: int) -> None:
         raise SourceError(f"drawn target: classes are {list(classes)}; at least one is wanted, each once.")
     for key, count in (("train", train), ("val", val)):
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise SourceError(f"drawn target: {key} is {count!r}, a whole number of 0 or more is wanted.")
+            raise SourceError(f"drawn target: {key} is {shown(count)}, a whole number of 0 or more is wanted.")
 
 
 def _read_marker(folder: Path) -> dict[str, Any]:

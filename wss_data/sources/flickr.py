@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from wss_data.clock import Clock, SystemClock
-from wss_data.errors import SourceError, SourceUnavailable
+from wss_data.errors import SourceError, SourceUnavailable, shown
 from wss_data.records import Provenance
 from wss_data.sources.api import LONGEST_WAIT, Pace, retry_after
 from wss_data.sources.base import Hit, Pages, SourceState
@@ -84,18 +84,18 @@ class FlickrSource:
         endpoint: str = ENDPOINT,
     ) -> None:
         if isinstance(longest_side, bool) or not isinstance(longest_side, int) or longest_side < 1:
-            raise SourceError(f"source 'flickr': longest_side is {longest_side!r}, wanted pixels, at least 1.")
+            raise SourceError(f"source 'flickr': longest_side is {shown(longest_side)}, wanted pixels, at least 1.")
         numbers = isinstance(licences, Sequence) and not isinstance(licences, str)
         if licences != "any" and not (numbers and licences and all(type(number) is int for number in licences)):
             raise SourceError(
-                f"source 'flickr': licences is {licences!r}, wanted a list of Flickr's licence ids such as [4, 5, 9], "
+                f"source 'flickr': licences is {shown(licences)}, wanted a list of Flickr's licence ids, as [4, 5, 9], "
                 "or any. The ids are listed in docs/how_to/get_a_flickr_key.md."
             )
         parts = urlsplit(str(endpoint))
         here = parts.scheme in ("http", "https") and parts.hostname in ("127.0.0.1", "::1", "localhost")
         if not here and (parts.scheme, parts.netloc) != ("https", "api.flickr.com"):
             # A definition may come from anybody; it must not send the key elsewhere.
-            raise SourceError(f"source 'flickr': endpoint is {endpoint!r}; the key is sent to {ENDPOINT} only.")
+            raise SourceError(f"source 'flickr': endpoint is {shown(endpoint)}; the key is sent to {ENDPOINT} only.")
         self.longest_side = longest_side
         self.licences: tuple[int, ...] | Literal["any"] = "any" if licences == "any" else tuple(map(int, licences))
         self.endpoint = str(endpoint)

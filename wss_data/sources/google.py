@@ -15,7 +15,7 @@ from queue import Queue
 from typing import Any
 
 from wss_data.addresses import is_web_address
-from wss_data.errors import SourceError, SourceUnavailable
+from wss_data.errors import SourceError, SourceUnavailable, shown
 from wss_data.records import Provenance
 from wss_data.sources.api import Pace
 from wss_data.sources.base import Hit, Pages, SourceState
@@ -57,7 +57,7 @@ class GoogleSource:
 
     def __init__(self, enabled: bool = False) -> None:
         if not isinstance(enabled, bool):
-            raise SourceError(f"source 'google': enabled is {enabled!r}, true or false is wanted.")
+            raise SourceError(f"source 'google': enabled is {shown(enabled)}, true or false is wanted.")
         self.enabled = enabled or os.environ.get(ENABLE_VARIABLE, "").strip() == "1"
         self.pace = Pace(PACE)
         self._crawler: Any = None

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from wss_data.clock import Clock, SystemClock
-from wss_data.errors import SourceError, SourceUnavailable
+from wss_data.errors import SourceError, SourceUnavailable, shown
 from wss_data.fetch import user_agent
 from wss_data.records import Provenance
 from wss_data.sources.api import LONGEST_WAIT, Api, Pace, Refused
@@ -355,7 +355,7 @@ def _is_no_list(value: Any) -> bool:
 
 
 def _wrong(option: str, value: Any, wanted: str) -> str:
-    return f"source 'openverse': {option} is {value!r}, wanted {wanted}."
+    return f"source 'openverse': {option} is {shown(value)}, wanted {wanted}."
 
 
 def _text(value: Any) -> str | None:

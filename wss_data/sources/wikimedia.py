@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from wss_data.clock import Clock, SystemClock
-from wss_data.errors import SourceError, SourceUnavailable
+from wss_data.errors import SourceError, SourceUnavailable, shown
 from wss_data.fetch import CONTACT_VARIABLE, user_agent
 from wss_data.records import Provenance
 from wss_data.sources.api import LONGEST_WAIT, Api, Pace
@@ -77,15 +77,17 @@ class WikimediaSource:
         no_list = isinstance(licences, str) or not isinstance(licences, Sequence)
         if no_list or not licences or not set(licences) <= set(LICENCES):
             raise SourceError(
-                f"source 'wikimedia': licences is {licences!r}, wanted a list of some of: {', '.join(LICENCES)}."
+                f"source 'wikimedia': licences is {shown(licences)}, wanted a list of some of: {', '.join(LICENCES)}."
             )
         if type(longest_side) is not int or longest_side < 1:
-            raise SourceError(f"source 'wikimedia': longest_side is {longest_side!r}, wanted pixels, at least 1.")
+            raise SourceError(f"source 'wikimedia': longest_side is {shown(longest_side)}, wanted pixels, at least 1.")
         if type(longest_wait) not in (int, float) or longest_wait < 0:
-            raise SourceError(f"source 'wikimedia': longest_wait is {longest_wait!r}, wanted seconds, at least 0.")
+            raise SourceError(f"source 'wikimedia': longest_wait is {shown(longest_wait)}, wanted seconds, at least 0.")
         parts = urlsplit(str(endpoint))
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise SourceError(f"source 'wikimedia': endpoint is {endpoint!r}, wanted an address such as {ENDPOINT}.")
+            raise SourceError(
+                f"source 'wikimedia': endpoint is {shown(endpoint)}, wanted an address such as {ENDPOINT}."
+            )
         self.clock: Clock = SystemClock()
         self._licences = tuple(licences)
         self._longest_side = longest_side
