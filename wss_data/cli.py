@@ -161,7 +161,7 @@ def make_parser() -> argparse.ArgumentParser:
         _view,
         """\
         Open a dataset in the FiftyOne App, masks drawn in VOC colours.
-        Serves on this machine only; there is no login. Ends with Ctrl-C.""",
+        Serves on this machine only, and pages of other sites get no answer; there is no login. Ends with Ctrl-C.""",
         "wss-data view drawn",
     )
     add_dataset(add)
@@ -170,7 +170,15 @@ def make_parser() -> argparse.ArgumentParser:
     add.add_argument(
         "--force",
         action="store_true",
-        help="allow an address that others can reach: they can read every file that you can",
+        help="allow an address that others can reach: they see, change and delete all datasets",
+    )
+    add.add_argument(
+        "--media",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="show files of this folder, too; repeatable (default: the folders of the datasets only)",
     )
 
     add = add_command(
@@ -553,7 +561,7 @@ def _list(options: argparse.Namespace) -> int:
 def _view(options: argparse.Namespace) -> int:
     from wss_data.store import view_in_app
 
-    view_in_app(options.dataset, port=options.port, address=options.address, force=options.force)
+    view_in_app(options.dataset, port=options.port, address=options.address, force=options.force, media=options.media)
     return 0
 
 

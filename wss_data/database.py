@@ -21,7 +21,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -163,8 +163,11 @@ def loss_told() -> Iterator[None]:
         raise StoreError(_loss(error)) from error
 
 
-def stay() -> None:
+def stay(check: Callable[[], None] = lambda: None) -> None:
     """Sleep until this process is interrupted: for a command that only waits, such as an open view.
+
+    Args:
+        check: Called once a second; what it raises ends the wait.
 
     Raises:
         StoreError: If a private database that this process uses ends meanwhile.
@@ -173,6 +176,7 @@ def stay() -> None:
         for folder, (uri, _) in _joined.items():
             if not _is_there(folder, uri):
                 raise StoreError(_end_told(folder))
+        check()
         time.sleep(1)
 
 

@@ -22,6 +22,7 @@ database, an old folder needs no change, and no kill can leave a password that d
 import contextlib
 import ctypes
 import fcntl
+import functools
 import json
 import os
 import re
@@ -112,7 +113,7 @@ def _start(folder: Path, mongod: Path) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        preexec_fn=_die_with_parent,
+        preexec_fn=functools.partial(_die_with_parent, os.getpid()),
     )
 
 
@@ -125,10 +126,12 @@ def _write_password(path: Path) -> None:
     temporary.replace(path)
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """Ask Linux to stop this process when its parent is killed; other systems have no such thing."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # killed before it was asked
+        os._exit(1)
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], log: Path) -> int | None:

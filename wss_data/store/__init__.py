@@ -22,6 +22,9 @@ target       the target dataset; masks that a model made
 tables       plain values for training
 sharing      a folder for other tools, in each layout
 app          the FiftyOne App
+server       its server, as a process of its own
+guard        which requests that server answers
+companion    a process that ends with the view
 plugins      our plugin for the App, beside the user's
 worker       runs in the background what the App is told to run there
 ===========  =====================================================================

@@ -1,12 +1,17 @@
 """A dataset in the FiftyOne App."""
 
-import logging
 import os
 import signal
-import socket
+import subprocess
 import sys
 import threading
+import webbrowser
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from socket import gethostname
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from wss_data import database
 from wss_data.errors import StoreError
@@ -14,54 +19,83 @@ from wss_data.store.appearance import bring_up_to_date
 from wss_data.store.connection import fiftyone
 from wss_data.store.datasets import open_dataset
 from wss_data.store.info import definition, kind_of
+from wss_data.store.server import Media, guarded_server
 from wss_data.store.worker import background_worker
+
+if TYPE_CHECKING:
+    import fiftyone as fo
 
 
 def view_in_app(
-    name: str, port: int = 5151, address: str = "localhost", open_browser: bool = True, force: bool = False
+    name: str,
+    port: int = 5151,
+    address: str = "localhost",
+    open_browser: bool = True,
+    force: bool = False,
+    media: Sequence[Path | str] = (),
 ) -> None:
     """Show a dataset in the FiftyOne App until Ctrl-C, and run the operators that are sent to the background there.
+
+    The App answers its own page and programs of this user, and shows files of the datasets' folders only.
 
     Args:
         name: The dataset.
         port: Port of the App.
         address: Address to serve on.
         open_browser: Whether to open a browser, where there is a display.
-        force: Whether to allow an address that others can reach. The App has no login and serves every file that the
-            user can read.
+        force: Whether to allow an address that others can reach. The App has no login: who reaches it sees all
+            datasets of the database, and can change and delete them.
+        media: Folders whose files are shown, too.
 
     Raises:
-        StoreError: If there is no such dataset, the address is not local and ``force`` is off, or the port is taken.
+        StoreError: If there is no such dataset, the address is not local and ``force`` is off, the port is taken, a
+            folder is missing, or the App does not start.
     """
     if address not in ("localhost", "127.0.0.1", "::1") and not force:
         raise StoreError(
-            f"address {address} can be reached by others, and FiftyOne's App has no login: it would serve them every "
-            "file that you can read. Keep localhost and use ssh -L, or use --force."
+            f"address {address} can be reached by others, and FiftyOne's App has no login: it would let them see, "
+            "change and delete every dataset. Keep localhost and use ssh -L, or use --force."
         )
+    folders = [Path(folder).expanduser().absolute() for folder in media]
+    if missing := [str(folder) for folder in folders if not folder.is_dir()]:
+        raise StoreError(f"there is no folder {', '.join(missing)} to show files of.")
     dataset = open_dataset(name)
-    _check_port(address, port)
     bring_up_to_date(fiftyone(), dataset, definition(dataset), kind_of(dataset))
-    logging.getLogger("fiftyone").setLevel(logging.WARNING)  # its notes tell to type Python
     display = sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     page = f":{port}/datasets/{name}"
-    session = None
+    host = f"[{address}]" if ":" in address else address
     # Whoever ends the command with kill instead of Ctrl-C wants the App's server to end with it, too.
     before = signal.signal(signal.SIGTERM, _interrupt) if _in_main_thread() else None
     try:
-        with background_worker():
-            session = fiftyone().launch_app(dataset, port=port, address=address, remote=not (open_browser and display))
-            print(f"FiftyOne shows '{name}' at  http://{address}{page}")
-            here = f"ssh -L {port}:{address}:{port} {socket.gethostname()}"
+        with background_worker(), guarded_server(address, port, folders) as server:
+            print(f"FiftyOne shows '{name}' at  http://{host}{page}")
+            here = f"ssh -L {port}:{host}:{port} {gethostname()}"
             print(f"From another machine:  {here}  and open http://localhost{page}")
+            for folder, files in _not_shown(dataset, folders).items():
+                print(f"Not shown: {files:,} files in {folder}, which is no folder of a dataset. With them: --media")
             print("Ctrl-C ends it.", flush=True)
-            database.stay()
+            if open_browser and display:
+                webbrowser.open(f"http://{host}{page}", new=2)
+            database.stay(lambda: _check(server))
     except KeyboardInterrupt:
         print()
     finally:
-        if session is not None:
-            session.close()
         if before is not None:
             signal.signal(signal.SIGTERM, before)
+
+
+def _check(server: subprocess.Popen[bytes]) -> None:
+    if server.poll() is not None:
+        raise StoreError(f"the App's server ended (status {server.returncode}). Start the view again.")
+
+
+def _not_shown(dataset: "fo.Dataset", media: Sequence[Path]) -> Counter[str]:
+    """Folder -> number of the dataset's files in it, of those that the App does not serve."""
+    fields = dataset.get_field_schema(embedded_doc_type=fiftyone().Segmentation)
+    columns = dataset.values(["filepath", *(f"{field}.mask_path" for field in fields)])
+    files = Counter(os.path.dirname(path) for column in columns for path in column if path)
+    serves = Media(media).serves
+    return Counter({folder: number for folder, number in files.items() if not serves(folder)})
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -70,16 +104,3 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
-
-
-def _check_port(address: str, port: int) -> None:
-    # FiftyOne would silently talk to whatever App listens there, on another database perhaps.
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except (OSError, OverflowError) as error:
-            raise StoreError(
-                f"port {port} of {address} cannot be used ({error}). Choose another with --port."
-            ) from error

@@ -109,6 +109,7 @@ def import_target(
         dataset,
         source_fingerprint=fingerprint,
         source_folder=str(layout.folder),
+        image_folders=sorted({str(image.record.image_path.parent) for image in images}),
         import_report=report.to_dict(),
         labels_from=dict(Counter(record.labels_from for record in layout.records if record.labels_from)),
     )

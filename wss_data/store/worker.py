@@ -4,20 +4,18 @@ FiftyOne puts such an operator into a queue in the database and leaves it to som
 starts this module as a process of its own, so that a long co-segmentation neither stops the App nor needs a second
 command.
 
-The worker ends with the view, also when the view is killed: it holds one end of a pipe, and whatever ends the view
-closes the other.
+The worker ends with the view, also when the view is killed.
 """
 
 import logging
 import os
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import Any
 
+from wss_data.store.companion import companion, end_with_parent
 from wss_data.store.connection import fiftyone
 
 LOGGER = logging.getLogger(__name__)
@@ -26,7 +24,7 @@ ALLOWED = "FIFTYONE_ALLOW_LEGACY_ORCHESTRATORS"
 """FiftyOne's switch for background operators without its paid service; its App offers none otherwise."""
 
 _POLL_SECONDS = 0.5
-_STOP_SECONDS = 10.0
+_AGAIN_SECONDS = 10.0
 
 
 @contextmanager
@@ -38,24 +36,8 @@ def background_worker() -> Iterator[subprocess.Popen[bytes]]:
     """
     fiftyone().config.allow_legacy_orchestrators = True
     os.environ[ALLOWED] = "true"  # for the App's server, which is started later
-    # A session of its own: Ctrl-C in a terminal is meant for the view, whose end the worker notices.
-    worker = subprocess.Popen(
-        [sys.executable, "-c", "from wss_data.store.worker import main; main()"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-    )
-    try:
+    with companion("from wss_data.store.worker import main; main()") as worker:
         yield worker
-    finally:
-        assert worker.stdin is not None
-        worker.stdin.close()
-        try:
-            worker.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            worker.kill()
-            worker.wait()
 
 
 def failure_told(error: str) -> str:
@@ -94,30 +76,27 @@ def work(service: Any, stopped: Callable[[], bool], running: dict[str, Any]) -> 
             service.set_failed(doc_id=operation.id, result=result)
 
 
-def main(lifeline: IO[bytes] | None = None) -> None:
-    """Work until ``lifeline`` (default: standard input) is closed at its other end; then end at once.
+def main() -> None:
+    """Work until the view ends; then end at once.
 
     An operator that runs at that moment is marked as failed: what it stored stays.
     """
+    running: dict[str, Any] = {}
+
+    def mark() -> None:
+        if "id" in running:
+            error = "the view that ran it ended. Open the view again and run it again."
+            DelegatedOperationService().set_failed(doc_id=running["id"], result=ExecutionResult(error=error))
+
+    end_with_parent(mark)
     fiftyone()  # connects first: what follows imports FiftyOne
     from fiftyone.operators.delegated import DelegatedOperationService
     from fiftyone.operators.executor import ExecutionResult
 
     service = DelegatedOperationService()
-    running: dict[str, Any] = {}
-    source = lifeline or sys.stdin.buffer
-
-    def watch() -> None:
-        source.read()
-        if "id" in running:
-            error = "the view that ran it ended. Open the view again and run it again."
-            service.set_failed(doc_id=running["id"], result=ExecutionResult(error=error))
-        os._exit(0)  # whatever the main thread is doing
-
-    threading.Thread(target=watch, daemon=True).start()
     while True:
         try:
             work(service, lambda: False, running)
         except Exception as error:  # the database may be away for a while
             LOGGER.warning("background operators: %s", " ".join(str(error).split()))
-            time.sleep(_STOP_SECONDS)
+            time.sleep(_AGAIN_SECONDS)

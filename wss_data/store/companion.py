@@ -1,0 +1,68 @@
+"""A process beside an open view, which ends with it: the App's server, and the worker for background operators."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO
+
+_STOP_SECONDS = 10.0
+
+
+@contextmanager
+def companion(
+    code: str, *arguments: str, inherited: Sequence[int] = (), errors: IO[bytes] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run Python code in a process of its own while the block runs.
+
+    It holds one end of a pipe, its standard input, and has to end when the other is closed (``end_with_parent``):
+    that is so however this process ends.
+
+    Args:
+        code: What runs.
+        arguments: Its ``sys.argv[1:]``.
+        inherited: File descriptors that it shares.
+        errors: Where its standard error goes; by default where this process's does.
+
+    Yields:
+        The process.
+    """
+    # A session of its own: Ctrl-C in a terminal is meant for the view, whose end the process notices.
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=errors,
+        pass_fds=inherited,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+    try:
+        yield process
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def end_with_parent(before: Callable[[], None] = lambda: None) -> None:
+    """In a companion: watch for the end of the parent, and end then at once, whatever the main thread is doing.
+
+    Args:
+        before: Called first.
+    """
+
+    def watch() -> None:
+        try:
+            sys.stdin.buffer.read()
+            before()
+        finally:
+            os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,167 @@
+"""FiftyOne's App server behind our guard, as a process of its own; FiftyOne would start its own without one.
+
+The view opens the port and hands it over, so that nobody else can listen there in between, and shows the App only when
+the guard was seen to refuse.
+"""
+
+import asyncio
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from wss_data.errors import StoreError
+from wss_data.home import dataset_folder
+from wss_data.store.companion import companion, end_with_parent
+from wss_data.store.connection import fiftyone
+
+_START_SECONDS = 150.0
+_LOOK_AGAIN_SECONDS = 1.0
+
+_JOURNAL = "journal.sqlite"
+"""In every folder that a build made."""
+
+_TARGET_FOLDERS = ("JPEGImages", "img")
+"""What the folders of VOC's and SBD's images are called."""
+
+
+@contextmanager
+def guarded_server(address: str, port: int, media: Sequence[Path] = ()) -> Iterator[subprocess.Popen[bytes]]:
+    """Serve the App while the block runs.
+
+    Args:
+        address: Address to serve on.
+        port: Port to serve on.
+        media: Folders to serve files of, beside those of the datasets.
+
+    Yields:
+        The server's process, when it answers.
+
+    Raises:
+        StoreError: If the port is taken, or the server does not start with its guard.
+    """
+    with _listening(address, port) as listening, tempfile.TemporaryFile() as errors:
+        code = "from wss_data.store.server import main; main()"
+        more = (str(folder) for folder in media)
+        arguments = (str(listening.fileno()), address, *more)
+        with companion(code, *arguments, inherited=[listening.fileno()], errors=errors) as server:
+            here = listening.getsockname()
+            listening.close()  # so that it refuses when the server has ended
+            _wait_until_guarded(server, here[0], here[1], errors)
+            yield server
+
+
+def _listening(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        return socket.create_server((address, port), family=family)
+    except (OSError, OverflowError) as error:
+        raise StoreError(f"port {port} of {address} cannot be used ({error}). Choose another with --port.") from error
+
+
+def _wait_until_guarded(server: subprocess.Popen[bytes], address: str, port: int, errors: Any) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            answers = [_status(address, port, host) for host in (f"localhost:{port}", "foreign.example")]
+        except OSError:
+            time.sleep(0.1)  # it is starting
+            continue
+        if answers == [200, 403]:
+            return
+        raise StoreError(
+            f"the App's server answers {answers[0]} to its own page and {answers[1]} to another site's, instead of 200 "
+            "and 403: it is not started. Is the FiftyOne installed one that this version of wss is made for?"
+        )
+    errors.seek(0)
+    reason = errors.read().decode(errors="replace").strip().splitlines() or ["it does not answer"]
+    raise StoreError(f"the App's server did not start: {reason[-1]}.")
+
+
+def _status(address: str, port: int, host: str) -> int:
+    server = http.client.HTTPConnection({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address), port, timeout=5)
+    try:
+        server.request("GET", "/fiftyone", headers={"Host": host})
+        return server.getresponse().status
+    except http.client.HTTPException as error:
+        raise OSError(str(error)) from error
+    finally:
+        server.close()
+
+
+class Media:
+    """Which files the App may show: those below the folders of the database's datasets.
+
+    What a record says counts for nothing, because records come from others, too. The folders are those below
+    ``WSS_HOME``, those of builds elsewhere, the images of VOC and SBD that targets were imported from, and FiftyOne's
+    own two. Links are followed first.
+
+    Args:
+        more: Folders named by the user.
+    """
+
+    def __init__(self, more: Sequence[Path | str] = ()) -> None:
+        self._more = [Path(folder).expanduser() for folder in more]
+        self._names: set[str] = set()
+        self._folders: set[Path] = set()
+        self._next_look = 0.0
+
+    def serves(self, path: str) -> bool:
+        """Whether the file, or folder, at an absolute path may be shown."""
+        try:
+            real = Path(path).resolve()
+        except (OSError, ValueError, RuntimeError):
+            return False
+        if not os.path.isabs(path):
+            return False
+        if not self._holds(real) and time.monotonic() >= self._next_look:
+            self._look()  # a dataset may be new
+            self._next_look = time.monotonic() + _LOOK_AGAIN_SECONDS
+        return self._holds(real)
+
+    def _holds(self, real: Path) -> bool:
+        above = [real, *real.parents]
+        return any(folder in self._folders for folder in above) or any(
+            folder.name in self._names and (folder / _JOURNAL).is_file() for folder in above
+        )
+
+    def _look(self) -> None:
+        fo = fiftyone()
+        folders = [*self._more, Path(fo.config.default_dataset_dir), Path(fo.config.dataset_zoo_dir)]
+        wanted = {"name": 1, "info.wss.source_folder": 1, "info.wss.image_folders": 1}
+        for row in fo.core.odm.get_db_conn().datasets.find({}, wanted):
+            name, known = row.get("name"), ((row.get("info") or {}).get("wss") or {})
+            if isinstance(name, str) and Path(name).name == name and not name.startswith("."):
+                self._names.add(name)
+                folders.append(dataset_folder(name))
+            images = [f"{known.get('source_folder')}/{_TARGET_FOLDERS[0]}", *(known.get("image_folders") or ())]
+            folders += [path for path in map(Path, map(str, images)) if path.name in _TARGET_FOLDERS]
+        self._folders = {folder.resolve() for folder in folders if folder.is_absolute()}
+
+
+def main() -> None:
+    """Serve FiftyOne's App on the socket whose descriptor stands in ``sys.argv``, until the view ends."""
+    end_with_parent()
+    os.environ["FIFTYONE_SERVER"] = "1"  # as FiftyOne's own entry does: what it caches would be old in a server
+    from wss_data.store.guard import Guard
+
+    fiftyone()  # connects first: what follows imports FiftyOne
+    from fiftyone.server.app import app
+    from fiftyone.server.events import set_port
+    from hypercorn.asyncio import serve
+    from hypercorn.config import Config
+
+    descriptor, address, *media = sys.argv[1:]
+    with socket.socket(fileno=os.dup(int(descriptor))) as listening:
+        set_port(listening.getsockname()[1])
+    config = Config()
+    config.bind = [f"fd://{descriptor}"]
+    guarded: Any = Guard(app, address, Media(media).serves)  # to mypy, hypercorn's own words for ASGI are others
+    asyncio.run(serve(guarded, config))
