@@ -64,7 +64,7 @@ TEXTS = {
     "control character behind a backslash": 'name: x\nclasses: [{name: cat, index: 1, queries: ["\\e[31mcat"]}]\n',
     "half a character": 'name: x\nclasses: [{name: cat, index: 1, queries: ["\\ud800"]}]\n',
     "turned text": 'name: x\nclasses: [{name: cat, index: 1, queries: ["\u202etac"]}]\n',
-    "long name": "name: " + "x" * 94 + "\nclasses: [cat]\n",
+    "long name": "name: " + "x" * 201 + "\nclasses: [cat]\n",
     "two documents": "name: x\nclasses: [cat]\n---\nname: y\n",
     "nothing": "",
     "a word": "x",

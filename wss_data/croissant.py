@@ -12,6 +12,7 @@ from typing import Any
 
 from wss_data.card_facts import Facts
 from wss_data.card_text import weaknesses
+from wss_data.masks import mask_names
 
 _CONTEXT: dict[str, Any] = {
     "@language": "en",
@@ -120,7 +121,7 @@ def _file(path: Path, encoding: str, description: str) -> dict[str, Any]:
 
 
 def _classes(facts: Facts) -> dict[str, Any]:
-    values = [(0, "background"), *enumerate(facts.spec.class_names, start=1), (facts.spec.ignore_index, "ignore")]
+    values = mask_names(facts.spec.class_names, facts.spec.ignore_index).items()
     return {
         "@type": "cr:RecordSet",
         "@id": "classes",

@@ -13,6 +13,7 @@ trimaps of the matting literature: there 255 is taken.
 import io
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -105,6 +106,22 @@ class MaskPicture:
             return None
         white = [value for value in used if codes[value] == _WHITE]
         return white[0] if len(white) == 1 else None
+
+
+def mask_names(classes: Sequence[str], ignore_index: int = IGNORE_INDEX) -> dict[int, str]:
+    """What the values of a label mask are called, each by a name of its own.
+
+    Args:
+        classes: Names of the classes 1..C.
+        ignore_index: Value of void pixels.
+
+    Returns:
+        Value -> ``background``, the classes, and ``ignore`` (``ignore_`` where a class is called so).
+    """
+    void = "ignore"
+    while void in classes:
+        void += "_"
+    return {0: "background", **dict(enumerate(classes, start=1)), ignore_index: void}
 
 
 def read_mask(path: Path | str) -> np.ndarray:

@@ -92,6 +92,7 @@ def build(
     # Everything that can be wrong with the definition is found before anything is stored.
     sources = [(make_source(source.name, source.options, spec.longest_side), source) for source in spec.sources]
     engine = make_engine(spec.cosegmentation.method, spec.cosegmentation.options, allow_programs)
+    store.check_name(spec.name)
 
     folder = dataset_folder(spec.name)
     with only_one(folder / "lock") as free:

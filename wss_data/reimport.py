@@ -115,6 +115,7 @@ def check_export(folder: Path | str, name: str | None = None) -> tuple[Export, l
 def _refuse_existing(name: str) -> None:
     from wss_data import store
 
+    store.check_name(name)
     if store.dataset_exists(name) or dataset_folder(name).exists():
         raise StoreError(
             f"dataset '{name}' exists already, or its folder {dataset_folder(name)} does. "

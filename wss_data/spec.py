@@ -14,8 +14,8 @@ from wss_data.names import is_of_tool
 MAX_CLASSES = 254
 """Masks are 8 bit: 0 is background and 255 ignore."""
 
-LONGEST_NAME = 93
-"""Characters of a name: with ``-target`` behind it, FiftyOne takes 100."""
+LONGEST_NAME = 200
+"""Characters of a name: it becomes a folder's with others behind it, and no disk takes more than 255."""
 
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{LONGEST_NAME - 1}}}")
 _NOT_IN_A_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -329,6 +329,14 @@ def _read_classes(value: Any, where: str) -> tuple[ClassSpec, ...]:
             raise SpecError(f"{where}: class '{name}' is listed {names.count(name)} times, once is wanted.")
         if name == "background":
             raise SpecError(f"{where}: 'background' cannot be a class; index 0 always is background.")
+    alike: dict[str, str] = {}
+    for name in names:
+        other = alike.setdefault(re.sub("[-_]+", "-", name.casefold()).rstrip("-"), name)
+        if other != name:
+            raise SpecError(
+                f"{where}: classes '{other}' and '{name}' are one to FiftyOne and to disks that ignore capitals; give "
+                "them names that differ in more than capitals, '-' and '_'."
+            )
     return tuple(classes)
 
 

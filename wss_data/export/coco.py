@@ -17,11 +17,8 @@ from wss_data.export.base import ExportRow, copy_image, write_meaning
 from wss_data.files import write_text
 from wss_data.images import read_size
 from wss_data.ledger import Ledger
-from wss_data.masks import IGNORE_INDEX, read_mask, voc_palette
+from wss_data.masks import IGNORE_INDEX, mask_names, read_mask, voc_palette
 from wss_data.records import Provenance
-
-IGNORE = "ignore"
-"""Category of void pixels."""
 
 _LONGEST_RUN = 7
 """Characters that one run length takes at most: 5 bits each, and runs are below 2^32."""
@@ -60,9 +57,8 @@ def write_coco(
         for index, name in enumerate(classes, start=1)
     ]
     colour = voc_palette()[ignore_index].tolist()
-    categories.append(
-        {"id": ignore_index, "name": IGNORE, "supercategory": IGNORE, "isthing": 0, "color": colour},
-    )
+    void = mask_names(classes, ignore_index)[ignore_index]
+    categories.append({"id": ignore_index, "name": void, "supercategory": void, "isthing": 0, "color": colour})
     licences = _Licences()
     splits: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
     count = 0

@@ -18,7 +18,7 @@ from wss_data.export.base import ExportRow, copy_file, copy_image, write_meaning
 from wss_data.export.coco import provenance_values
 from wss_data.files import write_json, write_text
 from wss_data.ledger import Ledger
-from wss_data.masks import IGNORE_INDEX
+from wss_data.masks import IGNORE_INDEX, mask_names
 
 SPLITS = {"kept": "train"}
 """Our name of a split -> the name that ``datasets`` expects; others stay."""
@@ -67,7 +67,7 @@ def write_huggingface(
             lines.append(_line(row, masks))
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         write_text(place / "metadata.jsonl", text)
-    values = {0: "background", **dict(enumerate(classes, start=1)), ignore_index: "ignore"}
+    values = mask_names(classes, ignore_index)
     write_json(folder / "id2label.json", {str(value): text for value, text in values.items()})
     body = card or f"# {name}\n\n{columns_told(classes, ignore_index)}"
     write_text(folder / "README.md", f"{front_matter(rows, name)}\n{body}")
@@ -90,10 +90,10 @@ def _line(row: ExportRow, masks: bool) -> dict[str, Any]:
 
 def columns_told(classes: Sequence[str], ignore_index: int) -> str:
     """What the columns mean and how to load them, as Markdown."""
-    values = ", ".join(f"{index} {name}" for index, name in enumerate(classes, start=1))
+    values = ", ".join(f"{value} {name}" for value, name in mask_names(classes, ignore_index).items())
     return (
         "```python\nimport datasets\n\nimages = datasets.load_dataset(FOLDER)\n```\n\n"
-        f"`mask` holds class indices: 0 background, {values}, {ignore_index} ignore. Read it without converting it to "
+        f"`mask` holds class indices: {values}. Read it without converting it to "
         "RGB: `numpy.array(row['mask'])`. `labels` are the classes that an image was searched for or is said to show.\n"
     )
 

@@ -33,6 +33,7 @@ worker       runs in the background what the App is told to run there
 from wss_data.store.app import view_in_app
 from wss_data.store.datasets import (
     DatasetRow,
+    check_name,
     create_or_open,
     dataset_exists,
     list_datasets,
@@ -104,6 +105,7 @@ __all__ = [
     "adopt_masks",
     "applied_filters",
     "apply_filter",
+    "check_name",
     "choose_for_training",
     "class_names",
     "compare_masks",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from wss_data.errors import MaskError
 from wss_data.filters import DROPPED, KEPT, LEAK, LOW_CONFIDENCE, PLACEHOLDER, TOO_LARGE, TOO_SMALL
-from wss_data.masks import open_mask, voc_palette
+from wss_data.masks import mask_names, open_mask, voc_palette
 from wss_data.quality import MaskQuality
 from wss_data.spec import DatasetSpec
 from wss_data.store.info import GROUND_TRUTH, MASKS, PROVENANCE_TEXTS, SCORE, Kind
@@ -180,7 +180,7 @@ def declare_masks(fiftyone: Any, dataset: "fo.Dataset", field: str) -> None:
 
 def mask_targets(spec: DatasetSpec) -> dict[int, str]:
     """What the values of a label mask are called."""
-    return {0: "background", **dict(enumerate(spec.class_names, start=1)), spec.ignore_index: "ignore"}
+    return mask_names(spec.class_names, spec.ignore_index)
 
 
 def colour_targets(spec: DatasetSpec) -> dict[str, str]:

@@ -70,6 +70,49 @@ def open_dataset(name: str) -> "fo.Dataset":
     return dataset
 
 
+def check_name(name: str) -> None:
+    """Refuse the name of a new dataset that FiftyOne takes for that of another: ``my_pets`` beside ``My-Pets``.
+
+    To be asked before anything is retrieved, read or written for the dataset.
+
+    Raises:
+        StoreError: If there is another dataset of the same name but for capitals, ``-`` and ``_``.
+    """
+    fo = fiftyone()
+    if fo.dataset_exists(name):
+        return
+    slug = fo.core.utils.to_slug
+    others = [other for other in fo.list_datasets() if slug(other) == slug(name)]
+    if others:
+        raise StoreError(
+            f"dataset '{name}' cannot be made beside dataset '{others[0]}': FiftyOne, and disks that ignore capitals, "
+            "take the names for one. Give it a name that differs in more than capitals, '-' and '_'."
+        )
+
+
+def check_place(spec: DatasetSpec, kind: Kind) -> None:
+    """Refuse a dataset whose name is another's already; ``create_or_open`` does, and this before all other work.
+
+    Raises:
+        StoreError: As ``create_or_open``.
+    """
+    name = spec.name if kind == "web" else target_name(spec)
+    check_name(name)
+    if fiftyone().dataset_exists(name):
+        _check_same(open_dataset(name), spec, kind)
+
+
+def _check_same(dataset: "fo.Dataset", spec: DatasetSpec, kind: Kind) -> None:
+    """Refuse a dataset that was made from another definition."""
+    name, info = dataset.name, info_of(dataset)
+    if info["kind"] != kind or class_names(dataset) != spec.class_names:
+        raise StoreError(
+            f"dataset '{name}' exists already, as a {info['kind']} dataset of the classes "
+            f"{', '.join(class_names(dataset))}; the definition has {', '.join(spec.class_names)}. "
+            f"Give the definition another name, or delete the dataset (fiftyone datasets delete {name})."
+        )
+
+
 def create_or_open(spec: DatasetSpec, kind: Kind) -> "fo.Dataset":
     """The persistent dataset of a definition, made where it is missing, with its fields, colours and saved views.
 
@@ -78,21 +121,17 @@ def create_or_open(spec: DatasetSpec, kind: Kind) -> "fo.Dataset":
         kind: ``web`` for the dataset called as the definition, ``target`` for ``<name>-target``.
 
     Raises:
-        StoreError: If a dataset of that name has other classes, or this package did not make it.
+        StoreError: If a dataset of that name has other classes, this package did not make it, or the name is another's
+            but for capitals, ``-`` and ``_``.
     """
     fo = fiftyone()
     name = spec.name if kind == "web" else target_name(spec)
+    check_name(name)
     if not fo.dataset_exists(name):
         return _create(spec, kind, name)
     dataset = open_dataset(name)
-    info = info_of(dataset)
-    if info["kind"] != kind or class_names(dataset) != spec.class_names:
-        raise StoreError(
-            f"dataset '{name}' exists already, as a {info['kind']} dataset of the classes "
-            f"{', '.join(class_names(dataset))}; the definition has {', '.join(spec.class_names)}. "
-            f"Give the definition another name, or delete the dataset (fiftyone datasets delete {name})."
-        )
-    if info["definition"] != spec.to_dict():
+    _check_same(dataset, spec, kind)
+    if info_of(dataset)["definition"] != spec.to_dict():
         update(dataset, definition=spec.to_dict())
     dataset.persistent = True
     return dataset

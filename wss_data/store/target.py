@@ -14,7 +14,7 @@ from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.spec import DatasetSpec, read_spec
 from wss_data.store.appearance import declare_masks
 from wss_data.store.connection import fiftyone
-from wss_data.store.datasets import create_or_open, open_dataset, target_name
+from wss_data.store.datasets import check_place, create_or_open, open_dataset, target_name
 from wss_data.store.info import BEFORE_IMPORT, GROUND_TRUTH, MASKS, class_names, info_of, set_ledger, update
 from wss_data.store.screening import evaluation_splits, leaks
 from wss_data.store.web import apply_filter
@@ -79,6 +79,7 @@ def import_target(
             f"definition '{spec.name}' has a target in the layout of VOC: give the folder that holds JPEGImages."
         )
     folder = Path(folder).expanduser().absolute()
+    check_place(spec, "target")
     layout = read_voc_layout(
         folder, spec, Path(labels_csv).expanduser() if labels_csv else None, Path(sbd).expanduser() if sbd else None
     )
