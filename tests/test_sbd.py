@@ -27,8 +27,9 @@ from voc_trees import (
 import wss_data.mat_format
 import wss_data.targets
 from wss_data.errors import SourceError
+from wss_data.lists import read_list
 from wss_data.masks import write_mask
-from wss_data.sbd import USUAL_SIZES, VOC_CLASSES, categories_present, find_sbd, read_list, train_aug
+from wss_data.sbd import USUAL_SIZES, VOC_CLASSES, categories_present, find_sbd, train_aug
 from wss_data.spec import DatasetSpec, read_spec
 from wss_data.target_report import target_report
 from wss_data.targets import check_targets, read_voc_layout, source_fingerprint, without_copies
@@ -93,19 +94,20 @@ def test_lists_of_the_published_sizes_give_10582():
 )
 def test_a_list_is_read_in_each_of_its_usual_forms(tmp_path, line):
     write_names(tmp_path / "list.txt", ["2007_000032", "2008_000001", "2007_000032"], line)
-    assert read_list(tmp_path / "list.txt") == ["2007_000032", "2008_000001"]
+    assert read_list(tmp_path / "list.txt").names == ("2007_000032", "2008_000001")
 
 
-def test_a_list_with_a_byte_order_mark_or_in_no_known_letters_is_read_all_the_same(tmp_path):
+def test_a_list_with_a_byte_order_mark_is_read_all_the_same_and_other_letters_are_refused_with_their_line(tmp_path):
     (tmp_path / "a.txt").write_text("\ufeff2007_000032\n", encoding="utf-8")
-    assert read_list(tmp_path / "a.txt") == ["2007_000032"]
+    assert read_list(tmp_path / "a.txt").names == ("2007_000032",)
     (tmp_path / "b.txt").write_bytes(b"2007_000032\nd\xfcne\n")
-    assert read_list(tmp_path / "b.txt")[0] == "2007_000032"
+    with pytest.raises(SourceError, match=r"b\.txt, line 2: not UTF-8 text.*Windows-1252"):
+        read_list(tmp_path / "b.txt")
 
 
 def test_an_archive_given_in_place_of_its_folder_is_no_list(tmp_path):
     (tmp_path / "benchmark.tgz").write_bytes(bytes(range(256)))
-    with pytest.raises(SourceError, match=r"benchmark\.tgz: this is no list of images.*must be unpacked"):
+    with pytest.raises(SourceError, match=r"benchmark\.tgz: no text.*must be unpacked"):
         find_sbd(tmp_path / "benchmark.tgz")
 
 

@@ -186,9 +186,20 @@ def test_the_command_drops_by_the_start_of_a_name_lists_and_takes_back(web, caps
     assert cli.main(["verdict", web.name, "--drop", "cat/2", "4444", "--reason", "toys"]) == 0
     assert cli.main(["verdict", web.name]) == 0
     assert "drop  2 images  (toys)" in capsys.readouterr().out
-    (tmp_path / "list").write_text("cat/1\n\n")
-    assert cli.main(["verdict", web.name, "--from", "--keep", str(tmp_path / "list")]) == 0
-    assert trained_on(web) == {"1"}
+    listed = tmp_path / "list"
+    listed.write_text("cat/1\n\n")
+    for words in (["--keep", "--from", str(listed)], ["--from", "--keep", str(listed)]):
+        assert cli.main(["verdict", web.name, *words]) == 0
+        assert trained_on(web) == {"1"}
+        assert cli.main(["verdict", web.name, "--undo"]) == 0
+        listed.write_bytes(b"\xef\xbb\xbfcat/1\r\n")  # as Windows writes it
+    assert cli.main(["verdict", web.name, "--keep"]) == 2
+    assert "was named: nothing was judged" in capsys.readouterr().err
+    assert cli.main(["verdict", web.name, "--from", str(listed)]) == 2
+    listed.write_bytes(b"Stra\xdfe\n")
+    assert cli.main(["verdict", web.name, "--keep", "--from", str(listed)]) == 2
+    assert "list, line 1: not UTF-8 text" in capsys.readouterr().err
+    assert cli.main(["verdict", web.name, "--keep", "cat/1"]) == 0
     assert cli.main(["verdict", web.name, "--undo"]) == 0
     assert "taken back: keep of 1 image\n" in capsys.readouterr().out
     assert cli.main(["verdict", web.name, "--drop", "cat"]) == 2

@@ -17,6 +17,7 @@ FOLDER_LINK = "links to folders"
 SPECIAL = "no regular files"
 CLOSED = "folders that cannot be opened"
 NO_SUFFIX = "without a suffix"
+NO_TEXT = "with a name that is not UTF-8"
 
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
 _SHOWN = 8
@@ -65,6 +66,12 @@ class Listing(Sequence[Path]):
 
     def __str__(self) -> str:
         return told(self.passed_over)
+
+    def with_text_names(self) -> "Listing":
+        """The files whose names the database can keep; others count as passed over."""
+        files = tuple(path for path in self.files if printable(path.name) == path.name)
+        others = Counter({NO_TEXT: len(self) - len(files)} if len(files) < len(self) else {})
+        return Listing(files, self.passed_over + others)
 
 
 def told(passed_over: Counter[str]) -> str:

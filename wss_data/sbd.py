@@ -9,12 +9,14 @@ Source:
     Hariharan, Arbelaez, Bourdev, Maji and Malik, *Semantic Contours from Inverse Detectors*, ICCV 2011.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PureWindowsPath
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from wss_data.errors import MaskError, SourceError
 from wss_data.images import SUFFIXES
+from wss_data.listing import by_name, list_files
+from wss_data.lists import read_list
 from wss_data.mat_format import Damaged, arrays, opened, vector
 
 VOC_CLASSES = (
@@ -34,9 +36,6 @@ USUAL_SIZES = {
 """Images on each list as published. ``SBD cls`` is SBD's folder of .mat files, taken where its lists are missing;
 ``SBD masks`` the folder SegmentationClassAug: the 10,582, and VOC's val."""
 
-MAX_LIST = 64 << 20
-"""Bytes of a list of images at most."""
-
 _RELEASES = ("", "dataset", "benchmark_RELEASE/dataset")
 """Where SBD's files may be below the folder that a user names."""
 
@@ -48,14 +47,16 @@ class Sbd:
     Args:
         folder: Where it is.
         lists: Name of each list, as in ``USUAL_SIZES`` where it is one of these -> its images, in order.
-        label_files: Holds ``<id>.mat``, or ``None``.
+        label_files: Image -> its .mat file; ``None`` where there is no folder of them.
         images: Image -> file, for SBD's own copies of the images.
+        notes: What of the lists was passed over, as sentences.
     """
 
     folder: Path
     lists: Mapping[str, tuple[str, ...]]
-    label_files: Path | None = None
+    label_files: Mapping[str, Path] | None = None
     images: Mapping[str, Path] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def classes_of(self, name: str) -> set[str] | None:
         """Names of the classes present in an image; ``None`` if SBD has no file for it.
@@ -63,8 +64,8 @@ class Sbd:
         Raises:
             SourceError: If the file is damaged or is no file of SBD's.
         """
-        path = self.label_files / f"{name}.mat" if self.label_files else None
-        return {VOC_CLASSES[i - 1] for i in categories_present(path)} if path and path.is_file() else None
+        path = (self.label_files or {}).get(name)
+        return {VOC_CLASSES[i - 1] for i in categories_present(path)} if path else None
 
 
 @dataclass(frozen=True)
@@ -110,24 +111,25 @@ def train_aug(voc_train: Sequence[str], voc_val: Sequence[str], sbd_lists: Mappi
     )
 
 
-def find_sbd(path: Path) -> Sbd:
+def find_sbd(path: Path, known: Container[str] = ()) -> Sbd:
     """Find out in which of its usual forms SBD is on disk.
 
     Args:
         path: One of: SBD's release (``benchmark_RELEASE``, a folder above or the folder ``dataset`` inside; torchvision
             makes the same), with ``cls/<id>.mat``; a folder of PNG masks named by image (``SegmentationClassAug``), of
             which the names alone are used; a list of images, such as ``train_aug.txt``.
+        known: Names of the images that VOC has, as ``read_list`` takes them.
 
     Raises:
         SourceError: If it is none of these.
     """
     if path.is_file():
-        return Sbd(path.parent, {path.name: tuple(read_list(path))})
+        return _with_lists(path.parent, {path.name: path}, known)
     if not path.is_dir():
         raise SourceError(f"{path}: there is no such folder of SBD.")
     for folder in (path / layout for layout in _RELEASES):
         if (folder / "cls").is_dir():
-            return _release(folder)
+            return _release(folder, known)
     for folder in (path / "SegmentationClassAug", path):  # the second last: one stray picture would be a list of one
         if names := _stems(folder, (".png",)):
             return Sbd(folder, {"SBD masks": tuple(sorted(names))})
@@ -138,49 +140,29 @@ def find_sbd(path: Path) -> Sbd:
     )
 
 
-def _release(folder: Path) -> Sbd:
+def _with_lists(folder: Path, paths: Mapping[str, Path], known: Container[str]) -> Sbd:
+    lists = {name: read_list(path, known) for name, path in paths.items()}
+    notes = [note for found in lists.values() for note in found.notes]
+    return Sbd(folder, {name: found.names for name, found in lists.items()}, notes=tuple(notes))
+
+
+def _release(folder: Path, known: Container[str]) -> Sbd:
     names = _stems(folder / "cls", (".mat",))
-    lists = {f"SBD {split}": folder / f"{split}.txt" for split in ("train", "val")}
-    if all(path.is_file() for path in lists.values()):
-        found = {name: tuple(read_list(path)) for name, path in lists.items()}
+    paths = {f"SBD {split}": folder / f"{split}.txt" for split in ("train", "val")}
+    if all(path.is_file() for path in paths.values()):
+        found = _with_lists(folder, paths, known)
     elif names:
-        found = {"SBD cls": tuple(sorted(names))}  # one list without the other would miss thousands of images
+        # One list without the other would miss thousands of images.
+        found = Sbd(folder, {"SBD cls": tuple(sorted(names))})
     else:
         raise SourceError(f"{folder}: no list train.txt and val.txt, and no .mat file in cls. Unpack SBD again.")
-    return Sbd(folder, found, folder / "cls", _stems(folder / "img", SUFFIXES))
+    return replace(found, label_files=names, images=_stems(folder / "img", SUFFIXES))
 
 
 def _stems(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
     """Name without suffix -> file, of the files with such a suffix; empty if there is no such folder."""
-    if not folder.is_dir():
-        return {}
-    wanted = {suffix.lower() for suffix in suffixes}
-    # Archives made on a Mac unpack to a hidden ._x.mat beside each x.mat.
-    paths = (path for path in folder.iterdir() if not path.name.startswith("."))
-    return {path.stem: path for path in paths if path.suffix.lower() in wanted}
-
-
-def read_list(path: Path) -> list[str]:
-    """Names of a list of images, each once.
-
-    A line is a name, or paths of image and mask as published lists of 10,582 have them
-    (``/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png``); line endings may be those of Windows.
-
-    Raises:
-        SourceError: If there is no such list, nothing is on it, or it is something else.
-    """
-    wanted = "Wanted: one image name a line, as PASCAL VOC has it."
-    if not path.is_file():
-        raise SourceError(f"{path}: there is no such list of images. {wanted}")
-    with path.open("rb") as file:
-        data = file.read(MAX_LIST + 1)
-    if len(data) > MAX_LIST or b"\0" in data:
-        raise SourceError(f"{path}: this is no list of images. {wanted} An archive must be unpacked.")
-    lines = (line.split() for line in data.decode("utf-8-sig", errors="replace").splitlines())
-    names = [PureWindowsPath(words[0]).name for words in lines if words]
-    if not names:
-        raise SourceError(f"{path}: the list is empty.")
-    return list(dict.fromkeys(Path(name).stem if Path(name).suffix.lower() in SUFFIXES else name for name in names))
+    # Archives made on a Mac unpack to a hidden ._x.mat beside each x.mat, which is no file of SBD's.
+    return {name: paths[0] for name, paths in by_name(list_files(folder, suffixes, deep=False)).items()}
 
 
 def categories_present(path: Path) -> tuple[int, ...]:

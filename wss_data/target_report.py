@@ -63,7 +63,7 @@ def target_report(layout: TargetLayout, images: Sequence[TargetImage], spec: Dat
         elif wanted is not None:
             problems.append(f"{split} has {listed:,} images, {_more(listed - wanted)} than the {wanted:,} expected: ")
             problems[-1] += _why(layout, split, listed)
-    counts += [_labels(layout), _files(layout, images), _copies(images)]
+    counts += [_labels(layout), _files(layout, images), _copies(images), *layout.counts]
     problems += [problem for split in layout.lists if (problem := _dropped(images, split))]
     return TargetReport(tuple(counts), tuple(problems))
 

@@ -7,23 +7,25 @@ The masks of training images are never opened, even where the folder has them:
 ``TargetRecord.mask_path`` is ``None`` for them.
 """
 
-import csv
 import hashlib
 import re
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 
 from wss_data.errors import ImageError, MaskError, SourceError, SpecError, shown
 from wss_data.images import SUFFIXES, decode_image
+from wss_data.labels import EXAMPLE, ClassWords, read_annotation, read_label_table
+from wss_data.listing import by_name, list_files
+from wss_data.lists import ImageList, read_list
 from wss_data.masks import FILE_REASONS, IGNORE_INDEX, read_mask, write_mask
 from wss_data.parallel import map_images
-from wss_data.sbd import Sbd, TrainAug, find_sbd, read_list, train_aug
+from wss_data.sbd import VOC_CLASSES, Sbd, TrainAug, find_sbd, train_aug
 from wss_data.spec import DatasetSpec
 
 Split = Literal["train", "val", "test"]
@@ -35,6 +37,7 @@ LIST_FOLDERS = (LIST_FOLDER, Path("ImageSets") / "SegmentationAug")
 AUGMENTED_LISTS = ("train_aug", "trainaug")
 """Lists that are tried for the training split before VOC's own: with SBD's images, as the paper trains on them."""
 
+_JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 _LIST_NAME = re.compile(r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]{0,199}")
 
 DROP_REASONS = frozenset(
@@ -84,6 +87,7 @@ class TargetLayout:
         made: How the list of train was made of VOC's and SBD's; ``None`` if it is a file.
         same_list: A list on disk that names the same images as the one made.
         notes: What is not as it should be, as sentences.
+        counts: What of the lists, labels and files was passed over, as sentences; it may be as it should be.
     """
 
     folder: Path
@@ -92,6 +96,7 @@ class TargetLayout:
     made: TrainAug | None = None
     same_list: Path | None = None
     notes: tuple[str, ...] = ()
+    counts: tuple[str, ...] = ()
 
     def split(self, split: Split) -> list[TargetRecord]:
         """The images of one split."""
@@ -136,57 +141,73 @@ def read_voc_layout(
         folder: Holds ``JPEGImages``, ``SegmentationClass``, ``ImageSets/Segmentation`` and labels; or a folder above,
             such as VOCdevkit.
         spec: The definition; labels of other classes are left out.
-        labels_csv: Table with the columns ``image`` and ``classes`` (class names with spaces between).
+        labels_csv: Table with the columns ``image`` and ``classes``, as ``read_label_table`` takes it.
         sbd: SBD in one of the forms that ``find_sbd`` knows.
 
     Raises:
         SpecError: If the definition's target has unknown options.
         SourceError: If a folder, a list or the labels are missing, an image is in two splits, no image file exists,
-            or no training image shows a class of the definition.
+            several files have the name of one image, or no training image shows a class of the definition.
     """
     folder = voc_folder(folder)
     options = _options(spec)
-    extra = find_sbd(sbd) if sbd is not None else None
+    found = list_files(folder / "JPEGImages", SUFFIXES, deep=False).with_text_names()
+    candidates = by_name(found)
+    extra = find_sbd(sbd, candidates) if sbd is not None else None
+    known = candidates.keys() | (extra.images.keys() if extra is not None else set())
     lists = _list_files(folder, options, made=extra is not None)
-    splits: dict[Split, list[str]] = {split: read_list(path) for split, path in lists.items()}
-    files = _image_files(folder)
+    read: dict[Split, ImageList] = {split: read_list(path, known) for split, path in lists.items()}
+    splits: dict[Split, list[str]] = {split: list(images.names) for split, images in read.items()}
+    counts = [note for images in read.values() for note in images.notes] + list(extra.notes if extra else ())
+    if str(found):
+        counts.append(f"JPEGImages: {found}.")
     made, same, notes = None, None, []
     if "test" in splits:
         # A test list that repeats val, as some have it, adds nothing; one whose pictures were never fetched neither.
         val = set(splits["val"])
         splits["test"] = [name for name in splits["test"] if name not in val]
-        if not any(name in files for name in splits["test"]):
+        if not any(name in candidates for name in splits["test"]):
             del splits["test"], lists["test"]
     _check_apart(splits, lists)
     if extra is not None and "train" not in options:
         made = train_aug(splits["train"], splits["val"], extra.lists)
         splits["train"] = list(made.ids)
         for path in _augmented_lists(folder)[:1]:
-            if difference := _difference(made.ids, path):
+            if difference := _difference(made.ids, path, known):
                 notes.append(difference)
             else:
                 same = path
         _check_apart(splits, lists)  # SBD and the list of test, too
 
-    labels, damaged = _read_labels(folder, labels_csv, [*splits["train"], *splits["val"]], extra)
-    if damaged:
-        notes.append(f"{len(damaged):,} files of SBD's cannot be read. {damaged[0]}")
+    files, twins = _one_each(candidates, (name for names in splits.values() for name in names), _photograph)
+    if twins:
+        notes.append(twins)
+    true_masks = list_files(folder / "SegmentationClass", (".png",), deep=False)
+    mask_files, _ = _one_each(by_name(true_masks), splits["val"], lambda several: None)
+    mask_classes = spec.target.mask_classes if spec.target else None
+    words = ClassWords(spec.class_names, (*(mask_classes or ()), *VOC_CLASSES))
+    labels = _read_labels(folder, labels_csv, splits, extra, words)
+    notes += [note for note in (*labels.notes, words.note()) if note]
+    counts += labels.counts
     if extra is not None:
         files = {**extra.images, **files}
     records = tuple(
-        _record(folder, split, name, files, labels.get(name), spec) for split, ids in splits.items() for name in ids
+        _record(folder, split, name, files, mask_files, labels.found.get(name), spec)
+        for split, ids in splits.items()
+        for name in ids
     )
     if not any(record.id in files for record in records):
         raise SourceError(
             f"{folder / 'JPEGImages'}: none of the {len(records)} listed images is there, such as {records[0].id}."
         )
     if not any(record.labels for record in records if record.split == "train"):
-        seen = sorted({name for found, _ in labels.values() for name in found})
+        seen = sorted({name for classes, _ in labels.found.values() for name in classes})
+        why = " ".join(filter(None, [words.note(), *labels.counts]))
         raise SourceError(
             f"{folder}: no training image shows a class of definition '{spec.name}' ({', '.join(spec.class_names)}). "
-            f"Its labels name: {', '.join(seen[:12]) if seen else 'nothing'}."
+            f"Its labels name: {', '.join(seen[:12]) if seen else 'nothing'}. {why}".rstrip()
         )
-    return TargetLayout(folder, records, lists, made, same, tuple(notes))
+    return TargetLayout(folder, records, lists, made, same, tuple(notes), tuple(counts))
 
 
 def _list_files(folder: Path, options: Mapping[str, Any], made: bool) -> dict[Split, Path]:
@@ -209,11 +230,53 @@ def _augmented_lists(folder: Path) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-def _image_files(folder: Path) -> dict[str, Path]:
-    """Name -> file, of all images in ``JPEGImages``."""
-    # Read once: a look for each of 12,000 names, in every spelling of the suffix, takes longer.
-    paths = sorted((folder / "JPEGImages").iterdir())
-    return {path.stem: path for path in paths if path.suffix.lower() in SUFFIXES}
+def _one_each(
+    candidates: Mapping[str, Sequence[Path]],
+    listed: Iterable[str],
+    choose: Callable[[Sequence[Path]], Path | None],
+) -> tuple[dict[str, Path], str | None]:
+    """Name -> file, and what was decided where several files have a listed name, as a sentence.
+
+    Raises:
+        SourceError: If ``choose`` cannot tell which of them is meant.
+    """
+    several = [name for name in dict.fromkeys(listed) if len(candidates.get(name, ())) > 1]
+    chosen = {name: paths[0] for name, paths in candidates.items()}
+    for name in several:
+        if (wanted := choose(candidates[name])) is None:
+            names = " and ".join(path.name for path in candidates[name])
+            raise SourceError(
+                f"{candidates[name][0].parent}: {names} have one name, and which of them is meant cannot be told. "
+                f"Take the others out of the folder ({len(several):,} listed names have several files)."
+            )
+        chosen[name] = wanted
+    if not several:
+        return chosen, None
+    first = " and ".join(path.name for path in candidates[several[0]])
+    return chosen, (
+        f"{chosen[several[0]].parent.name}: {len(several):,} names have several files, such as {first}; the "
+        f"photographs, such as {chosen[several[0]].name}, were taken, and the masks or copies beside them left out."
+    )
+
+
+def _photograph(paths: Sequence[Path]) -> Path | None:
+    """Which of the files of one name is the photograph, beyond doubt: no mask is a JPEG or has full colour."""
+    jpegs = [path for path in paths if path.suffix.lower() in _JPEG]
+    colour = [path for path in paths if _is_in_colour(path)]
+    if len(jpegs) == 1 and (not colour or jpegs[0] in colour):
+        return jpegs[0]
+    return colour[0] if len(colour) == 1 and not jpegs else None
+
+
+def _is_in_colour(path: Path) -> bool:
+    """Whether an image has colours of its own; masks are grey or have a palette. An unreadable one counts as colour."""
+    try:
+        with Image.open(path) as image:
+            return image.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "LA", "PA")
+    except (
+        Exception
+    ):  # damaged bytes make Pillow's readers raise nearly anything; the image is refused by its name later
+        return True
 
 
 def _record(
@@ -221,6 +284,7 @@ def _record(
     split: Split,
     name: str,
     files: Mapping[str, Path],
+    masks: Mapping[str, Path],
     found: "tuple[set[str], Origin] | None",
     spec: DatasetSpec,
 ) -> TargetRecord:
@@ -230,7 +294,7 @@ def _record(
         image_path=files.get(name, folder / "JPEGImages" / f"{name}.jpg"),
         split=split,
         labels=tuple(c for c in spec.class_names if c in classes),
-        mask_path=folder / "SegmentationClass" / f"{name}.png" if split == "val" else None,
+        mask_path=masks.get(name, folder / "SegmentationClass" / f"{name}.png") if split == "val" else None,
         labels_from=origin,
     )
 
@@ -304,9 +368,9 @@ def _check_apart(splits: Mapping[Split, Sequence[str]], lists: Mapping[Split, Pa
             )
 
 
-def _difference(made: Sequence[str], path: Path) -> str | None:
+def _difference(made: Sequence[str], path: Path, known: Collection[str]) -> str | None:
     """How a list on disk differs from the one that was made, as a sentence; ``None`` if it does not."""
-    listed, ours = set(read_list(path)), set(made)
+    listed, ours = set(read_list(path, known).names), set(made)
     parts = [
         f"{len(more):,} only {where}, such as {min(more)}"
         for where, more in (("there", listed - ours), ("in ours", ours - listed))
@@ -317,64 +381,50 @@ def _difference(made: Sequence[str], path: Path) -> str | None:
     return f"{path.name} on disk names other images ({'; '.join(parts)}); the list made of VOC and SBD is used."
 
 
+@dataclass
+class _Labels:
+    """Image -> its classes and where they came from; what is wrong, and what was passed over, as sentences."""
+
+    found: dict[str, tuple[set[str], Origin]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    counts: list[str] = field(default_factory=list)
+
+
 def _read_labels(
-    folder: Path, labels_csv: Path | None, names: Sequence[str], sbd: Sbd | None
-) -> tuple[dict[str, tuple[set[str], Origin]], list[str]]:
-    """Image name -> class names and where they came from; and what is wrong with files of SBD's, as sentences."""
+    folder: Path,
+    labels_csv: Path | None,
+    splits: Mapping[Split, Sequence[str]],
+    sbd: Sbd | None,
+    words: ClassWords,
+) -> _Labels:
+    """The image-level labels of train and val, from the table, else from annotations and SBD."""
+    listed = {name for names in splits.values() for name in names}
     path = labels_csv or folder / LABELS_FILE
     if path.is_file():
-        return {name: (found, "table") for name, found in _read_label_table(path).items()}, []
+        table = read_label_table(path, words, listed)
+        return _Labels({name: (classes, "table") for name, classes in table.labels.items()}, counts=table.told(listed))
     if labels_csv is not None:
         raise SourceError(f"{labels_csv}: there is no such table of image-level labels.")
     annotations = folder / "Annotations"
     if not annotations.is_dir() and (sbd is None or sbd.label_files is None):
         raise SourceError(
-            f"{folder}: no image-level labels. Wanted: {LABELS_FILE} with the columns image,classes, "
+            f"{folder}: no image-level labels. Wanted: {LABELS_FILE} with the columns image,classes as in: {EXAMPLE}; "
             "or VOC's Annotations/<image>.xml, or a table given with --labels."
         )
-    labels: dict[str, tuple[set[str], Origin]] = {}
-    damaged = []
-    for name in names:
-        found = _read_annotation(annotations / f"{name}.xml")
-        if found is not None:
-            labels[name] = found, "annotation"
+    labels, damaged = _Labels(), []
+    files = by_name(list_files(annotations, (".xml",), deep=False)) if annotations.is_dir() else {}
+    for name in dict.fromkeys((*splits["train"], *splits["val"])):
+        if name in files:
+            labels.found[name] = set().union(*(read_annotation(file, words) for file in files[name])), "annotation"
         elif sbd is not None:
             try:
                 if (present := sbd.classes_of(name)) is not None:
-                    labels[name] = present, "sbd"
+                    labels.found[name] = present, "sbd"
             except SourceError as error:
                 damaged.append(str(error))
-    return labels, damaged
-
-
-def _read_label_table(path: Path) -> dict[str, set[str]]:
-    labels: dict[str, set[str]] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if not {"image", "classes"} <= set(reader.fieldnames or ()):
-            raise SourceError(
-                f"{path}: the first line names the columns {', '.join(reader.fieldnames or ()) or '(none)'}; "
-                "image and classes are wanted, as in: 2007_000904,cow person"
-            )
-        for row in reader:
-            name = row["image"] or ""
-            stem = name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in SUFFIXES else name
-            labels.setdefault(stem, set()).update((row["classes"] or "").split())
+    if damaged:
+        labels.notes.append(f"{len(damaged):,} files of SBD's cannot be read. {damaged[0]}")
     return labels
-
-
-def _read_annotation(path: Path) -> set[str] | None:
-    """Class names of one VOC annotation, ``None`` if it is missing. Boxes and all else in it are not looked at.
-
-    Objects marked as difficult count: they are there to be seen, and eq. 2 excludes what is not labelled.
-    """
-    try:
-        names = (element.findtext("name") for element in ElementTree.parse(path).getroot().iter("object"))
-        return {name.strip() for name in names if name}
-    except FileNotFoundError:
-        return None
-    except ElementTree.ParseError as error:
-        raise SourceError(f"{path}: not a readable VOC annotation ({error}).") from error
 
 
 def mask_translation(spec: DatasetSpec) -> np.ndarray:
@@ -470,7 +520,16 @@ def source_fingerprint(layout: TargetLayout, spec: DatasetSpec) -> str:
     """Short text that changes whenever a record, a file's size or date, or the meaning of the masks does."""
     expected = sorted(expected_sizes(spec).items())
     lines = [repr((spec.class_names, spec.ignore_index, mask_translation(spec).tolist()))]
-    lines.append(repr((sorted(map(str, layout.lists.values())), layout.made is not None, layout.notes, expected)))
+    lines.append(
+        repr(
+            (
+                sorted(map(str, layout.lists.values())),
+                layout.made is not None,
+                (*layout.notes, *layout.counts),
+                expected,
+            )
+        )
+    )
     for record in layout.records:
         stamps = []
         for path in (record.image_path, record.mask_path):

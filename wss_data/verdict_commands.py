@@ -7,6 +7,7 @@ from pathlib import Path
 from wss_data.arguments import add_dataset
 from wss_data.errors import StoreError
 from wss_data.filters import Verdict
+from wss_data.tables import decode_text, lines_of, read_text
 
 
 def add_verdict_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -30,13 +31,16 @@ def add_verdict_command(commands: "argparse._SubParsersAction[argparse.ArgumentP
         ("drop", "images to drop, named in the same way"),
         ("clear", "images whose verdict is taken away"),
     ):
-        what.add_argument(f"--{verdict}", metavar="IMAGE", nargs="+", help=meaning)
+        what.add_argument(f"--{verdict}", metavar="IMAGE", nargs="*", help=meaning)
     what.add_argument("--undo", action="store_true", help="take back what was judged last, as a whole")
     add.add_argument(
         "--from",
         dest="listed",
-        action="store_true",
-        help="IMAGE names a text file with one image a line, as `-` standard input",
+        metavar="FILE",
+        nargs="?",
+        const="",
+        help="take the images from a text file, one a line, or from standard input (-); without FILE, IMAGE names such "
+        "files",
     )
     add.add_argument("--reason", metavar="TEXT", default="", help="why, for those who come later")
 
@@ -52,13 +56,15 @@ def _verdict(options: argparse.Namespace) -> int:
         return 0
     orders: tuple[tuple[str, Verdict | None], ...] = (("keep", "keep"), ("drop", "drop"), ("clear", None))
     for name, verdict in orders:
-        if images := getattr(options, name):
-            if options.listed:
-                images = [line for file in images for line in _lines(file)]
+        images = getattr(options, name)
+        if images is not None:
+            if options.listed is not None:
+                files, images = ([options.listed], images) if options.listed else (images, [])
+                images = [*images, *(line for file in files for line in _lines(file))]
             count = store.judge(dataset, store.find_images(dataset, images), verdict, options.reason)
             print(f"{name}: {count:,} image{'' if count == 1 else 's'} of {dataset.name}")
             return 0
-    if options.listed or options.reason:
+    if options.listed is not None or options.reason:
         raise StoreError("--from and --reason go with --keep, --drop or --clear; nothing was judged.")
     acts = store.verdict_acts(dataset)
     for number, act in enumerate(acts, start=1):
@@ -69,5 +75,5 @@ def _verdict(options: argparse.Namespace) -> int:
 
 
 def _lines(name: str) -> list[str]:
-    text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    text = decode_text(sys.stdin.buffer.read(), "standard input") if name == "-" else read_text(Path(name))
+    return [line for line in lines_of(text) if line]

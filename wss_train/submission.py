@@ -28,6 +28,8 @@ from wss_data.errors import ImageError, MaskError, SourceError, TrainingDataErro
 from wss_data.files import atomic_path
 from wss_data.images import list_images, read_size
 from wss_data.masks import decode_mask, encode_mask, voc_palette
+from wss_data.names import same_name
+from wss_data.tables import lines_of, read_text
 from wss_train.published import VOC_CLASSES
 
 if TYPE_CHECKING:
@@ -200,11 +202,7 @@ def read_image_list(path: Path) -> tuple[str, ...]:
     Raises:
         SourceError: If the file cannot be read, is empty, or names an image twice.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path}: the list of images cannot be read ({error}). One id a line is wanted.") from error
-    ids = tuple(line.split()[0] for line in lines if line.strip())
+    ids = tuple(line.split()[0] for line in lines_of(read_text(path)) if line)
     _check_ids(ids, str(path))
     return ids
 
@@ -228,10 +226,10 @@ def images_of_list(folder: Path, ids: Sequence[str]) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise SourceError(f"{folder}: there is no such folder. With --list, give the folder that holds the images.")
-    wanted, found = set(ids), dict[str, list[Path]]()
+    wanted, found = {same_name(name): name for name in ids}, dict[str, list[Path]]()
     for path in list_images(folder):
-        if path.stem in wanted:
-            found.setdefault(path.stem, []).append(path)
+        if (name := same_name(path.stem)) in wanted:
+            found.setdefault(wanted[name], []).append(path)
     without = [name for name in ids if name not in found]
     if without:
         raise SourceError(

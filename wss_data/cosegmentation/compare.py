@@ -187,13 +187,13 @@ def _group(images: Path | str | Sequence[Path | str]) -> tuple[list[Path], str, 
     folder = Path(images)
     if not folder.is_dir():
         raise SourceError(f"{folder}: there is no such folder of images.")
-    paths = list_images(folder, deep=False)
-    if not paths:
+    listing = list_images(folder, deep=False)
+    if not listing:
         classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
         hint = f" It holds folders: give one class, such as {folder / classes[0]}." if classes else ""
-        seen = f" ({paths})" if str(paths) else ""
+        seen = f" ({listing})" if str(listing) else ""
         raise SourceError(f"{folder}: no image in it{seen}.{hint}")
-    return list(paths), printable(folder.absolute().name), str(paths)
+    return list(listing), printable(folder.absolute().name), str(listing)
 
 
 def _truths(paths: Sequence[Path], folder: Path, class_name: str) -> dict[Path, Path]:

@@ -11,6 +11,7 @@ from wss_data.files import write_text
 from wss_data.filters import DROPPED, aligned, is_left_out
 from wss_data.home import dataset_folder
 from wss_data.ledger import Ledger, Supervision, UsedFor
+from wss_data.listing import require_text
 from wss_data.spec import DatasetSpec, read_spec
 from wss_data.store.appearance import declare_masks
 from wss_data.store.connection import fiftyone
@@ -78,7 +79,7 @@ def import_target(
         raise SpecError(
             f"definition '{spec.name}' has a target in the layout of VOC: give the folder that holds JPEGImages."
         )
-    folder = Path(folder).expanduser().absolute()
+    folder = require_text(Path(folder).expanduser().absolute(), "the target dataset")
     check_place(spec, "target")
     layout = read_voc_layout(
         folder, spec, Path(labels_csv).expanduser() if labels_csv else None, Path(sbd).expanduser() if sbd else None
