@@ -263,7 +263,7 @@ def test_the_same_bytes_in_another_class_go_too(zoo):
 def test_a_running_build_a_target_and_nothing_at_all_are_refused(zoo):
     with (
         only_one(folder_of(zoo) / "lock"),
-        pytest.raises(StoreError, match="is being built by another process"),
+        pytest.raises(StoreError, match="is being built or changed by another process"),
     ):
         forget(zoo, ANN)
     with pytest.raises(StoreError, match="nothing was given to forget"):

@@ -189,6 +189,6 @@ def test_two_processes_never_build_the_same_dataset(built):
 
     with (
         only_one(dataset_folder("zoo-built") / "lock"),
-        pytest.raises(StoreError, match="being built by another process"),
+        pytest.raises(StoreError, match="being built or changed by another process"),
     ):
         build(DatasetSpec.from_dict(definition("zoo-built")), progress=False)

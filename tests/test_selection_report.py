@@ -152,7 +152,8 @@ def test_every_look_is_scored_as_evaluation_scores_it_and_the_model_stays(table,
     assert report.mean_iou.tolist() == [e.mean_iou for e in expected]
     assert (run / "model.safetensors").read_bytes() == before
     folder = run / "selection_report"
-    assert {path.name for path in folder.iterdir()} == {"selection.md", "selection.csv", "selection.png", "scores"}
+    written = {"selection.md", "selection.csv", "selection.png", "scores", ".wss-written"}
+    assert {path.name for path in folder.iterdir()} == written
     with (folder / "selection.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["iteration"] for row in rows] == ["2", "4"]

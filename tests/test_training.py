@@ -84,6 +84,7 @@ def test_a_run_folder_holds_all_that_is_known_of_the_run(finished):
         "model.safetensors",
         "model.json",
         "README.md",
+        ".wss-written",
     }
     assert json.loads((finished / "recipe.json").read_text()) == TINY.to_dict()
     assert json.loads((finished / "data.json").read_text())["images_masked"] == {"red": 3, "green": 3}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from wss_data.addresses import is_web_address
 from wss_data.errors import StoreError
-from wss_data.files import write_text
+from wss_data.files import check_outputs, write_output
 from wss_data.filters import KEPT
 from wss_data.manifest import first_source
 
@@ -74,6 +74,7 @@ def write_attribution(dataset: "Dataset", path: Path | str, all: bool = False) -
 
     Raises:
         StoreError: If the file name ends otherwise, or it is no web dataset.
+        OutputError: If a file is there that this program did not write, or that was changed since.
     """
     from wss_data.store.provenance import image_rows
 
@@ -81,9 +82,10 @@ def write_attribution(dataset: "Dataset", path: Path | str, all: bool = False) -
     write = {".md": markdown, ".csv": table, ".html": page}.get(path.suffix.lower())
     if write is None:
         raise StoreError(f"{path}: the list of authors is written as .md, .csv or .html; name the file so.")
+    check_outputs([path])
     rows = [row for row in image_rows(dataset, "listed with their authors") if all or KEPT in row.tags]
     credits = [credit(row) for row in rows]
-    write_text(path, write(dataset.name, credits))
+    write_output(path, write(dataset.name, credits))
     return len(credits)
 
 

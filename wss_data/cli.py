@@ -11,6 +11,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from wss_data.arguments import (
@@ -494,16 +495,18 @@ def _cosegment(options: argparse.Namespace) -> int:
 
 
 def _leaks(options: argparse.Namespace) -> int:
+    from wss_data.home import dataset_owner
     from wss_data.spec import DatasetSpec
     from wss_data.store import apply_filter, definition, leaks, open_dataset
 
     dataset = open_dataset(options.dataset)
     spec: DatasetSpec = definition(dataset)
-    print(leaks(dataset, options.against, spec.duplicates.max_distance, dry_run=options.dry_run))
+    with nullcontext() if options.dry_run else dataset_owner(dataset.name):
+        print(leaks(dataset, options.against, spec.duplicates.max_distance, dry_run=options.dry_run))
+        if not options.dry_run:
+            apply_filter(dataset)
     if options.dry_run:
         print("nothing was changed (--dry-run).")
-    else:
-        apply_filter(dataset)
     return 0
 
 
@@ -516,8 +519,11 @@ def _manifest(options: argparse.Namespace) -> int:
 
 
 def _rebuild(options: argparse.Namespace) -> int:
+    from wss_data.files import check_outputs
     from wss_data.rebuild import rebuild
 
+    if options.report is not None:
+        check_outputs([options.report.expanduser()], apart_from=[options.manifest])
     report = rebuild(options.manifest, options.name, workers=options.workers)
     print(report)
     if options.report is not None:
@@ -566,12 +572,14 @@ def _view(options: argparse.Namespace) -> int:
 
 
 def _filter(options: argparse.Namespace) -> int:
+    from wss_data.home import dataset_owner
     from wss_data.spec import read_filters
     from wss_data.store import apply_filter, open_dataset
 
     thresholds = {name: getattr(options, name) for name in ("min_foreground", "max_foreground", "min_confidence")}
     filters = read_filters(thresholds, "wss-data filter")
-    report = apply_filter(open_dataset(options.dataset), filters, dry_run=options.dry_run)
+    with nullcontext() if options.dry_run else dataset_owner(options.dataset):
+        report = apply_filter(open_dataset(options.dataset), filters, dry_run=options.dry_run)
     print(report)
     if options.dry_run:
         print("nothing was changed (--dry-run).")

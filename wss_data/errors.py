@@ -12,6 +12,8 @@
     ├── CosegmentationError a group cannot be co-segmented
     ├── WorkerError         worker processes or a cluster are not to be had, or an item kills them
     ├── StoreError          the dataset or its database is not as asked
+    │   └── BusyError           ... now, since another process works on it; run folders and other outputs, too
+    ├── OutputError         a file or folder of somebody else stands where a result shall go
     ├── RecipeError         a training recipe is wrong
     ├── TrainingDataError   a dataset cannot teach (no kept image, labels missing)
     └── CheckpointError     a checkpoint is truncated, foreign or for other classes
@@ -129,6 +131,14 @@ class WorkerError(WssError):
 
 class StoreError(WssError):
     """The dataset or its database is not as asked."""
+
+
+class BusyError(StoreError):
+    """Another process works on the dataset, run folder or output folder."""
+
+
+class OutputError(WssError):
+    """Something that this program did not write stands where a result shall go."""
 
 
 class RecipeError(WssError):

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from wss_data.addresses import is_web_address
 from wss_data.errors import StoreError
-from wss_data.files import only_one
-from wss_data.home import dataset_folder
+from wss_data.home import dataset_folder, dataset_owner
 from wss_data.journal import Entry, Journal, secret_of
 from wss_data.records import Provenance, stem_of
 
@@ -116,49 +115,44 @@ def forget(dataset: "Dataset", what: str, dry_run: bool = False) -> ForgetReport
         raise StoreError("nothing was given to forget; wanted is an address, a sha256, or an author's name.")
     rows = image_rows(dataset, "made to forget an image")
     folder = dataset_folder(dataset.name)
-    with only_one(folder / "lock") as free:
-        if not free:
-            raise StoreError(
-                f"dataset '{dataset.name}' is being built by another process ({folder / 'lock'}). Wait for it to end."
-            )
-        with Journal(folder / "journal.sqlite") as journal:
-            entries = list(journal.entries())
-            kind = _kind(what, _provenances(rows, entries))
-            digests = {row.sha256 for row in rows if _matches(kind, what, row.sha256, row.provenance)}
-            digests |= {e.sha256 for e in entries if e.sha256 and _matches(kind, what, e.sha256, e.provenance)}
-            # The same bytes under another address or in another class are the same image.
-            gone = [row for row in rows if row.sha256 in digests]
-            erased: list[Entry] = []
-            left: list[Entry] = []
-            for e in entries:
-                found = e.sha256 in digests or _matches(kind, what, e.sha256, e.provenance)
-                (erased if found else left).append(e)
-            stay = [row for row in rows if row.sha256 not in digests]
-            files = sorted(
-                {
-                    *_inside(folder, [*derived_files(dataset, [row.sample_id for row in gone])]),
-                    *_inside(folder, [Path(row.path) for row in gone]),
-                    *_named_by(folder, digests),
-                }
-            )
-            report = ForgetReport(
-                dataset_name=dataset.name,
-                kind=kind,
-                images=tuple(_name(row) for row in gone),
-                files=tuple(files),
-                results=len(erased),
-                own_files=tuple(sorted(_own_files(_provenances(gone, erased)))),
-                look_alikes=tuple(_name(row) for row in _look_alikes(stay, gone)),
-                classes=tuple(dict.fromkeys(row.class_name for row in gone)),
-                dry_run=dry_run,
-            )
-            if not dry_run:
-                pages = [at.page_url for at in _provenances(stay, left) if at.page_url]
-                _remember(journal, kind, what, digests, _provenances(gone, erased), pages)
-                for path in files:
-                    path.unlink(missing_ok=True)
-                journal.erase(erased)
-                _remove_records(dataset, journal, folder / "pictures", [row.sample_id for row in gone])
+    with dataset_owner(dataset.name), Journal(folder / "journal.sqlite") as journal:
+        entries = list(journal.entries())
+        kind = _kind(what, _provenances(rows, entries))
+        digests = {row.sha256 for row in rows if _matches(kind, what, row.sha256, row.provenance)}
+        digests |= {e.sha256 for e in entries if e.sha256 and _matches(kind, what, e.sha256, e.provenance)}
+        # The same bytes under another address or in another class are the same image.
+        gone = [row for row in rows if row.sha256 in digests]
+        erased: list[Entry] = []
+        left: list[Entry] = []
+        for e in entries:
+            found = e.sha256 in digests or _matches(kind, what, e.sha256, e.provenance)
+            (erased if found else left).append(e)
+        stay = [row for row in rows if row.sha256 not in digests]
+        files = sorted(
+            {
+                *_inside(folder, [*derived_files(dataset, [row.sample_id for row in gone])]),
+                *_inside(folder, [Path(row.path) for row in gone]),
+                *_named_by(folder, digests),
+            }
+        )
+        report = ForgetReport(
+            dataset_name=dataset.name,
+            kind=kind,
+            images=tuple(_name(row) for row in gone),
+            files=tuple(files),
+            results=len(erased),
+            own_files=tuple(sorted(_own_files(_provenances(gone, erased)))),
+            look_alikes=tuple(_name(row) for row in _look_alikes(stay, gone)),
+            classes=tuple(dict.fromkeys(row.class_name for row in gone)),
+            dry_run=dry_run,
+        )
+        if not dry_run:
+            pages = [at.page_url for at in _provenances(stay, left) if at.page_url]
+            _remember(journal, kind, what, digests, _provenances(gone, erased), pages)
+            for path in files:
+                path.unlink(missing_ok=True)
+            journal.erase(erased)
+            _remove_records(dataset, journal, folder / "pictures", [row.sample_id for row in gone])
     return report
 
 

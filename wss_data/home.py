@@ -1,7 +1,11 @@
 """Where datasets keep their files."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from wss_data.files import sole_owner
 
 HOME_VARIABLE = "WSS_HOME"
 
@@ -14,3 +18,21 @@ def home_folder() -> Path:
 def dataset_folder(name: str) -> Path:
     """The folder of one dataset's images, masks, journal and pictures."""
     return home_folder() / name
+
+
+@contextmanager
+def dataset_owner(name: str) -> Iterator[Path]:
+    """Work on a dataset as the only process that does; every command that changes images, masks or tags asks for this.
+
+    Those that only read a dataset (``manifest``, ``export``, ``card``, ``doctor``) do not: records are read in one go,
+    and files are only ever replaced whole. A person's verdict is added to its file under a lock of its own.
+
+    Yields:
+        The dataset's folder.
+
+    Raises:
+        BusyError: If another process builds or changes it.
+    """
+    folder = dataset_folder(name)
+    with sole_owner(folder / "lock", f"dataset '{name}' is being built or changed"):
+        yield folder

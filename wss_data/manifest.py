@@ -25,7 +25,7 @@ from wss_data.addresses import is_web_address
 from wss_data.checked import LONGEST_LINE
 from wss_data.cosegmentation.base import PROGRAM_ENGINES
 from wss_data.errors import SourceError, SpecError, shown
-from wss_data.files import atomic_path
+from wss_data.files import check_outputs, output_path
 from wss_data.images import MAX_PIXELS
 from wss_data.ledger import Ledger, LedgerEntry
 from wss_data.records import Provenance, stem_of
@@ -220,6 +220,7 @@ def write_manifest(dataset: "Dataset", path: Path | str, masks: bool = False) ->
     from wss_data.store.provenance import image_rows
 
     path = Path(path).expanduser()
+    check_outputs([path])
     rows = image_rows(dataset, "listed in a manifest")
     definition = info_of(dataset)["definition"]
     lines = [_line(row, masks) for row in rows]
@@ -247,7 +248,7 @@ def write_manifest(dataset: "Dataset", path: Path | str, masks: bool = False) ->
 
 @contextmanager
 def _compressed(path: Path) -> Iterator[IO[bytes]]:
-    with atomic_path(path) as temporary, temporary.open("wb") as raw:
+    with output_path(path) as temporary, temporary.open("wb") as raw:
         if not path.name.endswith(".gz"):
             yield raw
             return

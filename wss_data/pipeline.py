@@ -21,9 +21,9 @@ from wss_data.cosegmentation.base import (
 )
 from wss_data.database import loss_told
 from wss_data.errors import ImageError, SourceError, StoreError
-from wss_data.files import only_one, remove_unfinished
+from wss_data.files import remove_unfinished
 from wss_data.filters import DROPPED, KEPT, UNREADABLE
-from wss_data.home import dataset_folder
+from wss_data.home import dataset_folder, dataset_owner
 from wss_data.images import read_image
 from wss_data.journal import Journal, Status
 from wss_data.listing import told
@@ -95,11 +95,7 @@ def build(
     store.check_name(spec.name)
 
     folder = dataset_folder(spec.name)
-    with only_one(folder / "lock") as free:
-        if not free:
-            raise StoreError(
-                f"dataset '{spec.name}' is being built by another process ({folder / 'lock'}). Wait for it to end."
-            )
+    with dataset_owner(spec.name):
         remove_unfinished(folder)
         dataset = store.create_or_open(spec, kind="web")
         _retrieve(dataset, spec, sources, folder, workers, retry, search_again, strict, progress)
@@ -341,11 +337,7 @@ def cosegment_again(
         wanted = CosegmentationSpec(method)
     engine = make_engine(wanted.method, {**wanted.options, **(options or {})}, allow_programs)
     folder = dataset_folder(dataset.name)
-    with only_one(folder / "lock") as free:
-        if not free:
-            raise StoreError(
-                f"dataset '{dataset.name}' is being built by another process ({folder / 'lock'}). Wait for it to end."
-            )
+    with dataset_owner(dataset.name):
         remove_unfinished(folder)
         if field != store.MASKS:
             store.declare_mask_field(dataset, field)

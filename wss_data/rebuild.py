@@ -12,7 +12,7 @@ import numpy as np
 
 from wss_data.attribution import safe_cell
 from wss_data.errors import ImageError, MaskError, SourceError, StoreError
-from wss_data.files import write_text
+from wss_data.files import write_output
 from wss_data.filters import aligned
 from wss_data.home import dataset_folder
 from wss_data.journal import Entry, Journal, secret_of
@@ -103,7 +103,11 @@ class RebuildReport:
         return "\n".join([*lines, *(line for line in (self.passed_over, self.problem) if line)])
 
     def write_csv(self, path: Path | str) -> None:
-        """Write one line an image: class, source, identity, address, digest, state, reason, detail."""
+        """Write one line an image: class, source, identity, address, digest, state, reason, detail.
+
+        Raises:
+            OutputError: If a file is there that this program did not write, or that was changed since.
+        """
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(["class", "source", "source_id", "image_url", "sha256", "state", "reason", "detail"])
@@ -111,7 +115,7 @@ class RebuildReport:
             at = item.image.provenance
             row = (item.image.class_name, *first_source(at), at.image_url, item.image.sha256, item.state)
             writer.writerow([safe_cell(cell) for cell in (*row, item.reason, item.detail)])
-        write_text(Path(path).expanduser(), table.getvalue())
+        write_output(Path(path).expanduser(), table.getvalue())
 
 
 def rebuild(

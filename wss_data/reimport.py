@@ -11,7 +11,7 @@ import numpy as np
 from wss_data.errors import MaskError, StoreError
 from wss_data.export.base import copy_file
 from wss_data.export.reading import MANIFEST_FILE, Export, ExportedImage, read_export
-from wss_data.home import dataset_folder
+from wss_data.home import dataset_folder, dataset_owner
 from wss_data.images import read_image, read_size
 from wss_data.masks import foreground_ratio, read_mask
 from wss_data.quality import mask_quality
@@ -81,11 +81,14 @@ def import_dataset(folder: Path | str, name: str | None = None) -> ImportedDatas
     export, records, spec = check_export(folder, name)
     _refuse_existing(spec.name)
     export.manifest.warn_of_program()
-    try:
-        return _store(store.create_or_open(spec, "web"), export, records, spec)
-    except BaseException:
-        _remove(spec.name)
-        raise
+    with dataset_owner(spec.name):
+        if store.dataset_exists(spec.name):  # another process was faster
+            _refuse_existing(spec.name)
+        try:
+            return _store(store.create_or_open(spec, "web"), export, records, spec)
+        except BaseException:
+            _remove(spec.name)
+            raise
 
 
 def check_export(folder: Path | str, name: str | None = None) -> tuple[Export, list[ImageRecord], DatasetSpec]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,10 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wss_data.files import write_json, write_text
+from wss_data.files import check_outputs, output_folder, output_path, unfinished, write_json, write_output
 from wss_data.ledger import Ledger
 from wss_data.records import ExampleTable
 from wss_train.checkpoints import read_card
+from wss_train.cooccurrence import OUTPUTS as COOCCURRENCE_FILES
 from wss_train.cooccurrence import cooccurrence
 from wss_train.data import as_table
 from wss_train.evaluate import Evaluation, evaluate_model, percent, truth_table
@@ -248,6 +250,8 @@ def run_ablation(
     Raises:
         CheckpointError: If ``out`` holds runs of another recipe or other data.
         TrainingDataError: If a dataset cannot teach or score.
+        OutputError: If a file in ``out`` is in the way that this program did not write, or that was changed since.
+        BusyError: If another process writes into ``out``.
 
     Source:
         Shen et al., BMVC 2017, Table 3.
@@ -257,7 +261,29 @@ def run_ablation(
     web_table = as_table(web, "cosegmentation")
     train_images = as_table(_tagged(target, "train"), None)
     val = truth_table(_tagged(target, "val"))
+    with output_folder(out):
+        return _fill(web, target, recipe, out, web_table, train_images, val, device, workers, progress, overwrite)
+
+
+def _fill(
+    web: "Examples",
+    target: "Examples",
+    recipe: TrainRecipe,
+    out: Path,
+    web_table: ExampleTable,
+    train_images: ExampleTable,
+    val: ExampleTable,
+    device: str | None,
+    workers: int | None,
+    progress: bool,
+    overwrite: bool,
+) -> Ablation:
+    """Do the stages that are left, as the only owner of ``out``."""
     costs = _Costs(out / "costs.json")
+    pictures = (out / "pictures").glob("*.png")
+    reports = (out / "cooccurrence" / name for name in COOCCURRENCE_FILES)
+    tables = (out / name for name in ("table.md", "ablation.json", "costs.json"))
+    check_outputs([*tables, *pictures, *reports], proved=bool(costs.stages))
     options: dict[str, Any] = {"device": device, "workers": workers, "progress": progress}
     training = {**options, "overwrite": overwrite}
 
@@ -299,9 +325,9 @@ def run_ablation(
     }
     ledger = read_card(out / rows[-1].run).ledger.merged_with(val.ledger)
     ablation = Ablation(evaluations, recipe, counts, costs.stages, ledger, out)
-    write_text(out / "table.md", ablation.to_markdown())
+    write_output(out / "table.md", ablation.to_markdown())
     finished = {"finished_at": datetime.now(UTC).isoformat(timespec="seconds")}
-    write_json(out / "ablation.json", ablation.to_dict() | finished)
+    write_output(out / "ablation.json", json.dumps(ablation.to_dict() | finished, indent=2, ensure_ascii=False) + "\n")
     folders = {row.name: out / "evaluations" / row.stage / "predictions" for row in rows}
     write_predictions(val, folders, out / "pictures" / "predictions.png")
     cooccurrence(pseudo, out / "cooccurrence")
@@ -310,7 +336,14 @@ def run_ablation(
         from wss_data.pipeline import write_dataset_pictures
         from wss_data.store import open_dataset
 
-        write_dataset_pictures(open_dataset(web_table.source), out / "pictures")
+        drawn = unfinished(out)
+        try:
+            write_dataset_pictures(open_dataset(web_table.source), drawn)
+            for picture in drawn.iterdir():
+                with output_path(out / "pictures" / picture.name) as temporary:
+                    picture.replace(temporary)
+        finally:
+            shutil.rmtree(drawn, ignore_errors=True)
     return ablation
 
 
@@ -370,8 +403,11 @@ class _Costs:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        self.stages = {name: StageCost(**value) for name, value in known.items()}
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+            self.stages = {name: StageCost(**value) for name, value in known.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            self.stages = {}  # not there, or somebody else's: then it is refused when it is to be replaced
 
     @contextmanager
     def of(self, stage: str, result: Callable[[], str]) -> Iterator[None]:
@@ -388,4 +424,5 @@ class _Costs:
         before = self.stages.get(stage)
         if before is None or before.result != cost.result:
             self.stages[stage] = cost
-            write_json(self.path, {name: vars(value) for name, value in self.stages.items()})
+            known = {name: vars(value) for name, value in self.stages.items()}
+            write_output(self.path, json.dumps(known, indent=2) + "\n")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wss_data.errors import TrainingDataError
-from wss_data.files import atomic_path, write_text
+from wss_data.files import check_outputs, output_path, write_output
 from wss_data.masks import read_mask
 from wss_data.records import ExampleTable
 
@@ -257,6 +257,10 @@ def report_of(
     return CooccurrenceReport(tuple(classes), np.asarray(labels, bool), predicted, boundaries, source)
 
 
+OUTPUTS = ("cooccurrence.md", "cooccurrence.csv", "cooccurrence.png")
+"""What ``cooccurrence`` writes."""
+
+
 def cooccurrence(table: ExampleTable, out: Path | None = None, workers: int | None = None) -> CooccurrenceReport:
     """Report on the masks and labels of a table.
 
@@ -271,7 +275,10 @@ def cooccurrence(table: ExampleTable, out: Path | None = None, workers: int | No
     Raises:
         TrainingDataError: If an image has no mask.
         MaskError: If a mask cannot be read.
+        OutputError: If a file in ``out`` is in the way that this program did not write, or that was changed since.
     """
+    if out is not None:
+        check_outputs([out / name for name in OUTPUTS])
     without = [name for name, path in zip(table.ids, table.mask_paths, strict=True) if path is None]
     if without or not len(table):
         first = f", the first is {without[0]}" if without else ""
@@ -283,8 +290,8 @@ def cooccurrence(table: ExampleTable, out: Path | None = None, workers: int | No
         masks = pool.map(lambda path: read_mask(str(path)), table.mask_paths)
         report = report_of(masks, table.labels, table.classes, table.source)
     if out is not None:
-        write_text(out / "cooccurrence.md", report.to_markdown())
-        write_text(out / "cooccurrence.csv", report.to_csv())
+        write_output(out / "cooccurrence.md", report.to_markdown())
+        write_output(out / "cooccurrence.csv", report.to_csv())
         write_picture(report, out / "cooccurrence.png")
     return report
 
@@ -368,6 +375,6 @@ def write_picture(report: CooccurrenceReport, path: Path) -> Path:
     if report.one_label:
         panels[2].set_title("each image has one label: nothing to swallow", fontsize=9.5, color=INK, loc="left")
     figure.suptitle(f"Classes that come together in {report.source or 'a table'}", fontsize=12, color=INK)
-    with atomic_path(path) as temporary:
+    with output_path(path) as temporary:
         figure.savefig(temporary, format="png")
     return path

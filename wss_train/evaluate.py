@@ -1,9 +1,11 @@
 """Score a model on a split: one confusion matrix, IoU per class and their mean."""
 
+import json
 import math
 import os
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +16,7 @@ from tqdm import tqdm
 
 from wss_data.crf import CrfSettings
 from wss_data.errors import TrainingDataError
-from wss_data.files import write_json, write_text
+from wss_data.files import check_outputs, output_folder, output_path, write_output
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.masks import IGNORE_INDEX, read_mask, write_mask
 from wss_data.records import ExampleTable
@@ -153,6 +155,8 @@ def evaluate_model(
     Raises:
         CheckpointError: If the model is missing or knows other classes than the dataset.
         TrainingDataError: If an image cannot be read, or a mask does not fit its image or the classes.
+        OutputError: If a file in ``out`` is in the way that this program did not write, or that was changed since.
+        BusyError: If another process writes into ``out``.
 
     Source:
         Shen et al., BMVC 2017, section 4: mean IoU as PASCAL VOC counts it.
@@ -162,29 +166,54 @@ def evaluate_model(
     place = torch.device(device) if device else default_device()
     model, card = load_model(checkpoint, table.classes, place)
     settings = settings_for(card, scales, place)
-    matrix = ConfusionMatrix(table.num_classes, table.ignore_index)
-    images = predict_files(model, table.image_paths, settings)
-    labelled = label_images(images, None, chosen_crf(crf, card.recipe), workers)
-    score = partial(_score, table=table, predictions=None if out is None else Path(out) / "predictions")
-    parts = in_threads(score, labelled)
-    for part in tqdm(parts, total=len(table), desc="evaluate", unit="image", disable=not progress):
-        matrix.merge(part)
-    evaluation = Evaluation(
-        classes=table.classes,
-        matrix=matrix,
-        images=len(table),
-        scales=settings.scales,
-        crf=bool(crf),
-        seconds=time.monotonic() - start,
-        source=table.source,
-        ledger=card.ledger.merged_with(table.ledger),
-    )
-    if out is not None:
-        settings_of_run = {"checkpoint": str(checkpoint), "inference": asdict(settings)}
-        write_json(Path(out) / "evaluation.json", evaluation.to_dict() | settings_of_run)
-        write_text(Path(out) / "evaluation.md", evaluation.to_markdown())
-        write_failures(table, Path(out) / "predictions", Path(out) / "failures.png")
+    with nullcontext() if out is None else output_folder(Path(out)):
+        if out is not None:
+            _check_outputs(Path(out), table, predictions=True)
+        matrix = ConfusionMatrix(table.num_classes, table.ignore_index)
+        images = predict_files(model, table.image_paths, settings)
+        labelled = label_images(images, None, chosen_crf(crf, card.recipe), workers)
+        score = partial(_score, table=table, predictions=None if out is None else Path(out) / "predictions")
+        parts = in_threads(score, labelled)
+        for part in tqdm(parts, total=len(table), desc="evaluate", unit="image", disable=not progress):
+            matrix.merge(part)
+        evaluation = Evaluation(
+            classes=table.classes,
+            matrix=matrix,
+            images=len(table),
+            scales=settings.scales,
+            crf=bool(crf),
+            seconds=time.monotonic() - start,
+            source=table.source,
+            ledger=card.ledger.merged_with(table.ledger),
+        )
+        if out is not None:
+            settings_of_run = {"checkpoint": str(checkpoint), "inference": asdict(settings)}
+            _write(evaluation, settings_of_run, Path(out))
+            write_failures(table, Path(out) / "predictions", Path(out) / "failures.png")
     return evaluation
+
+
+def _check_outputs(out: Path, table: ExampleTable, predictions: bool) -> None:
+    """Refuse to replace what this program did not write."""
+    names = ["evaluation.json", "evaluation.md"]
+    if predictions:
+        names += ["failures.png", *(f"predictions/{name}.png" for name in table.ids)]
+    check_outputs([out / name for name in names], proved=_is_evaluation(out / "evaluation.json"))
+
+
+def _is_evaluation(path: Path) -> bool:
+    """Whether the file is one that ``Evaluation.to_dict`` is in."""
+    try:
+        Evaluation.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return False
+    return True
+
+
+def _write(evaluation: Evaluation, settings: dict[str, Any], out: Path) -> None:
+    value = json.dumps(evaluation.to_dict() | settings, indent=2, ensure_ascii=False)
+    write_output(out / "evaluation.json", f"{value}\n")
+    write_output(out / "evaluation.md", evaluation.to_markdown())
 
 
 def _score(result: LabelledImage, table: ExampleTable, predictions: Path | None) -> ConfusionMatrix:
@@ -198,7 +227,8 @@ def _score(result: LabelledImage, table: ExampleTable, predictions: Path | None)
     except ValueError as error:
         raise TrainingDataError(f"{mask_path}: the mask cannot be scored: {error}.") from error
     if predictions is not None:
-        write_mask(result.mask, predictions / f"{table.ids[result.position]}.png")
+        with output_path(predictions / f"{table.ids[result.position]}.png") as temporary:
+            write_mask(result.mask, temporary)
     return matrix
 
 
@@ -233,6 +263,8 @@ def score_masks(
     """
     start = time.monotonic()
     table, folder = truth_table(target, mask_field), Path(predictions)
+    if out is not None:
+        _check_outputs(Path(out), table, predictions=False)
     found = [folder / f"{name}.png" for name in table.ids]
     if missing := [path for path in found if not path.is_file()]:
         raise TrainingDataError(
@@ -246,8 +278,7 @@ def score_masks(
         table.classes, matrix, len(table), (), False, time.monotonic() - start, table.source, ledger
     )
     if out is not None:
-        write_json(Path(out) / "evaluation.json", evaluation.to_dict() | {"predictions": str(folder)})
-        write_text(Path(out) / "evaluation.md", evaluation.to_markdown())
+        _write(evaluation, {"predictions": str(folder)}, Path(out))
     return evaluation
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wss_data.errors import WssError
-from wss_data.files import atomic_path
+from wss_data.files import check_outputs, output_path
 from wss_train.checkpoints import ModelCard
 from wss_train.models import SegmentationModel, load_model
 
@@ -152,7 +152,7 @@ def export_model(
 
     Args:
         checkpoint: Run folder, checkpoint folder, or ``model.safetensors``.
-        out: The file; replaced if it exists.
+        out: The file; replaced if this program wrote it.
         file_format: ``onnx`` or ``torchscript``; ``None`` for what the name's end says.
         output: ``probabilities`` or ``logits``.
         input_type: Type of the pixels, always in [0, 255]. ONNX takes this type only, TorchScript both.
@@ -164,11 +164,13 @@ def export_model(
     Raises:
         WssError: If the format is unknown, a package is missing, or the scores differ; then no file is left.
         CheckpointError: If the checkpoint cannot be read.
+        OutputError: If ``out`` is a file that this program did not write, or that was changed since.
     """
     out = Path(out)
     file_format = _format_of(out, file_format)
     if out.is_dir():
         raise WssError(f"{out}: this is a folder. The name of a file is wanted, such as {out / 'model.onnx'}.")
+    check_outputs([out])
     if size is not None and (file_format != "onnx" or min(size) < 1):
         raise WssError(
             f"size {size[0]}x{size[1]} cannot be fixed in {file_format}: "
@@ -183,7 +185,7 @@ def export_model(
     texts = _texts(card, output, input_type)
     data = _onnx(traced, input_type, size, texts) if file_format == "onnx" else _torchscript(traced, texts)
     pictures = _pictures(card.recipe.long_side, size, input_type)
-    with atomic_path(out) as temporary:
+    with output_path(out) as temporary:
         temporary.write_bytes(data)
         # What is compared is the file, not what it was made from.
         opened = _open_onnx(temporary) if file_format == "onnx" else _open_torchscript(temporary)

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from wss_data.files import output_path
 from wss_data.images import read_image
 from wss_data.masks import read_mask
 from wss_data.records import ExampleTable
@@ -114,7 +115,8 @@ def write_failures(table: ExampleTable, predictions: Path, path: Path, count: in
             for failure, position in worst
         ]
     note = f"The costliest of each kind. Where {AT_LEAST:.0%} of a class's pixels go one wrong way. White is void."
-    write_sheet(path, f"Failures on {table.source}", note, rows, ["image", "truth", "prediction"])
+    with output_path(path) as temporary:
+        write_sheet(temporary, f"Failures on {table.source}", note, rows, ["image", "truth", "prediction"])
     return {kind: len(members) for kind, members in found.items()}
 
 

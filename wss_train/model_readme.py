@@ -1,9 +1,10 @@
 """The page beside the weights: what the model is, what it learned from, how to use it, where it fails."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from wss_data.files import write_text
+from wss_data.files import adopt, is_ours, write_output
 from wss_train.checkpoints import ModelCard
 from wss_train.data import DataSummary
 from wss_train.recipes import TrainRecipe, presets
@@ -36,7 +37,7 @@ _KINDS = {
 def write_model_readme(folder: Path, card: ModelCard, summary: DataSummary) -> Path:
     """Write ``README.md`` into a run folder, and return its path.
 
-    A page that a person put there is left as it is.
+    A page that a person wrote or changed is left as it is.
 
     Args:
         folder: Where ``model.safetensors`` is.
@@ -44,8 +45,10 @@ def write_model_readme(folder: Path, card: ModelCard, summary: DataSummary) -> P
         summary: What they learned from.
     """
     path = folder / README_FILE
-    if not path.exists() or path.read_text(encoding="utf-8", errors="replace").startswith(_MARK):
-        write_text(path, model_readme(card, summary))
+    if path.is_file() and path.read_text(encoding="utf-8", errors="replace").startswith(_MARK):
+        adopt([path])
+    if is_ours(path) or not os.path.lexists(path):
+        write_output(path, model_readme(card, summary))
     return path
 
 

@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from wss_data.errors import SourceError
-from wss_data.files import write_bytes
+from wss_data.files import check_outputs, output_folder, output_path
 from wss_data.images import SUFFIXES, encode_jpeg, list_images, read_image
 from wss_data.listing import Listing
 from wss_data.masks import write_mask
@@ -147,6 +147,8 @@ def predict_images(
 
     Raises:
         SourceError: If there is no image, if two would write the same mask, or if a mask would replace an image.
+        OutputError: If a file is in the way that this program did not write, or that was changed since.
+        BusyError: If another process writes into ``out``.
         CheckpointError: If the model is missing or damaged.
     """
     out = Path(out)
@@ -159,6 +161,13 @@ def predict_images(
             if target.resolve() in inputs:
                 raise SourceError(f"{target}: the result would replace this image. Choose another folder with --out.")
 
+    for entry in [images] if isinstance(images, str | Path) else images:
+        if out.resolve() == Path(entry).resolve():
+            raise SourceError(
+                f"{out}: the masks would lie among the images of this folder, where the next run would take them for "
+                f"images. Choose another folder with --out, such as {out / 'predictions'}."
+            )
+
     place = torch.device(device) if device else default_device()
     model, card = load_model(checkpoint, device=place)
     settings = settings_for(card, scales, place)
@@ -167,21 +176,25 @@ def predict_images(
     def write(result: LabelledImage) -> LabelledImage:
         if result.mask is not None:
             mask, picture = targets[result.position]
-            write_mask(result.mask, mask)
+            with output_path(mask) as temporary:
+                write_mask(result.mask, temporary)
             if overlays:
                 drawn = draw_overlay(read_image(paths[result.position]), result.mask)
-                write_bytes(picture, encode_jpeg(drawn, 90))
+                with output_path(picture) as temporary:
+                    temporary.write_bytes(encode_jpeg(drawn, 90))
         return result
 
     written, failed, messages = 0, Counter[str](), []
     results = in_threads(write, labelled)
-    for result in tqdm(results, total=len(paths), desc="predict", unit="image", disable=not progress):
-        if result.mask is None:
-            assert result.error is not None, "an image without a mask has its reason"
-            failed[result.error.reason] += 1
-            messages.append(str(result.error))
-        else:
-            written += 1
+    with output_folder(out):
+        check_outputs([target for pair in targets for target in (pair if overlays else pair[:1])])
+        for result in tqdm(results, total=len(paths), desc="predict", unit="image", disable=not progress):
+            if result.mask is None:
+                assert result.error is not None, "an image without a mask has its reason"
+                failed[result.error.reason] += 1
+                messages.append(str(result.error))
+            else:
+                written += 1
     return PredictSummary(written, out, failed, tuple(messages), str(listing))
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from wss_data.crf import CrfSettings
 from wss_data.errors import TrainingDataError
-from wss_data.files import write_json
+from wss_data.files import WRITTEN, adopt, check_outputs, output_folder, output_path, write_json
 from wss_data.ledger import Ledger
 from wss_data.masks import write_mask
 from wss_data.records import ExampleTable
@@ -86,22 +86,24 @@ def make_pseudo_masks(
         "crf": asdict(crf_settings) if crf_settings else None,
         "images": _hash_of_labels(table),
     }
-    _prepare(folder, paths, made_by)
+    with output_folder(folder):
+        _prepare(folder, paths, made_by)
 
-    missing = [i for i, path in enumerate(paths) if not path.is_file()]
-    images = predict_files(model, [table.image_paths[i] for i in missing], settings)
-    allowed = np.column_stack([np.ones(len(table), bool), np.asarray(table.labels, bool)])
-    labelled = label_images(images, lambda position: allowed[missing[position]], crf_settings, workers)
+        missing = [i for i, path in enumerate(paths) if not path.is_file()]
+        images = predict_files(model, [table.image_paths[i] for i in missing], settings)
+        allowed = np.column_stack([np.ones(len(table), bool), np.asarray(table.labels, bool)])
+        labelled = label_images(images, lambda position: allowed[missing[position]], crf_settings, workers)
 
-    def write(result: LabelledImage) -> None:
-        if result.mask is None:
-            raise TrainingDataError(f"no mask can be made: {result.error}")
-        write_mask(result.mask, paths[missing[result.position]])
+        def write(result: LabelledImage) -> None:
+            if result.mask is None:
+                raise TrainingDataError(f"no mask can be made: {result.error}")
+            with output_path(paths[missing[result.position]]) as temporary:
+                write_mask(result.mask, temporary)
 
-    for _ in tqdm(
-        in_threads(write, labelled), total=len(missing), desc="pseudo masks", unit="image", disable=not progress
-    ):
-        pass
+        for _ in tqdm(
+            in_threads(write, labelled), total=len(missing), desc="pseudo masks", unit="image", disable=not progress
+        ):
+            pass
 
     ledger = card.ledger.merged_with(table.ledger)
     if not isinstance(target, ExampleTable):
@@ -144,10 +146,13 @@ def _prepare(folder: Path, paths: Sequence[Path], made_by: dict[str, Any]) -> No
     """Keep the masks of an interrupted run of the same model and settings, remove those of another."""
     note = folder / MADE_BY
     wanted = json.loads(json.dumps(made_by))
-    if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == wanted:
-        return
+    if note.is_file():
+        adopt(paths)
+        if json.loads(note.read_text(encoding="utf-8")) == wanted:
+            return
+        check_outputs(paths)
     if folder.exists():
-        if not note.is_file() and any(folder.iterdir()):
+        if not note.is_file() and any(path.name != WRITTEN for path in folder.iterdir()):
             raise TrainingDataError(
                 f"{folder}: the folder holds files that were not made here. Masks need a folder of their own; "
                 "name another one with --out."

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from wss_data.files import output_path
 from wss_data.images import read_image
 from wss_data.masks import read_mask
 from wss_data.records import ExampleTable
@@ -39,7 +40,8 @@ def write_predictions(table: ExampleTable, stages: Mapping[str, Path], path: Pat
         tiles = [Tile(fit(image, _BOX)), *(Tile(fit(overlay(image, mask), _BOX)) for mask in masks)]
         rows.append((f"{name[:16]}\n{', '.join(_labels(table, position))[:24]}", tiles))
     note = "Images at even steps of the split. Colours are VOC's; white is void."
-    write_sheet(path, f"Predictions on {table.source}", note, rows, ["image", "truth", *stages])
+    with output_path(path) as temporary:
+        write_sheet(temporary, f"Predictions on {table.source}", note, rows, ["image", "truth", *stages])
     return path
 
 
@@ -63,7 +65,9 @@ def write_masks(table: ExampleTable, title: str, path: Path, count: int = 24, co
         image, mask = read_image(table.image_paths[position]), read_mask(str(table.mask_paths[position]))
         tiles.append(Tile(fit(overlay(image, mask), _BOX), ", ".join(_labels(table, position))[:30]))
     rows = [("", tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
-    write_sheet(path, title, "Images at even steps. Below each, what it is labelled with. Colours are VOC's.", rows)
+    note = "Images at even steps. Below each, what it is labelled with. Colours are VOC's."
+    with output_path(path) as temporary:
+        write_sheet(temporary, title, note, rows)
     return path
 
 

@@ -1,5 +1,6 @@
 """The table of ``wss_train.ablation`` over several seeds: one run says little where gains are a point."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wss_data.errors import RecipeError
-from wss_data.files import write_json, write_text
+from wss_data.files import check_outputs, output_folder, write_output
 from wss_train.ablation import Ablation, Row, aligned, iou_rows, run_ablation
 from wss_train.recipes import TrainRecipe, as_recipe
 
@@ -117,12 +118,18 @@ def run_ablation_over_seeds(
     if len(seeds) < 2 or len(set(seeds)) != len(seeds):
         raise RecipeError(f"seeds are {list(seeds)}; two or more different ones are wanted, such as 0,1,2.")
     recipe, out = as_recipe(recipe), Path(out)
-    ablations = {
-        seed: run_ablation(web, target, out / f"seed_{seed}", replace(recipe, seed=seed), **options) for seed in seeds
-    }
-    result = AblationOverSeeds(ablations, out)
-    write_text(out / "table.md", result.to_markdown())
-    write_json(out / "ablation.json", result.to_dict())
+    with output_folder(out):
+        check_outputs(
+            [out / "table.md", out / "ablation.json"],
+            proved=any((out / f"seed_{seed}" / "ablation.json").is_file() for seed in seeds),
+        )
+        ablations = {
+            seed: run_ablation(web, target, out / f"seed_{seed}", replace(recipe, seed=seed), **options)
+            for seed in seeds
+        }
+        result = AblationOverSeeds(ablations, out)
+        write_output(out / "table.md", result.to_markdown())
+        write_output(out / "ablation.json", json.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n")
     return result
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wss_data.errors import CheckpointError
-from wss_data.files import atomic_path, write_json, write_text
+from wss_data.files import check_outputs, output_folder, output_path, write_output
 from wss_data.ledger import Ledger
 from wss_data.records import ExampleTable
 from wss_data.report import FAINT, INK, KEPT
@@ -203,6 +203,7 @@ def selection_report(
     Raises:
         CheckpointError: If the run has not ended, nobody looked at it, or no weights are left.
         TrainingDataError: If the split cannot be scored.
+        OutputError: If a file in ``out`` is in the way that this program did not write, or that was changed since.
     """
     run = Path(run)
     out = run / REPORT if out is None else Path(out)
@@ -218,27 +219,32 @@ def selection_report(
     table = truth_table(target)
     masks = _hash_of_masks(table)
     options = {"device": device, "workers": workers, "progress": progress}
-    scores, ledger = [], Ledger()
-    for look in looks:
-        if look.iteration not in kept:
-            scores.append(math.nan)
-            continue
-        evaluation = _evaluated_once(kept[look.iteration], table, masks, out, scales, options)
-        scores.append(evaluation.mean_iou)
-        ledger = ledger.merged_with(evaluation.ledger)
-    report = SelectionReport(
-        looks=looks,
-        mean_iou=np.array(scores),
-        chosen_by=plan["by"],
-        chosen=card.iterations,
-        smooth=plan["smooth"],
-        images=len(table),
-        source=table.source,
-        ledger=ledger,
-    )
-    write_text(out / "selection.md", report.to_markdown())
-    write_text(out / "selection.csv", report.to_csv())
-    write_picture(report, out / "selection.png")
+    with output_folder(out):
+        csv_file = out / "selection.csv"
+        proved = csv_file.is_file() and csv_file.read_bytes().startswith(",".join(("iteration", *SIGNALS)).encode())
+        notes = [out / "scores" / f"{kept[look.iteration].name}.json" for look in looks if look.iteration in kept]
+        check_outputs([csv_file, *(out / f"selection.{kind}" for kind in ("md", "png")), *notes], proved=proved)
+        scores, ledger = [], Ledger()
+        for look in looks:
+            if look.iteration not in kept:
+                scores.append(math.nan)
+                continue
+            evaluation = _evaluated_once(kept[look.iteration], table, masks, out, scales, options)
+            scores.append(evaluation.mean_iou)
+            ledger = ledger.merged_with(evaluation.ledger)
+        report = SelectionReport(
+            looks=looks,
+            mean_iou=np.array(scores),
+            chosen_by=plan["by"],
+            chosen=card.iterations,
+            smooth=plan["smooth"],
+            images=len(table),
+            source=table.source,
+            ledger=ledger,
+        )
+        write_output(out / "selection.md", report.to_markdown())
+        write_output(out / "selection.csv", report.to_csv())
+        write_picture(report, out / "selection.png")
     return report
 
 
@@ -260,7 +266,7 @@ def _evaluated_once(
         if known["made_from"] == made_from:
             return Evaluation.from_dict(known["evaluation"])
     evaluation = evaluate_model(snapshot, table, scales=scales, **options)
-    write_json(note, {"made_from": made_from, "evaluation": evaluation.to_dict()})
+    write_output(note, json.dumps({"made_from": made_from, "evaluation": evaluation.to_dict()}, indent=2) + "\n")
     return evaluation
 
 
@@ -299,6 +305,6 @@ def write_picture(report: SelectionReport, path: Path) -> Path:
             axes.tick_params(labelsize=8.5, colors=INK)
     panels[-1].set_xlabel("iterations (green, dashed: best by the truth; dotted: chosen)", fontsize=9.5, color=INK)
     figure.suptitle(f"Signals and the truth on {report.source or 'a table'}", fontsize=12.5, color=INK)
-    with atomic_path(path) as temporary:
+    with output_path(path) as temporary:
         figure.savefig(temporary, format="png")
     return path

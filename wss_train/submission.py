@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wss_data.errors import ImageError, MaskError, SourceError, TrainingDataError
-from wss_data.files import atomic_path
+from wss_data.files import check_outputs, output_path
 from wss_data.images import list_images, read_size
 from wss_data.masks import decode_mask, encode_mask, voc_palette
 from wss_data.names import same_name
@@ -294,6 +294,7 @@ def write_submission(
         TrainingDataError: If it knows other classes than VOC's twenty in their order.
         SourceError: If an image cannot be read, or the file's name says that it is something else.
         MaskError: If a prediction would not be accepted.
+        OutputError: If ``out`` is a file that this program did not write, or that was changed since.
     """
     import torch
     from tqdm import tqdm
@@ -307,6 +308,7 @@ def write_submission(
     if not out.name.endswith((".tgz", ".tar.gz")):
         raise SourceError(f"{out}: the archive is a gzipped tar: name it .tgz or .tar.gz, such as results.tgz.")
     # Before the network is built and an hour is spent.
+    check_outputs([out], list(images.values()))
     check_classes(read_card(checkpoint).classes, f"the model {checkpoint}")
     ids = tuple(images)
     _check_ids(ids, "the list of images")
@@ -325,7 +327,7 @@ def write_submission(
             raise SourceError(f"the archive needs a prediction for every image: {result.error}")
         name = ids[result.position]
         predictions[name] = encode_prediction(result.mask, sizes[name], name)
-    with atomic_path(out) as temporary:
+    with output_path(out) as temporary:
         temporary.write_bytes(archive_bytes(predictions, ids))
         check_archive(temporary, sizes)
     return Submission(out, len(ids), card.ledger)

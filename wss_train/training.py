@@ -11,9 +11,11 @@ Source:
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from wss_data.errors import CheckpointError, RecipeError
-from wss_data.files import write_json
+from wss_data.files import is_ours, output_folder, remove_tables, write_json
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.records import ExampleTable
 from wss_train.backbones import load_weights, weights_ledger_entry
@@ -46,7 +48,7 @@ from wss_train.models import SegmentationModel, build_model
 from wss_train.processes import from_first, place
 from wss_train.recipes import Kind, TrainRecipe, as_recipe
 from wss_train.selection import FILES as SELECTION_FILES
-from wss_train.selection import Select, Selection, SelectionSettings, Selector, plan_selection
+from wss_train.selection import LOOKS, REPORT, SNAPSHOTS, Select, Selection, SelectionSettings, Selector, plan_selection
 from wss_train.step import compiler_problem, training_precision
 
 if TYPE_CHECKING:
@@ -160,7 +162,7 @@ def train(
         watcher: Looks at the network now and then, and may stop the run or choose one of its states.
         selection: A watcher's plan, from ``plan_selection``; takes the place of ``watcher``.
         progress: Show what will happen, and a bar.
-        overwrite: Throw away another run that the folder holds.
+        overwrite: Throw away another run that the folder holds; files that no run wrote stay.
 
     Returns:
         The run folder.
@@ -169,7 +171,8 @@ def train(
         RecipeError: If the loss stops being a number; the last good checkpoint stays. If ``batch`` cannot be divided
             by the number of processes times ``accumulate``.
         TrainingDataError: If the table cannot teach.
-        CheckpointError: If the folder holds another run, or a checkpoint is damaged.
+        CheckpointError: If the folder holds another run, files of somebody else, or a damaged checkpoint.
+        BusyError: If another process trains in the folder.
         WssError: If the backbone's weights cannot be had.
     """
     recipe, out = as_recipe(recipe), Path(out)
@@ -193,47 +196,51 @@ def train(
     card = ModelCard(kind, table.classes, recipe, recipe.iterations(kind), multilabel, ledger)
 
     identity = _identity(card, summary, init, selection)
-    goes_on, ended, states = from_first(lambda: _found(out, identity, overwrite))
-    if ended:
-        _say(progress, f"{out}: this run has already ended; nothing to do.")
-        return out
-    if selection is not None:
-        every = selection.settings.every or card.iterations
-        watcher = Selector(selection, card, out, partial(_say, progress)) if here.first else Follower(every)
-    # The caller's own random numbers go on as if nothing had happened.
-    cuda_devices = [target_device.index or 0] if target_device.type == "cuda" else []
-    with torch.random.fork_rng(cuda_devices):
-        torch.manual_seed(seed_of(recipe.seed, _INITIAL, 0))
-        # Before the folder is touched: weights that cannot be had leave nothing half made.
-        model = build_model(recipe, card.num_classes, card.multilabel, pretrained=not states)
+    with ExitStack() as owner:
+        # By the first process alone: all that torchrun has started are one owner.
+        from_first(lambda: _own(owner, out))
+        goes_on, ended, states = from_first(lambda: _found(out, identity, overwrite))
+        if ended:
+            _say(progress, f"{out}: this run has already ended; nothing to do.")
+            return out
+        if selection is not None:
+            every = selection.settings.every or card.iterations
+            watcher = Selector(selection, card, out, partial(_say, progress)) if here.first else Follower(every)
+        # The caller's own random numbers go on as if nothing had happened.
+        cuda_devices = [target_device.index or 0] if target_device.type == "cuda" else []
+        with torch.random.fork_rng(cuda_devices):
+            torch.manual_seed(seed_of(recipe.seed, _INITIAL, 0))
+            # Before the folder is touched: weights that cannot be had leave nothing half made.
+            model = build_model(recipe, card.num_classes, card.multilabel, pretrained=not states)
 
-        def begin() -> None:
-            if not goes_on:
-                _clear_folder(out)
-                write_json(out / "run.json", identity)
-            for name, value in (("recipe", recipe.to_dict()), ("data", asdict(summary)), ("ledger", ledger.to_dict())):
-                write_json(out / f"{name}.json", value)
-            clear_unfinished(out)
+            def begin() -> None:
+                if not goes_on:
+                    _clear_folder(out)
+                    write_json(out / "run.json", identity)
+                parts = {"recipe": recipe.to_dict(), "data": asdict(summary), "ledger": ledger.to_dict()}
+                for name, value in parts.items():
+                    write_json(out / f"{name}.json", value)
+                clear_unfinished(out)
 
-        from_first(begin)
-        state = read_training_state(states[-1]) if states else None
-        if state:
-            load_weights(model, state.weights, str(states[-1]))
-        elif init is not None:
-            _start_from(model, init)
-        for line in _plan(model, card, summary, out, target_device, state.iteration if state else 0):
-            _say(progress, line)
-        if workers is None:
-            workers = 8 if target_device.type == "cuda" else 1
-        model = model.to(target_device)
-        problem = compiler_problem(target_device) if recipe.compile else None
-        if problem:
-            _say(progress, f"torch.compile does not work here, training goes on without it: {problem}")
-        compiled = recipe.compile and problem is None
-        iterations, weights = run_loop(
-            model, state, table, card, out, target_device, workers, watcher, progress, compiled
-        )
-        from_first(lambda: _write_result(weights, replace(card, iterations=iterations), summary, out))
+            from_first(begin)
+            state = read_training_state(states[-1]) if states else None
+            if state:
+                load_weights(model, state.weights, str(states[-1]))
+            elif init is not None:
+                _start_from(model, init)
+            for line in _plan(model, card, summary, out, target_device, state.iteration if state else 0):
+                _say(progress, line)
+            if workers is None:
+                workers = 8 if target_device.type == "cuda" else 1
+            model = model.to(target_device)
+            problem = compiler_problem(target_device) if recipe.compile else None
+            if problem:
+                _say(progress, f"torch.compile does not work here, training goes on without it: {problem}")
+            compiled = recipe.compile and problem is None
+            iterations, weights = run_loop(
+                model, state, table, card, out, target_device, workers, watcher, progress, compiled
+            )
+            from_first(lambda: _write_result(weights, replace(card, iterations=iterations), summary, out))
     if isinstance(watcher, Selector):
         _say(progress, watcher.summary())
         _say(progress, f"strictly image-level: {'yes' if ledger.strictly_image_level else 'NO'}")
@@ -308,7 +315,22 @@ def _identity(
 
 
 _WRITTEN = ("checkpoints", "tensorboard", MODEL_FILE, "model.json", "metrics.csv", *SELECTION_FILES)
-"""What a run writes; nothing else in its folder is ever removed: it may hold the user's own files."""
+"""What another run must not find; ``_CARDS`` are replaced. Nothing else in a run folder is ever touched."""
+
+_CARDS = ("recipe.json", "data.json", "ledger.json")
+
+_PARTS = {
+    "checkpoints": ("iteration_*", ".writing-*"),
+    "tensorboard": ("events.out.tfevents.*",),
+    SNAPSHOTS: ("iteration_*", ".writing-*"),
+    LOOKS: ("iteration_*.npz", ".writing-*"),
+    REPORT: (),
+}
+"""Folder of a run -> what the run writes into it."""
+
+
+def _own(owner: ExitStack, out: Path) -> None:
+    owner.enter_context(output_folder(out))
 
 
 def _found(out: Path, identity: dict[str, Any], overwrite: bool) -> tuple[bool, bool, list[Path]]:
@@ -319,30 +341,41 @@ def _found(out: Path, identity: dict[str, Any], overwrite: bool) -> tuple[bool, 
 
 
 def _holds_this_run(out: Path, identity: dict[str, Any], overwrite: bool) -> bool:
-    """Whether the folder holds this very run, to go on with; refuses to touch another one."""
+    """Whether the folder holds this very run, to go on with; refuses to touch another one, and what no run wrote."""
     file = out / "run.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not (isinstance(found, dict) and found.keys() >= {"kind", "data", "recipe.seed"}):
+        foreign = [name for name in ("run.json", *_WRITTEN, *_CARDS) if os.path.lexists(out / name)]
+        if foreign:
+            raise CheckpointError(
+                f"{out}: the folder holds {', '.join(foreign)}, but no run of this program. They are left alone: move "
+                "them away, or choose another folder."
+            )
+        return False
     if overwrite:
         return False
-    try:
-        found = json.loads(file.read_text()) if file.is_file() else None
-    except json.JSONDecodeError:
-        found = {}
-    if found is not None and found != identity:
+    if found != identity:
         raise CheckpointError(f"{out}: {_difference(found, identity)} Choose another folder, or pass --overwrite.")
-    foreign = [name for name in _WRITTEN if (out / name).exists()] if found is None else []
-    if foreign:
-        raise CheckpointError(
-            f"{out}: the folder holds {', '.join(foreign)}, but no run that could go on. "
-            "Choose another folder, or pass --overwrite to remove them."
-        )
-    return found is not None
+    return True
 
 
 def _clear_folder(out: Path) -> None:
+    """Remove what a run wrote; the caller knows that the folder holds one, or nothing of these names."""
     for path in (out / name for name in _WRITTEN):
-        if path.is_dir():
-            shutil.rmtree(path)
-        path.unlink(missing_ok=True)
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
+            continue
+        for part in [part for pattern in _PARTS[path.name] for part in path.glob(pattern)]:
+            if part.is_dir() and not part.is_symlink():
+                shutil.rmtree(part)
+            else:
+                part.unlink()
+        for file in [file for file in path.rglob("*") if is_ours(file)]:
+            file.unlink()
+        remove_tables(path)
 
 
 def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:

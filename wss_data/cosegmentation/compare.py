@@ -19,6 +19,7 @@ from wss_data.cosegmentation.base import ImageFiles, Segmented, make_engine
 from wss_data.cosegmentation.saliency import BASELINES, LONG_SIDE, SALIENCY
 from wss_data.cosegmentation.score import jaccard, precision
 from wss_data.errors import CosegmentationError, ImageError, MaskError, SourceError
+from wss_data.files import check_outputs, output_path
 from wss_data.images import list_images, read_image, resize_longest_side
 from wss_data.listing import by_name, list_files
 from wss_data.masks import read_mask, resize_mask
@@ -135,6 +136,7 @@ def compare_saliency(
         CosegmentationError: If a name or an option is not known, an engine runs a program without ``allow_programs``,
             ``count`` is below 1, or no image can be read.
         MaskError: If a true mask cannot be read or has other proportions than its image.
+        OutputError: If ``out`` is a file that this program did not write, or that was changed since.
     """
     if not methods:
         raise CosegmentationError("no engine is given: compare-saliency wants at least one, such as common.")
@@ -147,6 +149,9 @@ def compare_saliency(
     paths, title, passed_over = _group(images)
     truths = {} if truth is None else _truths(paths, Path(truth), title)
 
+    figure = Path(out)
+    check_outputs([figure], [*([images] if isinstance(images, Path | str) else paths), *([truth] if truth else [])])
+
     group = ImageFiles(paths, LONGEST_SIDE)
     made = {name: dict(engine.segment_group(group, workers=workers)) for name, engine in engines.items()}
     readable = [position for position in range(len(paths)) if position not in group.unreadable]
@@ -156,7 +161,6 @@ def compare_saliency(
     first = made[methods[0]]
     ordered = sorted(readable, key=lambda position: -first[position].confidence if position in first else 0.0)
     shown = [ordered[round(step)] for step in np.linspace(0, len(ordered) - 1, min(count, len(ordered)))]
-    figure = Path(out)
     _draw(figure, title, [paths[position] for position in shown], saliencies, _of_shown(made, shown), truths)
 
     scores: tuple[MethodScore, ...] = ()
@@ -242,7 +246,8 @@ def _draw(
         drawn = [None if mask is None else Segmented(mask, 1.0) for mask in true_masks]
         rows.append(("true mask", _mask_tiles(images, drawn, [None] * len(images))))
     note = "Sorted by the confidence of the co-segmentation, taken at even steps."
-    write_sheet(figure, f"{title}: saliency and co-segmentation", note, rows)
+    with output_path(figure) as temporary:
+        write_sheet(temporary, f"{title}: saliency and co-segmentation", note, rows)
 
 
 def _mask_tiles(

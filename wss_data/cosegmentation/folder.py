@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from wss_data.cosegmentation.base import Engine, ImageFiles, full_disk_told, group_fingerprint, make_engine
 from wss_data.errors import CosegmentationError, ImageError, SourceError
-from wss_data.files import write_json, write_text
+from wss_data.files import adopt, check_outputs, is_ours, output_folder, output_path, write_output, write_text
 from wss_data.images import decode_image, list_images
 from wss_data.listing import Listing
 from wss_data.masks import foreground_ratio, resize_mask, write_foreground
@@ -141,6 +142,8 @@ def cosegment_folder(
         SourceError: If there is no image, two images of a class have the same stem, or ``out`` lies in ``images``.
         CosegmentationError: If there is no such engine, it refuses an option, it runs a program without
             ``allow_programs``, ``longest_side`` is too small, or the disk is full.
+        OutputError: If a mask would replace a file that this program did not write, or that was changed since.
+        BusyError: If another process writes into ``out``.
 
     Source:
         Shen et al., BMVC 2017, section 4.1: groups, 340 pixels, the filter.
@@ -150,15 +153,44 @@ def cosegment_folder(
         raise CosegmentationError(f"longest_side is {longest_side}; at least 64 pixels are needed to see an object.")
     groups, listing = _find_groups(images, out)
     engine = make_engine(method, options, allow_programs)
+    with output_folder(out):
+        kept_range = (min_foreground, max_foreground)
+        return _fill(out, images, groups, listing, engine, longest_side, kept_range, workers, progress)
+
+
+def _fill(
+    out: Path,
+    images: Path,
+    groups: Mapping[str, Sequence[Path]],
+    listing: Listing,
+    engine: Engine,
+    longest_side: int,
+    kept_range: tuple[float, float],
+    workers: int | None,
+    progress: bool,
+) -> FolderSummary:
+    """Bring all groups' masks in ``out`` up to date, as its only owner."""
     before = _read_rows(out / SCORES)
-    run = _Run(engine, out, longest_side, (min_foreground, max_foreground), workers, progress, before)
+    places = {name: out if _is_flat(images, paths) else out / name for name, paths in groups.items()}
+    masks = {
+        (name, printable(path.stem)): places[name] / f"{path.stem}.png"
+        for name, paths in groups.items()
+        for path in paths
+    }
+    if before:
+        adopt([out / LEDGER, *(masks[key] for key, row in before.items() if key in masks and row.status == "ok")])
+    # Files that no earlier run made are found before the first hour is spent; those changed since, at their group.
+    new = [path for key, path in masks.items() if key not in before]
+    check_outputs([out / LEDGER, *new], apart_from=[images])
+    run = _Run(engine, out, longest_side, kept_range, workers, progress, before)
     # The old rows of all groups stay in the file until their group's turn has come.
     rows = dict(before)
     for key in [key for key in rows if key[0] not in groups]:
         del rows[key]
     for name, paths in groups.items():
-        run.group(name, out if _is_flat(images, paths) else out / name, paths, rows)
-    write_json(out / LEDGER, {"method": method, "fingerprint": engine.fingerprint(), **engine.ledger.to_dict()})
+        run.group(name, places[name], paths, rows)
+    ledger = {"method": engine.name, "fingerprint": engine.fingerprint(), **engine.ledger.to_dict()}
+    write_output(out / LEDGER, json.dumps(ledger, indent=2, ensure_ascii=False) + "\n")
     made = [row for row in rows.values() if row.status == "ok"]
     return FolderSummary(
         out=out,
@@ -254,12 +286,13 @@ class _Run:
             old = self.before.get(key)
             if one.reason is not None:
                 rows[key] = _without_mask(key, one.reason)
-                if old is not None and old.status == "ok":
-                    mask_path.unlink(missing_ok=True)  # ours, of an image that is no more
+                if is_ours(mask_path):
+                    mask_path.unlink()  # of an image that is no more
             elif old is not None and old.group == group and old.foreground_ratio is not None and mask_path.is_file():
                 rows[key] = self._row(key, old.confidence or 0.0, old.foreground_ratio, group)
             else:
                 wanted.append(place[one.path])
+        check_outputs([folder / f"{good[position].path.stem}.png" for position in wanted])
         try:
             with full_disk_told(name, folder):
                 self._segment(name, folder, good, wanted, group, rows)
@@ -289,7 +322,8 @@ class _Run:
             one = good[position]
             mask, band = resize_mask(segmented.mask, one.size), segmented.uncertain
             band = None if band is None else resize_mask(band, one.size)
-            write_foreground(mask, folder / f"{one.path.stem}.png", band)
+            with output_path(folder / f"{one.path.stem}.png") as temporary:
+                write_foreground(mask, temporary, band)
             key = (name, printable(one.path.stem))
             rows[key] = self._row(key, segmented.confidence, foreground_ratio(mask, band), group)
             made.append(key)
@@ -302,7 +336,8 @@ class _Run:
             if key not in rows:
                 error = shrunk.unreadable.get(position)
                 rows[key] = _without_mask(key, error.reason if error else NO_MASK)
-                (folder / f"{path.stem}.png").unlink(missing_ok=True)
+                if is_ours(folder / f"{path.stem}.png"):
+                    (folder / f"{path.stem}.png").unlink()
         if shrunk.unreadable:
             # A grey image stood for the lost one: good masks, but the next run makes those of the group without it.
             rows.update((key, replace(rows[key], group="")) for key in made)

@@ -19,7 +19,7 @@ from wss_data.cosegmentation.imported import MASK_SUFFIXES, read_values
 from wss_data.cosegmentation.options import check_names, wanted_positions
 from wss_data.cosegmentation.program import expand_command, last_lines, run_program
 from wss_data.errors import CosegmentationError, MaskError, shown
-from wss_data.files import only_one, write_json, write_text
+from wss_data.files import sole_owner, write_json, write_text
 from wss_data.images import encode_jpeg
 from wss_data.ledger import Ledger, LedgerEntry, Supervision, UsedFor
 from wss_data.masks import check_foreground, split_band
@@ -173,8 +173,7 @@ class OutsideEngine:
             else:
                 sizes, digest = _group_digest(images)
                 folder = Path(self.settings.work).expanduser().absolute() / f"{self.fingerprint()}-{digest}"
-                if not stack.enter_context(only_one(folder / "lock")):
-                    raise CosegmentationError(f"{folder}: another process runs the program on this group.")
+                stack.enter_context(sole_owner(folder / "lock", "the program is being run on this group"))
                 if not _is_done(folder):
                     _write_images(images, folder / IMAGES, self.settings.image_format)
                     self._run(folder, folder / LOG, len(images), workers)

@@ -3,14 +3,13 @@
 import csv
 import io
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from wss_data.errors import StoreError
-from wss_data.files import write_json, write_text
+from wss_data.files import WRITTEN, sweep, unfinished, write_json, write_text
 from wss_data.images import read_image, write_jpeg
 from wss_data.ledger import Ledger
 from wss_data.records import Provenance
@@ -58,10 +57,14 @@ def new_folder(folder: Path) -> Iterator[Path]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StoreError(f"{folder}: exists and is not an empty folder. Nothing was written; name another folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    temporary.chmod(0o755)  # mkdtemp makes folders private; an export is meant to be shared
+    sweep(folder.parent)
+    temporary = unfinished(folder.parent)
+    temporary.mkdir()
     try:
         yield temporary
+        # What is new as a whole holds nobody else's files.
+        for table in temporary.rglob(WRITTEN):
+            table.unlink()
         if folder.exists():
             folder.rmdir()
         temporary.rename(folder)

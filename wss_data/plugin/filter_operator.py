@@ -7,6 +7,7 @@ from fiftyone.operators import types
 
 from wss_data import store
 from wss_data.filters import FilterReport
+from wss_data.home import dataset_owner
 from wss_data.plugin.forms import form_of, refusing, told_or_failed
 from wss_data.spec import FilterSpec, read_filters
 
@@ -56,7 +57,8 @@ class ChangeFilter(foo.Operator):
 
         def change() -> str:
             now = store.applied_filters(ctx.dataset) or store.definition(ctx.dataset).filters
-            report = store.apply_filter(ctx.dataset, _wanted(ctx, now))
+            with dataset_owner(ctx.dataset.name):
+                report = store.apply_filter(ctx.dataset, _wanted(ctx, now))
             return f"the filter keeps {report.kept:,} of {report.images:,} images"
 
         return told_or_failed(ctx, change)

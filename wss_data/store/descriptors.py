@@ -10,8 +10,7 @@ from tqdm import tqdm
 
 from wss_data.descriptors import describe_images, network_name, oddness
 from wss_data.errors import StoreError
-from wss_data.files import only_one
-from wss_data.home import dataset_folder
+from wss_data.home import dataset_owner
 from wss_data.store.connection import fiftyone
 from wss_data.store.info import web_info
 
@@ -94,9 +93,7 @@ def embed(
         raise StoreError(f"the map can be drawn by tsne or pca, not by {method!r}.")
     if len(dataset) < FEWEST:
         raise StoreError(f"dataset '{dataset.name}' has {len(dataset)} images; a map wants at least {FEWEST}.")
-    with only_one(dataset_folder(dataset.name) / "lock") as free:
-        if not free:
-            raise StoreError(f"dataset '{dataset.name}' is being built by another process. Wait for it to end.")
+    with dataset_owner(dataset.name):
         described = _describe_rest(dataset, workers, progress)
         _forget_other_networks(dataset)
         view = dataset.exists(DESCRIPTOR) if _networks(dataset) else dataset.limit(0)

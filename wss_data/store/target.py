@@ -3,13 +3,14 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wss_data.errors import SourceError, SpecError, StoreError
 from wss_data.files import write_text
 from wss_data.filters import DROPPED, aligned, is_left_out
-from wss_data.home import dataset_folder
+from wss_data.home import dataset_folder, dataset_owner
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.listing import require_text
 from wss_data.spec import DatasetSpec, read_spec
@@ -63,7 +64,7 @@ def import_target(
         SpecError: If the definition has no target, or its target needs a folder.
         SourceError: If a list or the labels are missing, the splits overlap, no image of a split can be used, or,
             with ``strict``, the counts are not as expected.
-        StoreError: If a dataset of that name has other classes.
+        StoreError: If a dataset of that name has other classes, or another process works on it or on the web dataset.
     """
     from wss_data.target_report import TargetReport, target_report
     from wss_data.targets import check_targets, read_voc_layout, source_fingerprint, without_copies, write_drawn
@@ -92,29 +93,36 @@ def import_target(
                 TargetReport.from_dict(info.get("import_report", {})).check(name)
             return create_or_open(spec, "target")
 
-    images = without_copies(check_targets(layout.records, spec, dataset_folder(name) / GROUND_TRUTH, workers))
-    for split in ("train", "val"):
-        members = [image for image in images if image.record.split == split]
-        if all(image.dropped for image in members):
-            raise SourceError(f"{folder}: none of the {len(members)} {split} images can be used. {members[0].detail}")
-    report = target_report(layout, images, spec)
-    if strict:
-        report.check(name)
-    dataset = create_or_open(spec, "target")
-    _store_target(dataset, images)
-    truth = Ledger().add(f"ground-truth masks of {name}, val", Supervision.MASKS, UsedFor.FINAL_SCORE)
-    set_ledger(dataset, GROUND_TRUTH, truth)
-    _drop_leaks(spec, name)
-    if layout.made is not None:
-        write_text(dataset_folder(name) / TRAIN_LIST, "".join(f"{image_id}\n" for image_id in layout.made.ids))
-    update(
-        dataset,
-        source_fingerprint=fingerprint,
-        source_folder=str(layout.folder),
-        image_folders=sorted({str(image.record.image_path.parent) for image in images}),
-        import_report=report.to_dict(),
-        labels_from=dict(Counter(record.labels_from for record in layout.records if record.labels_from)),
-    )
+    with ExitStack() as owned:
+        # Leaks are dropped from the web dataset, too, where there is one.
+        for dataset_name in (name, spec.name):
+            if dataset_name == name or dataset_folder(dataset_name).exists():
+                owned.enter_context(dataset_owner(dataset_name))
+        images = without_copies(check_targets(layout.records, spec, dataset_folder(name) / GROUND_TRUTH, workers))
+        for split in ("train", "val"):
+            members = [image for image in images if image.record.split == split]
+            if all(image.dropped for image in members):
+                raise SourceError(
+                    f"{folder}: none of the {len(members)} {split} images can be used. {members[0].detail}"
+                )
+        report = target_report(layout, images, spec)
+        if strict:
+            report.check(name)
+        dataset = create_or_open(spec, "target")
+        _store_target(dataset, images)
+        truth = Ledger().add(f"ground-truth masks of {name}, val", Supervision.MASKS, UsedFor.FINAL_SCORE)
+        set_ledger(dataset, GROUND_TRUTH, truth)
+        _drop_leaks(spec, name)
+        if layout.made is not None:
+            write_text(dataset_folder(name) / TRAIN_LIST, "".join(f"{image_id}\n" for image_id in layout.made.ids))
+        update(
+            dataset,
+            source_fingerprint=fingerprint,
+            source_folder=str(layout.folder),
+            image_folders=sorted({str(image.record.image_path.parent) for image in images}),
+            import_report=report.to_dict(),
+            labels_from=dict(Counter(record.labels_from for record in layout.records if record.labels_from)),
+        )
     return dataset
 
 

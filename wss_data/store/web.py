@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wss_data.filters import GONE, SCREENING_TAGS, FilterReport, decide, filter_report, retagged
-from wss_data.home import dataset_folder
+from wss_data.home import dataset_folder, dataset_owner
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.quality import MaskQuality
 from wss_data.records import ImageRecord, Provenance
@@ -267,7 +267,8 @@ def import_masks(
 
     Raises:
         SourceError: If the folder is missing or holds no mask.
-        StoreError: If a mask is bad or missing and ``skip_bad`` is off, none is good, or it is no web dataset.
+        StoreError: If a mask is bad or missing and ``skip_bad`` is off, none is good, or it is no web dataset; or
+            another process works on the dataset (``BusyError``).
     """
     from wss_data.cosegmentation.imported import KnownImage, write_imported
 
@@ -282,28 +283,29 @@ def import_masks(
         )
         for key, class_name, path, source_id, width, height, original_width, original_height in rows
     ]
-    masks, report = write_imported(
-        folder,
-        images,
-        class_names(dataset),
-        _new_folder(dataset_folder(dataset.name)),
-        skip_bad,
-        definition(dataset).ignore_index,
-    )
+    with dataset_owner(dataset.name):
+        masks, report = write_imported(
+            folder,
+            images,
+            class_names(dataset),
+            _new_folder(dataset_folder(dataset.name)),
+            skip_bad,
+            definition(dataset).ignore_index,
+        )
 
-    taken = [mask.image.sample_id for mask in masks]
-    keep_earlier_masks(dataset, taken)
-    entry = Ledger().add(f"masks computed elsewhere, imported from {folder}", level, UsedFor.COSEGMENTATION)
-    add_imported_ledger(dataset, entry, taken)
-    set_masks(
-        dataset,
-        MASKS,
-        [
-            MaskValues(m.image.sample_id, str(m.path), None, m.foreground_ratio, m.quality, IMPORTED, None)
-            for m in masks
-        ],
-    )
-    apply_filter(dataset)
+        taken = [mask.image.sample_id for mask in masks]
+        keep_earlier_masks(dataset, taken)
+        entry = Ledger().add(f"masks computed elsewhere, imported from {folder}", level, UsedFor.COSEGMENTATION)
+        add_imported_ledger(dataset, entry, taken)
+        set_masks(
+            dataset,
+            MASKS,
+            [
+                MaskValues(m.image.sample_id, str(m.path), None, m.foreground_ratio, m.quality, IMPORTED, None)
+                for m in masks
+            ],
+        )
+        apply_filter(dataset)
     return report
 
 
