@@ -3,7 +3,10 @@
 import http.client
 import http.server
 import json
+import os
 import re
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +21,8 @@ from builders import make_web
 from wss_data import store
 from wss_data.errors import StoreError
 from wss_data.store.app import _not_shown
-from wss_data.store.guard import refusal
+from wss_data.store.guard import _is_of, refusal
+from wss_data.store.peer import user_of
 from wss_data.store.server import Media, _wait_until_guarded
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -271,6 +275,43 @@ def test_fiftyones_own_client_still_gives_orders(view):
         client.send_event(SelectSamples(samples=[]))
     finally:
         client._closed.set()
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux says whose a connection is")
+
+
+@linux
+@pytest.mark.parametrize(
+    ("listens", "connects"),
+    [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("127.0.0.1", "::ffff:127.0.0.1"), ("0.0.0.0", "127.0.0.2")],
+)
+def test_a_connection_is_known_by_its_user_while_it_lasts(listens, connects):
+    family = socket.AF_INET6 if ":" in listens else socket.AF_INET
+    with socket.create_server((listens, 0), family=family) as server:
+        with socket.create_connection((connects, server.getsockname()[1])), server.accept()[0] as accepted:
+            ends = accepted.getpeername()[:2], accepted.getsockname()[:2]
+            assert user_of(*ends) == os.getuid()
+            assert user_of((ends[0][0], 1), ends[1]) is None
+            for owner, answered in ((os.getuid(), True), (os.getuid() + 1, os.getuid() == 0)):
+                given = scope("GET") | {"client": ends[0], "server": ends[1]}
+                assert _is_of(owner, given) is answered
+        assert user_of(*ends) is None, "closed: whose it was cannot be said any more"
+
+
+@linux
+def test_another_user_of_the_machine_is_refused(view):
+    if os.getuid() != 0:
+        pytest.skip("only root can be somebody else")
+    server = http.client.HTTPConnection("127.0.0.1", view, timeout=60)
+    os.seteuid(65534)
+    try:
+        server.connect()
+    finally:
+        os.seteuid(0)
+    server.request("GET", "/fiftyone", headers={"Host": f"localhost:{view}"})
+    answer = server.getresponse()
+    assert (answer.status, "another user" in answer.read().decode()) == (403, True)
+    server.close()
 
 
 class Unguarded(http.server.BaseHTTPRequestHandler):

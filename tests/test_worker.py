@@ -74,3 +74,18 @@ def test_the_worker_ends_with_the_view_even_when_that_is_killed(database):
     view.communicate()
     worker.wait(30)
     assert not psutil.pid_exists(worker.pid)
+
+
+COMPANION = (
+    "import time; from wss_data.store.companion import companion\n"
+    "code = 'import time; from wss_data.store.companion import end_with_parent; end_with_parent(); time.sleep(600)'\n"
+    "with companion(code) as process:\n    print(process.pid, flush=True); time.sleep(600)"
+)
+
+
+def test_a_process_beside_the_view_ends_with_it_while_it_is_still_starting():
+    view = subprocess.Popen([sys.executable, "-c", COMPANION], stdout=subprocess.PIPE, text=True)
+    companion = psutil.Process(int(view.stdout.readline()))
+    view.kill()
+    view.communicate()
+    companion.wait(5)

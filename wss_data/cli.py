@@ -171,7 +171,7 @@ def make_parser() -> argparse.ArgumentParser:
     add.add_argument(
         "--force",
         action="store_true",
-        help="allow an address that others can reach: they see, change and delete all datasets",
+        help="answer other users, and at any address: they see, change and delete all datasets",
     )
     add.add_argument(
         "--media",

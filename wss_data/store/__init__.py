@@ -24,6 +24,7 @@ sharing      a folder for other tools, in each layout
 app          the FiftyOne App
 server       its server, as a process of its own
 guard        which requests that server answers
+peer         whose program sends a request
 companion    a process that ends with the view
 plugins      our plugin for the App, beside the user's
 worker       runs in the background what the App is told to run there

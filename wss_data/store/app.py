@@ -36,15 +36,16 @@ def view_in_app(
 ) -> None:
     """Show a dataset in the FiftyOne App until Ctrl-C, and run the operators that are sent to the background there.
 
-    The App answers its own page and programs of this user, and shows files of the datasets' folders only.
+    The App answers its own page and programs of this user (on Linux: of nobody else on this machine), and shows files
+    of the datasets' folders only.
 
     Args:
         name: The dataset.
         port: Port of the App.
         address: Address to serve on.
         open_browser: Whether to open a browser, where there is a display.
-        force: Whether to allow an address that others can reach. The App has no login: who reaches it sees all
-            datasets of the database, and can change and delete them.
+        force: Whether to answer others: their programs on this machine, and at an address that they can reach. The
+            App has no login: they see all datasets of the database, and can change and delete them.
         media: Folders whose files are shown, too.
 
     Raises:
@@ -67,7 +68,7 @@ def view_in_app(
     # Whoever ends the command with kill instead of Ctrl-C wants the App's server to end with it, too.
     before = signal.signal(signal.SIGTERM, _interrupt) if _in_main_thread() else None
     try:
-        with background_worker(), guarded_server(address, port, folders) as server:
+        with background_worker(), guarded_server(address, port, folders, others=force) as server:
             print(f"FiftyOne shows '{name}' at  http://{host}{page}")
             here = f"ssh -L {port}:{host}:{port} {gethostname()}"
             print(f"From another machine:  {here}  and open http://localhost{page}")

@@ -11,6 +11,7 @@ answers, files of the user included. So each request is looked at before FiftyOn
   may be opened in a tab by a link, and nothing else.
 - A request that may change something and has neither is a program's, which says that it sends JSON. No browser lets a
   page send that to another site without asking it first, and the answer to that question is no.
+- The program that connects from this machine is the user's own, or the system's.
 - ``filepath``, in whatever request, names a file in a folder that may be served.
 
 Answers forbid other pages to show the App in a frame, or to read anything by way of another origin.
@@ -23,6 +24,8 @@ from anyio.to_thread import run_sync
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from wss_data.store.peer import user_of
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -49,10 +52,11 @@ class Guard:
         app: FiftyOne's server.
         address: The address that it listens on.
         serves: Whether a file may be served, by its path; called in a thread.
+        owner: Id of the user whose programs on this machine are answered; ``None`` for everybody's.
     """
 
-    def __init__(self, app: ASGIApp, address: str, serves: Callable[[str], bool]) -> None:
-        self._app, self._address, self._serves = app, address, serves
+    def __init__(self, app: ASGIApp, address: str, serves: Callable[[str], bool], owner: int | None = None) -> None:
+        self._app, self._address, self._serves, self._owner = app, address, serves, owner
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it with status 403 and a sentence."""
@@ -61,6 +65,8 @@ class Guard:
             return
         files = QueryParams(scope["query_string"]).getlist("filepath")
         reason = refusal(scope, self._address)
+        if reason is None and self._owner is not None and not _is_of(self._owner, scope):
+            reason = "the request comes from another user of this machine. To answer others, too: wss-data view --force"
         if reason is None and not all([await run_sync(self._serves, path) for path in files]):
             reason = "the file lies in no folder of a dataset. To serve other folders: wss-data view --media FOLDER"
 
@@ -105,6 +111,14 @@ def refusal(scope: Scope, address: str) -> str | None:
     if reads or origins or sites == ["same-origin"] or kinds == {"application/json"}:
         return None
     return "the request does not say which page sends it. Programs send Content-Type: application/json."
+
+
+def _is_of(owner: int, scope: Scope) -> bool:
+    """Whether a request comes from a program of ``owner``, of the system, or from another machine."""
+    client, server = scope["client"], scope["server"]
+    if not ipaddress.ip_address(client[0]).is_loopback:
+        return True
+    return user_of(tuple(client), tuple(server)) in (owner, 0)
 
 
 def _opens_page(scope: Scope, headers: Headers) -> bool:

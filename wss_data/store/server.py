@@ -21,6 +21,7 @@ from wss_data.errors import StoreError
 from wss_data.home import dataset_folder
 from wss_data.store.companion import companion, end_with_parent
 from wss_data.store.connection import fiftyone
+from wss_data.store.peer import users_are_seen
 
 _START_SECONDS = 150.0
 _LOOK_AGAIN_SECONDS = 1.0
@@ -33,13 +34,16 @@ _TARGET_FOLDERS = ("JPEGImages", "img")
 
 
 @contextmanager
-def guarded_server(address: str, port: int, media: Sequence[Path] = ()) -> Iterator[subprocess.Popen[bytes]]:
+def guarded_server(
+    address: str, port: int, media: Sequence[Path] = (), others: bool = False
+) -> Iterator[subprocess.Popen[bytes]]:
     """Serve the App while the block runs.
 
     Args:
         address: Address to serve on.
         port: Port to serve on.
         media: Folders to serve files of, beside those of the datasets.
+        others: Whether to answer other users of this machine.
 
     Yields:
         The server's process, when it answers.
@@ -49,8 +53,7 @@ def guarded_server(address: str, port: int, media: Sequence[Path] = ()) -> Itera
     """
     with _listening(address, port) as listening, tempfile.TemporaryFile() as errors:
         code = "from wss_data.store.server import main; main()"
-        more = (str(folder) for folder in media)
-        arguments = (str(listening.fileno()), address, *more)
+        arguments = (str(listening.fileno()), address, str(int(others)), *(str(folder) for folder in media))
         with companion(code, *arguments, inherited=[listening.fileno()], errors=errors) as server:
             here = listening.getsockname()
             listening.close()  # so that it refuses when the server has ended
@@ -158,10 +161,11 @@ def main() -> None:
     from hypercorn.asyncio import serve
     from hypercorn.config import Config
 
-    descriptor, address, *media = sys.argv[1:]
+    descriptor, address, others, *media = sys.argv[1:]
+    owner = os.getuid() if not int(others) and users_are_seen() else None
     with socket.socket(fileno=os.dup(int(descriptor))) as listening:
         set_port(listening.getsockname()[1])
     config = Config()
     config.bind = [f"fd://{descriptor}"]
-    guarded: Any = Guard(app, address, Media(media).serves)  # to mypy, hypercorn's own words for ASGI are others
+    guarded: Any = Guard(app, address, Media(media).serves, owner)  # to mypy, hypercorn's own words for ASGI are others
     asyncio.run(serve(guarded, config))
