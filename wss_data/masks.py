@@ -139,11 +139,12 @@ def read_mask(path: Path | str) -> np.ndarray:
     return open_mask(path).values
 
 
-def open_mask(path: Path | str) -> MaskPicture:
+def open_mask(path: Path | str, size: tuple[int, int] | None = None) -> MaskPicture:
     """Read a mask file for what it is: the one reader of masks.
 
     Args:
         path: A palette or greyscale PNG of at most 8 bits a pixel.
+        size: (width, height) in pixels that it must have, looked at before a pixel is decoded; ``None`` for any.
 
     Raises:
         MaskError: With reason ``missing``, or as ``decode_mask``.
@@ -161,7 +162,7 @@ def open_mask(path: Path | str) -> MaskPicture:
         raise MaskError("missing", f"{path}: there is no such mask.") from error
     except (OSError, ValueError) as error:
         raise MaskError("unreadable", f"{path}: the mask cannot be opened ({error}).") from error
-    return decode_mask(data, str(path))
+    return decode_mask(data, str(path), size)
 
 
 def decode_mask(data: bytes, name: str, size: tuple[int, int] | None = None) -> MaskPicture:

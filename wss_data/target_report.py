@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from wss_data.errors import SourceError
+from wss_data.images import TURNED
 from wss_data.sbd import USUAL_SIZES
 from wss_data.spec import DatasetSpec
 from wss_data.targets import Split, TargetImage, TargetLayout, expected_sizes
+
+_MANY = 0.1
+"""Where more than this share of the masks disagree with the labels, something is wrong with all of them. Ours."""
 
 _ORIGINS = {"table": "a table", "annotation": "Annotations", "sbd": "SBD's lists of classes"}
 
@@ -65,6 +69,10 @@ def target_report(layout: TargetLayout, images: Sequence[TargetImage], spec: Dat
             problems[-1] += _why(layout, split, listed)
     counts += [_labels(layout), _files(layout, images), _copies(images), *layout.counts]
     problems += [problem for split in layout.lists if (problem := _dropped(images, split))]
+    agreement, many = _agreement(images)
+    (problems if many else counts).extend(agreement)
+    counts += _by_colour(images)
+    problems += _turned(images)
     return TargetReport(tuple(counts), tuple(problems))
 
 
@@ -114,6 +122,67 @@ def _copies(images: Sequence[TargetImage]) -> str:
     hashes = [image.sha256 for image in images if image.record.split == "train" and image.sha256]
     leaks = sum(image.dropped == "leak" for image in images)
     return f"copies: {len(hashes) - len(set(hashes)):,} in train, {leaks:,} of train in what is scored on"
+
+
+def no_class_shown(images: Sequence[TargetImage]) -> str | None:
+    """What is wrong where no mask of val shows a class although the labels name some, as a sentence; else ``None``."""
+    scored = [image for image in images if image.mask_path and not image.dropped and image.record.labels]
+    if not scored or any(image.shown for image in scored):
+        return None
+    return (
+        f"none of the {len(scored):,} val masks shows a class of the definition, though the images' labels name some: "
+        f"they hold background (0) and void (255), the first {scored[0].record.mask_path}. In masks of classes 255 is "
+        "void, not foreground: write each object's class index in its place."
+    )
+
+
+def _agreement(images: Sequence[TargetImage]) -> tuple[list[str], bool]:
+    """Where the masks show other classes than the image-level labels name, as a line; and whether in many images."""
+    known = [image for image in images if image.mask_path and not image.dropped and image.record.labels_from]
+    other = [set(image.shown) - set(image.record.labels) for image in known]
+    lacking = [set(image.record.labels) - set(image.shown) for image in known]
+    differing = [image for image, more, fewer in zip(known, other, lacking, strict=True) if more or fewer]
+    if not differing:
+        return [], False
+    line = (
+        f"masks: {len(differing):,} of {len(known):,} disagree with their image's labels: {_counted(other)} show "
+        f"classes that no label names, {_counted(lacking)} lack classes that a label names, the first is "
+        f"{differing[0].record.id}"
+    )
+    many = len(differing) > _MANY * len(known)
+    return [f"{line}. Do masks and labels belong together?" if many else line], many
+
+
+def _counted(differences: Sequence[set[str]]) -> str:
+    """Number of images that differ, and the classes in which they do, most frequent first."""
+    classes = Counter(name for names in differences for name in sorted(names))
+    shown = ", ".join(f"{name} in {count:,}" for name, count in classes.most_common(4))
+    return f"{sum(map(bool, differences)):,}" + (f" ({shown}{', ...' if len(classes) > 4 else ''})" if classes else "")
+
+
+def _by_colour(images: Sequence[TargetImage]) -> list[str]:
+    read = [image for image in images if image.by_colour]
+    if not read:
+        return []
+    return [
+        f"palettes: {len(read):,} masks have VOC's colours, or black and white, in another order and were read by "
+        f"them, the first is {read[0].record.id}"
+    ]
+
+
+def _turned(images: Sequence[TargetImage]) -> list[str]:
+    """Which images are turned when they are read, so that a mask drawn on the pixels as they lie in the file is not."""
+    turned = [image for image in images if image.turned != 1 and not image.dropped]
+    if not turned:
+        return []
+    kinds = Counter(TURNED[image.turned] for image in turned).most_common()
+    return [
+        f"{len(turned):,} val images are turned upright by their EXIF orientation when they are read "
+        f"({', '.join(f'{count:,} {kind}' for kind, count in kinds)}), and the size of their masks does not tell "
+        f"whether they were drawn on the upright image, the first is {turned[0].record.id}. Look at it in `wss-data "
+        "view`; if image and mask do not fit, turn the image files themselves upright (exiftran -ai FILE) and import "
+        "again."
+    ]
 
 
 def _dropped(images: Sequence[TargetImage], split: Split) -> str | None:

@@ -19,11 +19,11 @@ import numpy as np
 from PIL import Image
 
 from wss_data.errors import ImageError, MaskError, SourceError, SpecError, shown
-from wss_data.images import SUFFIXES, decode_image
+from wss_data.images import SUFFIXES, decode_image, unseen_turn
 from wss_data.labels import EXAMPLE, ClassWords, read_annotation, read_label_table
 from wss_data.listing import by_name, list_files
 from wss_data.lists import ImageList, read_list
-from wss_data.masks import FILE_REASONS, IGNORE_INDEX, read_mask, write_mask
+from wss_data.masks import FILE_REASONS, IGNORE_INDEX, MaskPicture, check_size, open_mask, write_mask
 from wss_data.parallel import map_images
 from wss_data.sbd import VOC_CLASSES, Sbd, TrainAug, find_sbd, train_aug
 from wss_data.spec import DatasetSpec
@@ -49,6 +49,9 @@ DROP_REASONS = frozenset(
 ``not_listed``: an earlier import's lists had it; ``leak``: a train image with the bytes of one that is scored on;
 ``mask_binary``: its mask is foreground in black and white, which does not say of which class.
 """
+
+_READING = 2
+"""Counts up when masks are read in another way, so that what was imported before is read again."""
 
 DRAWN_DEFAULTS = {"train": 200, "val": 80, "seed": 1}
 """Numbers of images, and the seed, of the drawn target dataset."""
@@ -115,6 +118,9 @@ class TargetImage:
         mask_path: Its mask in the definition's indices.
         dropped: Why it must not be used, as a slug such as ``truncated`` or ``mask_size``.
         detail: The same as a sentence.
+        shown: The definition's classes that its mask shows.
+        by_colour: Whether its mask was read by the colours of its palette, which stand in another order than VOC's.
+        turned: EXIF orientation of an image with a mask whose size does not tell to which way up it belongs; 1 if none.
     """
 
     record: TargetRecord
@@ -124,6 +130,9 @@ class TargetImage:
     mask_path: Path | None = None
     dropped: str | None = None
     detail: str | None = None
+    shown: tuple[str, ...] = ()
+    by_colour: bool = False
+    turned: int = 1
 
 
 def read_voc_layout(
@@ -427,6 +436,11 @@ def _read_labels(
     return labels
 
 
+def _mask_names(spec: DatasetSpec) -> Sequence[str]:
+    """Names of the classes 1, 2, ... in the target's masks."""
+    return (spec.target.mask_classes if spec.target else None) or spec.class_names
+
+
 def mask_translation(spec: DatasetSpec) -> np.ndarray:
     """What each value of a target mask becomes in the definition's indices.
 
@@ -434,7 +448,7 @@ def mask_translation(spec: DatasetSpec) -> np.ndarray:
         Shape (256,), int16: background stays 0, a class of the definition takes its index there, every other known
         class and void (255) become the ignore index, and -1 marks values that the masks must not hold.
     """
-    names = (spec.target.mask_classes if spec.target else None) or spec.class_names
+    names = _mask_names(spec)
     table = np.full(256, -1, np.int16)
     table[0] = 0
     for value, name in enumerate(names, start=1):
@@ -456,13 +470,9 @@ def translate_mask(mask: np.ndarray, translation: np.ndarray, image_size: tuple[
         Shape (H, W), uint8.
 
     Raises:
-        MaskError: With reason ``size`` or ``values``.
+        MaskError: With reason ``size``, ``rotated`` or ``values``.
     """
-    if mask.shape != image_size[::-1]:
-        raise MaskError(
-            "size",
-            f"{name}: the mask has {mask.shape[1]}x{mask.shape[0]} pixels, the image {image_size[0]}x{image_size[1]}.",
-        )
+    check_size((mask.shape[1], mask.shape[0]), image_size, name)
     translated = translation[mask]
     if (translated < 0).any():
         wrong, last = np.unique(mask[translated < 0]).tolist(), int(np.flatnonzero(translation[:255] >= 0).max())
@@ -472,6 +482,27 @@ def translate_mask(mask: np.ndarray, translation: np.ndarray, image_size: tuple[
             "If its indices are those of other classes, name them in the definition (target: mask_classes).",
         )
     return translated.astype(np.uint8)
+
+
+def _refuse_foreground(mask: MaskPicture, record: TargetRecord, spec: DatasetSpec) -> None:
+    """Raise ``MaskError`` with reason ``binary`` if a mask is foreground in black and white, in place of classes.
+
+    White may be a class, as of 1 bit a pixel: then the image's labels name it. Where they are known and name no class
+    of the definition, whatever it shows becomes void.
+    """
+    white = mask.foreground_value
+    if white is None or (record.labels_from and not record.labels):
+        return
+    names = _mask_names(spec)
+    if white != IGNORE_INDEX and (not record.labels or (white <= len(names) and names[white - 1] in record.labels)):
+        return
+    meaning = f"void ({white})" if white == IGNORE_INDEX else f"class {white}"
+    raise MaskError(
+        "binary",
+        f"{record.mask_path}: the mask holds 0 and {white} only, drawn in black and white: foreground, which would be "
+        f"read as {meaning}, while the image's labels say: {', '.join(record.labels) or 'nothing'}. Write the index of "
+        "its class in place of white, and 255 for void alone.",
+    )
 
 
 def check_target(record: TargetRecord, spec: DatasetSpec, mask_folder: Path) -> TargetImage:
@@ -497,12 +528,18 @@ def check_target(record: TargetRecord, spec: DatasetSpec, mask_folder: Path) -> 
         if record.split == "train" and not record.labels:
             detail = f"{record.id}: no image-level label of the classes {', '.join(spec.class_names)}."
             return TargetImage(record, size, sha256, phash, dropped="no_labels", detail=detail)
-        written = None
         if record.mask_path is not None:
-            mask = translate_mask(read_mask(record.mask_path), mask_translation(spec), size, str(record.mask_path))
+            found = open_mask(record.mask_path, size)
+            _refuse_foreground(found, record, spec)
+            mask = translate_mask(found.values, mask_translation(spec), size, str(record.mask_path))
             written = mask_folder / f"{record.id}.png"
             write_mask(mask, written)
-        return TargetImage(record, size, sha256, phash, written)
+            present = np.bincount(mask.ravel(), minlength=256) > 0
+            classes = tuple(name for index, name in enumerate(spec.class_names, start=1) if present[index])
+            return TargetImage(
+                record, size, sha256, phash, written, None, None, classes, found.by_colour, unseen_turn(data)
+            )
+        return TargetImage(record, size, sha256, phash)
     except ImageError as error:
         return TargetImage(record, size, sha256, phash, dropped=error.reason, detail=str(error))
     except MaskError as error:
@@ -519,7 +556,7 @@ def _read(path: Path) -> bytes:
 def source_fingerprint(layout: TargetLayout, spec: DatasetSpec) -> str:
     """Short text that changes whenever a record, a file's size or date, or the meaning of the masks does."""
     expected = sorted(expected_sizes(spec).items())
-    lines = [repr((spec.class_names, spec.ignore_index, mask_translation(spec).tolist()))]
+    lines = [repr((_READING, spec.class_names, spec.ignore_index, mask_translation(spec).tolist()))]
     lines.append(
         repr(
             (

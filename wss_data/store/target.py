@@ -62,11 +62,11 @@ def import_target(
 
     Raises:
         SpecError: If the definition has no target, or its target needs a folder.
-        SourceError: If a list or the labels are missing, the splits overlap, no image of a split can be used, or,
-            with ``strict``, the counts are not as expected.
+        SourceError: If a list or the labels are missing, the splits overlap, no image of a split can be used, no mask
+            shows a class though the labels name some, or, with ``strict``, the counts are not as expected.
         StoreError: If a dataset of that name has other classes, or another process works on it or on the web dataset.
     """
-    from wss_data.target_report import TargetReport, target_report
+    from wss_data.target_report import TargetReport, no_class_shown, target_report
     from wss_data.targets import check_targets, read_voc_layout, source_fingerprint, without_copies, write_drawn
 
     spec = spec if isinstance(spec, DatasetSpec) else read_spec(spec)
@@ -105,6 +105,8 @@ def import_target(
                 raise SourceError(
                     f"{folder}: none of the {len(members)} {split} images can be used. {members[0].detail}"
                 )
+        if problem := no_class_shown(images):
+            raise SourceError(f"{folder}: {problem}")
         report = target_report(layout, images, spec)
         if strict:
             report.check(name)
