@@ -20,6 +20,7 @@ from wss_data.errors import StoreError
 from wss_data.files import check_outputs, write_output
 from wss_data.filters import KEPT
 from wss_data.manifest import first_source
+from wss_data.text import clean_text
 
 if TYPE_CHECKING:
     from wss_data.store.provenance import ImageRow
@@ -116,7 +117,7 @@ def _pixels(size: tuple[int, int]) -> str:
 
 
 def _line(text: str | None) -> str:
-    return " ".join((text or "").split())
+    return " ".join(clean_text(text or "").split())
 
 
 def _link(text: str | None) -> str:

@@ -8,6 +8,7 @@ from wss_data.attribution import Credit
 from wss_data.card_facts import Facts
 from wss_data.export.huggingface import columns_told
 from wss_data.ledger import Ledger, Supervision, UsedFor
+from wss_data.text import clean_text
 
 FEW_KEPT = 0.25
 """Below this share of kept images, a class is named among the weaknesses."""
@@ -15,7 +16,7 @@ FEW_KEPT = 0.25
 FEW_IMAGES = 50
 """Below this number of kept images, a class is named among the weaknesses."""
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~])")
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~&])")
 
 
 def card_text(facts: Facts, credits: Sequence[Credit] = (), with_images: bool = False) -> str:
@@ -155,7 +156,7 @@ def _masks_told(facts: Facts) -> list[str]:
     )
     values = ", ".join(f"{index} {_escaped(name)}" for index, name in enumerate(facts.spec.class_names, start=1))
     return [
-        f"Masks: {made}. The definition asks for `{facts.spec.cosegmentation.method}`"
+        f"Masks: {made}. The definition asks for {_code(facts.spec.cosegmentation.method)}"
         f"{f' with {options}' if options else ''}.",
         "",
         f"A mask is a palette PNG of class indices: 0 background, {values}, {facts.spec.ignore_index} ignore.",
@@ -213,5 +214,9 @@ def _ranked(counts: Mapping[str, int]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
+def _code(text: str) -> str:
+    return f"`{' '.join(clean_text(text).split()).replace('`', '')}`"
+
+
 def _escaped(text: str) -> str:
-    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
+    return _MARKDOWN.sub(r"\\\1", " ".join(clean_text(text).split()))

@@ -11,7 +11,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from wss_data.arguments import (
@@ -29,6 +29,7 @@ from wss_data.embed_command import add_embed_command
 from wss_data.errors import WssError
 from wss_data.mask_commands import add_mask_fields, compare_or_adopt
 from wss_data.share_commands import add_share_commands
+from wss_data.text import CleanStream, visible
 from wss_data.verdict_commands import add_verdict_command
 
 Command = Callable[[argparse.Namespace], int]
@@ -44,6 +45,12 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file name that is not UTF-8 must not end a command
+    # Here, for all that is printed: names of files, titles, authors and addresses may come from strangers.
+    with redirect_stdout(CleanStream(sys.stdout)), redirect_stderr(CleanStream(sys.stderr)):
+        return _run(parser, arguments)
+
+
+def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
     options = parser.parse_args(arguments)
     try:
         with loss_told():
@@ -63,7 +70,7 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int
         print(f"{parser.prog}: {error.object!r} is not UTF-8 text; the database cannot keep it.", file=sys.stderr)
         return 2
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
+        where = f"{visible(str(error.filename))}: " if error.filename else ""
         print(f"{parser.prog}: {where}{error.strerror or error}. Nothing half-written was kept.", file=sys.stderr)
         return 2
 

@@ -49,11 +49,16 @@ def shown(value: object) -> str:
 class WssError(Exception):
     """Base of every error that this project raises on purpose.
 
-    File names in its words that are not UTF-8 are made printable: the words go to screens, tables and databases.
+    Its words are on one line, and what is not printable in them is escaped, such as bytes of file names and colours of
+    a terminal: they go to screens, tables and databases.
     """
 
     def __init__(self, *words: object) -> None:
-        super().__init__(*(printable(word) if isinstance(word, str) else word for word in words))
+        super().__init__(*(_one_line(word) if isinstance(word, str) else word for word in words))
+
+
+def _one_line(words: str) -> str:
+    return printable(" ".join(line.strip() for line in words.split("\n")) if "\n" in words else words)
 
 
 class SpecError(WssError):

@@ -3,6 +3,8 @@
 import os
 import unicodedata
 
+from wss_data.text import visible
+
 _TOOL_FOLDERS = frozenset({"@eadir", "#recycle", "$recycle.bin", "lost+found"})
 """Folders that a storage server or a file system makes by itself; those of other tools begin with ``.`` or ``_``."""
 
@@ -12,14 +14,18 @@ _TOOL_FILES = frozenset({"thumbs.db", "desktop.ini"})
 def printable(name: str | os.PathLike[str]) -> str:
     r"""A file name as text that can be printed, encoded and stored: bytes that are not UTF-8 become ``\xf6``.
 
+    What would steer a terminal is escaped, too, line breaks included.
+
     >>> printable("v\udcf6gel.jpg")  # as Python holds the Latin-1 bytes of vögel.jpg
     'v\\xf6gel.jpg'
+    >>> printable("a\x1b[31m.jpg")
+    'a\\x1b[31m.jpg'
     """
     try:
         data = os.fsencode(name)
     except UnicodeEncodeError:  # half a character from elsewhere, such as JSON's "\ud800"
         data = os.fspath(name).encode(errors="backslashreplace")
-    return data.decode("utf-8", "backslashreplace")
+    return visible(data.decode("utf-8", "backslashreplace"))
 
 
 def same_name(name: str | os.PathLike[str]) -> str:
