@@ -9,7 +9,8 @@ import pytest
 from builders import make_web
 
 from wss_data import store
-from wss_data.attribution import Credit, credit, markdown, page, safe_cell, table, write_attribution
+from wss_data.attribution import Credit, credit, markdown, page, table, write_attribution
+from wss_data.cells import text_cell
 from wss_data.errors import StoreError
 from wss_data.records import Provenance
 from wss_data.store.provenance import ImageRow
@@ -107,7 +108,16 @@ def test_no_cell_of_the_table_is_a_formula_and_each_image_takes_one_line():
     assert rows[0]["author"] == "'=HYPERLINK(evil)"
     assert rows[0]["author_url"] == rows[0]["license_url"] == ""
     assert rows[1]["author"] == "Ann Example"
-    assert [safe_cell(text) for text in ("+1", " @x", "\t=1", "a=b")] == ["'+1", "'@x", "'=1", "a=b"]
+    cells = {
+        "+1": "'+1",
+        " @x": "'@x",
+        "\t=1": "'=1",
+        "a=b": "a=b",
+        "a; -1": "a; '-1",
+        "\uff1d1": "'\uff1d1",
+        "a;b": "a;b",
+    }
+    assert {text: text_cell(text) for text in cells} == cells
 
 
 def test_only_kept_images_are_listed_unless_all_are_asked_for(database, tmp_path):

@@ -90,6 +90,16 @@ def test_the_second_run_makes_nothing(tmp_path, engine):
     assert (tmp_path / "out" / "scores.csv").read_bytes() == first
 
 
+def test_names_that_a_spreadsheet_takes_for_formulas_are_marked_in_the_table_and_known_again(tmp_path, engine):
+    names = ["=1+1", "@ann", "-1", "'+2", "plain"]
+    for name in names:
+        draw(tmp_path / "in" / "@us" / f"{name}.png")
+    run(tmp_path / "in", tmp_path / "out")
+    assert sorted(rows(tmp_path / "out")) == sorted(("'@us", name if name == "plain" else f"'{name}") for name in names)
+    assert all((tmp_path / "out" / "@us" / f"{name}.png").is_file() for name in names)
+    assert run(tmp_path / "in", tmp_path / "out").unchanged == len(names)
+
+
 def test_an_interrupted_run_goes_on_with_what_is_missing_and_ends_in_the_same_files(tmp_path, engine):
     for name in "abcde":
         draw(tmp_path / "in" / "cow" / f"{name}.png")

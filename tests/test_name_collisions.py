@@ -77,6 +77,12 @@ def test_a_target_whose_name_is_anothers_is_refused_before_its_folder_is_read(ta
         assert not dataset_folder("Name_Taken_2-target").exists()
 
 
+@pytest.mark.parametrize("name", ["/etc", "../x", "a/b", "a\\b", ".", "..", ".plugins", "a\0b"])
+def test_no_name_of_a_dataset_leads_out_of_the_folder_of_all(name):
+    with pytest.raises(StoreError, match="is no name of a folder"):
+        dataset_folder(name)
+
+
 @pytest.mark.parametrize("pair", [("Cat", "cat"), ("big_cat", "big-cat"), ("big-cat", "big--cat"), ("a", "A-")])
 def test_classes_that_would_share_a_folder_or_a_saved_view_are_refused(pair):
     with pytest.raises(SpecError, match=f"classes '{pair[0]}' and '{pair[1]}' are one to FiftyOne"):

@@ -196,7 +196,7 @@ def with_odd_values(seed: int) -> dict:
         for step in way:
             inside = inside[step]
         if isinstance(inside, dict) and draw.random() < 0.2:
-            inside[draw.choice(["", "x", "__class__", "options", "path", "1"])] = inside.pop(key)
+            inside[draw.choice(["", "x", "self", "__class__", "options", "path", "1"])] = inside.pop(key)
         else:
             inside[key] = copy.deepcopy(draw.choice(ODD))
     return value

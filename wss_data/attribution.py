@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wss_data.addresses import is_web_address
+from wss_data.cells import text_cell
 from wss_data.errors import StoreError
 from wss_data.files import check_outputs, write_output
 from wss_data.filters import KEPT
@@ -31,7 +32,6 @@ UNKNOWN_LICENCE = "licence not known"
 IMPORTED = "imported"
 """The method of a mask that was made elsewhere, as the store calls it."""
 
-_FORMULA = ("=", "+", "-", "@")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+!|~&-])")
 
 
@@ -125,18 +125,12 @@ def _link(text: str | None) -> str:
     return text if text and is_web_address(text) else ""
 
 
-def safe_cell(value: object) -> str:
-    """A cell of a CSV on one line that no spreadsheet takes for a formula: titles come from strangers."""
-    text = _line(str("" if value is None else value))
-    return f"'{text}" if text.startswith(_FORMULA) else text
-
-
 def table(name: str, credits: Sequence[Credit]) -> str:
     """The lines as CSV, in the order of the fields of ``Credit``."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(Credit.__dataclass_fields__)
-    writer.writerows([safe_cell(cell) for cell in astuple(item)] for item in credits)
+    writer.writerows([text_cell(cell) for cell in astuple(item)] for item in credits)
     return text.getvalue()
 
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import yaml
 
-from wss_data.attribution import credit, safe_cell, write_attribution
+from wss_data.attribution import credit, write_attribution
 from wss_data.card_facts import Facts, dataset_facts
 from wss_data.card_text import card_text
+from wss_data.cells import text_cell
 from wss_data.croissant import croissant
 from wss_data.errors import StoreError
 from wss_data.export.base import new_folder
@@ -166,7 +167,7 @@ def image_table(manifest: Manifest) -> str:
             *(at.license, at.license_url, at.retrieved_at.isoformat() if at.retrieved_at else None),
             *("yes" if KEPT in image.tags else "no", reasons, image.verdict),
         ]
-        writer.writerow([safe_cell(value) for value in values])
+        writer.writerow([text_cell(value) for value in values])
     return text.getvalue()
 
 

@@ -5,9 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from wss_data.errors import StoreError, shown
 from wss_data.files import sole_owner
 
 HOME_VARIABLE = "WSS_HOME"
+
+_SEPARATORS = frozenset("/\\\0")
 
 
 def home_folder() -> Path:
@@ -16,7 +19,16 @@ def home_folder() -> Path:
 
 
 def dataset_folder(name: str) -> Path:
-    """The folder of one dataset's images, masks, journal and pictures."""
+    """The folder of one dataset's images, masks, journal and pictures.
+
+    Raises:
+        StoreError: If the name leads elsewhere: a dataset of a shared database may have been given any.
+    """
+    if name.startswith(".") or _SEPARATORS.intersection(name):
+        raise StoreError(
+            f"the dataset's name {shown(name)} is no name of a folder. Give it another one in FiftyOne, of letters, "
+            "digits, '-' and '_'."
+        )
     return home_folder() / name
 
 

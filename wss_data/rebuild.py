@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from wss_data.attribution import safe_cell
+from wss_data.cells import text_cell
 from wss_data.errors import ImageError, MaskError, SourceError, StoreError
 from wss_data.files import write_output
 from wss_data.filters import aligned
@@ -114,7 +114,7 @@ class RebuildReport:
         for item in self.images:
             at = item.image.provenance
             row = (item.image.class_name, *first_source(at), at.image_url, item.image.sha256, item.state)
-            writer.writerow([safe_cell(cell) for cell in (*row, item.reason, item.detail)])
+            writer.writerow([text_cell(cell) for cell in (*row, item.reason, item.detail)])
         write_output(Path(path).expanduser(), table.getvalue())
 
 

@@ -109,7 +109,12 @@ def make_engine(method: str, options: Mapping[str, Any] | None = None, allow_pro
             "the command in wss-data cosegment-folder --method outside (in Python: allow_programs=True)."
         )
     module, kind = ENGINES[method].split(":")
-    return getattr(import_module(module), kind)(**(options or {}))
+    try:
+        return getattr(import_module(module), kind)(**(options or {}))
+    except TypeError as error:  # an option called self, say: engines check names, Python checks that one first
+        raise CosegmentationError(
+            f"co-segmentation method '{method}' cannot take the options {shown(dict(options or {}))} ({error})."
+        ) from error
 
 
 class ImageFiles(Sequence[np.ndarray]):

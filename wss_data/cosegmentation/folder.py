@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from wss_data.cells import name_cell, name_of_cell
 from wss_data.cosegmentation.base import Engine, ImageFiles, full_disk_told, group_fingerprint, make_engine
 from wss_data.errors import CosegmentationError, ImageError, SourceError
 from wss_data.files import adopt, check_outputs, is_ours, output_folder, output_path, write_output, write_text
@@ -378,7 +379,8 @@ def _write_rows(path: Path, rows: Iterable[ScoreRow]) -> None:
     writer.writerow(COLUMNS)
     for row in sorted(rows, key=lambda row: (row.class_name, row.stem)):
         numbers = ("" if value is None else f"{value:.4f}" for value in (row.confidence, row.foreground_ratio))
-        writer.writerow([row.class_name, row.stem, row.status, *numbers, "yes" if row.kept else "no", row.group])
+        names = (name_cell(row.class_name), name_cell(row.stem))
+        writer.writerow([*names, row.status, *numbers, "yes" if row.kept else "no", row.group])
     write_text(path, text.getvalue())
 
 
@@ -405,5 +407,6 @@ def _parsed(reader: Iterable[Mapping[str, str]]) -> Iterator[ScoreRow]:
         except ValueError:
             continue  # edited by hand: as if it were not there, the mask is made again
         yield ScoreRow(
-            line["class"], line["stem"], line["status"], confidence, ratio, line["kept"] == "yes", line["group"]
+            *(name_of_cell(line["class"]), name_of_cell(line["stem"]), line["status"], confidence, ratio),
+            *(line["kept"] == "yes", line["group"]),
         )
