@@ -1,5 +1,7 @@
 import os
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,6 +54,30 @@ def test_other_labels_give_other_masks_from_the_same_model(generator, table, tmp
     again = make_pseudo_masks(generator, swapped, tmp_path / "masks", scales=(1.0,), progress=False)
     for path, labels in zip(again.mask_paths, swapped.labels, strict=True):
         assert set(np.unique(read_mask(path))) <= {0, *(np.flatnonzero(labels) + 1)}
+
+
+def test_the_mask_of_a_replaced_image_alone_is_made_again_wherever_the_images_lie(generator, table, tmp_path):
+    shutil.copytree(Path(table.image_paths[0]).parent, tmp_path / "images")
+    moved = replace(table, image_paths=tuple(str(tmp_path / "images" / Path(p).name) for p in table.image_paths))
+    first = make_pseudo_masks(generator, table, tmp_path / "masks", scales=(1.0,), progress=False)
+    times = [os.stat(p).st_mtime_ns for p in first.mask_paths]
+    status = os.stat(moved.image_paths[2])
+    shutil.copy(moved.image_paths[4], moved.image_paths[2])
+    os.utime(moved.image_paths[2], ns=(status.st_atime_ns, status.st_mtime_ns))
+    make_pseudo_masks(generator, moved, tmp_path / "masks", scales=(1.0,), progress=False)
+    made_again = [os.stat(p).st_mtime_ns > time for p, time in zip(first.mask_paths, times, strict=True)]
+    assert made_again == [False, False, True, False, False, False]
+    assert np.array_equal(read_mask(first.mask_paths[2]), read_mask(first.mask_paths[4]))
+
+
+def test_the_mask_of_an_image_whose_labels_were_put_right_alone_is_made_again(generator, table, tmp_path):
+    first = make_pseudo_masks(generator, table, tmp_path / "masks", scales=(1.0,), progress=False)
+    times = [os.stat(p).st_mtime_ns for p in first.mask_paths]
+    labels = table.labels.copy()
+    labels[1] = [True, False]
+    make_pseudo_masks(generator, replace(table, labels=labels), tmp_path / "masks", scales=(1.0,), progress=False)
+    made_again = [os.stat(p).st_mtime_ns > time for p, time in zip(first.mask_paths, times, strict=True)]
+    assert made_again == [False, True, False, False, False, False]
 
 
 def test_a_call_killed_while_it_removes_old_masks_can_be_repeated(generator, table, tmp_path, monkeypatch):

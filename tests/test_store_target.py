@@ -13,8 +13,9 @@ from builders import ENGINE, H, W, definition, foreground, make_web, target_defi
 
 from wss_data import store
 from wss_data.cli import main
-from wss_data.errors import SourceError, SpecError, StoreError
+from wss_data.errors import SourceError, SpecError, StaleMasksError, StoreError
 from wss_data.home import dataset_folder
+from wss_data.images import write_jpeg
 from wss_data.ledger import UsedFor
 from wss_data.masks import read_mask, write_mask
 from wss_data.spec import read_spec
@@ -103,6 +104,34 @@ def test_importing_again_reads_nothing_and_keeps_what_models_made(tmp_path, monk
     assert dataset.values("labels.classifications.label")[:3] == [["cat"], ["cow"], ["cow"]]
     assert dataset.values("tags") == [["train"]] * 3 + [["val"], ["dropped:not_listed"]]
     assert dataset.values("pseudo_mask.mask_path")[0].endswith("t1.png")
+
+
+@pytest.mark.parametrize("noted", [True, False], ids=["noted", "of an earlier version"])
+@pytest.mark.parametrize("changed", ["labels", "image"])
+def test_masks_made_from_other_labels_or_images_are_told_and_not_used(tmp_path, caplog, changed, noted):
+    spec, folder = target_definition(f"store-stale-{changed}-{noted}".lower()), write_target(tmp_path)
+    dataset = store.import_target(spec, folder)
+    masks = {name: tmp_path / "p" / f"{name}.png" for name in ("t1", "t2")}
+    for path in masks.values():
+        write_mask(foreground(0.5).astype(np.uint8), path)
+    store.set_target_masks(dataset, "pseudo_mask", masks, ENGINE)
+    if not noted:
+        dataset.exists("pseudo_mask").set_values("pseudo_mask.basis", [None, None])
+    train = dataset.match_tags("train")
+    assert store.example_table(train, "pseudo_mask").ids == ("t1", "t2")
+
+    if changed == "labels":
+        write_target(tmp_path, labels="t1,cow\nt2,cow\nt3,dog\nv1,cat\nv2,dog\n")
+    else:
+        write_jpeg(np.full((H, W, 3), 77, np.uint8), folder / "JPEGImages" / "t2.jpg")
+    store.import_target(spec, folder)
+    assert "1 of 2 masks in 'pseudo_mask' were made from other images or labels" in caplog.text
+    with pytest.raises(StaleMasksError, match=r"1 of 2 masks.*the first is that of t2.*wss-train masks"):
+        store.example_table(train, "pseudo_mask")
+    assert len(store.example_table(train, None)) == 2
+
+    store.set_target_masks(dataset, "pseudo_mask", masks, ENGINE)
+    assert len(store.example_table(train, "pseudo_mask")) == 2
 
 
 def test_a_target_of_which_no_validation_image_can_be_used_is_refused_and_not_stored(tmp_path):

@@ -1,6 +1,7 @@
 import csv
 import json
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pictures import rectangles
 from PIL import Image
 
 from wss_data.errors import CheckpointError, RecipeError, TrainingDataError
+from wss_data.files import digests_of
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.masks import write_mask
 from wss_data.records import ExampleTable
@@ -208,6 +211,47 @@ def test_a_folder_with_another_run_is_refused_unless_it_may_be_overwritten(table
     train(table, other, tmp_path, progress=False, overwrite=True)
 
     assert read_card(tmp_path).recipe.learning_rate == 0.5
+
+
+def replaced_image(table):
+    shutil.copy(table.image_paths[2], table.image_paths[0])
+    return table
+
+
+def replaced_mask(table):
+    shutil.copy(table.mask_paths[1], table.mask_paths[0])
+    return table
+
+
+def other_label(table):
+    return replace(table, labels=~table.labels)
+
+
+@pytest.mark.parametrize("change", [replaced_image, replaced_mask, other_label])
+@pytest.mark.parametrize("kind", ["generator", "final"])
+def test_a_finished_run_of_other_images_masks_or_labels_is_not_reported_as_done(tmp_path, change, kind):
+    table = rectangles(tmp_path)
+    train(table, TINY, tmp_path / "run", kind, progress=False)
+    with pytest.raises(CheckpointError, match=r"a run on other images, masks or labels.*--overwrite"):
+        train(change(table), TINY, tmp_path / "run", kind, progress=False)
+
+
+def test_a_finished_run_of_an_earlier_version_which_did_not_note_its_images_is_still_done(tmp_path):
+    table = rectangles(tmp_path)
+    out = train(table, TINY, tmp_path / "run", "generator", progress=False)
+    noted = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({key: value for key, value in noted.items() if key != "images"}))
+    before = (out / "model.safetensors").stat().st_mtime_ns
+    train(table, TINY, tmp_path / "run", "generator", progress=False)
+    assert (out / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_an_image_that_is_not_the_one_imported_is_refused(tmp_path):
+    table = rectangles(tmp_path)
+    table = replace(table, sha256=tuple(digests_of(table.image_paths)))
+    train(table, TINY, tmp_path / "run", "generator", progress=False)
+    with pytest.raises(TrainingDataError, match=r"1 of 6 image files changed since they were imported.*import-target"):
+        train(replaced_image(table), TINY, tmp_path / "other", "generator", progress=False)
 
 
 def test_files_of_others_are_not_thrown_away(table, tmp_path):

@@ -154,5 +154,9 @@ class TrainingDataError(WssError):
     """A dataset cannot teach."""
 
 
+class StaleMasksError(TrainingDataError):
+    """Masks were made from other images or labels than the dataset has now."""
+
+
 class CheckpointError(WssError):
     """A checkpoint is truncated, foreign, or made for other classes."""

@@ -16,6 +16,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -71,6 +72,21 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` to ``path`` atomically as indented JSON with a final newline."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def digest_of(path: Path | str) -> str:
+    """Hex digest (sha256) of a file's content; empty if there is no file that can be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def digests_of(paths: Sequence[Path | str]) -> list[str]:
+    """``digest_of`` each file, in their order; several at a time."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return list(pool.map(digest_of, paths))
 
 
 def remove_unfinished(folder: Path) -> None:

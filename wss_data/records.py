@@ -1,6 +1,7 @@
 """What is known of one image, and the plain table that training reads."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +15,16 @@ from wss_data.text import clean_text
 def stem_of(sha256: str) -> str:
     """Name of a stored image's files: the first 20 hex digits (80 bits) of its original's sha256."""
     return sha256[:20]
+
+
+def mask_basis(sha256: str, labels: Iterable[str]) -> str:
+    """What a mask depends on that was made from an image and its image-level labels: 16 hex digits.
+
+    Args:
+        sha256: Hex digest of the image's file.
+        labels: Names of the classes that the image shows.
+    """
+    return hashlib.sha256(repr((sha256, sorted(set(labels)))).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -99,6 +110,7 @@ class ExampleTable:
         confidence: Confidence of the co-segmentation, in [0, 1]; nan where there is none. Shape (N,), float32.
         quality: How plausible the mask is by its looks, in [0, 1]: compactness times colour contrast
             (``wss_data.quality``); nan where it was not measured. Shape (N,), float32.
+        sha256: Hex digest that each image's file had when it was imported; ``None`` where the files cannot change.
     """
 
     ids: tuple[str, ...]
@@ -111,6 +123,7 @@ class ExampleTable:
     source: str = ""
     confidence: np.ndarray | None = None
     quality: np.ndarray | None = None
+    sha256: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.ids)
@@ -131,6 +144,10 @@ class ExampleTable:
         """Number of classes with background, C + 1."""
         return len(self.classes) + 1
 
+    def labels_of(self, row: int) -> list[str]:
+        """Names of the classes that the image at ``row`` shows."""
+        return [name for name, shown in zip(self.classes, self.labels[row], strict=True) if shown]
+
     def take(self, indices: Sequence[int]) -> "ExampleTable":
         """The rows at ``indices``, in that order."""
         return replace(
@@ -141,4 +158,5 @@ class ExampleTable:
             labels=self.labels[list(indices)],
             confidence=None if self.confidence is None else self.confidence[list(indices)],
             quality=None if self.quality is None else self.quality[list(indices)],
+            sha256=None if self.sha256 is None else tuple(self.sha256[i] for i in indices),
         )

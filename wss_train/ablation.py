@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wss_data.files import check_outputs, output_folder, output_path, unfinished, write_json, write_output
+from wss_data.files import check_outputs, digests_of, output_folder, output_path, unfinished, write_json, write_output
 from wss_data.ledger import Ledger
 from wss_data.records import ExampleTable
 from wss_train.checkpoints import read_card
@@ -367,8 +367,8 @@ def _evaluate_once(row: Row, val: ExampleTable, recipe: TrainRecipe, out: Path, 
         "model": fingerprint_of(out / row.run),
         "scales": list(scales),
         "crf": vars(crf) if crf else None,
-        "images": list(val.ids),
-        "masks": [Path(str(path)).stat().st_mtime_ns for path in val.mask_paths],
+        "images": dict(zip(val.ids, digests_of(val.image_paths), strict=True)),
+        "masks": digests_of([str(path) for path in val.mask_paths]),
     }
     note = folder / MADE_FROM
     if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == made_from:

@@ -13,7 +13,7 @@ import hashlib
 import math
 import os
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from wss_data.errors import TrainingDataError
+from wss_data.files import digests_of
 from wss_data.images import read_at_least, read_size
 from wss_data.masks import read_mask
 from wss_data.records import ExampleTable
@@ -101,6 +102,7 @@ class DataSummary:
         images_labelled: Class name -> images whose image-level labels name it.
         images_masked: Class name -> images whose mask shows it.
         fingerprint: Hash of ids, labels and the masks' content; another table has another one.
+        images_fingerprint: Hash of the image files' content; empty in the folder of a run of an earlier version.
     """
 
     source: str
@@ -109,6 +111,7 @@ class DataSummary:
     images_labelled: dict[str, int]
     images_masked: dict[str, int]
     fingerprint: str
+    images_fingerprint: str = ""
 
 
 class TrainingDraws(Dataset[TrainingExample]):
@@ -231,8 +234,8 @@ def check_training_table(table: ExampleTable, needs_labels: bool = False) -> Dat
 
     Raises:
         TrainingDataError: If the table is empty, an image or a mask is missing, a mask holds something else than
-            0..C and the ignore index or has another size than its image, no mask shows any class, or a needed label
-            is missing.
+            0..C and the ignore index or has another size than its image, no mask shows any class, a needed label
+            is missing, or an image is not the one that was imported.
         MaskError: If a mask cannot be read.
         ImageError: If a file is no image, or one with a side below ``wss_data.images.MIN_SIDE`` pixels.
     """
@@ -262,6 +265,8 @@ def check_training_table(table: ExampleTable, needs_labels: bool = False) -> Dat
             "images of a target dataset are found by wss-data import-target. Were they deleted? Build it again."
         )
 
+    digests = digests_of(table.image_paths)
+    check_imported(table, digests)
     digest = hashlib.sha256(repr((table.classes, table.ids, table.ignore_index)).encode())
     digest.update(np.packbits(np.asarray(table.labels, bool)).tobytes())
     for numbers in (table.confidence, table.quality):
@@ -285,7 +290,25 @@ def check_training_table(table: ExampleTable, needs_labels: bool = False) -> Dat
         images_labelled=dict(zip(table.classes, labelled.tolist(), strict=True)),
         images_masked=dict(zip(table.classes, masked[1:].tolist(), strict=True)),
         fingerprint=digest.hexdigest(),
+        images_fingerprint=hashlib.sha256("".join(digests).encode()).hexdigest(),
     )
+
+
+def check_imported(table: ExampleTable, digests: Sequence[str]) -> None:
+    """Raise ``TrainingDataError`` if image files are not those that were imported.
+
+    Args:
+        table: Images.
+        digests: sha256 of each file, as hex digits.
+    """
+    if table.sha256 is None:
+        return
+    changed = [row for row, sha256 in enumerate(table.sha256) if sha256 and sha256 != digests[row]]
+    if changed:
+        raise TrainingDataError(
+            f"{len(changed)} of {len(table)} image files changed since they were imported, the first is "
+            f"{table.image_paths[changed[0]]}. Import the target again (wss-data import-target), then make their masks."
+        )
 
 
 def _read_class_mask(table: ExampleTable, row: int) -> np.ndarray:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from wss_data.errors import ImageError, MaskError, StoreError, TrainingDataError, WssError
-from wss_data.filters import DROPPED, FILTER_TAGS, SCREENING_TAGS
+from wss_data.errors import ImageError, MaskError, StaleMasksError, StoreError, TrainingDataError, WssError
+from wss_data.filters import DROPPED, FILTER_TAGS, GONE, SCREENING_TAGS
 from wss_data.images import read_image
 from wss_data.masks import open_mask
 from wss_data.records import ExampleTable
@@ -429,7 +429,7 @@ def _table(view: "Collection", field: str, kind: str, asked_for: bool) -> tuple[
     except (StoreError, TrainingDataError) as error:
         if isinstance(error, StoreError) and asked_for:
             raise
-        if kind == "web":
+        if kind == "web" or isinstance(error, StaleMasksError):
             return None, [Finding("error", str(error))]
         try:
             table = example_table(view, None)
@@ -441,7 +441,7 @@ def _table(view: "Collection", field: str, kind: str, asked_for: bool) -> tuple[
 
 def _of_tags(tags: dict[str, int], total: int, used: int) -> list[Finding]:
     dropped = {tag: count for tag, count in sorted(tags.items()) if tag.startswith(DROPPED)}
-    chosen = {tag: count for tag, count in dropped.items() if tag in (*FILTER_TAGS, *SCREENING_TAGS)}
+    chosen = {tag: count for tag, count in dropped.items() if tag in (*FILTER_TAGS, *SCREENING_TAGS, GONE)}
     told = ", ".join(f"{count} {tag}" for tag, count in chosen.items())
     findings = [Finding("note", f"{used} of {total} images are used" + (f" ({told})." if told else "."))]
     lost = ", ".join(f"{count} {tag.removeprefix(DROPPED)}" for tag, count in dropped.items() if tag not in chosen)

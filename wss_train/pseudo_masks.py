@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from wss_data.crf import CrfSettings
 from wss_data.errors import TrainingDataError
-from wss_data.files import WRITTEN, adopt, check_outputs, output_folder, output_path, write_json
+from wss_data.files import WRITTEN, adopt, check_outputs, digests_of, output_folder, output_path, write_json
 from wss_data.ledger import Ledger
 from wss_data.masks import write_mask
-from wss_data.records import ExampleTable
+from wss_data.records import ExampleTable, mask_basis
 from wss_train.checkpoints import find_model
 from wss_train.data import as_table
 from wss_train.inference import default_device, predict_files, settings_for
@@ -48,8 +48,8 @@ def make_pseudo_masks(
 ) -> ExampleTable:
     """Make a mask for every image of a target dataset from a model and the images' labels.
 
-    Masks go to disk one by one; interrupted and started again, those that the same
-    model made with the same settings are kept.
+    Masks go to disk one by one; interrupted and started again, those that the same model made of the same image and
+    labels with the same settings are kept.
 
     Args:
         checkpoint: The mask generator: run folder or ``model.safetensors``.
@@ -84,10 +84,12 @@ def make_pseudo_masks(
         "model": fingerprint_of(checkpoint),
         **asdict(settings),
         "crf": asdict(crf_settings) if crf_settings else None,
-        "images": _hash_of_labels(table),
+        "classes": table.classes,
     }
+    digests = digests_of(table.image_paths)
+    bases = {name: mask_basis(digests[row], table.labels_of(row)) for row, name in enumerate(table.ids)}
     with output_folder(folder):
-        _prepare(folder, paths, made_by)
+        _prepare(folder, dict(zip(table.ids, paths, strict=True)), made_by, bases)
 
         missing = [i for i, path in enumerate(paths) if not path.is_file()]
         images = predict_files(model, [table.image_paths[i] for i in missing], settings)
@@ -107,7 +109,7 @@ def make_pseudo_masks(
 
     ledger = card.ledger.merged_with(table.ledger)
     if not isinstance(target, ExampleTable):
-        _store(table.source, field, dict(zip(table.ids, paths, strict=True)), ledger)
+        _store(table.source, field, dict(zip(table.ids, paths, strict=True)), ledger, bases)
     return replace(table, mask_paths=tuple(map(str, paths)), ledger=ledger)
 
 
@@ -115,12 +117,6 @@ def fingerprint_of(checkpoint: Path | str) -> str:
     """Hash of a model's weights and card; another model has another one."""
     with find_model(checkpoint).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def _hash_of_labels(table: ExampleTable) -> str:
-    """Hash of the images and what they are labelled with: with other labels eq. 2 gives other masks."""
-    text = repr((table.classes, table.ids, table.image_paths, np.asarray(table.labels, bool).tolist()))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _check_labels(table: ExampleTable) -> None:
@@ -142,29 +138,37 @@ def _folder_of(target: "Examples", table: ExampleTable, field: str) -> Path:
     return dataset_folder(table.source) / field
 
 
-def _prepare(folder: Path, paths: Sequence[Path], made_by: dict[str, Any]) -> None:
-    """Keep the masks of an interrupted run of the same model and settings, remove those of another."""
+def _prepare(folder: Path, paths: Mapping[str, Path], made_by: dict[str, Any], bases: Mapping[str, str]) -> None:
+    """Keep the masks that the same model and settings made of the same images and labels, remove the others.
+
+    The note names what each mask was made from; masks of other images in the folder are left alone.
+    """
     note = folder / MADE_BY
     wanted = json.loads(json.dumps(made_by))
-    if note.is_file():
-        adopt(paths)
-        if json.loads(note.read_text(encoding="utf-8")) == wanted:
-            return
-        check_outputs(paths)
-    if folder.exists():
-        if not note.is_file() and any(path.name != WRITTEN for path in folder.iterdir()):
-            raise TrainingDataError(
-                f"{folder}: the folder holds files that were not made here. Masks need a folder of their own; "
-                "name another one with --out."
-            )
-        # Killed among the removals, the next call must neither take what is left for its own nor for somebody else's.
-        write_json(note, {})
-        for path in paths:
-            path.unlink(missing_ok=True)
-    write_json(note, wanted)
+    if not note.is_file() and folder.exists() and any(path.name != WRITTEN for path in folder.iterdir()):
+        raise TrainingDataError(
+            f"{folder}: the folder holds files that were not made here. Masks need a folder of their own; "
+            "name another one with --out."
+        )
+    known = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+    if known:
+        adopt(paths.values())
+    before = known.pop("made_from", {})
+    if known != wanted:
+        before = {}
+    good = {name: basis for name, basis in before.items() if bases.get(name, basis) == basis}
+    stale = [paths[name] for name in paths if name not in good]
+    if not stale:
+        return
+    check_outputs(stale)
+    # Killed among the removals, the next call must neither take what is left for its own nor for somebody else's.
+    write_json(note, {**wanted, "made_from": good})
+    for path in stale:
+        path.unlink(missing_ok=True)
+    write_json(note, {**wanted, "made_from": dict(sorted({**good, **bases}.items()))})
 
 
-def _store(source: str, field: str, masks: dict[str, Path], ledger: Ledger) -> None:
+def _store(source: str, field: str, masks: dict[str, Path], ledger: Ledger, bases: dict[str, str]) -> None:
     from wss_data.store import open_dataset, set_target_masks
 
-    set_target_masks(open_dataset(source), field, masks, ledger)
+    set_target_masks(open_dataset(source), field, masks, ledger, bases=bases)

@@ -27,7 +27,7 @@ import numpy as np
 from torch import Tensor
 
 from wss_data.errors import CheckpointError, RecipeError, TrainingDataError
-from wss_data.files import atomic_path, remove_unfinished, write_text
+from wss_data.files import atomic_path, digests_of, remove_unfinished, write_text
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.records import ExampleTable
 from wss_train.checkpoints import MODEL_FILE, ModelCard, read_weights, write_model
@@ -144,14 +144,15 @@ class Selection:
 
     def identity(self) -> dict[str, Any]:
         """Plain values that must agree for a stopped run to go on."""
-        digest = sha256()
+        digest, files = sha256(), sha256()
         for table in (self.labelled, self.held_out):
             if table is not None:
+                files.update("".join(digests_of(table.image_paths)).encode())
                 digest.update(repr((table.ids, table.classes, table.labels.astype(int).tolist())).encode())
         for path in self.held_out.mask_paths if self.held_out else ():
             digest.update(Path(str(path)).read_bytes())
         settings = {name: value for name, value in asdict(self.settings).items() if name != "keep_snapshots"}
-        return {"by": self.by, **settings, "images": digest.hexdigest()}
+        return {"by": self.by, **settings, "images": digest.hexdigest(), "files": files.hexdigest()}
 
 
 def plan_selection(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wss_data.errors import CheckpointError
-from wss_data.files import check_outputs, output_folder, output_path, write_output
+from wss_data.files import check_outputs, digests_of, output_folder, output_path, write_output
 from wss_data.ledger import Ledger
 from wss_data.records import ExampleTable
 from wss_data.report import FAINT, INK, KEPT
@@ -249,7 +249,7 @@ def selection_report(
 
 
 def _hash_of_masks(table: ExampleTable) -> str:
-    digest = hashlib.sha256(repr((table.ids, table.classes, table.image_paths)).encode())
+    digest = hashlib.sha256(repr((table.ids, table.classes, digests_of(table.image_paths))).encode())
     for path in table.mask_paths:
         digest.update(Path(str(path)).read_bytes())
     return digest.hexdigest()

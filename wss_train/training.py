@@ -309,6 +309,7 @@ def _identity(
         "multilabel": card.multilabel,
         "init": None if init is None else hashlib.sha256(find_model(init).read_bytes()).hexdigest(),
         "data": summary.fingerprint,
+        "images": summary.images_fingerprint,
         "selection": None if selection is None else selection.identity(),
         **{f"recipe.{name}": value for name, value in card.recipe.training_values().items()},
     }
@@ -357,9 +358,17 @@ def _holds_this_run(out: Path, identity: dict[str, Any], overwrite: bool) -> boo
         return False
     if overwrite:
         return False
-    if found != identity:
+    if found != _as_noted(found, identity):
         raise CheckpointError(f"{out}: {_difference(found, identity)} Choose another folder, or pass --overwrite.")
     return True
+
+
+def _as_noted(found: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
+    """``identity`` without what earlier versions did not note, where one of them began the run."""
+    noted = {key: value for key, value in identity.items() if key in found or key != "images"}
+    if isinstance(found.get("selection"), dict) and noted["selection"] and "files" not in found["selection"]:
+        noted["selection"] = {key: value for key, value in noted["selection"].items() if key != "files"}
+    return noted
 
 
 def _clear_folder(out: Path) -> None:
@@ -379,8 +388,9 @@ def _clear_folder(out: Path) -> None:
 
 
 def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    wanted = _as_noted(found, wanted)
     different = [key for key in wanted if found.get(key) != wanted[key]]
-    if different == ["data"]:
+    if set(different) <= {"data", "images"}:
         return "the folder holds a run on other images, masks or labels."
     shown = [f"{key.removeprefix('recipe.')} {found.get(key)} there, {wanted[key]} now" for key in different[:4]]
     return f"the folder holds another run ({'; '.join(shown)})."

@@ -40,6 +40,9 @@ PROVENANCE_TEXTS = (
 )
 """What the field ``provenance`` holds as text."""
 
+BASIS = "basis"
+"""Attribute of a mask that a model made: ``records.mask_basis`` of the image and labels that it was made from."""
+
 IMPORTED = "imported"
 """What stands as the method of masks that were made elsewhere."""
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wss_data.errors import StoreError, TrainingDataError
+from wss_data.errors import StaleMasksError, StoreError, TrainingDataError
 from wss_data.filters import DROPPED, KEPT, is_left_out
 from wss_data.ledger import Ledger, Supervision, UsedFor
-from wss_data.records import ExampleTable
+from wss_data.records import ExampleTable, mask_basis
 from wss_data.store.connection import fiftyone
-from wss_data.store.info import GROUND_TRUTH, MASKS, class_names, info_of, mask_ledger, name_of
+from wss_data.store.info import BASIS, GROUND_TRUTH, MASKS, class_names, info_of, kind_of, mask_ledger, name_of
 from wss_data.store.verdicts import CHOSEN
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def example_table(
     Raises:
         StoreError: If there is no such field, or the dataset is not ours.
         TrainingDataError: If no image remains.
+        StaleMasksError: If a mask was made from another image or other labels than the dataset has now.
     """
     fo = fiftyone()
     info = info_of(examples)
@@ -78,6 +79,15 @@ def example_table(
         found = labels[i] if isinstance(labels[i], list) else [labels[i]]
         table[row, [index[label] for label in found if label in index]] = True
     given = "class names that were searched for" if kind == "web" else "image-level labels of the target images"
+    digests = view.values("sha256")
+    if mask_field is not None:
+        fit = masks_fit(view, mask_field)
+        if stale := [ids[i] for i in chosen if not fit[i]]:
+            raise StaleMasksError(
+                f"dataset '{name}': {len(stale):,} of {len(chosen):,} masks in '{mask_field}' were made from other "
+                f"images or labels than the dataset has now, the first is that of {stale[0]}. Make them again with "
+                "wss-train masks; the others are kept."
+            )
     ledger = Ledger().add(f"{given} ({name})", Supervision.IMAGE_LEVEL, used_for)
     if from_sbd := info.get("labels_from", {}).get("sbd"):
         # Still image-level: a list of classes. But people had drawn masks before anybody could write it.
@@ -102,8 +112,29 @@ def example_table(
         ignore_index=info["definition"]["ignore_index"],
         ledger=ledger,
         source=name,
+        sha256=tuple(digests[i] or "" for i in chosen) if kind == "target" else None,
         **(_plausibility(view, chosen) if mask_field == MASKS else {}),
     )
+
+
+def masks_fit(view: "fo.Dataset | fo.DatasetView", field: str) -> list[bool]:
+    """Whether each sample's mask was made from the image and the labels that the sample has now.
+
+    True where there is no mask, and where nobody noted what it was made from.
+    """
+    if not view.has_sample_field(f"{field}.{BASIS}"):
+        return [True] * len(view)
+    noted = view.values(f"{field}.{BASIS}")
+    return [basis in (None, now) for basis, now in zip(noted, mask_bases(view), strict=True)]
+
+
+def mask_bases(view: "fo.Dataset | fo.DatasetView") -> list[str]:
+    """``mask_basis`` of the image and labels that each sample has now."""
+    shown = "label.label" if kind_of(view) == "web" else "labels.classifications.label"
+    return [
+        mask_basis(sha256 or "", [labels] if isinstance(labels, str) else labels or ())
+        for sha256, labels in zip(*view.values(["sha256", shown]), strict=True)
+    ]
 
 
 def _plausibility(view: "fo.Dataset | fo.DatasetView", chosen: list[int]) -> dict[str, np.ndarray]:

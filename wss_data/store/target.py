@@ -17,8 +17,9 @@ from wss_data.spec import DatasetSpec, read_spec
 from wss_data.store.appearance import declare_masks
 from wss_data.store.connection import fiftyone
 from wss_data.store.datasets import check_place, create_or_open, open_dataset, target_name
-from wss_data.store.info import BEFORE_IMPORT, GROUND_TRUTH, MASKS, class_names, info_of, set_ledger, update
+from wss_data.store.info import BASIS, BEFORE_IMPORT, GROUND_TRUTH, MASKS, class_names, info_of, set_ledger, update
 from wss_data.store.screening import evaluation_splits, leaks
+from wss_data.store.tables import mask_bases, masks_fit
 from wss_data.store.web import apply_filter
 
 LOGGER = logging.getLogger(__name__)
@@ -160,6 +161,7 @@ def _store_target(dataset: "fo.Dataset", images: Sequence["TargetImage"]) -> Non
     there = {
         image_id: (key, tags) for image_id, key, tags in zip(*dataset.values(["image_id", "id", "tags"]), strict=True)
     }
+    made_by_models = _note_bases(dataset)
     new, changes = [], {}
     for image in images:
         fields = _target_fields(fo, image)
@@ -174,6 +176,36 @@ def _store_target(dataset: "fo.Dataset", images: Sequence["TargetImage"]) -> Non
     if gone:
         dataset.set_values("tags", gone, key_field="id")
     dataset.add_samples(new, progress=False)
+    for field in made_by_models:
+        masked = dataset.exists(f"{field}.mask_path")
+        if stale := masks_fit(masked, field).count(False):
+            LOGGER.warning(
+                "%s: %d of %d masks in '%s' were made from other images or labels than the dataset has now. "
+                "wss-train masks makes these again; until then they are not used.",
+                *(dataset.name, stale, len(masked), field),
+            )
+
+
+def _note_bases(dataset: "fo.Dataset") -> list[str]:
+    """Note what masks of models were made from where an earlier version did not: what the dataset holds till now.
+
+    Returns:
+        The fields of such masks.
+    """
+    fo = fiftyone()
+    fields = []
+    for field in dataset.get_field_schema(ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Segmentation):
+        if not dataset.match({f"{field}.method": "model"}).limit(1):
+            continue
+        fields.append(field)
+        if not dataset.has_sample_field(f"{field}.{BASIS}"):
+            dataset.add_sample_field(f"{field}.{BASIS}", fo.StringField)
+        without = dataset.match({f"{field}.method": "model", f"{field}.{BASIS}": None})
+        if len(without):
+            dataset.set_values(
+                f"{field}.{BASIS}", dict(zip(without.values("id"), mask_bases(without), strict=True)), key_field="id"
+            )
+    return fields
 
 
 def _target_fields(fo: Any, image: "TargetImage") -> dict[str, Any]:
@@ -211,7 +243,12 @@ def target_summary(dataset: "fo.Dataset") -> str:
 
 
 def set_target_masks(
-    dataset: "fo.Dataset", field: str, values: Mapping[str, str | Path], ledger: Ledger, keep_others: bool = False
+    dataset: "fo.Dataset",
+    field: str,
+    values: Mapping[str, str | Path],
+    ledger: Ledger,
+    keep_others: bool = False,
+    bases: Mapping[str, str] | None = None,
 ) -> None:
     """Store masks that a model made, such as ``pseudo_mask`` or ``prediction``.
 
@@ -221,6 +258,8 @@ def set_target_masks(
         values: Image id, as in ``ExampleTable.ids`` -> label mask (palette PNG).
         ledger: What the masks were made from.
         keep_others: Whether masks of other images in the field stay; by default the field then holds these alone.
+        bases: Image id -> ``mask_basis`` of the image and labels that its mask was made from; ``None`` for those that
+            the dataset has.
 
     Raises:
         StoreError: If the field is the ground truth or the web's own masks, or an id is not in the dataset.
@@ -240,6 +279,12 @@ def set_target_masks(
     declare_masks(fo, dataset, field)
     if not keep_others:
         dataset.clear_sample_field(field)
-    masks = {sample_ids[key]: fo.Segmentation(mask_path=str(path), method="model") for key, path in values.items()}
+    bases = bases or dict(zip(dataset.values("image_id"), mask_bases(dataset), strict=True))
+    if not dataset.has_sample_field(f"{field}.{BASIS}"):
+        dataset.add_sample_field(f"{field}.{BASIS}", fo.StringField)
+    masks = {
+        sample_ids[key]: fo.Segmentation(mask_path=str(path), method="model", basis=bases.get(key))
+        for key, path in values.items()
+    }
     dataset.set_values(field, masks, key_field="id")
     set_ledger(dataset, field, ledger)
