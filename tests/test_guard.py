@@ -308,6 +308,7 @@ def test_another_user_of_the_machine_is_refused(view):
         server.connect()
     finally:
         os.seteuid(0)
+    assert user_of(server.sock.getsockname(), server.sock.getpeername()) == 65534
     server.request("GET", "/fiftyone", headers={"Host": f"localhost:{view}"})
     answer = server.getresponse()
     assert (answer.status, "another user" in answer.read().decode()) == (403, True)

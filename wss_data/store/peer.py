@@ -1,15 +1,22 @@
 """Whose program is at the other end of a connection: on one machine, any user can connect to a port of another."""
 
+import errno
+import os
 import socket
-import sys
-from pathlib import Path
+import struct
 
-_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
-_ESTABLISHED = "01"
+# Linux's interface for it, sock_diag(7): a request for one connection, and what is read of the answer.
+_SOCK_DIAG = 4  # NETLINK_SOCK_DIAG
+_BY_FAMILY = 20  # SOCK_DIAG_BY_FAMILY
+_REQUEST = 1  # NLM_F_REQUEST
+_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
+_WANTED = struct.Struct("=BBBxI")  # family, protocol, extensions, states
+_ENDS = struct.Struct("!HH16s16s")  # ports of the owner and of the other, their addresses
+_ANY_INTERFACE_AND_COOKIE = struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
+_FOUND = struct.Struct("=BBxx48xIIII")  # family, state, ..., expires, queues, user
+
+_ESTABLISHED = 1
 """The only state in which Linux says whose a connection is: of one that is being closed it says the system's."""
-
-_LOOKS = 3
-"""A line of the table can be missing from one reading, while others come and go."""
 
 
 def user_of(client: tuple[str, int], server: tuple[str, int]) -> int | None:
@@ -20,21 +27,26 @@ def user_of(client: tuple[str, int], server: tuple[str, int]) -> int | None:
         server: The same of ours.
 
     Returns:
-        ``None`` if the connection is not there (any more), or the system does not say: only Linux does.
+        ``None`` if the connection is not there (any more).
+
+    Raises:
+        OSError: If the system does not say: only Linux does, and not everywhere.
     """
-    ends = [f"{_written(host)}:{port:04X}" for host, port in (client, server)]
-    for _ in range(_LOOKS):
-        for table in _TABLES:
-            try:
-                lines = table.read_text().splitlines()[1:]
-            except OSError:
-                continue
-            for line in lines:
-                _, local, remote, state, *_, user = line.split()[:8]
-                # An IPv4 address may stand as an IPv6 one that ends with it.
-                if state == _ESTABLISHED and local.endswith(ends[0]) and remote.endswith(ends[1]):
-                    return int(user)
-    return None
+    family = socket.AF_INET6 if ":" in client[0] else socket.AF_INET
+    hosts = (socket.inet_pton(family, host) for host, _ in (client, server))
+    request = _WANTED.pack(family, socket.IPPROTO_TCP, 0, 1 << _ESTABLISHED)
+    request += _ENDS.pack(client[1], server[1], *hosts) + _ANY_INTERFACE_AND_COOKIE
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as system:
+        system.send(_HEADER.pack(_HEADER.size + len(request), _BY_FAMILY, _REQUEST, 0, 0) + request)
+        answer = system.recv(4096)
+    _, kind, *_ = _HEADER.unpack_from(answer)
+    if kind != _BY_FAMILY:
+        (code,) = struct.unpack_from("=i", answer, _HEADER.size)
+        if -code == errno.ENOENT:
+            return None
+        raise OSError(-code, os.strerror(-code))
+    _, state, *_, user = _FOUND.unpack_from(answer, _HEADER.size)
+    return user if state == _ESTABLISHED else None
 
 
 def users_are_seen() -> bool:
@@ -43,11 +55,7 @@ def users_are_seen() -> bool:
         socket.create_server(("127.0.0.1", 0)) as server,
         socket.create_connection(server.getsockname()) as client,
     ):
-        return user_of(client.getsockname(), server.getsockname()) is not None
-
-
-def _written(host: str) -> str:
-    """An address as the table has it: words of 32 bits, each a number in the machine's order of bytes."""
-    packed = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
-    words = (packed[start : start + 4] for start in range(0, len(packed), 4))
-    return "".join(f"{int.from_bytes(word, sys.byteorder):08X}" for word in words)
+        try:
+            return user_of(client.getsockname(), server.getsockname()) is not None
+        except (OSError, AttributeError):  # no such kind of socket
+            return False
