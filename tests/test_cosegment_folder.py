@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
@@ -98,6 +99,30 @@ def test_names_that_a_spreadsheet_takes_for_formulas_are_marked_in_the_table_and
     assert sorted(rows(tmp_path / "out")) == sorted(("'@us", name if name == "plain" else f"'{name}") for name in names)
     assert all((tmp_path / "out" / "@us" / f"{name}.png").is_file() for name in names)
     assert run(tmp_path / "in", tmp_path / "out").unchanged == len(names)
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(b"v\xf6gel"), "a\nb", "a\rb", ' a,"b ', "x" * 251, "U\u0308"])
+def test_an_image_of_any_name_gets_its_mask_once(tmp_path, engine, name):
+    draw(tmp_path / "in" / "cow" / f"{name}.png")
+
+    assert run(tmp_path / "in", tmp_path / "out").made == 1
+    assert (tmp_path / "out" / "cow" / f"{name}.png").is_file()
+    assert run(tmp_path / "in", tmp_path / "out").unchanged == 1
+
+
+def test_what_is_passed_over_is_told_with_the_masks(tmp_path, engine):
+    draw(tmp_path / "in" / "cow" / "a.png")
+    for name in ("cow/b.heic", "cow/@eaDir/a.png/thumb.jpg", "_old/c.png", "cow/.thumbnails/a.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(b"x")
+
+    summary = run(tmp_path / "in", tmp_path / "out")
+
+    assert (summary.images, summary.made) == (1, 1)
+    assert str(summary).endswith("4 files passed over (3 hidden or of a tool, 1 .heic)")
+    (tmp_path / "in" / "cow" / "a.png").unlink()
+    with pytest.raises(SourceError, match=r"no image found \(4 files passed over"):
+        run(tmp_path / "in", tmp_path / "other")
 
 
 def test_an_interrupted_run_goes_on_with_what_is_missing_and_ends_in_the_same_files(tmp_path, engine):

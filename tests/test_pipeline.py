@@ -1,9 +1,11 @@
 """The web dataset from end to end, on the real database, killed and run again."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,40 @@ def contents(dataset) -> dict:
 
 def written(folder: Path) -> dict[str, int]:
     return {str(p): p.stat().st_mtime_ns for p in folder.rglob("*") if p.suffix in (".jpg", ".png")}
+
+
+def test_a_folder_with_odd_names_is_built_once_and_takes_masks_by_the_same_names(database, tmp_path):
+    from pictures import disc
+
+    from wss_data import build, store
+    from wss_data.images import write_jpeg
+    from wss_data.masks import write_foreground
+    from wss_data.pipeline import summary_table
+    from wss_data.spec import spec_from_folder
+
+    names = [os.fsdecode(b"v\xf6gel"), "Ku\u0308he", "plain", "a\tb"]
+    for number, name in enumerate(names):
+        image, inside = disc(seed=number)
+        write_jpeg(image, tmp_path / "photos" / "ball" / f"{name}.jpg")
+        write_foreground(inside, tmp_path / "masks" / "ball" / f"{unicodedata.normalize('NFC', name)}.PNG")
+    (tmp_path / "photos" / "ball" / "b.heic").write_bytes(b"x")
+    (tmp_path / "photos" / "@eaDir").mkdir()
+    spec = spec_from_folder(tmp_path / "photos", "zoo-odd")
+
+    dataset = build(spec, workers=1, progress=False)
+    ids = dict(zip(*dataset.values(["id", "filepath"]), strict=True))
+    files = written(dataset_folder("zoo-odd"))
+    again = build(spec, workers=1, progress=False)
+
+    assert spec.class_names == ("ball",) and len(ids) == 4
+    assert dict(zip(*again.values(["id", "filepath"]), strict=True)) == ids
+    assert written(dataset_folder("zoo-odd")) == files, "a resumed build finds every image again"
+    assert "ball: 1 file passed over (1 .heic)" in summary_table(again)
+    assert set(again.values("provenance.source_id")) == {
+        "ball/v\\xf6gel.jpg", "ball/Ku\u0308he.jpg", "ball/plain.jpg", "ball/a\\x09b.jpg"
+    }  # fmt: skip
+    report = store.import_masks(again, tmp_path / "masks")
+    assert (report.imported, report.bad) == ({"ball": 4}, ())
 
 
 @pytest.fixture(scope="module")

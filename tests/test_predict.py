@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import numpy as np
@@ -39,6 +40,21 @@ def test_an_unreadable_image_is_counted_and_the_others_go_on(model, photos, tmp_
     assert (summary.written, dict(summary.failed)) == (3, {"unreadable": 1})
     assert "broken.jpg" in str(summary)
     assert not (tmp_path / "out" / "broken.png").exists()
+
+
+def test_any_name_is_predicted_and_what_is_passed_over_is_told(model, photos, tmp_path):
+    names = [os.fsdecode(b"v\xf6gel"), "a\nb", "x" * 251]
+    for i, name in enumerate(names):
+        (photos / "images" / f"{i}.png").rename(photos / "images" / f"{name}.png")
+    touch(photos, "b.heic", "@eaDir/c.png", ".thumbnails/d.png")
+    summary = predict_images(model, photos, tmp_path / "out", progress=False)
+    assert summary.written == 3 and summary.passed_over == "3 files passed over (2 hidden or of a tool, 1 .heic)"
+    assert all((tmp_path / "out" / "images" / f"{name}.png").is_file() for name in names)
+    found = find_images(str(photos / "**" / "*"))
+    assert len(found) == 3, "a wildcard does not stand for a folder of a tool"
+    assert len(find_images(str(photos / "@eaDir" / "*"))) == 1, "one that is written out is meant"
+    with pytest.raises(SourceError, match="the result's name would be too long"):
+        predict_images(model, photos, tmp_path / "more", overlays=True, progress=False)
 
 
 def test_one_file_with_crf_and_overlay(model, photos, tmp_path):

@@ -85,7 +85,7 @@ BAD_ROWS = {
     "../cat/1.jpg,,,,,,,": "is no path of the form",
     "/cat/1.jpg,,,,,,,": "is no path of the form",
     "1.jpg,,,,,,,": "is no path of the form",
-    ",,,,,,,": "is no path of the form",
+    ",,,A cat,,,,": "is no path of the form",
     "cat/2.jpg,,,,,,,": "is there twice",
     "cat/1.jpg,javascript:alert(1),,,,,,": "begins with http",
     "cat/1.jpg,,ftp://x.example/1,,,,,": "begins with http",
@@ -101,6 +101,14 @@ def test_a_bad_row_is_an_error_with_its_line(photos, row):
     with_table(photos, "cat/2.jpg,,,,,,,", row)
     with pytest.raises(SourceError, match="line 3: .*" + BAD_ROWS[row]):
         make_source("folder", {"path": photos})
+
+
+@pytest.mark.parametrize(("separator", "encoding"), [(";", "utf-16"), ("\t", "utf-8"), (",", "utf-8-sig")])
+def test_a_table_and_its_images_meet_whatever_program_wrote_their_names(photos, separator, encoding):
+    (photos / "cat" / "1.jpg").rename(photos / "cat" / "Ka\u0308tzchen.jpg")  # as a Mac writes names
+    row, empty = separator.join(["Ann", " cat/K\u00e4tzchen.jpg"]), separator
+    with_table(photos, row, empty, header=separator.join(["Author", "FILE"]), encoding=encoding)
+    assert [hit.provenance.author for hit in hits(photos)] == [None, "Ann"]
 
 
 def test_the_line_of_a_bad_row_is_right_behind_an_empty_line(photos):

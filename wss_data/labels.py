@@ -150,17 +150,19 @@ def read_label_table(path: Path, words: ClassWords, known: Container[str] = ()) 
     repeated = 0
     for row in rows:
         where = f"{path}, line {row.line}"
-        if row.extra and columns[-1] != "classes":
+        extra = [cell for cell in row.extra if cell]
+        if extra and columns[-1] != "classes":
             raise SourceError(
-                f"{where}: {len(row.extra)} cells more than columns, such as {row.extra[0][:40]!r}. Put classes in "
+                f"{where}: {len(extra)} cells more than columns, such as {extra[0][:40]!r}. Put classes in "
                 "quotes, or part them by spaces."
             )
         if not row.cells["image"]:
             table.nameless.append(row.line)
             continue
         name = image_name(row.cells["image"], where, known)
-        found = words.several(" ".join([row.cells["classes"]]) + "".join(f",{cell}" for cell in row.extra))
-        if not (row.cells["classes"] or row.extra):
+        classes = ",".join([row.cells["classes"], *extra])
+        found = words.several(classes)
+        if not classes:
             table.empty.append(row.line)
         if name in table.labels:
             repeated += 1

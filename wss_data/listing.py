@@ -3,13 +3,13 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
 
 from wss_data.errors import SourceError
-from wss_data.names import is_hidden, is_of_tool, printable, same_name
+from wss_data.names import is_hidden, is_of_tool, is_text, same_name
 
 HIDDEN = "hidden or of a tool"
 BROKEN_LINK = "links that lead nowhere"
@@ -29,13 +29,11 @@ def require_text(path: Path, what: str) -> Path:
     Raises:
         SourceError: If a part of it is not UTF-8; ``what`` says whose path it is.
     """
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
+    if not is_text(str(path)):
         raise SourceError(
-            f"{printable(path)}: the path of {what} holds bytes that are not UTF-8, which the database cannot keep. "
+            f"{path}: the path of {what} holds bytes that are not UTF-8, which the database cannot keep. "
             "Rename that folder."
-        ) from error
+        )
     return path
 
 
@@ -69,7 +67,7 @@ class Listing(Sequence[Path]):
 
     def with_text_names(self) -> "Listing":
         """The files whose names the database can keep; others count as passed over."""
-        files = tuple(path for path in self.files if printable(path.name) == path.name)
+        files = tuple(path for path in self.files if is_text(path.name))
         others = Counter({NO_TEXT: len(self) - len(files)} if len(files) < len(self) else {})
         return Listing(files, self.passed_over + others)
 
@@ -96,29 +94,44 @@ def list_files(folder: Path, suffixes: Iterable[str], deep: bool = True) -> List
         suffixes: Wanted suffixes, in lower case; files may have them in capitals.
         deep: Whether folders inside are searched, too; otherwise they are not even counted.
     """
-    wanted, files, passed_over = frozenset(suffixes), list[Path](), Counter[str]()
+    others = Counter[str]()
 
     def closed(_: OSError) -> None:
-        passed_over[CLOSED] += 1
+        others[CLOSED] += 1
 
-    for place, folders, names in os.walk(folder, onerror=closed):
-        here = Path(place)
-        tool = any(is_of_tool(part) for part in here.relative_to(folder).parts)
-        for name in folders if deep else ():
-            if os.path.islink(here / name):
-                passed_over[HIDDEN if tool or is_of_tool(name) else FOLDER_LINK] += 1
-        for name in names:
-            path = here / name
-            if tool or is_hidden(name):
-                passed_over[HIDDEN] += 1
-            elif path.suffix.lower() not in wanted:
-                passed_over[_kind(path)] += 1
-            elif os.path.isfile(path):
-                files.append(path)
-            else:
-                passed_over[BROKEN_LINK if os.path.islink(path) else SPECIAL] += 1
-        if not deep:
-            break
+    def paths() -> Iterator[Path]:
+        for place, folders, names in os.walk(folder, onerror=closed):
+            for name in folders if deep else ():
+                if os.path.islink(os.path.join(place, name)):
+                    others[HIDDEN if is_of_tool(name) else FOLDER_LINK] += 1
+            yield from (Path(place, name) for name in names)
+            if not deep:
+                break
+
+    listing = wanted_of(paths(), suffixes, lambda path: path.relative_to(folder).parts[:-1])
+    return Listing(listing.files, listing.passed_over + others)
+
+
+def wanted_of(paths: Iterable[Path], suffixes: Iterable[str], folders: Callable[[Path], Collection[str]]) -> Listing:
+    """Those of some paths that are files with one of some suffixes, and what the others are.
+
+    Args:
+        paths: Of files; folders among them are left out without a count.
+        suffixes: Wanted suffixes, in lower case.
+        folders: Path -> names of the folders above it that may make it a tool's.
+    """
+    wanted, files, passed_over = frozenset(suffixes), list[Path](), Counter[str]()
+    for path in paths:
+        if os.path.isdir(path):
+            continue
+        if is_hidden(path.name) or any(map(is_of_tool, folders(path))):
+            passed_over[HIDDEN] += 1
+        elif path.suffix.lower() not in wanted:
+            passed_over[_kind(path)] += 1
+        elif os.path.isfile(path):
+            files.append(path)
+        else:
+            passed_over[BROKEN_LINK if os.path.islink(path) else SPECIAL] += 1
     return Listing(tuple(sorted(files)), passed_over)
 
 

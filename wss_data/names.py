@@ -39,6 +39,11 @@ def same_name(name: str | os.PathLike[str]) -> str:
     return unicodedata.normalize("NFC", printable(name))
 
 
+def is_text(name: str) -> bool:
+    """Whether a name is UTF-8, so that the database can keep it."""
+    return name.encode(errors="replace").decode() == name
+
+
 def is_of_tool(folder: str) -> bool:
     """Whether a folder of that name is hidden or a tool's own: it holds thumbnails, copies and the like."""
     return folder.startswith((".", "_")) or folder.casefold() in _TOOL_FOLDERS

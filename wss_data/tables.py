@@ -91,7 +91,7 @@ class Row:
     Args:
         line: Its last line in the file, from 1.
         cells: Column -> cell, without blanks around it; a cell that is missing is empty.
-        extra: Cells behind the last column.
+        extra: Cells behind the last column, empty ones included.
     """
 
     line: int
@@ -99,13 +99,13 @@ class Row:
     extra: tuple[str, ...] = ()
 
 
-def read_table(path: Path, wanted: Collection[str], example: str) -> tuple[list[str], list[Row]]:
+def read_table(path: Path, wanted: Collection[str] = (), example: str = "") -> tuple[list[str], list[Row]]:
     """The columns and rows of a table; lines without any cell filled are left out.
 
     Args:
         path: A CSV file; its first line names the columns, in any order and in capitals or not, parted by what parts
             the cells: comma, semicolon or tab.
-        wanted: Columns that must be there, in lower case.
+        wanted: Columns that must be there, in lower case; without any, the caller checks the columns.
         example: A row as it should be, for the error.
 
     Returns:
@@ -134,8 +134,9 @@ def read_table(path: Path, wanted: Collection[str], example: str) -> tuple[list[
                 _check_columns(path, columns, wanted, example)
             else:
                 filled = cells + [""] * (len(columns) - len(cells))
-                extra = tuple(cell for cell in filled[len(columns) :] if cell)
-                rows.append(Row(reader.line_num + start, dict(zip(columns, filled, strict=False)), extra))
+                cut = len(columns)
+                row = dict(zip(columns, filled, strict=False))
+                rows.append(Row(reader.line_num + start, row, tuple(filled[cut:])))
     except csv.Error as error:  # an unclosed quote, or a cell that swallowed the rest of the file
         raise SourceError(
             f"{path}, line {reader.line_num + start}: no readable CSV ({error}). Are its quotes in pairs?"
@@ -147,7 +148,7 @@ def read_table(path: Path, wanted: Collection[str], example: str) -> tuple[list[
 
 def _check_columns(path: Path, columns: Sequence[str], wanted: Collection[str], example: str) -> None:
     twice = sorted({name for name in columns if name and columns.count(name) > 1})
-    if not set(wanted) <= set(columns) or twice:
+    if wanted and (not set(wanted) <= set(columns) or twice):
         problem = f"names {twice[0]!r} twice" if twice else f"names the columns {', '.join(columns) or '(none)'}"
         raise SourceError(
             f"{path}: the first line {problem}; {' and '.join(wanted)} {'are' if len(wanted) > 1 else 'is'} wanted, "

@@ -1,6 +1,7 @@
 """Use a model: label masks for images on disk, without a database."""
 
 import glob
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,13 +13,16 @@ from tqdm import tqdm
 from wss_data.errors import SourceError
 from wss_data.files import check_outputs, output_folder, output_path
 from wss_data.images import SUFFIXES, encode_jpeg, list_images, read_image
-from wss_data.listing import Listing
+from wss_data.listing import Listing, wanted_of
 from wss_data.masks import write_mask
 from wss_data.report import overlay as draw_overlay
 from wss_train.inference import default_device, predict_files, settings_for
 from wss_train.labelling import LabelledImage, chosen_crf, label_images
 from wss_train.models import load_model
 from wss_train.threads import in_threads
+
+_LONGEST_NAME = 255
+"""Bytes of a file name at most, on usual file systems."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +117,9 @@ def _files_of(entry: Path) -> tuple[Path, Listing]:
     if fixed == len(entry.parts):
         return entry, Listing()
     paths = (Path(name) for name in glob.iglob(str(entry), recursive=True))
-    images = sorted(path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
-    return Path(*entry.parts[:fixed]), Listing(tuple(images))
+    base, written = Path(*entry.parts[:fixed]), set(entry.parts)
+    # A folder of a tool that a person wrote out is meant; one that a wildcard met is not.
+    return base, wanted_of(paths, SUFFIXES, lambda path: set(path.relative_to(base).parts[:-1]) - written)
 
 
 def predict_images(
@@ -158,6 +163,8 @@ def predict_images(
     inputs = {path.resolve() for path in paths}
     for mask, picture in targets:
         for target in (mask, picture) if overlays else (mask,):
+            if len(os.fsencode(target.name)) > _LONGEST_NAME:
+                raise SourceError(f"{target.name[:80]}...: the result's name would be too long. Rename that image.")
             if target.resolve() in inputs:
                 raise SourceError(f"{target}: the result would replace this image. Choose another folder with --out.")
 

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -18,10 +19,11 @@ from wss_data.cosegmentation.base import Engine, ImageFiles, full_disk_told, gro
 from wss_data.errors import CosegmentationError, ImageError, SourceError
 from wss_data.files import adopt, check_outputs, is_ours, output_folder, output_path, write_output, write_text
 from wss_data.images import decode_image, list_images
-from wss_data.listing import Listing
+from wss_data.listing import HIDDEN, Listing
 from wss_data.masks import foreground_ratio, resize_mask, write_foreground
 from wss_data.names import is_of_tool, printable
 from wss_data.parallel import map_images
+from wss_data.tables import read_text
 
 SCORES = "scores.csv"
 LEDGER = "ledger.json"
@@ -224,11 +226,12 @@ def _find_groups(images: Path, out: Path) -> tuple[dict[str, Sequence[Path]], Li
         raise SourceError(f"{images}: there is no such folder of images.")
     if out.absolute().resolve().is_relative_to(images.resolve()):
         raise SourceError(f"{out}: masks must go outside {images}; the next run would take them for images.")
-    folders = [path for path in sorted(images.iterdir()) if path.is_dir() and not is_of_tool(path.name)]
-    listings = {printable(folder.name): list_images(folder) for folder in folders}
+    folders = [path for path in sorted(images.iterdir()) if path.is_dir()]
+    listings = {printable(folder.name): list_images(folder) for folder in folders if not is_of_tool(folder.name)}
+    left_out = sum(len(names) for folder in folders if is_of_tool(folder.name) for *_, names in os.walk(folder))
     groups: dict[str, Sequence[Path]] = {name: listing for name, listing in listings.items() if listing}
     direct = list_images(images, deep=False)
-    everything = sum(listings.values(), direct)
+    everything = sum(listings.values(), direct) + Listing(passed_over=Counter({HIDDEN: left_out}))
     if direct and groups:
         raise SourceError(
             f"{images}: holds {len(direct)} images (such as {direct[0].name}) beside folders of images (such as "
@@ -388,14 +391,17 @@ def _read_rows(path: Path) -> dict[tuple[str, str], ScoreRow]:
     """The rows of an earlier run by (class, stem); none if there was none or the file is not ours."""
     if not path.is_file():
         return {}
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), restval="")
+    try:
+        columns = tuple(reader.fieldnames or ())
+        if columns != COLUMNS:
             raise CosegmentationError(
-                f"{path}: not a score file of this program (columns {', '.join(reader.fieldnames or ()) or 'none'}). "
+                f"{path}: not a score file of this program (columns {', '.join(columns) or 'none'}). "
                 "Choose another folder for the masks, or move the file away."
             )
         return {(row.class_name, row.stem): row for row in _parsed(reader)}
+    except csv.Error as error:
+        raise CosegmentationError(f"{path}: no readable CSV ({error}). Move the file away.") from error
 
 
 def _parsed(reader: Iterable[Mapping[str, str]]) -> Iterator[ScoreRow]:

@@ -1,12 +1,10 @@
 """Images that are on disk already, in one folder a class; with a CSV beside them that says where they came from."""
 
-import csv
-import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from stat import S_ISREG
 from typing import Any
@@ -19,6 +17,7 @@ from wss_data.names import printable, same_name
 from wss_data.records import Provenance
 from wss_data.sources.base import Hit, Pages, SourceState
 from wss_data.spec import ClassSpec
+from wss_data.tables import Row, read_table
 
 PROVENANCE_FILE = "provenance.csv"
 """Name of the optional table beside the class folders."""
@@ -112,10 +111,14 @@ class FolderSource:
                 f"Folders found in {self.path}: {', '.join(found) if found else 'none'}."
             )
         listing = list_images(folder)
-        self.passed_over[class_name] = listing.passed_over
-        names = (f"{class_name}/{printable(path.relative_to(folder).as_posix())}" for path in listing)
-        self._listed[class_name] = dict(zip(names, listing, strict=True))
-        return self._listed[class_name]
+        files: dict[str, Path] = {}
+        for path in listing:
+            files.setdefault(f"{class_name}/{printable(path.relative_to(folder).as_posix())}", path)
+        # A name with a byte that is not UTF-8 beside one with that byte's escape, letter by letter.
+        twice = Counter({"with another's printable name": len(listing) - len(files)})
+        self.passed_over[class_name] = listing.passed_over + twice
+        self._listed[class_name] = files
+        return files
 
 
 def _stamp(path: Path) -> str | None:
@@ -141,8 +144,8 @@ def read_provenance(folder: Path) -> dict[str, dict[str, str]]:
         folder: Holds the table and the class folders.
 
     Returns:
-        ``<class>/<name>`` -> what is known of that image, by the fields of ``Provenance``; empty cells are left out.
-        Nothing where there is no table.
+        ``<class>/<name>``, in the form of ``same_name`` -> what is known of that image, by the fields of
+        ``Provenance``; empty cells are left out. Nothing where there is no table.
 
     Raises:
         SourceError: If the table cannot be read or a row is wrong; each with its line.
@@ -150,27 +153,18 @@ def read_provenance(folder: Path) -> dict[str, dict[str, str]]:
     path = folder / PROVENANCE_FILE
     if not path.is_file():
         return {}
-    data = path.read_bytes()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise SourceError(f"{path}, line {line}: not UTF-8 text. Save the table as CSV in UTF-8.") from error
-
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, restkey="", restval="")
+    columns, rows = read_table(path)
+    _check_columns(path, columns)
+    there = lru_cache(1)(partial(_names_below, folder))
     found: dict[str, dict[str, str]] = {}
     wrong: list[str] = []
-    try:
-        _check_columns(path, reader.fieldnames or [])
-        for row in reader:
-            name = (row["file"] or "").strip()
-            problem = "is there twice" if name in found else _problem(folder, name, row)
-            if problem:
-                wrong.append(f"line {reader.line_num}: {name[:80]!r} {problem}")
-            else:
-                found[name] = {key: row[key].strip() for key in COLUMNS[1:] if (row.get(key) or "").strip()}
-    except csv.Error as error:
-        raise SourceError(f"{path}, line {reader.line_num}: no readable CSV ({error}).") from error
+    for row in rows:
+        name = row.cells["file"]
+        problem = "is there twice" if same_name(name) in found else _problem(folder, name, row, there)
+        if problem:
+            wrong.append(f"line {row.line}: {name[:80]!r} {problem}")
+        else:
+            found[same_name(name)] = {key: row.cells[key] for key in COLUMNS[1:] if row.cells.get(key)}
     if wrong:
         more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         raise SourceError(
@@ -179,28 +173,32 @@ def read_provenance(folder: Path) -> dict[str, dict[str, str]]:
     return found
 
 
-def _check_columns(path: Path, columns: object) -> None:
-    names = [str(name) for name in columns] if isinstance(columns, (list, tuple)) else []
-    unknown = [name for name in names if name not in COLUMNS]
-    if "file" not in names or unknown or len(set(names)) < len(names):
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
+    if "file" not in columns or not set(columns) <= set(COLUMNS) or len(set(columns)) < len(columns):
         raise SourceError(
-            f"{path}, line 1: the columns are {', '.join(names) or 'none'}; wanted are 'file' and any of "
+            f"{path}, line 1: the columns are {', '.join(columns) or 'none'}; wanted are 'file' and any of "
             f"{', '.join(COLUMNS[1:])}, each once."
         )
 
 
-def _problem(folder: Path, name: str, row: Mapping[str, str | None]) -> str | None:
+def _names_below(folder: Path) -> set[str]:
+    """Every file below a folder by its path from there, in the form of ``same_name``."""
+    places = ((Path(place).relative_to(folder), names) for place, _, names in os.walk(folder))
+    return {same_name(place / name) for place, names in places for name in names}
+
+
+def _problem(folder: Path, name: str, row: Row, there: Callable[[], Collection[str]]) -> str | None:
     """What is wrong with one row, or ``None``."""
     parts = PurePosixPath(name).parts
-    if "" in row:
+    if row.extra:
         return "has more cells than there are columns (a comma without quotes?)"
     if len(parts) < 2 or ".." in parts or name.startswith("/") or _CONTROL.search(name):
         return "is no path of the form <class>/<name> inside the folder"
     # Unlike Path.is_file, this takes a name that is too long for the file system for one of no file.
-    if not os.path.isfile(folder / name):
+    if not os.path.isfile(folder / name) and same_name(name) not in there():
         return "is no file in the folder"
     for key in COLUMNS[1:]:
-        value = (row.get(key) or "").strip()
+        value = row.cells.get(key, "")
         if _CONTROL.search(value):
             return f"has a control character in {key}"
         if value and key in URL_COLUMNS and not is_web_address(value):
