@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,6 +28,9 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", "
 
 MAX_PIXELS = 100_000_000
 """Images with more pixels than this are refused as decompression bombs."""
+
+LONGEST_JPEG = 65_500
+"""Longest side of a JPEG that libjpeg writes, in pixels."""
 
 MIN_SIDE = 16
 """Images with a side shorter than this (pixels) cannot show an object."""
@@ -131,6 +135,20 @@ def unseen_turn(data: bytes) -> int:
         return 1
     orientation = _orientation(image)
     return orientation if orientation < 5 or image.width == image.height else 1
+
+
+def count_pixels(path: Path | str, max_pixels: int = MAX_PIXELS) -> int:
+    """Pixels of an image file, from its header alone: what it will take to decode it.
+
+    Raises:
+        ImageError: As ``read_size``.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            width, height = _open(file, str(path), max_pixels).size
+            return width * height
+    except OSError as error:
+        raise ImageError("missing", f"{path}: the image cannot be opened ({error.strerror}).") from error
 
 
 def _read(path: Path | str) -> bytes:
@@ -238,17 +256,30 @@ def _to_rgb(image: Image.Image, longest_side: int | None) -> np.ndarray:
         values /= 65535.0 if image.mode.startswith("I") else max(float(values.max()), 1.0)
         values *= 255.0
         return np.repeat(np.clip(values, 0, 255, out=values).astype(np.uint8)[:, :, None], 3, axis=2)
-    if image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
-        # Pillow takes every JPEG in ink for one of Adobe's, which are stored inverted.
-        image = ImageChops.invert(image)
+    # Pillow takes every JPEG in ink for one of Adobe's, which are stored inverted.
+    inverted = image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info
     see_through = "A" in image.getbands() or "transparency" in image.info
-    image = image.convert("RGBA" if see_through else "RGB")
     by = 1 if longest_side is None else max(image.size) // longest_side
     if by > 1:
-        image = image.reduce(by)
-    if see_through:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
-    return np.array(image)
+        image = _converted(image, inverted, see_through).reduce(by)
+        inverted = False
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    # In strips: several whole copies at once would be much for a large picture.
+    for rows, columns in strips(image.height, image.width):
+        part = image.crop((columns.start, rows.start, columns.stop, rows.stop))
+        part = _converted(part, inverted, see_through)
+        if see_through:
+            white = Image.new("RGBA", part.size, (255, 255, 255, 255))
+            part = Image.alpha_composite(white, part).convert("RGB")
+        pixels[rows, columns] = part
+    return pixels
+
+
+def _converted(image: Image.Image, inverted: bool, see_through: bool) -> Image.Image:
+    """As RGBA if pixels may be transparent, else as RGB; the ink of CMYK turned round first where asked."""
+    wanted = "RGBA" if see_through else "RGB"
+    image = ImageChops.invert(image) if inverted else image
+    return image if image.mode == wanted else image.convert(wanted)
 
 
 def _ink_to_rgb(ink: np.ndarray, inverted: bool) -> np.ndarray:
@@ -303,6 +334,15 @@ def resize_longest_side(image: np.ndarray, longest_side: int) -> np.ndarray:
     if size == (width, height):
         return image
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def strips(height: int, width: int, pixels: int = 2_000_000) -> Iterator[tuple[slice, slice]]:
+    """Cut an image across its longer side into (rows, columns) of at most ``pixels`` pixels, one line at least."""
+    lines, across = max(height, width), min(height, width)
+    step = max(1, pixels // max(across, 1))
+    for start in range(0, lines, step):
+        part = slice(start, min(start + step, lines))
+        yield (part, slice(0, width)) if height >= width else (slice(0, height), part)
 
 
 def encode_jpeg(image: np.ndarray, quality: int = 95) -> bytes:

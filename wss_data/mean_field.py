@@ -37,6 +37,7 @@ def mean_field(
     bilateral_rgb: float,
     bilateral_weight: float,
     iterations: int,
+    origin: tuple[int, int] = (0, 0),
 ) -> Array:
     """Infer the marginals of a fully connected CRF with two Gaussian terms and Potts compatibility.
 
@@ -52,6 +53,8 @@ def mean_field(
         bilateral_rgb: As above.
         bilateral_weight: As above.
         iterations: As above; 0 gives the softmax of the negated energies.
+        origin: (row, column) of the first pixel, where this is a part of a larger image: its lattice is then a part of
+            the larger one's.
 
     Returns:
         Marginal of each label at each pixel. Shape (L, H, W), float32, in [0, 1].
@@ -73,8 +76,8 @@ def mean_field(
         terms = []
         # The first term overwrites the messages of the iteration before, the second adds to them.
         for weight, kept, (lattice, of_ones) in (
-            (position_weight, np.float32(0), position_lattice(height, columns, position_px)),
-            (bilateral_weight, np.float32(1), bilateral_lattice(image, bilateral_px, bilateral_rgb)),
+            (position_weight, np.float32(0), position_lattice(height, columns, position_px, origin)),
+            (bilateral_weight, np.float32(1), bilateral_lattice(image, bilateral_px, bilateral_rgb, origin)),
         ):
             pull += np.float32(weight) * of_ones
             factor, values = np.float32(weight * lattice.gain), np.empty((lattice.size + 1, width), np.float32)

@@ -161,39 +161,51 @@ def normalised(lattice: Lattice) -> tuple[Lattice, Array]:
     return scaled, scaled.filter(ones)[:, 0]
 
 
-def position_lattice(height: int, width: int, deviation_px: float) -> tuple[Lattice, Array]:
-    """The normalised lattice of an image's pixel positions, and what it makes of ones; kept for the next image."""
-    make = _kept_position_lattice if height * width <= LARGEST_KEPT else _position_lattice
-    return make(height, width, deviation_px)
+def position_lattice(
+    height: int, width: int, deviation_px: float, origin: tuple[int, int] = (0, 0)
+) -> tuple[Lattice, Array]:
+    """The normalised lattice of an image's pixel positions, and what it makes of ones; kept for the next image.
+
+    Args:
+        height: Pixels.
+        width: Pixels.
+        deviation_px: Standard deviation, pixels.
+        origin: (row, column) of the first pixel, where this is a part of a larger image. Not kept then.
+    """
+    make = _kept_position_lattice if height * width <= LARGEST_KEPT and origin == (0, 0) else _position_lattice
+    return make(height, width, deviation_px, origin)
 
 
-def _position_lattice(height: int, width: int, deviation_px: float) -> tuple[Lattice, Array]:
-    return normalised(make_lattice(_places(height, width) / np.float32(deviation_px)))
+def _position_lattice(height: int, width: int, deviation_px: float, origin: tuple[int, int]) -> tuple[Lattice, Array]:
+    return normalised(make_lattice(_places(height, width, origin) / np.float32(deviation_px)))
 
 
 _kept_position_lattice = lru_cache(KEPT_LATTICES)(_position_lattice)
 
 
-def bilateral_lattice(image: Array, deviation_px: float, deviation_rgb: float) -> tuple[Lattice, Array]:
+def bilateral_lattice(
+    image: Array, deviation_px: float, deviation_rgb: float, origin: tuple[int, int] = (0, 0)
+) -> tuple[Lattice, Array]:
     """The normalised lattice of an image's pixel positions and colours, and what it makes of ones.
 
     Args:
         image: Shape (H, W, 3), uint8.
         deviation_px: Of position, pixels.
         deviation_rgb: Of colour, in units of 0..255.
+        origin: As ``position_lattice``.
 
     Returns:
         As ``normalised``.
     """
-    places = _places(*image.shape[:2]) / np.float32(deviation_px)
+    places = _places(*image.shape[:2], origin) / np.float32(deviation_px)
     colours = image.reshape(-1, 3) / np.float32(deviation_rgb)
     return normalised(make_lattice(np.hstack([places, colours])))
 
 
-def _places(height: int, width: int) -> Array:
-    """Column and row of each pixel, row by row. Shape (H W, 2), float32."""
+def _places(height: int, width: int, origin: tuple[int, int]) -> Array:
+    """Column and row of each pixel, row by row, counted from the whole image's corner. Shape (H W, 2), float32."""
     rows, columns = np.indices((height, width), np.float32)
-    return np.stack([columns.ravel(), rows.ravel()], axis=1)
+    return np.stack([columns.ravel() + np.float32(origin[1]), rows.ravel() + np.float32(origin[0])], axis=1)
 
 
 @compiled()

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from wss_data.errors import ImageError, MaskError
 from wss_data.files import atomic_path
-from wss_data.images import read_image
+from wss_data.images import read_image, strips
 from wss_data.masks import IGNORE_INDEX, read_mask, resize_mask, voc_palette
 from wss_data.spec import FilterSpec
 
@@ -22,6 +22,9 @@ KEPT, DROPPED = "#1f8a4c", "#c0392b"
 
 BAND_GREY = 136
 """Of the uncertain band in pictures."""
+
+_CUT = 8
+"""Pixels beyond a strip of a large picture that are drawn with it: more than a contour is wide."""
 
 _GAP = 10
 _BORDER = 24
@@ -188,6 +191,19 @@ def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.6) -> np.nda
     """
     colours = voc_palette().copy()
     colours[IGNORE_INDEX] = 255
+    height, width = mask.shape
+    result = np.empty_like(image)
+    for rows, columns in strips(height, width):
+        # A margin keeps the cut from being drawn as a contour.
+        top, left = max(0, rows.start - _CUT), max(0, columns.start - _CUT)
+        seen = slice(top, rows.stop + _CUT), slice(left, columns.stop + _CUT)
+        drawn = _overlay(image[seen], mask[seen], colours, opacity)
+        inner = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
+        result[rows, columns] = drawn[inner]
+    return result
+
+
+def _overlay(image: np.ndarray, mask: np.ndarray, colours: np.ndarray, opacity: float) -> np.ndarray:
     mixed = (1 - opacity) * image + opacity * colours[mask]
     result = np.where((mask != 0)[:, :, None], mixed, 0.85 * image + 0.15 * 255).astype(np.uint8)
     for index in np.unique(mask):

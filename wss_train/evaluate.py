@@ -22,7 +22,7 @@ from wss_data.masks import IGNORE_INDEX, read_mask, write_mask
 from wss_data.records import ExampleTable
 from wss_train.failures import write_failures
 from wss_train.inference import default_device, predict_files, settings_for
-from wss_train.labelling import LabelledImage, chosen_crf, label_images
+from wss_train.labelling import LabelledImage, chosen_crf, label_images, pixels_of
 from wss_train.metrics import ConfusionMatrix
 from wss_train.models import load_model
 from wss_train.threads import in_threads
@@ -173,7 +173,7 @@ def evaluate_model(
         images = predict_files(model, table.image_paths, settings)
         labelled = label_images(images, None, chosen_crf(crf, card.recipe), workers)
         score = partial(_score, table=table, predictions=None if out is None else Path(out) / "predictions")
-        parts = in_threads(score, labelled)
+        parts = in_threads(score, labelled, pixels=pixels_of)
         for part in tqdm(parts, total=len(table), desc="evaluate", unit="image", disable=not progress):
             matrix.merge(part)
         evaluation = Evaluation(

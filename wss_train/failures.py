@@ -18,6 +18,7 @@ from wss_data.images import read_image
 from wss_data.masks import read_mask
 from wss_data.records import ExampleTable
 from wss_data.report import Tile, fit, overlay, write_sheet
+from wss_train.metrics import count_pairs
 
 Kind = Literal["merged", "confused", "underestimated", "overestimated"]
 """How a class fails in an image: ``merged`` into another class that is there, too; ``confused`` with one that is not;
@@ -63,11 +64,10 @@ def failures_of(truth: np.ndarray, prediction: np.ndarray, ignore_index: int = 2
     Returns:
         The costliest first; empty where nothing of note fails.
     """
-    decided = truth != ignore_index
-    if not decided.any():
+    pairs = count_pairs(truth, prediction)
+    pairs[ignore_index] = 0
+    if not pairs.any():
         return []
-    codes = truth[decided].astype(np.int64) * 256 + prediction[decided]
-    pairs = np.bincount(codes, minlength=1 << 16).reshape(256, 256)
     total, there, found = pairs.sum(), pairs.sum(axis=1), pairs.sum(axis=0)
     smallest = SMALLEST_OBJECT * total
     failures = []

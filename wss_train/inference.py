@@ -11,6 +11,9 @@ size afterwards: see ``docs/explanation/inference.md`` for what that saves and c
 Sides are rounded to whole multiples of the network's output stride, so that its
 grid of logits covers the image exactly and no padding leaks in; that changes the
 aspect ratio by at most half a stride.
+
+An image of more than 2 megapixels is not kept once it is resized, and what is wanted at its size is made in parts
+(``window_at_image_size``): memory does not grow with the images.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,11 +27,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from wss_data.crf import LARGEST_WHOLE
 from wss_data.errors import ImageError, RecipeError
-from wss_data.images import read_image
+from wss_data.images import count_pixels, read_image
 from wss_train.checkpoints import ModelCard
 from wss_train.models import SegmentationModel, usable_precision
-from wss_train.threads import in_threads
+from wss_train.threads import Room, in_threads
 
 MAX_SCALE = 4.0
 """Largest scale accepted: memory grows with its square."""
@@ -45,6 +49,9 @@ _BUFFERED = 64_000_000
 
 _DECODERS = 4
 """Threads that read and resize images."""
+
+DECODED = Room(100_000_000)
+"""Pixels of images that are decoded side by side: one of the largest that are read, or many small ones."""
 
 
 @dataclass(frozen=True)
@@ -76,17 +83,27 @@ class Predicted:
 
     Args:
         position: Position in the list.
-        image: The image, upright. Shape (H, W, 3), uint8. ``None`` if it could not be read.
+        image: The image, upright. Shape (H, W, 3), uint8. ``None`` if it could not be read, or if it has more than 2
+            megapixels: then ``path`` and ``size`` say where it is and how large.
         probabilities: Of all classes, on the device of the network and on a grid that covers the image and may be
             coarser; ``at_image_size`` brings them there. Shape (C + 1, h, w), float32, sums to 1 over the classes.
             ``None`` if the image could not be read.
         error: Why the image could not be read, else ``None``.
+        path: File of an image that is not held, else ``None``.
+        size: Its (height, width) in pixels, upright.
     """
 
     position: int
     image: np.ndarray | None
     probabilities: Tensor | None
     error: ImageError | None = None
+    path: Path | str | None = None
+    size: tuple[int, int] = (0, 0)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of the image in pixels; (0, 0) if it could not be read."""
+        return self.size if self.image is None else (self.image.shape[0], self.image.shape[1])
 
 
 def settings_for(card: ModelCard, scales: Sequence[float], device: torch.device) -> InferenceSettings:
@@ -131,6 +148,33 @@ def at_image_size(maps: Tensor, height: int, width: int) -> Tensor:
     if maps.shape[1:] == (height, width):
         return maps
     return functional.interpolate(maps[None], size=(height, width), mode="bilinear", align_corners=False)[0]
+
+
+def window_at_image_size(maps: Tensor, size: tuple[int, int], rows: slice, columns: slice) -> Tensor:
+    """A part of what ``at_image_size`` gives, without the rest: equal but for float rounding.
+
+    Args:
+        maps: On a coarser grid. Shape (K, h, w), float.
+        size: (height, width) of the image, in pixels.
+        rows: Of the image, that are wanted.
+        columns: Of the image, that are wanted.
+
+    Returns:
+        Shape (K, rows, columns), as ``maps``.
+    """
+    for axis, wanted in ((1, rows), (2, columns)):
+        points = maps.shape[axis]
+        if wanted == slice(0, size[axis - 1]):
+            maps = at_image_size(maps, *((size[0], maps.shape[2]) if axis == 1 else (maps.shape[1], size[1])))
+            continue
+        places = torch.arange(wanted.start, wanted.stop, device=maps.device, dtype=torch.float64)
+        places = ((places + 0.5) * (points / size[axis - 1]) - 0.5).clamp(0, points - 1)
+        before = places.long()
+        share = (places - before).to(maps.dtype)
+        share = share[:, None] if axis == 1 else share
+        after = (before + 1).clamp(max=points - 1)
+        maps = torch.lerp(maps.index_select(axis, before), maps.index_select(axis, after), share)
+    return maps
 
 
 def predict_probabilities(
@@ -198,7 +242,9 @@ class _Ready:
     """An image on its way to the network, resized already, and the grid for its probabilities."""
 
     position: int
-    image: np.ndarray
+    path: Path | str
+    size: tuple[int, int]
+    image: np.ndarray | None
     pyramid: tuple[np.ndarray, ...]
     grid: tuple[int, int]
 
@@ -210,7 +256,8 @@ class _Ready:
     @property
     def pixels(self) -> int:
         """Pixels held, of the image and of its scales."""
-        return sum(array.shape[0] * array.shape[1] for array in (self.image, *self.pyramid))
+        held = 0 if self.image is None else self.size[0] * self.size[1]
+        return held + sum(level.shape[0] * level.shape[1] for level in self.pyramid)
 
 
 def predict_files(
@@ -254,20 +301,25 @@ def _predict_bucket(
 ) -> Iterator[Predicted]:
     maps = _fuse(model, [ready.pyramid for ready in bucket], bucket[0].grid, settings)
     for ready, probabilities in zip(bucket, maps, strict=True):
-        yield Predicted(ready.position, ready.image, probabilities)
+        yield Predicted(ready.position, ready.image, probabilities, None, ready.path, ready.size)
 
 
 def _read(numbered: tuple[int, Path | str], settings: InferenceSettings, stride: int) -> _Ready | Predicted:
     """An image that is ready for the network, or what became of it instead."""
     position, path = numbered
     try:
-        image = read_image(path)
+        pixels = count_pixels(path)
+        with DECODED.taken(pixels):
+            image = read_image(path)
+            rows, columns = image.shape[:2]
+            pyramid = _pyramid(image, settings, stride)
+            kept = image if pixels <= LARGEST_WHOLE else None
+            del image
     except ImageError as error:
         return Predicted(position, None, None, error)
-    pyramid = _pyramid(image, settings, stride)
-    rows, columns = (max(level.shape[axis] for level in pyramid) // stride for axis in (0, 1))
-    grid = grid_size(image.shape[0], image.shape[1], (rows, columns), stride)
-    return _Ready(position, image, pyramid, grid)
+    cells = tuple(max(level.shape[axis] for level in pyramid) // stride for axis in (0, 1))
+    grid = grid_size(rows, columns, (cells[0], cells[1]), stride)
+    return _Ready(position, path, (rows, columns), kept, pyramid, grid)
 
 
 def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -1,7 +1,8 @@
 """From class probabilities to label masks: eq. 2, and a dense CRF beside the network where it is wanted."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import cv2
@@ -9,16 +10,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wss_data.crf import CrfSettings, backend, dense_crf
+from wss_data.crf import LARGEST_WHOLE, TILE_PIXELS, CrfSettings, backend, dense_crf, sharpened_tiles
 from wss_data.errors import ImageError
+from wss_data.images import read_image, strips
 from wss_data.parallel import default_workers, map_images
-from wss_train.inference import Predicted, at_image_size
+from wss_train.inference import DECODED, Predicted, at_image_size, window_at_image_size
 from wss_train.recipes import TrainRecipe
-from wss_train.threads import in_threads
+from wss_train.threads import Room, in_threads
 
 SMALLEST_SUPPORT = 0.05
 """A class that reaches this probability nowhere in an image is left out of its CRF, whose cost grows with the classes.
 An approximation: such a class hardly wins a pixel, but the CRF could have lifted it."""
+
+_SHARPENED = Room(1_500_000_000)
+"""Bytes that the CRFs of several images take together, in threads; one that needs more runs alone."""
+
+_STRIP = 250_000
+"""Pixels of a large image that are decided at a time: their scores stay in the processor's cache."""
+
+_BYTES, _BYTES_A_LABEL = 400, 32
+"""What a CRF takes a pixel, as measured with 2 and 21 labels."""
 
 Allowed = Callable[[int], np.ndarray]
 """Position of an image -> which classes it may show. Shape (C + 1,), bool; background always is."""
@@ -79,6 +90,11 @@ class LabelledImage:
     error: ImageError | None = None
 
 
+def pixels_of(result: LabelledImage) -> int:
+    """Pixels of its mask; 0 without one."""
+    return 0 if result.mask is None else result.mask.size
+
+
 @dataclass(frozen=True)
 class _Undecided:
     """Probabilities of the few classes that can win, still on the coarse grid: little to send to another process.
@@ -86,8 +102,7 @@ class _Undecided:
     They may have one plane more than there are classes: the strongest of all others at each point, which cannot win.
     """
 
-    position: int
-    image: np.ndarray
+    predicted: Predicted
     probabilities: np.ndarray
     classes: np.ndarray
 
@@ -140,13 +155,17 @@ def label_images(
     decide = partial(_decide_by_crf, settings=crf)
     count = workers or default_workers()
     if count > 1 and backend() == "builtin":
-        yield from in_threads(decide, candidates, count, ahead=2 * count)
+        yield from in_threads(decide, candidates, count, 2 * count, _pixels)
     else:
         yield from map_images(decide, candidates, workers=count)
 
 
+def _pixels(candidate: _Undecided | LabelledImage) -> int:
+    return 0 if isinstance(candidate, LabelledImage) else math.prod(candidate.predicted.shape)
+
+
 def _decide_plainly(predicted: Predicted, allowed: Allowed | None) -> LabelledImage:
-    if predicted.probabilities is None or predicted.image is None:
+    if predicted.probabilities is None:
         return LabelledImage(predicted.position, None, predicted.error)
     maps = predicted.probabilities
     if allowed is None:
@@ -155,13 +174,19 @@ def _decide_plainly(predicted: Predicted, allowed: Allowed | None) -> LabelledIm
     else:
         classes = candidate_classes(maps, allowed(predicted.position), 0.0)
     indices = torch.from_numpy(classes).to(maps.device)
-    few = at_image_size(maps[indices], *predicted.image.shape[:2])
-    mask = indices.to(torch.uint8)[few.argmax(dim=0)]
-    return LabelledImage(predicted.position, mask.cpu().numpy())
+    few, height, width = maps[indices], *predicted.shape
+    if height * width <= LARGEST_WHOLE:
+        mask = indices.to(torch.uint8)[at_image_size(few, height, width).argmax(dim=0)]
+        return LabelledImage(predicted.position, mask.cpu().numpy())
+    whole = np.empty((height, width), np.uint8)
+    for rows, columns in strips(height, width, _STRIP):
+        part = window_at_image_size(few, (height, width), rows, columns)
+        whole[rows, columns] = indices.to(torch.uint8)[part.argmax(dim=0)].cpu().numpy()
+    return LabelledImage(predicted.position, whole)
 
 
 def _candidates(predicted: Predicted, allowed: Allowed | None) -> _Undecided | LabelledImage:
-    if predicted.probabilities is None or predicted.image is None:
+    if predicted.probabilities is None:
         return LabelledImage(predicted.position, None, predicted.error)
     maps, position = predicted.probabilities, predicted.position
     classes = candidate_classes(maps, allowed(position) if allowed is not None else None, SMALLEST_SUPPORT)
@@ -171,14 +196,35 @@ def _candidates(predicted: Predicted, allowed: Allowed | None) -> _Undecided | L
         others = maps[torch.from_numpy(absent).to(maps.device)].amax(dim=0, keepdim=True)
         if float(others.max()) >= SMALLEST_SUPPORT:
             few = torch.cat([few, others])
-    return _Undecided(position, predicted.image, few.cpu().numpy(), classes)
+    # Of the network's maps nothing goes on but these.
+    return _Undecided(replace(predicted, probabilities=None), few.cpu().numpy(), classes)
 
 
 def _decide_by_crf(candidate: _Undecided | LabelledImage, settings: CrfSettings) -> LabelledImage:
     if isinstance(candidate, LabelledImage):
         return candidate
-    height, width = candidate.image.shape[:2]
-    # The same interpolation as ``at_image_size``.
-    maps = np.stack([cv2.resize(plane, (width, height)) for plane in candidate.probabilities])
-    winners = dense_crf(maps, candidate.image, settings)[: len(candidate.classes)].argmax(axis=0)
-    return LabelledImage(candidate.position, candidate.classes[winners].astype(np.uint8))
+    predicted, maps, count = candidate.predicted, candidate.probabilities, len(candidate.classes)
+    height, width = predicted.shape
+    winners = np.empty((height, width), np.uint8)
+    with _SHARPENED.taken(min(height * width, TILE_PIXELS) * (_BYTES + _BYTES_A_LABEL * len(maps))):
+        image = predicted.image
+        if image is None:
+            assert predicted.path is not None, "an image that is not held has its file"
+            try:
+                with DECODED.taken(height * width):
+                    image = read_image(predicted.path)
+            except ImageError as error:
+                return LabelledImage(predicted.position, None, error)
+        if height * width <= LARGEST_WHOLE:
+            # The same interpolation as ``at_image_size``.
+            whole = np.stack([cv2.resize(plane, (width, height)) for plane in maps])
+            winners[:] = dense_crf(whole, image, settings)[:count].argmax(axis=0)
+        else:
+            coarse = torch.from_numpy(maps)
+
+            def of_part(rows: slice, columns: slice) -> np.ndarray:
+                return window_at_image_size(coarse, (height, width), rows, columns).numpy()
+
+            for tile, marginals in sharpened_tiles(of_part, image, settings):
+                winners[tile.rows, tile.columns] = marginals[:count].argmax(axis=0)
+    return LabelledImage(predicted.position, candidate.classes.astype(np.uint8)[winners])

@@ -5,6 +5,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from wss_data.images import strips
 from wss_data.masks import IGNORE_INDEX
 
 _EXACT_COUNT = 1 << 24
@@ -49,19 +50,13 @@ class ConfusionMatrix:
         """
         if truth.shape != prediction.shape or truth.ndim != 2:
             raise ValueError(f"truth has shape {truth.shape} and prediction {prediction.shape}, one (H, W) is wanted")
-        pair = [_as_bytes(truth, "truth"), _as_bytes(prediction, "prediction")]
-        rows = max(1, _EXACT_COUNT // max(truth.shape[1], 1))
-        counts = np.zeros_like(self.counts)
-        for start in range(0, truth.shape[0], rows):
-            # All 256 x 256 pairs cost no more than the classes' own and show a value that is no class.
-            part = [np.ascontiguousarray(plane[start : start + rows]) for plane in pair]
-            pairs = cv2.calcHist(part, [0, 1], None, [256, 256], [0, 256, 0, 256])
-            pairs[self.ignore_index] = 0
-            inside = pairs[: self.num_classes, : self.num_classes]
-            if inside.sum(dtype=np.float64) != pairs.sum(dtype=np.float64):
-                self._refuse(pairs)
-            counts += inside.astype(np.int64)
-        self.counts += counts
+        # All 256 x 256 pairs cost no more than the classes' own and show a value that is no class.
+        pairs = count_pairs(_as_bytes(truth, "truth"), _as_bytes(prediction, "prediction"))
+        pairs[self.ignore_index] = 0
+        inside = pairs[: self.num_classes, : self.num_classes]
+        if inside.sum() != pairs.sum():
+            self._refuse(pairs)
+        self.counts += inside
 
     def _refuse(self, pairs: np.ndarray) -> None:
         for name, axis in (("truth", 1), ("prediction", 0)):
@@ -114,6 +109,15 @@ class ConfusionMatrix:
         matrix = cls(len(counts), value["ignore_index"])
         matrix.counts += counts
         return matrix
+
+
+def count_pairs(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """How often each value of one mask lies on each value of another: (H, W) uint8, twice -> (256, 256), int64."""
+    pairs = np.zeros((256, 256), np.int64)
+    for rows, columns in strips(*truth.shape, _EXACT_COUNT):
+        part = [np.ascontiguousarray(plane[rows, columns]) for plane in (truth, prediction)]
+        pairs += cv2.calcHist(part, [0, 1], None, [256, 256], [0, 256, 0, 256]).astype(np.int64)
+    return pairs
 
 
 def _as_bytes(mask: np.ndarray, name: str) -> np.ndarray:

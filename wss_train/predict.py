@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from wss_data.errors import SourceError
+from wss_data.errors import ImageError, SourceError
 from wss_data.files import check_outputs, output_folder, output_path
-from wss_data.images import SUFFIXES, encode_jpeg, list_images, read_image
+from wss_data.images import LONGEST_JPEG, SUFFIXES, encode_jpeg, list_images, read_image, resize_longest_side
 from wss_data.listing import Listing, wanted_of
-from wss_data.masks import write_mask
+from wss_data.masks import resize_mask, write_mask
 from wss_data.report import overlay as draw_overlay
-from wss_train.inference import default_device, predict_files, settings_for
-from wss_train.labelling import LabelledImage, chosen_crf, label_images
+from wss_train.inference import DECODED, default_device, predict_files, settings_for
+from wss_train.labelling import LabelledImage, chosen_crf, label_images, pixels_of
 from wss_train.models import load_model
 from wss_train.threads import in_threads
 
@@ -142,7 +142,8 @@ def predict_images(
         out: Receives ``<path below images>.png``, palette PNGs in VOC colours at the (upright) image's size.
         scales: Image scales whose probabilities are averaged.
         crf: Whether a dense CRF sharpens the masks.
-        overlays: Whether to write ``<...>_overlay.jpg`` too, the mask drawn over the image.
+        overlays: Whether to write ``<...>_overlay.jpg`` too, the mask drawn over the image; its longer side is at most
+            65,500 pixels, as JPEG has it.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for the GPU if there is one.
         workers: Threads or processes of the CRF; ``None`` for one a processor.
         progress: Whether to show a progress bar.
@@ -180,28 +181,29 @@ def predict_images(
     settings = settings_for(card, scales, place)
     labelled = label_images(predict_files(model, paths, settings), None, chosen_crf(crf, card.recipe), workers)
 
-    def write(result: LabelledImage) -> LabelledImage:
+    def write(result: LabelledImage) -> ImageError | None:
         if result.mask is not None:
             mask, picture = targets[result.position]
             with output_path(mask) as temporary:
                 write_mask(result.mask, temporary)
             if overlays:
-                drawn = draw_overlay(read_image(paths[result.position]), result.mask)
-                with output_path(picture) as temporary:
-                    temporary.write_bytes(encode_jpeg(drawn, 90))
-        return result
+                with DECODED.taken(result.mask.size):
+                    image = resize_longest_side(read_image(paths[result.position]), LONGEST_JPEG)
+                    drawn = draw_overlay(image, resize_mask(result.mask, (image.shape[1], image.shape[0])))
+                    with output_path(picture) as temporary:
+                        temporary.write_bytes(encode_jpeg(drawn, 90))
+        return result.error
 
     written, failed, messages = 0, Counter[str](), []
-    results = in_threads(write, labelled)
+    results = in_threads(write, labelled, pixels=pixels_of)
     with output_folder(out):
         check_outputs([target for pair in targets for target in (pair if overlays else pair[:1])])
-        for result in tqdm(results, total=len(paths), desc="predict", unit="image", disable=not progress):
-            if result.mask is None:
-                assert result.error is not None, "an image without a mask has its reason"
-                failed[result.error.reason] += 1
-                messages.append(str(result.error))
-            else:
+        for error in tqdm(results, total=len(paths), desc="predict", unit="image", disable=not progress):
+            if error is None:
                 written += 1
+            else:
+                failed[error.reason] += 1
+                messages.append(str(error))
     return PredictSummary(written, out, failed, tuple(messages), str(listing))
 
 

@@ -20,7 +20,7 @@ from wss_data.records import ExampleTable, mask_basis
 from wss_train.checkpoints import find_model
 from wss_train.data import as_table
 from wss_train.inference import default_device, predict_files, settings_for
-from wss_train.labelling import LabelledImage, chosen_crf, label_images
+from wss_train.labelling import LabelledImage, chosen_crf, label_images, pixels_of
 from wss_train.models import load_model
 from wss_train.threads import in_threads
 
@@ -102,9 +102,8 @@ def make_pseudo_masks(
             with output_path(paths[missing[result.position]]) as temporary:
                 write_mask(result.mask, temporary)
 
-        for _ in tqdm(
-            in_threads(write, labelled), total=len(missing), desc="pseudo masks", unit="image", disable=not progress
-        ):
+        written = in_threads(write, labelled, pixels=pixels_of)
+        for _ in tqdm(written, total=len(missing), desc="pseudo masks", unit="image", disable=not progress):
             pass
 
     ledger = card.ledger.merged_with(table.ledger)
