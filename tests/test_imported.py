@@ -1,5 +1,6 @@
 """Masks computed elsewhere: which file belongs to which image, and each way to be wrong."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -185,3 +186,19 @@ def test_a_folder_without_masks_is_told_with_the_layout_that_is_wanted(tmp_path)
         match_masks(tmp_path / "masks", [known("aaa")], ["cow"])
     with pytest.raises(SourceError, match="there is no such folder"):
         match_masks(tmp_path / "nowhere", [known("aaa")], ["cow"])
+
+
+def test_masks_of_any_spelling_meet_and_files_that_are_no_masks_are_told(tmp_path):
+    folder = tmp_path / "cow"
+    folder.mkdir()
+    for name in ("Ku\u0308he.PNG", os.fsdecode(b"v\xf6gel.png"), "c.bmp", "Thumbs.db"):
+        (folder / name).write_bytes(b"")
+    images = [known("aaa", "cow/K\u00fche.jpg"), known("bbb", "cow/v\\xf6gel.jpg")]
+
+    files, bad = match_masks(tmp_path, images, ["cow"])
+
+    assert [file.image.sample_id for file in files] == ["aaa", "bbb"] and bad == []
+    (folder / "Ku\u0308he.PNG").unlink()
+    (folder / os.fsdecode(b"v\xf6gel.png")).unlink()
+    with pytest.raises(SourceError, match=r"no mask found \(2 files passed over \(1 \.bmp, 1 hidden"):
+        match_masks(tmp_path, images, ["cow"])

@@ -131,3 +131,21 @@ def test_void_of_the_truth_counts_nowhere_and_is_not_held_against_the_mask(tmp_p
 
     assert (table.mean.precision, table.mean.jaccard, table.mean.decided) == (1.0, 1.0, 1.0)
     assert "decide" not in str(table)
+
+
+def test_masks_meet_in_any_spelling_and_what_is_not_compared_is_counted(tmp_path):
+    masks = write(tmp_path / "masks", {"cow/Ku\u0308he": row(1, 0), "cow/more": row(1, 0), "cow/.thumbs/a": row(1, 0)})
+    truth = write(tmp_path / "truth", {"cow/K\u00fche": row(1, 0), "cow/deep/er/b": row(1, 0)})
+    (truth / "cow" / "K\u00fche.png").rename(truth / "cow" / "K\u00fche.PNG")
+    (truth / "cow" / "c.bmp").write_bytes(b"")
+
+    table = score_folder(masks, truth)
+
+    assert table.mean.images == 1 and table.mean.jaccard == 1
+    assert str(table).splitlines()[-2:] == [
+        f"{masks}: 2 files passed over (1 hidden or of a tool, 1 without a true mask)",
+        f"{truth}: 2 files passed over (1 .bmp, 1 deeper than <class>/<stem>.png)",
+    ]
+    write(truth, {"cow/Ku\u0308he": row(1, 0)})
+    with pytest.raises(SourceError, match="two masks of one name"):
+        score_folder(masks, truth)

@@ -182,9 +182,12 @@ def test_a_folder_and_a_file_of_hashes_are_splits_too(zoo, tmp_path):
     dataset, names = zoo
     write_jpeg(photo(3), tmp_path / "split" / "a.jpg")
     (tmp_path / "split" / "text.jpg").write_text("no image")
-    assert [leak[1] for leak in store.leaks(dataset, str(tmp_path / "split"), 4, dry_run=True).leaks] == [names["cow"]]
+    (tmp_path / "split" / "b.heic").write_text("no image by its name")
+    report = store.leaks(dataset, str(tmp_path / "split"), 4, dry_run=True)
+    assert [leak[1] for leak in report.leaks] == [names["cow"]]
+    assert str(report).endswith("split: 1 images cannot be read; 1 file passed over (1 .heic)")
     hashes = tmp_path / "hashes.txt"
-    hashes.write_text(f"# of my test set\n{perceptual_hash(photo(3))}\n{'2' * 64}, {'0' * 16}\n")
+    hashes.write_text(f"# of my test set\r\n{perceptual_hash(photo(3))}\r\n{'2' * 64};{'0' * 16}\r\n", "utf-16")
     leaks = store.leaks(dataset, str(hashes), 4, dry_run=True).leaks
     assert {leak[1] for leak in leaks} == {names["cow"], names["small"]}
 

@@ -303,6 +303,24 @@ def test_files_beside_the_images_of_a_target_are_counted_and_no_name_ends_the_im
     assert all(f"1 {kind}" in words for kind in (".heic", "hidden or of a tool", "with a name that is not UTF-8"))
 
 
+def test_files_that_are_no_masks_or_annotations_are_counted_too(tmp_path):
+    layout(tmp_path, labels=None)
+    (tmp_path / "Annotations").mkdir()
+    annotation(tmp_path / "Annotations" / "t1.xml", "utf-8", "cow")
+    (tmp_path / "Annotations" / "t2.json").write_text("{}")
+    (tmp_path / "SegmentationClass" / "v1.jpg").write_bytes(b"")
+    assert read_voc_layout(tmp_path, definition()).counts == (
+        "SegmentationClass: 1 file passed over (1 .jpg).",
+        "Annotations: 1 file passed over (1 .json).",
+    )
+
+
+def test_blanks_around_the_name_of_a_file_do_not_part_it_from_its_row(tmp_path):
+    layout(tmp_path)
+    (tmp_path / "JPEGImages" / "t1.jpg").rename(tmp_path / "JPEGImages" / "t1 .jpg")
+    assert read_voc_layout(tmp_path, definition()).records[0].image_path.is_file()
+
+
 # Annotations
 
 

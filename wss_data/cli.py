@@ -67,7 +67,7 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
         return 128 + signal.SIGPIPE
     except UnicodeEncodeError as error:
         # An argument of the command, say: file names below a given folder are taken as they are.
-        print(f"{parser.prog}: {error.object!r} is not UTF-8 text; the database cannot keep it.", file=sys.stderr)
+        print(f"{parser.prog}: {error.object!r} is not UTF-8, which is wanted here. Rename it.", file=sys.stderr)
         return 2
     except OSError as error:
         where = f"{visible(str(error.filename))}: " if error.filename else ""

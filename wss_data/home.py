@@ -7,6 +7,7 @@ from pathlib import Path
 
 from wss_data.errors import StoreError, shown
 from wss_data.files import sole_owner
+from wss_data.listing import require_text
 
 HOME_VARIABLE = "WSS_HOME"
 
@@ -15,7 +16,8 @@ _SEPARATORS = frozenset("/\\\0")
 
 def home_folder() -> Path:
     """The folder that holds all datasets' files: ``WSS_HOME``, by default ``~/wss``."""
-    return Path(os.environ.get(HOME_VARIABLE) or "~/wss").expanduser().absolute()
+    path = Path(os.environ.get(HOME_VARIABLE) or "~/wss").expanduser().absolute()
+    return require_text(path, f"the datasets' files ({HOME_VARIABLE})")
 
 
 def dataset_folder(name: str) -> Path:

@@ -77,7 +77,8 @@ def told(passed_over: Counter[str]) -> str:
     if not passed_over:
         return ""
     total = passed_over.total()
-    shown = [f"{count:,} {reason}" for reason, count in passed_over.most_common(_SHOWN)]
+    ordered = sorted(passed_over.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{count:,} {reason}" for reason, count in ordered[:_SHOWN]]
     shown += [f"{len(passed_over) - _SHOWN} more kinds"] if len(passed_over) > _SHOWN else []
     return f"{total:,} file{'' if total == 1 else 's'} passed over ({', '.join(shown)})"
 
@@ -141,8 +142,8 @@ def _kind(path: Path) -> str:
 
 
 def by_name(paths: Iterable[Path]) -> dict[str, list[Path]]:
-    """Name without suffix, in the form of ``same_name`` -> the files of that name, in their order."""
+    """Name without suffix and blanks around it, in the form of ``same_name`` -> its files, in their order."""
     found: dict[str, list[Path]] = {}
     for path in paths:
-        found.setdefault(same_name(path.stem), []).append(path)
+        found.setdefault(same_name(path.stem).strip(), []).append(path)
     return found

@@ -21,7 +21,7 @@ from PIL import Image
 from wss_data.errors import ImageError, MaskError, SourceError, SpecError, shown
 from wss_data.images import SUFFIXES, decode_image, unseen_turn
 from wss_data.labels import EXAMPLE, ClassWords, read_annotation, read_label_table
-from wss_data.listing import by_name, list_files
+from wss_data.listing import Listing, by_name, list_files
 from wss_data.lists import ImageList, read_list
 from wss_data.masks import FILE_REASONS, IGNORE_INDEX, MaskPicture, check_size, open_mask, write_mask
 from wss_data.parallel import map_images
@@ -191,7 +191,9 @@ def read_voc_layout(
     files, twins = _one_each(candidates, (name for names in splits.values() for name in names), _photograph)
     if twins:
         notes.append(twins)
-    true_masks = list_files(folder / "SegmentationClass", (".png",), deep=False)
+    true_masks = list_files(folder / "SegmentationClass", (".png",), deep=False).with_text_names()
+    if str(true_masks):
+        counts.append(f"SegmentationClass: {true_masks}.")
     mask_files, _ = _one_each(by_name(true_masks), splits["val"], lambda several: None)
     mask_classes = spec.target.mask_classes if spec.target else None
     words = ClassWords(spec.class_names, (*(mask_classes or ()), *VOC_CLASSES))
@@ -421,7 +423,10 @@ def _read_labels(
             "or VOC's Annotations/<image>.xml, or a table given with --labels."
         )
     labels, damaged = _Labels(), []
-    files = by_name(list_files(annotations, (".xml",), deep=False)) if annotations.is_dir() else {}
+    listing = list_files(annotations, (".xml",), deep=False) if annotations.is_dir() else Listing()
+    if str(listing):
+        labels.counts.append(f"Annotations: {listing}.")
+    files = by_name(listing)
     for name in dict.fromkeys((*splits["train"], *splits["val"])):
         if name in files:
             labels.found[name] = set().union(*(read_annotation(file, words) for file in files[name])), "annotation"
