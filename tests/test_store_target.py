@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import png_files
 import pytest
 import voc_trees
 import yaml
 from builders import ENGINE, H, W, definition, foreground, make_web, target_definition, write_target
+from PIL import Image
 
 from wss_data import store
 from wss_data.cli import main
@@ -19,6 +21,8 @@ from wss_data.images import write_jpeg
 from wss_data.ledger import UsedFor
 from wss_data.masks import read_mask, write_mask
 from wss_data.spec import read_spec
+from wss_data.store.sharing import LAYOUTS
+from wss_train.cli import main as train
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -228,6 +232,66 @@ def test_kept_images_are_exported_for_tools_that_read_voc(web, tmp_path):
         store.export_dataset(web, tmp_path / "voc")
     with pytest.raises(StoreError, match="there is no layout 'tfrecord'"):
         store.export_dataset(web, tmp_path / "tfrecord", layout="tfrecord")
+
+
+def own_field(dataset, folder, data):
+    """A field of masks that somebody made in FiftyOne, all of them the file ``data``."""
+    import fiftyone as fo
+
+    for sample in dataset:
+        path = png_files.write(folder / f"{sample.id}.png", data)
+        sample["edited"] = fo.Segmentation(mask_path=str(path))
+        sample.save()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_mask_field_of_ones_own_is_exported_in_every_layout(layout, tmp_path, capsys):
+    dataset = make_web(f"own-field-{layout}")
+    drawn = np.zeros((H, W), np.uint8)
+    drawn[3:9] = 1
+    own_field(dataset, tmp_path / "own", png_files.png(drawn, 2))
+    command = ["export", dataset.name, str(tmp_path / "out"), "--layout", layout, "--mask-field", "edited"]
+    assert main(command) == 0, capsys.readouterr().err
+    masks = [path for path in (tmp_path / "out").rglob("*.png") if path.parent.name != "data"]
+    if layout in ("voc", "folders", "huggingface"):
+        assert len(masks) == 2 and all(np.array_equal(np.array(Image.open(path)), drawn) for path in masks), (
+            "as any program reads them, not with the samples of 2 bits stretched"
+        )
+
+
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "fiftyone"])
+def test_a_damaged_mask_ends_an_export_and_leaves_nothing(layout, tmp_path, capsys):
+    dataset = make_web(f"damaged-{layout}")
+    own_field(dataset, tmp_path / "own", png_files.huge(60_000))
+    command = ["export", dataset.name, str(tmp_path / "out"), "--layout", layout, "--mask-field", "edited"]
+    assert main(command) == 2
+    assert "60000x60000 pixels" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_masks_in_the_database_are_said_to_be_there_and_how_they_become_files(tmp_path, capsys):
+    import fiftyone as fo
+
+    dataset = make_web("in-database")
+    for sample in dataset:
+        sample["mine"] = fo.Segmentation(mask=np.ones((H, W), np.uint8))
+        sample.save()
+    for command in (["generator"], ["doctor"]):
+        options = ["--recipe", "cpu", "--out", str(tmp_path / "run")]
+        field = "--mask-field" if command == ["generator"] else "--field"
+        assert train([*command, "in-database", field, "mine", *options]) == 2
+        told = capsys.readouterr().err
+        assert "2 images have their 'mine' as arrays in the database" in told and "export_mask(" in told
+    # The way out that the sentence names.
+    for sample in dataset:
+        sample["mine"].export_mask(str(tmp_path / f"{sample.id}.png"), update=True)
+        sample.save()
+    assert len(store.example_table(dataset, "mine")) == 2
+    # One left behind is not passed over.
+    sample = dataset.match_tags("kept").first()
+    sample["mine"] = fo.Segmentation(mask=np.ones((H, W), np.uint8))
+    sample.save()
+    with pytest.raises(StoreError, match="1 images have their 'mine' as arrays in the database"):
+        store.example_table(dataset, "mine")
 
 
 def test_an_exported_target_can_be_imported_again(target, tmp_path):

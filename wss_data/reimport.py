@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wss_data.errors import MaskError, StoreError
-from wss_data.export.base import copy_file
+from wss_data.export.base import copy_file, copy_mask
 from wss_data.export.reading import MANIFEST_FILE, Export, ExportedImage, read_export
 from wss_data.home import dataset_folder, dataset_owner
 from wss_data.images import read_image, read_size
-from wss_data.masks import foreground_ratio, read_mask
+from wss_data.masks import foreground_ratio, open_mask, read_mask
 from wss_data.quality import mask_quality
 from wss_data.records import ImageRecord, stem_of
 from wss_data.spec import DatasetSpec
@@ -153,9 +153,7 @@ def _check_files(item: ExportedImage, record: ImageRecord, spec: DatasetSpec) ->
     read_image(item.path)
     if item.mask is None:
         return
-    mask, where = read_mask(item.mask), item.mask
-    if mask.shape != record.size[::-1]:
-        raise MaskError("size", f"{where}: the mask has {mask.shape[::-1]} pixels, its image {record.size}.")
+    mask, where = open_mask(item.mask, record.size).values, item.mask
     allowed = {0, spec.class_index(record.class_name), spec.ignore_index}
     if wrong := set(np.unique(mask).tolist()) - allowed:
         raise MaskError(
@@ -220,7 +218,7 @@ def _mask_values(key: str, item: ExportedImage, spec: DatasetSpec) -> "MaskValue
         return None
     listed, facts, mask = item.listed, item.facts, read_mask(item.mask)
     path = dataset_folder(spec.name) / store.IMPORTED / listed.class_name / f"{stem_of(listed.sha256)}.png"
-    copy_file(item.mask, path)
+    copy_mask(item.mask, path)
     foreground, band = mask == spec.class_index(listed.class_name), mask == spec.ignore_index
     ratio = foreground_ratio(foreground, band) if facts.foreground_ratio is None else facts.foreground_ratio
     quality = facts.quality or mask_quality(read_image(item.path), foreground, band)

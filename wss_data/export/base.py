@@ -12,6 +12,7 @@ from wss_data.errors import StoreError
 from wss_data.files import WRITTEN, sweep, unfinished, write_json, write_text
 from wss_data.images import read_image, write_jpeg
 from wss_data.ledger import Ledger
+from wss_data.masks import open_mask, write_mask
 from wss_data.records import Provenance
 
 MASK_TABLE = "masks.csv"
@@ -84,6 +85,19 @@ def copy_file(source: Path, target: Path) -> None:
     """Copy a file byte by byte; missing folders are made."""
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
+
+
+def copy_mask(source: Path, target: Path) -> None:
+    """Copy a label mask: byte by byte if other programs read its values as we do, else written anew.
+
+    Raises:
+        MaskError: If it cannot be read.
+    """
+    mask = open_mask(source)
+    if mask.by_colour or mask.depth < 8:
+        write_mask(mask.values, target)
+    else:
+        copy_file(source, target)
 
 
 def write_meaning(rows: Sequence[ExportRow], folder: Path, classes: Sequence[str], ledger: Ledger) -> None:

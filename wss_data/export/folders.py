@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from wss_data.export.base import UNLABELLED, ExportRow, copy_file, write_meaning
+from wss_data.export.base import UNLABELLED, ExportRow, copy_file, copy_mask, write_meaning
 from wss_data.ledger import Ledger
 
 
@@ -17,6 +17,6 @@ def write_folders(rows: Sequence[ExportRow], folder: Path, classes: Sequence[str
         class_name = row.labels[0] if row.labels else UNLABELLED
         copy_file(row.image_path, folder / "images" / class_name / f"{row.name}{row.image_path.suffix.lower()}")
         if row.mask_path is not None:
-            copy_file(row.mask_path, folder / "masks" / class_name / f"{row.name}.png")
+            copy_mask(row.mask_path, folder / "masks" / class_name / f"{row.name}.png")
     write_meaning(rows, folder, classes, ledger)
     return len(rows)

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from wss_data.export.base import ExportRow, copy_file, copy_image, write_meaning
+from wss_data.export.base import ExportRow, copy_image, copy_mask, write_meaning
 from wss_data.export.coco import provenance_values
 from wss_data.files import write_json, write_text
 from wss_data.ledger import Ledger
@@ -63,7 +63,7 @@ def write_huggingface(
         for row in members:
             copy_image(row.image_path, place / "images" / f"{row.name}.jpg")
             if row.mask_path is not None:
-                copy_file(row.mask_path, place / "masks" / f"{row.name}.png")
+                copy_mask(row.mask_path, place / "masks" / f"{row.name}.png")
             lines.append(_line(row, masks))
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         write_text(place / "metadata.jsonl", text)

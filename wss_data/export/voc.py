@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from wss_data.export.base import ExportRow, copy_file, copy_image, write_meaning
+from wss_data.export.base import ExportRow, copy_image, copy_mask, write_meaning
 from wss_data.files import write_text
 from wss_data.ledger import Ledger
 
@@ -29,7 +29,7 @@ def write_voc(rows: Sequence[ExportRow], folder: Path, classes: Sequence[str], l
     for row in rows:
         copy_image(row.image_path, folder / "JPEGImages" / f"{row.name}.jpg")
         if row.mask_path is not None:
-            copy_file(row.mask_path, folder / "SegmentationClass" / f"{row.name}.png")
+            copy_mask(row.mask_path, folder / "SegmentationClass" / f"{row.name}.png")
         splits.setdefault(row.split, []).append(row.name)
     for split, names in splits.items():
         write_text(folder / "ImageSets" / "Segmentation" / f"{split}.txt", "".join(f"{name}\n" for name in names))

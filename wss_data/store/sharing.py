@@ -143,6 +143,8 @@ def _mask_facts(view: "fo.DatasetView", field: str) -> dict[str, Mapping[str, An
         schema = view.get_field_schema(flat=True)
         columns |= {name: name for name in sorted(schema) if name.startswith("quality.")}
     columns = {name: path for name, path in columns.items() if view.has_field(path)}
+    if not columns:
+        return {}  # a field that somebody made in FiftyOne: nothing is known of its masks
     ids, *values = view.values(["image_id", *columns.values()])
     return {key: dict(zip(columns, row, strict=True)) for key, row in zip(ids, zip(*values, strict=True), strict=True)}
 

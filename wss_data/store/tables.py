@@ -3,6 +3,7 @@
 import logging
 import math
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +44,7 @@ def example_table(
         used_for: What the labels are used for, and masks drawn by people: goes into the ledger.
 
     Raises:
-        StoreError: If there is no such field, or the dataset is not ours.
+        StoreError: If there is no such field, masks of it lie in the database, or the dataset is not ours.
         TrainingDataError: If no image remains.
         StaleMasksError: If a mask was made from another image or other labels than the dataset has now.
     """
@@ -70,6 +71,8 @@ def example_table(
 
     dropped = [is_left_out(*row) and not include_dropped for row in zip(tags, verdicts, strict=True)]
     chosen = [i for i in range(len(ids)) if not dropped[i] and (mask_field is None or masks[i])]
+    if mask_field and len(chosen) < len(ids) - sum(dropped):
+        _refuse_masks_in_database(name, view, mask_field, {ids[i] for i in range(len(ids)) if not dropped[i]})
     if not chosen:
         raise TrainingDataError(_why_empty(name, examples, mask_field, len(ids), sum(dropped)))
     chosen.sort(key=lambda i: ids[i] or "")
@@ -135,6 +138,20 @@ def mask_bases(view: "fo.Dataset | fo.DatasetView") -> list[str]:
         mask_basis(sha256 or "", [labels] if isinstance(labels, str) else labels or ())
         for sha256, labels in zip(*view.values(["sha256", shown]), strict=True)
     ]
+
+
+def _refuse_masks_in_database(
+    name: str, view: "fo.Dataset | fo.DatasetView", field: str, considered: Collection[str]
+) -> None:
+    """Raise ``StoreError`` if masks of a field are arrays in the database: processes that train do not open it."""
+    inside = [key for key in view.exists(f"{field}.mask").values("image_id") if key in considered]
+    if not inside:
+        return
+    raise StoreError(
+        f"dataset '{name}': {len(inside)} images have their '{field}' as arrays in the database, the first is "
+        f"{inside[0]}. Masks must be files: for each sample of wss_data.open_dataset('{name}'), "
+        "export_mask(FOLDER + '/' + sample.id + '.png', update=True), then sample.save()."
+    )
 
 
 def _plausibility(view: "fo.Dataset | fo.DatasetView", chosen: list[int]) -> dict[str, np.ndarray]:
