@@ -218,6 +218,17 @@ def read_json(path: Path, largest: int = LARGEST_FILE) -> Any:
     return parse_json(read_bytes(path, largest).removeprefix(b"\xef\xbb\xbf"))
 
 
+def note(path: Path) -> Any:
+    """What a JSON file beside results says of how they were made; ``None`` without one, or if it cannot be read.
+
+    Whoever finds ``None`` makes the results anew.
+    """
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return None
+
+
 def table_lines(content: str) -> Iterator[tuple[int, list[str]]]:
     """The lines of a CSV table with their numbers, from 1; empty ones are left out.
 

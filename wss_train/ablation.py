@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wss_data import checked
 from wss_data.files import check_outputs, digests_of, output_folder, output_path, unfinished, write_json, write_output
 from wss_data.ledger import Ledger
 from wss_data.records import ExampleTable
@@ -19,7 +20,7 @@ from wss_train.checkpoints import read_card
 from wss_train.cooccurrence import OUTPUTS as COOCCURRENCE_FILES
 from wss_train.cooccurrence import cooccurrence
 from wss_train.data import as_table
-from wss_train.evaluate import Evaluation, evaluate_model, percent, truth_table
+from wss_train.evaluate import Evaluation, evaluate_model, evaluation_of, percent, truth_table
 from wss_train.memory import peak_megabytes, reset_peak
 from wss_train.pseudo_masks import MADE_BY, fingerprint_of, make_pseudo_masks
 from wss_train.published import FIELD, TABLE_2, TABLE_3, VOC_CLASSES, paper_val_iou
@@ -371,8 +372,9 @@ def _evaluate_once(row: Row, val: ExampleTable, recipe: TrainRecipe, out: Path, 
         "masks": digests_of([str(path) for path in val.mask_paths]),
     }
     note = folder / MADE_FROM
-    if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == made_from:
-        return Evaluation.from_dict(json.loads((folder / "evaluation.json").read_text(encoding="utf-8")))
+    known = evaluation_of(checked.note(folder / "evaluation.json")) if checked.note(note) == made_from else None
+    if known is not None:
+        return known
     note.unlink(missing_ok=True)
     evaluation = evaluate_model(out / row.run, val, scales=scales, crf=crf, out=folder, **options)
     write_json(note, made_from)
@@ -404,9 +406,8 @@ class _Costs:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-            self.stages = {name: StageCost(**value) for name, value in known.items()}
-        except (OSError, ValueError, TypeError, AttributeError):
+            self.stages = {name: StageCost(**value) for name, value in checked.note(path).items()}
+        except (TypeError, AttributeError):
             self.stages = {}  # not there, or somebody else's: then it is refused when it is to be replaced
 
     @contextmanager

@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wss_data.errors import CheckpointError, RecipeError
+from wss_data import checked
+from wss_data.errors import CheckpointError, RecipeError, shown
 from wss_data.files import write_bytes, write_json
 from wss_data.ledger import Ledger
+from wss_data.spec import MAX_CLASSES
 from wss_train.recipes import Kind, TrainRecipe
 
 if TYPE_CHECKING:
@@ -30,6 +32,10 @@ FORMAT_VERSION = 1
 MODEL_FILE = "model.safetensors"
 AVERAGE_FILE = "average.safetensors"
 _CARD_KEY = "wss_train"
+_SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
+"""What fp16's factor on the loss remembers (``torch.amp.GradScaler.state_dict``)."""
+_LONGEST_HEADER = 16 << 20
+_LONGEST_NAME = 200
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
 """First bytes of a bare pickle and of the zip archive that ``torch.save`` writes."""
 
@@ -84,15 +90,17 @@ class ModelCard:
         """
         _check_version(value, name)
         try:
+            if not isinstance(value["multilabel"], bool):
+                raise ValueError(f"multilabel is {shown(value['multilabel'])}, true or false is wanted")
             return cls(
                 kind=_known_kind(value["kind"]),
                 classes=_class_names(value["classes"]),
-                recipe=TrainRecipe.from_dict(value["recipe"]),
-                iterations=int(value["iterations"]),
-                multilabel=bool(value["multilabel"]),
+                recipe=TrainRecipe.from_dict(checked.an_object(value["recipe"])),
+                iterations=checked.whole(value["iterations"], "iterations", 0),
+                multilabel=value["multilabel"],
                 ledger=Ledger.from_dict(value["ledger"]),
             )
-        except (AttributeError, KeyError, TypeError, ValueError, RecipeError) as error:
+        except (KeyError, ValueError, RecipeError) as error:
             raise CheckpointError(f"{name}: the model card in the checkpoint cannot be read ({error}).") from error
 
 
@@ -136,8 +144,8 @@ def read_card(checkpoint: Path | str, expect_classes: Sequence[str] | None = Non
             "Weights of a backbone are given with --weights, not as a checkpoint."
         )
     try:
-        value = json.loads(metadata[_CARD_KEY])
-    except json.JSONDecodeError as error:
+        value = checked.parse_json(metadata[_CARD_KEY])
+    except ValueError as error:
         raise CheckpointError(f"{path}: the model card in the checkpoint cannot be read ({error}).") from error
     card = ModelCard.from_dict(value, str(path))
     if expect_classes is not None and tuple(expect_classes) != card.classes:
@@ -162,16 +170,32 @@ def write_model(weights: Mapping[str, "Tensor"], card: ModelCard, folder: Path) 
     return path
 
 
+def read_shapes(checkpoint: Path | str) -> dict[str, tuple[int, ...]]:
+    """Shapes of a checkpoint's tensors by name, without reading one. Raises ``CheckpointError`` as ``read_card``."""
+    return _read_header(find_model(checkpoint))[1]
+
+
 def read_tensors(path: Path) -> dict[str, "Tensor"]:
-    """All tensors of a safetensors file, on the CPU.
+    """All tensors of a safetensors file, on the CPU; each number of them is finite.
 
     Raises:
-        CheckpointError: If the file is missing, truncated, or no safetensors file.
+        CheckpointError: If the file is missing, truncated, no safetensors file, or holds a number that is not finite.
     """
+    import torch
     from safetensors.torch import load_file
 
-    _read_metadata(path)
-    return load_file(path)
+    _read_header(path)
+    try:
+        tensors = load_file(path)
+    except Exception as error:  # whatever safetensors and torch make of a shape or a type that is none
+        raise CheckpointError(f"{path}: the tensors in the file cannot be read ({_first_line(error)}).") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{path}: the tensor {shown(name)} holds numbers that are not finite. The training diverged, or the "
+                "file is damaged; use an earlier checkpoint."
+            )
+    return tensors
 
 
 @dataclass(frozen=True)
@@ -250,11 +274,15 @@ def read_training_state(folder: Path) -> TrainingState:
         CheckpointError: If a file of it is missing, damaged, or of another format version.
     """
     try:
-        value = json.loads((folder / "state.json").read_text())
+        value = checked.read_json(folder / "state.json")
         _check_version(value, str(folder))
-        iteration = int(value["iteration"])
-    # What is no UTF-8 or no JSON is a ValueError.
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        iteration = checked.whole(value["iteration"], "iteration", 0)
+        scaler = checked.an_object(value.get("scaler", {}))
+        if scaler and scaler.keys() != _SCALER:
+            raise ValueError(f"scaler has {shown(list(scaler))}, wanted are {', '.join(sorted(_SCALER))}")
+        for key, number in scaler.items():
+            checked.number(number, key, 0, checked.LARGEST_WHOLE)
+    except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{folder / 'state.json'}: the training state cannot be read ({error}). "
             f"Remove {folder} and run the same command again: it goes on from the checkpoint before."
@@ -264,7 +292,7 @@ def read_training_state(folder: Path) -> TrainingState:
         weights=read_tensors(folder / MODEL_FILE),
         optimizer=read_tensors(folder / "optimizer.safetensors"),
         average=read_tensors(folder / AVERAGE_FILE) if (folder / AVERAGE_FILE).is_file() else {},
-        scaler=value.get("scaler", {}),
+        scaler=scaler,
     )
 
 
@@ -276,21 +304,26 @@ def clear_unfinished(run: Path) -> None:
 
 def _known_kind(value: Any) -> Kind:
     if value not in typing.get_args(Kind):
-        raise ValueError(f"kind is {value!r}, expected one of {', '.join(typing.get_args(Kind))}")
+        raise ValueError(f"kind is {shown(value)}, expected one of {', '.join(typing.get_args(Kind))}")
     return value
 
 
 def _class_names(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
-        raise ValueError(f"classes are {value!r}, expected a list of names")
-    return tuple(value)
+    if not isinstance(value, list) or not 0 < len(value) <= MAX_CLASSES:
+        raise ValueError(f"classes are {shown(value)}, expected a list of 1 to {MAX_CLASSES} names")
+    names = tuple(checked.identity(name, "name of a class", _LONGEST_NAME) for name in value)
+    for name in names:
+        # Names become folders and columns.
+        if name.startswith(".") or "/" in name or "\\" in name or names.count(name) > 1:
+            raise ValueError(f"a class is called {shown(name)}; names without a path are wanted, each once")
+    return names
 
 
 def _check_version(value: Any, name: str) -> None:
     found = value.get("format_version") if isinstance(value, Mapping) else None
     if found != FORMAT_VERSION:
         raise CheckpointError(
-            f"{name}: the checkpoint has format version {found}, this program reads version {FORMAT_VERSION}. "
+            f"{name}: the checkpoint has format version {shown(found)}, this program reads version {FORMAT_VERSION}. "
             "Train it again, or use the program version that wrote it."
         )
 
@@ -305,13 +338,24 @@ def _write_tensors(tensors: Mapping[str, "Tensor"], path: Path, metadata: dict[s
 
 
 def _read_metadata(path: Path) -> dict[str, str]:
+    return _read_header(path)[0]
+
+
+def _read_header(path: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+    """What a safetensors file says of itself, and the shapes of its tensors by name."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with path.open("rb") as file:
-            start = file.read(4)
+            start = file.read(8)
+        if not start.startswith(_PICKLE_STARTS) and int.from_bytes(start, "little") > _LONGEST_HEADER:
+            raise CheckpointError(
+                f"{path}: the file is damaged, or no safetensors file: its header would have more than "
+                f"{_LONGEST_HEADER:,} bytes. Copy it again, or resume from the checkpoint before it."
+            )
         with safe_open(path, framework="np") as file:
-            return file.metadata() or {}
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            return file.metadata() or {}, shapes
     except SafetensorError as error:
         # Only now: a safetensors file begins with the length of its header, which may look like a pickle's first byte.
         if start.startswith(_PICKLE_STARTS):
@@ -320,8 +364,12 @@ def _read_metadata(path: Path) -> dict[str, str]:
                 "A pickle can run code; weights of a backbone are given with --weights."
             ) from error
         raise CheckpointError(
-            f"{path}: the file is truncated, damaged, or no safetensors file ({error}). "
+            f"{path}: the file is truncated, damaged, or no safetensors file ({_first_line(error)}). "
             "Copy it again, or remove this checkpoint and resume from the one before it."
         ) from error
     except OSError as error:
         raise CheckpointError(f"{path}: the checkpoint cannot be opened ({error.strerror}).") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

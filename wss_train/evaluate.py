@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
+from wss_data import checked
 from wss_data.crf import CrfSettings
 from wss_data.errors import TrainingDataError
 from wss_data.files import check_outputs, output_folder, output_path, write_output
@@ -198,16 +199,16 @@ def _check_outputs(out: Path, table: ExampleTable, predictions: bool) -> None:
     names = ["evaluation.json", "evaluation.md"]
     if predictions:
         names += ["failures.png", *(f"predictions/{name}.png" for name in table.ids)]
-    check_outputs([out / name for name in names], proved=_is_evaluation(out / "evaluation.json"))
+    known = evaluation_of(checked.note(out / "evaluation.json"))
+    check_outputs([out / name for name in names], proved=known is not None)
 
 
-def _is_evaluation(path: Path) -> bool:
-    """Whether the file is one that ``Evaluation.to_dict`` is in."""
+def evaluation_of(value: Any) -> Evaluation | None:
+    """The evaluation in the values of a JSON file, or ``None`` if ``Evaluation.to_dict`` did not write them."""
     try:
-        Evaluation.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return False
-    return True
+        return Evaluation.from_dict(value)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        return None
 
 
 def _write(evaluation: Evaluation, settings: dict[str, Any], out: Path) -> None:

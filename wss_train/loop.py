@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from wss_data.errors import RecipeError
 from wss_data.records import ExampleTable
+from wss_train.backbones import load_weights
 from wss_train.checkpoints import ModelCard, TrainingState, training_states, write_training_state
 from wss_train.data import TrainingDraws, batches
 from wss_train.metrics_log import MetricsLog
@@ -140,7 +141,7 @@ def run_loop(
     if state:
         load_optimizer(optimizer, state.optimizer)
         if average:
-            average.model.load_state_dict(state.average)
+            load_weights(average.model, state.average, f"{out}: the average in the checkpoint")
 
     step = Step(model, optimizer, card, table.ignore_index, device, here, compiled)
     if state:

@@ -1,10 +1,12 @@
 """What a training run reports: ``metrics.csv`` and TensorBoard, without double rows after a resume."""
 
+import re
 from pathlib import Path
 from types import TracebackType
 
 from wss_data.files import write_text
 
+_ITERATION = re.compile(r"[0-9]{1,12},")
 COLUMNS = ("iteration", "loss", "segmentation_loss", "multilabel_loss", "learning_rate", "seconds")
 """Iterations done; eq. 4, eq. 1 and eq. 3 (empty without the branch); rate; mean wall seconds of an iteration."""
 
@@ -58,5 +60,6 @@ def _rows_up_to(path: Path, iteration: int) -> list[str]:
     """The whole rows of a metrics file up to an iteration; a last line without its end was cut off by a kill."""
     if not path.is_file() or iteration == 0:
         return []
-    lines = [line.removesuffix("\n") for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    return [line for line in lines[1:] if line.count(",") == len(COLUMNS) - 1 and int(line.split(",")[0]) <= iteration]
+    lines = path.read_text(errors="replace").split("\n")[1:-1]
+    rows = [line for line in lines if line.count(",") == len(COLUMNS) - 1 and _ITERATION.match(line)]
+    return [line for line in rows if int(line.split(",")[0]) <= iteration]

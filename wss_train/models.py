@@ -11,8 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wss_data.errors import CheckpointError, shown
 from wss_train.backbones import Backbone, build_backbone, load_weights
-from wss_train.checkpoints import ModelCard, find_model, read_card, read_weights
+from wss_train.checkpoints import ModelCard, find_model, read_card, read_shapes, read_weights
 from wss_train.recipes import TrainRecipe
 
 
@@ -221,9 +222,28 @@ def load_model(
     """
     path = find_model(checkpoint)
     card = read_card(path, expect_classes)
+    _check_shapes(card, path)
     model = build_model(card.recipe, card.num_classes, card.multilabel, pretrained=False)
     load_weights(model, read_weights(path), str(path))
     return model.to(device), card
+
+
+def _check_shapes(card: ModelCard, path: Path) -> None:
+    """Refuse a card that its own weights do not fit, before a network of the size that it names takes any memory."""
+    found = read_shapes(path)
+    try:
+        with torch.device("meta"):
+            model = build_model(card.recipe, card.num_classes, card.multilabel, pretrained=False)
+        wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    except (RuntimeError, ValueError, TypeError, OverflowError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path}: no network can be built as the model card says ({first[:200]}).") from error
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise CheckpointError(
+                f"{path}: the weights do not fit the network that is wanted: {shown(name)} has the shape "
+                f"{shown(found.get(name))}, the model card asks for {shown(wanted.get(name))}."
+            )
 
 
 def usable_precision(precision: str, device: torch.device | str) -> str:

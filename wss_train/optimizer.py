@@ -10,8 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wss_data.errors import CheckpointError, shown
 from wss_train.models import SegmentationModel
 from wss_train.recipes import Kind, TrainRecipe
+
+_STATE = ("momentum_buffer", "exp_avg", "exp_avg_sq", "step")
+"""What SGD and AdamW remember of a parameter."""
 
 
 def learning_rate(recipe: TrainRecipe, kind: Kind, iteration: int) -> float:
@@ -68,11 +72,20 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put ``optimizer_tensors`` back, each in its parameter's memory layout so that sums run in the same order."""
+    """Put ``optimizer_tensors`` back, each in its parameter's memory layout so that sums run in the same order.
+
+    Raises:
+        CheckpointError: If a tensor is none of this optimizer's.
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for key, tensor in tensors.items():
         number, _, name = key.partition(".")
-        parameter = parameters[int(number)]
+        parameter = parameters[int(number)] if number.isdecimal() and int(number) < len(parameters) else None
+        if parameter is None or name not in _STATE or tensor.shape not in (parameter.shape, ()):
+            raise CheckpointError(
+                f"the checkpoint's optimizer holds {shown(key)} of shape {shown(tuple(tensor.shape))}, which is none "
+                "of this run's. Remove the checkpoint and run the same command again: it goes on from the one before."
+            )
         if tensor.shape == parameter.shape and tensor.dim() > 0:
             tensor = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
         optimizer.state[parameter][name] = tensor

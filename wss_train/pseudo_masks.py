@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from wss_data import checked
 from wss_data.crf import CrfSettings
 from wss_data.errors import TrainingDataError
 from wss_data.files import WRITTEN, adopt, check_outputs, digests_of, output_folder, output_path, write_json
@@ -149,11 +150,12 @@ def _prepare(folder: Path, paths: Mapping[str, Path], made_by: dict[str, Any], b
             f"{folder}: the folder holds files that were not made here. Masks need a folder of their own; "
             "name another one with --out."
         )
-    known = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+    known = checked.note(note)
+    known = known if isinstance(known, dict) else {}
     if known:
         adopt(paths.values())
     before = known.pop("made_from", {})
-    if known != wanted:
+    if known != wanted or not isinstance(before, dict):
         before = {}
     good = {name: basis for name, basis in before.items() if bases.get(name, basis) == basis}
     stale = [paths[name] for name in paths if name not in good]

@@ -220,6 +220,8 @@ class TrainRecipe:
             _require(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
         for name in _NOT_NEGATIVE:
             _require(getattr(self, name) >= 0, name, getattr(self, name), "a number of at least 0")
+        for name, largest in _AT_MOST.items():
+            _require(getattr(self, name) <= largest, name, getattr(self, name), f"a number of at most {largest:,}")
         _require(self.output_stride in (8, 16, 32), "output_stride", self.output_stride, "8, 16 or 32")
         _require(self.batch % self.accumulate == 0, "accumulate", self.accumulate, f"a divisor of batch ({self.batch})")
         _require(0 <= self.bootstrap_weight <= 1, "bootstrap_weight", self.bootstrap_weight, "a share in [0, 1]")
@@ -229,7 +231,12 @@ class TrainRecipe:
         _require(self.rounds in (1, 2), "rounds", self.rounds, "1 or 2")
         _require(0 <= self.dropout < 1, "dropout", self.dropout, "a share in [0, 1)")
         _require(0 <= self.flip <= 1, "flip", self.flip, "a probability in [0, 1]")
-        _require(bool(self.scales) and min(self.scales) > 0, "scales", self.scales, "one or more factors above 0")
+        _require(
+            0 < len(self.scales) <= _MOST_SCALES and min(self.scales) > 0 and max(self.scales) <= _LARGEST_SCALE,
+            "scales",
+            self.scales,
+            f"1 to {_MOST_SCALES} factors above 0 and of at most {_LARGEST_SCALE}",
+        )
         _require(
             len(self.scale_range) == 2 and 0 < self.scale_range[0] <= self.scale_range[1],
             "scale_range",
@@ -300,6 +307,16 @@ _NOT_NEGATIVE = (
     "boundary_band_px", "symmetric_alpha", "symmetric_beta", "seed", "crf_iterations", "crf_position_weight",
     "crf_bilateral_weight",
 )  # fmt: skip
+
+_AT_MOST = {
+    **dict.fromkeys(("head_channels", "branch_channels"), 16_384),
+    **dict.fromkeys(("long_side", "crop", "head_dilation", "boundary_band_px", "crf_iterations"), 20_000),
+    **dict.fromkeys(("batch", "accumulate", "keep_checkpoints"), 1_000_000),
+    **dict.fromkeys(("generator_iterations", "final_iterations", "checkpoint_every"), 1_000_000_000),
+    "seed": 2**63 - 1,
+}
+"""Far beyond what anybody trains with: a recipe may come with a stranger's checkpoint."""
+_MOST_SCALES, _LARGEST_SCALE = 20, 16
 
 
 @cache

@@ -12,11 +12,11 @@ The state whose ``labels`` or ``agreement`` is best becomes the model. Whether a
 deserves that trust is what ``wss_train.selection_report`` shows, after the fact.
 """
 
-import csv
-import io
 import math
+import re
 import shutil
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from torch import Tensor
 
+from wss_data import checked
 from wss_data.errors import CheckpointError, RecipeError, TrainingDataError
 from wss_data.files import atomic_path, digests_of, remove_unfinished, write_text
 from wss_data.ledger import Ledger, Supervision, UsedFor
@@ -55,6 +56,7 @@ Select = Literal["last", "labels", "agreement"]
 SIGNALS = ("labels", "labels_ap", "agreement", "change")
 """Columns of ``signals.csv``, beside ``iteration`` and ``seconds``; empty where a look had no such number."""
 
+_RANGE = -1e15, 1e15
 SIGNALS_FILE, SNAPSHOTS, LOOKS = "signals.csv", "snapshots", "looks"
 """What a selector writes into a run folder: the signals, weights, and what the network predicted at each look."""
 
@@ -252,18 +254,22 @@ def read_signals(run: Path | str) -> list[Look]:
     path = Path(run) / SIGNALS_FILE
     if not path.is_file():
         return []
+    number = 0
     try:
-        return [
-            Look(
-                int(row["iteration"]),
-                {name: float(row[name]) if row[name] else math.nan for name in SIGNALS},
-                float(row["seconds"]),
-            )
-            for row in csv.DictReader(io.StringIO(path.read_text()))
-        ]
-    except (KeyError, TypeError, ValueError) as error:
+        lines = checked.table_lines(checked.read_text(path))
+        number, header = next(lines, (1, []))
+        looks = []
+        for place, cells in lines:
+            number = place
+            row = dict(zip(header, cells, strict=True))
+            iteration, seconds = checked.whole_of(row["iteration"], "iteration", 0), row["seconds"]
+            values = {name: checked.number_of(row[name], name, *_RANGE) if row[name] else math.nan for name in SIGNALS}
+            looks.append(Look(iteration, values, checked.number_of(seconds, "seconds", *_RANGE)))
+        return looks
+    except (OSError, KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: the signals cannot be read ({error}). Train again into another folder, or pass --overwrite."
+            f"{path}, line {number}: the signals cannot be read ({error}). Train again into another folder, or pass "
+            "--overwrite."
         ) from error
 
 
@@ -274,8 +280,9 @@ def signal(looks: list[Look], name: str) -> np.ndarray:
 
 def snapshots(run: Path | str) -> dict[int, Path]:
     """The weights that are kept of a run: iterations -> folder."""
-    folders = (Path(run) / SNAPSHOTS).glob("iteration_*")
-    return {int(f.name.split("_")[1]): f for f in sorted(folders) if (f / MODEL_FILE).is_file()}
+    folders = sorted((Path(run) / SNAPSHOTS).glob("iteration_*"))
+    named = [folder for folder in folders if re.fullmatch(r"iteration_[0-9]{6,12}", folder.name)]
+    return {int(folder.name.split("_")[1]): folder for folder in named if (folder / MODEL_FILE).is_file()}
 
 
 class Selector:
@@ -419,7 +426,7 @@ class Selector:
         try:
             with np.load(self._cells_file(iteration), allow_pickle=False) as file:
                 return np.asarray(file["cells"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
 
     def _write_signals(self) -> None:

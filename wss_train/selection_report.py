@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wss_data.errors import CheckpointError
+from wss_data import checked
+from wss_data.errors import CheckpointError, shown
 from wss_data.files import check_outputs, digests_of, output_folder, output_path, write_output
 from wss_data.ledger import Ledger
 from wss_data.records import ExampleTable
 from wss_data.report import FAINT, INK, KEPT
 from wss_train.checkpoints import read_card
-from wss_train.evaluate import Evaluation, evaluate_model, percent, truth_table
+from wss_train.evaluate import Evaluation, evaluate_model, evaluation_of, percent, truth_table
 from wss_train.pseudo_masks import fingerprint_of
 from wss_train.selection import REPORT, SIGNALS, Look, read_signals, signal, snapshots
 from wss_train.signals import best_look, rank_correlation, settled_look, smoothed
@@ -215,7 +216,7 @@ def selection_report(
             f"{run}: the run holds no {'weights of a look' if looks else 'signals'} to compare with the truth. Train "
             "with --select labels or --select agreement, and --keep-snapshots."
         )
-    plan = json.loads((run / "run.json").read_text())["selection"]
+    plan = _plan(run)
     table = truth_table(target)
     masks = _hash_of_masks(table)
     options = {"device": device, "workers": workers, "progress": progress}
@@ -255,16 +256,31 @@ def _hash_of_masks(table: ExampleTable) -> str:
     return digest.hexdigest()
 
 
+def _plan(run: Path) -> dict[str, Any]:
+    """How the run's state was chosen: ``by`` and ``smooth``."""
+    path = run / "run.json"
+    try:
+        plan = checked.an_object(checked.an_object(checked.read_json(path))["selection"])
+        if plan["by"] not in SIGNALS:
+            raise ValueError(f"by is {shown(plan['by'])}, one of {', '.join(SIGNALS)} is wanted")
+        return {"by": plan["by"], "smooth": checked.whole(plan["smooth"], "smooth", 1)}
+    except (OSError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: how the run chose its state cannot be read ({error}). Train it again."
+        ) from error
+
+
 def _evaluated_once(
     snapshot: Path, table: ExampleTable, masks: str, out: Path, scales: Sequence[float], options: dict[str, Any]
 ) -> Evaluation:
     """Score one state, or read the score that it had on the same masks."""
     made_from = {"model": fingerprint_of(snapshot), "scales": list(scales), "masks": masks}
     note = out / "scores" / f"{snapshot.name}.json"
-    if note.is_file():
-        known = json.loads(note.read_text(encoding="utf-8"))
-        if known["made_from"] == made_from:
-            return Evaluation.from_dict(known["evaluation"])
+    known = checked.note(note)
+    same = isinstance(known, dict) and known.get("made_from") == made_from
+    scored = evaluation_of(known.get("evaluation")) if same else None
+    if scored is not None:
+        return scored
     evaluation = evaluate_model(snapshot, table, scales=scales, **options)
     write_output(note, json.dumps({"made_from": made_from, "evaluation": evaluation.to_dict()}, indent=2) + "\n")
     return evaluation

@@ -10,7 +10,6 @@ Source:
 """
 
 import hashlib
-import json
 import os
 import shutil
 import sys
@@ -25,7 +24,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from wss_data.errors import CheckpointError, RecipeError
+from wss_data import checked
+from wss_data.errors import CheckpointError, RecipeError, shown
 from wss_data.files import is_ours, output_folder, remove_tables, write_json
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.records import ExampleTable
@@ -344,10 +344,7 @@ def _found(out: Path, identity: dict[str, Any], overwrite: bool) -> tuple[bool, 
 def _holds_this_run(out: Path, identity: dict[str, Any], overwrite: bool) -> bool:
     """Whether the folder holds this very run, to go on with; refuses to touch another one, and what no run wrote."""
     file = out / "run.json"
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = None
+    found = checked.note(file)
     if not (isinstance(found, dict) and found.keys() >= {"kind", "data", "recipe.seed"}):
         foreign = [name for name in ("run.json", *_WRITTEN, *_CARDS) if os.path.lexists(out / name)]
         if foreign:
@@ -392,8 +389,12 @@ def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     different = [key for key in wanted if found.get(key) != wanted[key]]
     if set(different) <= {"data", "images"}:
         return "the folder holds a run on other images, masks or labels."
-    shown = [f"{key.removeprefix('recipe.')} {found.get(key)} there, {wanted[key]} now" for key in different[:4]]
-    return f"the folder holds another run ({'; '.join(shown)})."
+    told = [f"{key.removeprefix('recipe.')} {_told(found.get(key))} there, {wanted[key]} now" for key in different[:4]]
+    return f"the folder holds another run ({'; '.join(told)})."
+
+
+def _told(value: Any) -> str:
+    return shown(value).strip("'")
 
 
 def _start_from(model: SegmentationModel, init: Path | str) -> None:
