@@ -266,3 +266,33 @@ def test_an_unknown_method_or_a_tiny_side_is_refused(tmp_path):
         cosegment_folder(tmp_path / "in", tmp_path / "out", method="magic")
     with pytest.raises(CosegmentationError, match="longest_side is 10"):
         cosegment_folder(tmp_path / "in", tmp_path / "out", longest_side=10)
+
+
+def test_masks_of_images_that_are_gone_are_told_and_listed_no_more_and_no_file_is_lost(engine, tmp_path):
+    for name in ("cat/1", "cat/2", "cow/3"):
+        draw(tmp_path / "images" / f"{name}.png")
+    out = tmp_path / "masks"
+    run(tmp_path / "images", out)
+    Image.new("L", (4, 4)).save(out / "cat" / "drawn by hand.png")
+    (tmp_path / "images" / "cat" / "2.png").unlink()
+    (tmp_path / "images" / "cow" / "3.png").rename(tmp_path / "images" / "cat" / "3.png")
+    (tmp_path / "images" / "cow").rmdir()
+    for _ in range(2):
+        summary = run(tmp_path / "images", out)
+        assert set(rows(out)) == {("cat", "1"), ("cat", "3")}
+        assert [path.relative_to(out).as_posix() for path in summary.left_over] == ["cat/2.png", "cow/3.png"]
+        assert "2 masks of images that are no longer there stay in" in str(summary)
+        assert all(path.is_file() for path in summary.left_over)
+
+
+def test_an_image_replaced_by_another_of_its_name_and_date_gets_another_mask(engine, tmp_path):
+    images, out = tmp_path / "images", tmp_path / "masks"
+    draw(images / "cat" / "1.bmp", left=0.25)
+    draw(images / "cat" / "2.bmp")
+    run(images, out)
+    status = (images / "cat" / "1.bmp").stat()
+    draw(images / "cat" / "1.bmp", left=0.75)
+    os.utime(images / "cat" / "1.bmp", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (images / "cat" / "1.bmp").stat().st_size == status.st_size
+    assert run(images, out).made == 2
+    assert rows(out)["cat", "1"]["foreground_ratio"] == "0.7500"

@@ -391,6 +391,17 @@ class Journal:
                     found.setdefault(sha256, []).append(source_id)
         return found
 
+    def of_other_size(self, longest_side: int) -> int:
+        """How many images on disk were not shrunk to ``longest_side`` pixels, but to another size."""
+        sides = ["json_extract(image, '$.{0}[0]')", "json_extract(image, '$.{0}[1]')"]
+        stored, original = (
+            f"max({', '.join(side.format(size) for side in sides)})" for size in ("size", "original_size")
+        )
+        row = self._connection.execute(
+            f"SELECT COUNT(*) FROM hits WHERE image IS NOT NULL AND {stored} != min(?, {original})", (longest_side,)
+        )
+        return int(row.fetchone()[0])
+
     def store_again(self) -> int:
         """Let every stored image be stored once more, for a dataset that is gone; returns how many there are."""
         with _writing(self._connection, self.path):

@@ -126,6 +126,12 @@ def _retrieve(
             journal.try_again(statuses, local=[source.name for source, _ in sources if source.local])
         if search_again:
             journal.forget_searches()
+        if not len(dataset) and (others := journal.of_other_size(spec.longest_side)):
+            raise StoreError(
+                f"{folder}: holds {others} images that were shrunk to another size than longest_side "
+                f"{spec.longest_side}. Set it back, give the definition another name, or delete this folder to read "
+                "them again."
+            )
         if not len(dataset) and (lost := journal.store_again()):
             LOGGER.warning("%s: the dataset was deleted; %d images come back from disk.", dataset.name, lost)
         retrieve(

@@ -6,7 +6,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +29,9 @@ SCORES = "scores.csv"
 LEDGER = "ledger.json"
 SAVE_EVERY = 50
 """Masks between two writings of the scores, or a hundredth of their rows: what a killed run may have to do again."""
+
+_TOLD = 5
+"""Left-over masks that the summary names."""
 
 NO_MASK = "no_mask"
 """Status of a readable image for which the engine gave no mask: it killed the process that worked on it, say."""
@@ -71,6 +74,7 @@ class FolderSummary:
         with_mask: Class name -> images that have a mask.
         dropped: Reason -> images without a mask.
         passed_over: Files that were not taken for images, as one line; empty if there is none.
+        left_over: Masks that earlier runs made of images that are no longer there; no row lists them.
     """
 
     out: Path
@@ -81,6 +85,7 @@ class FolderSummary:
     with_mask: Mapping[str, int]
     dropped: Mapping[str, int]
     passed_over: str = ""
+    left_over: tuple[Path, ...] = ()
 
     def __str__(self) -> str:
         width = max(5, *(len(name) for name in self.with_mask))
@@ -90,6 +95,13 @@ class FolderSummary:
         if self.dropped:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items()))
             lines.append(f"{sum(self.dropped.values())} images have no mask ({reasons}): see {self.out / SCORES}")
+        if self.left_over:
+            told = ", ".join(printable(str(path.relative_to(self.out))) for path in self.left_over[:_TOLD])
+            more = ", ..." if len(self.left_over) > _TOLD else ""
+            lines.append(
+                f"{len(self.left_over)} masks of images that are no longer there stay in {self.out} and are not in "
+                f"{SCORES} ({told}{more}). Delete them if nothing needs them."
+            )
         if self.passed_over:
             lines.append(self.passed_over)
         return "\n".join(lines)
@@ -181,7 +193,9 @@ def _fill(
         for path in paths
     }
     if before:
-        adopt([out / LEDGER, *(masks[key] for key, row in before.items() if key in masks and row.status == "ok")])
+        earlier = [key for key, row in before.items() if row.status == "ok"]
+        gone = {(name, stem): places.get(name, out / name) / f"{stem}.png" for name, stem in earlier}
+        adopt([out / LEDGER, *({**gone, **masks}[key] for key in earlier)])
     # Files that no earlier run made are found before the first hour is spent; those changed since, at their group.
     new = [path for key, path in masks.items() if key not in before]
     check_outputs([out / LEDGER, *new], apart_from=[images])
@@ -204,7 +218,14 @@ def _fill(
         with_mask={name: sum(row.class_name == name for row in made) for name in groups},
         dropped=Counter(row.status for row in rows.values() if row.status != "ok"),
         passed_over=str(listing),
+        left_over=_left_over(out, set(masks.values())),
     )
+
+
+def _left_over(out: Path, current: Collection[Path]) -> tuple[Path, ...]:
+    """Masks right in ``out`` or in a folder in it that this program wrote, of no image that is there now."""
+    found = (path for pattern in ("*.png", "*/*.png") for path in out.glob(pattern))
+    return tuple(sorted(path for path in found if path not in current and is_ours(path)))
 
 
 def find_groups(images: Path, out: Path) -> dict[str, Sequence[Path]]:

@@ -1,18 +1,22 @@
 """Making, opening and listing the datasets that are ours."""
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wss_data.errors import StoreError
 from wss_data.filters import KEPT
 from wss_data.spec import DatasetSpec
 from wss_data.store.appearance import set_up
 from wss_data.store.connection import correct_count, fiftyone
-from wss_data.store.info import TAG, Kind, class_names, info_of, new_info, update
+from wss_data.store.info import IMPORTED, MASKS, TAG, Kind, class_names, info_of, new_info, update
 from wss_data.store.moved import find_moved_files
 
 if TYPE_CHECKING:
     import fiftyone as fo
+
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,38 @@ def _check_same(dataset: "fo.Dataset", spec: DatasetSpec, kind: Kind) -> None:
             f"{', '.join(class_names(dataset))}; the definition has {', '.join(spec.class_names)}. "
             f"Give the definition another name, or delete the dataset (fiftyone datasets delete {name})."
         )
+    before = info["definition"]
+    if kind == "target" or not len(dataset):
+        return
+    if before["longest_side"] != spec.longest_side:
+        raise StoreError(
+            f"dataset '{name}' holds images of at most {before['longest_side']} pixels; the definition has "
+            f"longest_side {spec.longest_side} now. Set it back, or give the definition another name: its images are "
+            "then read at that size."
+        )
+    if before["ignore_index"] != spec.ignore_index and dataset.match({f"{MASKS}.method": IMPORTED}).limit(1):
+        raise StoreError(
+            f"dataset '{name}' holds imported masks whose void is {before['ignore_index']}; the definition has "
+            f"ignore_index {spec.ignore_index} now. Set it back, or give the definition another name and import the "
+            "masks again."
+        )
+
+
+def _taken_out(before: Mapping[str, Any], spec: DatasetSpec) -> list[str]:
+    """What a definition asks for no more: sources, results of a source, queries of a class; as words."""
+    now = {source.name: source.limit for source in spec.sources}
+    queries = {wanted.name: wanted.queries for wanted in spec.classes}
+    told = []
+    for source in before["sources"]:
+        name, limit = source["name"], source.get("limit")
+        if name not in now:
+            told.append(f"source {name} was taken out")
+        elif now[name] is not None and (limit is None or limit > now[name]):
+            told.append(f"limit of {name} is {now[name]}, was {limit or 'none'}")
+    for item in before["classes"]:
+        if gone := [query for query in item["queries"] if query not in queries[item["name"]]]:
+            told.append(f"{item['name']} is no longer searched for as {', '.join(gone)}")
+    return told
 
 
 def create_or_open(spec: DatasetSpec, kind: Kind) -> "fo.Dataset":
@@ -121,8 +157,8 @@ def create_or_open(spec: DatasetSpec, kind: Kind) -> "fo.Dataset":
         kind: ``web`` for the dataset called as the definition, ``target`` for ``<name>-target``.
 
     Raises:
-        StoreError: If a dataset of that name has other classes, this package did not make it, or the name is another's
-            but for capitals, ``-`` and ``_``.
+        StoreError: If a dataset of that name has other classes or images of another size, this package did not make
+            it, or the name is another's but for capitals, ``-`` and ``_``.
     """
     fo = fiftyone()
     name = spec.name if kind == "web" else target_name(spec)
@@ -131,7 +167,14 @@ def create_or_open(spec: DatasetSpec, kind: Kind) -> "fo.Dataset":
         return _create(spec, kind, name)
     dataset = open_dataset(name)
     _check_same(dataset, spec, kind)
-    if info_of(dataset)["definition"] != spec.to_dict():
+    before = info_of(dataset)["definition"]
+    if before != spec.to_dict():
+        if kind == "web" and len(dataset) and (told := "; ".join(_taken_out(before, spec))):
+            LOGGER.warning(
+                "%s: the definition changed: %s. Images stored by the earlier one stay; to leave them out, give the "
+                "definition another name.",
+                *(name, told),
+            )
         update(dataset, definition=spec.to_dict())
     dataset.persistent = True
     return dataset
