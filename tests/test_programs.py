@@ -132,6 +132,22 @@ def test_a_manifest_never_hands_on_a_command_line(engine, tmp_path):
     assert read_manifest(tmp_path / "m.jsonl").program == "outside"
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_export_never_hands_on_a_command_line_or_a_folder_to_read(layout, engine, tmp_path):
+    name = f"programs-export-{layout}"
+    dataset = stored(name, engine)
+    sources = [{"name": "folder", "options": {"path": "/home/somebody/photos"}}]
+    wanted = definition(name, cosegmentation=engine, sources=sources).to_dict()
+    dataset.info["wss"] = {**dataset.info["wss"], "definition": wanted, "source_folder": "/home/somebody/voc"}
+    dataset.save()
+    store.export_dataset(dataset, tmp_path / "out", layout=layout)
+    for path in (tmp_path / "out").rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            text = gzip.decompress(data) if path.suffix == ".gz" else data
+            assert b"touch" not in text and b"somebody" not in text, path
+
+
 def with_program(path: Path, engine: dict) -> None:
     lines = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
     lines[0]["definition"]["cosegmentation"] = engine

@@ -233,11 +233,7 @@ def write_manifest(dataset: "Dataset", path: Path | str, masks: bool = False) ->
         "classes": [item["name"] for item in definition["classes"]],
         "images": len(rows),
         "images_without_url": without_url,
-        "definition": {
-            key: public_cosegmentation(definition[key]) if key == "cosegmentation" else public_values(definition[key])
-            for key in _DEFINITION
-            if key in definition
-        },
+        "definition": public_definition(definition),
         "ledger": public_ledger(mask_ledger(dataset, MASKS)).to_dict(),
     }
     with _compressed(path) as file:
@@ -287,6 +283,15 @@ def _public_url(text: str | None) -> str | None:
     if not text or not is_web_address(text) or "@" in text.split("/")[2]:
         return None
     return text
+
+
+def public_definition(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a definition that say what the dataset is, without what belongs to this machine."""
+    return {
+        key: public_cosegmentation(definition[key]) if key == "cosegmentation" else public_values(definition[key])
+        for key in _DEFINITION
+        if key in definition
+    }
 
 
 def public_cosegmentation(value: Mapping[str, Any]) -> dict[str, Any]:

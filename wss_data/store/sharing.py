@@ -1,11 +1,13 @@
 """A dataset as a folder for other tools, in each layout."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from wss_data.errors import StoreError
-from wss_data.manifest import ManifestImage, public_ledger, read_manifest, write_manifest
+from wss_data.files import write_text
+from wss_data.manifest import ManifestImage, public_definition, public_ledger, read_manifest, write_manifest
 from wss_data.records import ExampleTable, stem_of
 from wss_data.spec import DatasetSpec
 from wss_data.store.connection import fiftyone
@@ -61,6 +63,7 @@ def export_dataset(
         if layout == "fiftyone":
             out.rmdir()  # FiftyOne makes it, and would tell that it is there
             view.export(export_dir=str(out), dataset_type=fo.types.FiftyOneDataset, progress=False)
+            _take_out_what_is_private(out / "metadata.json")
         # What the manifest says is what may be published: no path of this machine is in it.
         listed = _write_manifest(dataset, out) if kind == "web" else {}
         if layout == "fiftyone":
@@ -79,6 +82,16 @@ def export_dataset(
             card = _card(dataset) if kind == "web" else None
             export.write_huggingface(*common, ignore_index=table.ignore_index, name=dataset.name, card=card)
     return len(table)
+
+
+def _take_out_what_is_private(metadata: Path) -> None:
+    """Leave in FiftyOne's file what a manifest would say of the definition: no command line, no folder of ours."""
+    value = json.loads(metadata.read_text(encoding="utf-8"))
+    info = value["info"][TAG]
+    info["definition"] = {"name": info["definition"]["name"], **public_definition(info["definition"])}
+    for key in ("source_folder", "image_folders"):
+        info.pop(key, None)
+    write_text(metadata, json.dumps(value))
 
 
 def _write_manifest(dataset: "fo.Dataset", folder: Path) -> dict[tuple[str, str], ManifestImage]:
