@@ -10,6 +10,8 @@ Source:
 
 import re
 
+from wss_data.text import clean_text
+
 _FORMULA = "=+\\-@\uff1d\uff0b\uff0d\uff20"
 """What a formula begins with; the wide forms count in some countries' spreadsheets."""
 
@@ -18,14 +20,15 @@ _NAME = re.compile(rf"'*[{_FORMULA}]")
 
 
 def text_cell(value: object) -> str:
-    """A text for people on one line, with ``'`` before what a spreadsheet would take for a formula.
+    """A text for people on one line and without control characters, with ``'`` before what a spreadsheet would take for
+    a formula.
 
     Also behind a semicolon, where many countries' spreadsheets begin a new cell.
 
     >>> text_cell("=1+1"), text_cell("a cat;=1+1"), text_cell(None), text_cell("a = b")
     ("'=1+1", "a cat;'=1+1", '', 'a = b')
     """
-    text = " ".join(str("" if value is None else value).split())
+    text = " ".join(clean_text(str("" if value is None else value)).split())
     return _STARTS.sub(r"\1\2'", text)
 
 

@@ -60,7 +60,11 @@ class Provenance:
     opt_outs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        # Here, because every source, manifest, journal and database passes here. Not what finds the image again.
+        # Here, because every source, manifest, journal and database passes here. What finds the image again stays as it
+        # is, unless it holds half a character, which nobody could store.
+        for name in ("source_id", "image_url"):
+            if text := getattr(self, name):
+                object.__setattr__(self, name, text.encode("utf-8", "backslashreplace").decode())
         for name in ("query", "page_url", "title", "author", "author_url", "license", "license_url"):
             if (text := getattr(self, name)) and not text.isprintable():
                 object.__setattr__(self, name, clean_text(text))

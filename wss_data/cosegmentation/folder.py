@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from wss_data import checked
 from wss_data.cells import name_cell, name_of_cell
 from wss_data.cosegmentation.base import Engine, ImageFiles, full_disk_told, group_fingerprint, make_engine
 from wss_data.errors import CosegmentationError, ImageError, SourceError
@@ -429,7 +430,8 @@ def _parsed(reader: Iterable[Mapping[str, str]]) -> Iterator[ScoreRow]:
     for line in reader:
         try:
             confidence, ratio = (
-                float(line[name]) if line[name] else None for name in ("confidence", "foreground_ratio")
+                checked.number_of(line[name], name, 0, 1) if line[name] else None
+                for name in ("confidence", "foreground_ratio")
             )
         except ValueError:
             continue  # edited by hand: as if it were not there, the mask is made again
