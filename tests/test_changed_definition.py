@@ -37,10 +37,15 @@ def test_what_a_definition_asks_for_no_more_is_told_and_its_images_stay(database
     classes = [{"name": "cat", "index": 1, "queries": ["cat", "kitten"]}, {"name": "cow", "index": 2}]
     store.create_or_open(definition(name, classes=classes, sources=more), "web")
     assert not caplog.text, "what is added needs no word"
-    store.create_or_open(definition(name, sources=["folder", {"name": "openverse", "limit": 20}]), "web")
+    less = [{"name": "folder", "options": {"path": "/elsewhere"}}, {"name": "openverse", "limit": 20}]
+    store.create_or_open(definition(name, sources=less), "web")
     assert "limit of openverse is 20, was 50" in caplog.text
     assert "source wikimedia was taken out" in caplog.text
     assert "cat is no longer searched for as kitten" in caplog.text
+    assert "other options" not in caplog.text
+    less[1]["options"] = {"licenses": ["by"]}
+    store.create_or_open(definition(name, sources=less), "web")
+    assert "openverse has other options" in caplog.text
     assert len(dataset) == 4
 
 

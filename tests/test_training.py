@@ -21,8 +21,10 @@ from wss_data.masks import write_mask
 from wss_data.records import ExampleTable
 from wss_train import loop, step, training
 from wss_train.checkpoints import read_card, read_weights, training_states
+from wss_train.evaluate import evaluate_model
 from wss_train.models import build_model
 from wss_train.optimizer import learning_rate, parameter_groups
+from wss_train.pseudo_masks import make_pseudo_masks
 from wss_train.recipes import preset, with_values
 from wss_train.training import train, train_final, train_generator
 
@@ -252,6 +254,15 @@ def test_an_image_that_is_not_the_one_imported_is_refused(tmp_path):
     train(table, TINY, tmp_path / "run", "generator", progress=False)
     with pytest.raises(TrainingDataError, match=r"1 of 6 image files changed since they were imported.*import-target"):
         train(replaced_image(table), TINY, tmp_path / "other", "generator", progress=False)
+
+
+@pytest.mark.parametrize("use", [make_pseudo_masks, evaluate_model])
+def test_neither_masks_nor_scores_are_made_of_an_image_that_is_not_the_one_imported(tmp_path, use):
+    table = rectangles(tmp_path)
+    run = train(table, TINY, tmp_path / "run", "generator", progress=False)
+    table = replaced_image(replace(table, sha256=tuple(digests_of(table.image_paths))))
+    with pytest.raises(TrainingDataError, match="1 of 6 image files changed since they were imported"):
+        use(run, table, out=tmp_path / "out", progress=False)
 
 
 def test_files_of_others_are_not_thrown_away(table, tmp_path):

@@ -579,7 +579,7 @@ def source_fingerprint(layout: TargetLayout, spec: DatasetSpec) -> str:
                 status = path.stat() if path else None
             except OSError:
                 status = None
-            stamps.append((status.st_size, status.st_mtime_ns) if status else None)
+            stamps.append((status.st_size, status.st_mtime_ns, status.st_ctime_ns) if status else None)
         lines.append(repr((record.id, str(record.image_path), record.split, record.labels, stamps)))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 

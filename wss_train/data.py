@@ -307,7 +307,8 @@ def check_imported(table: ExampleTable, digests: Sequence[str]) -> None:
     if changed:
         raise TrainingDataError(
             f"{len(changed)} of {len(table)} image files changed since they were imported, the first is "
-            f"{table.image_paths[changed[0]]}. Import the target again (wss-data import-target), then make their masks."
+            f"{table.image_paths[changed[0]]}. Import the target again with wss-data import-target: it says which "
+            "masks no longer fit."
         )
 
 

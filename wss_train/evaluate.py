@@ -17,10 +17,11 @@ from tqdm import tqdm
 from wss_data import checked
 from wss_data.crf import CrfSettings
 from wss_data.errors import TrainingDataError
-from wss_data.files import check_outputs, output_folder, output_path, write_output
+from wss_data.files import check_outputs, digests_of, output_folder, output_path, write_output
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.masks import IGNORE_INDEX, read_mask, write_mask
 from wss_data.records import ExampleTable
+from wss_train.data import check_imported
 from wss_train.failures import write_failures
 from wss_train.inference import default_device, predict_files, settings_for
 from wss_train.labelling import LabelledImage, chosen_crf, label_images, pixels_of
@@ -164,6 +165,8 @@ def evaluate_model(
     """
     start = time.monotonic()
     table = truth_table(target, mask_field)
+    if table.sha256 is not None:
+        check_imported(table, digests_of(table.image_paths))
     place = torch.device(device) if device else default_device()
     model, card = load_model(checkpoint, table.classes, place)
     settings = settings_for(card, scales, place)

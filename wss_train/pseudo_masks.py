@@ -19,7 +19,7 @@ from wss_data.ledger import Ledger
 from wss_data.masks import write_mask
 from wss_data.records import ExampleTable, mask_basis
 from wss_train.checkpoints import find_model
-from wss_train.data import as_table
+from wss_train.data import as_table, check_imported
 from wss_train.inference import default_device, predict_files, settings_for
 from wss_train.labelling import LabelledImage, chosen_crf, label_images, pixels_of
 from wss_train.models import load_model
@@ -68,7 +68,7 @@ def make_pseudo_masks(
 
     Raises:
         CheckpointError: If the model is missing or knows other classes than the dataset.
-        TrainingDataError: If an image has no label, or cannot be read.
+        TrainingDataError: If an image has no label, cannot be read, or is not the one that was imported.
 
     Source:
         Shen et al., BMVC 2017, section 3.2 and eq. (2).
@@ -88,6 +88,7 @@ def make_pseudo_masks(
         "classes": table.classes,
     }
     digests = digests_of(table.image_paths)
+    check_imported(table, digests)
     bases = {name: mask_basis(digests[row], table.labels_of(row)) for row, name in enumerate(table.ids)}
     with output_folder(folder):
         _prepare(folder, dict(zip(table.ids, paths, strict=True)), made_by, bases)

@@ -134,15 +134,20 @@ def _check_same(dataset: "fo.Dataset", spec: DatasetSpec, kind: Kind) -> None:
 
 def _taken_out(before: Mapping[str, Any], spec: DatasetSpec) -> list[str]:
     """What a definition asks for no more: sources, results of a source, queries of a class; as words."""
-    now = {source.name: source.limit for source in spec.sources}
+    now = {source["name"]: source for source in spec.to_dict()["sources"]}
     queries = {wanted.name: wanted.queries for wanted in spec.classes}
     told = []
     for source in before["sources"]:
-        name, limit = source["name"], source.get("limit")
+        name, limit = source["name"], source["limit"]
         if name not in now:
             told.append(f"source {name} was taken out")
-        elif now[name] is not None and (limit is None or limit > now[name]):
-            told.append(f"limit of {name} is {now[name]}, was {limit or 'none'}")
+            continue
+        most = now[name]["limit"]
+        if most is not None and (limit is None or limit > most):
+            told.append(f"limit of {name} is {most}, was {limit or 'none'}")
+        # Another folder of photographs is told about file by file.
+        if {**source["options"], "path": None} != {**now[name]["options"], "path": None}:
+            told.append(f"{name} has other options")
     for item in before["classes"]:
         if gone := [query for query in item["queries"] if query not in queries[item["name"]]]:
             told.append(f"{item['name']} is no longer searched for as {', '.join(gone)}")
