@@ -1,5 +1,6 @@
 """Exports that somebody changed, by accident or on purpose: taken, or refused in one sentence, and nothing is left."""
 
+import base64
 import csv
 import gzip
 import io
@@ -7,6 +8,7 @@ import json
 import os
 import random
 import shutil
+import struct
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -19,6 +21,7 @@ from builders import make_web
 from wss_data import store
 from wss_data.errors import WssError, shown
 from wss_data.home import dataset_folder
+from wss_data.manifest import read_manifest, write_manifest
 from wss_data.masks import write_mask
 from wss_data.reimport import check_export, import_dataset
 
@@ -223,6 +226,38 @@ def test_no_file_of_an_export_makes_the_program_slow_or_large(copy, name, data):
         assert tracemalloc.get_traced_memory()[1] < 400 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_a_manifest_with_masks_that_somebody_changed_is_read_or_refused_in_one_sentence(export, tmp_path):
+    path = tmp_path / "m.jsonl.gz"
+    write_manifest(store.open_dataset("odd-web"), path, masks=True)
+    lines = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    png = base64.b64decode(lines[1]["mask"]["png"])
+    huge = png[:16] + struct.pack(">II", 60_000, 60_000) + png[24:]
+    odd = [*ODD, {"png": base64.b64encode(huge).decode()}, {"png": "é"}, {"png": lines[1]["mask"]["png"], "more": 1}]
+    refused = 0
+    for seed in range(120):
+        draw, changed = random.Random(seed), json.loads(json.dumps(lines))
+        line = draw.choice(changed[1:])
+        if seed % 2:
+            line["mask"][draw.choice(list(line["mask"]))] = draw.choice(odd)
+        else:
+            line["mask"] = draw.choice(odd)
+        path.write_text("".join(json.dumps(line) + "\n" for line in changed))
+        try:
+            read_manifest(path)
+        except WssError as error:
+            refused += 1
+            assert str(error).isprintable() and len(str(error)) < 1_500, seed
+    assert refused > 80
+
+
+def test_images_that_changed_places_are_reported(export, copy):
+    lines = manifest_lines(copy)
+    for line in lines[1:]:
+        line["phash"] = "0123456789abcdef"
+    write_lines(copy, lines)
+    assert "look like others" in " ".join(check_export(copy, "odd-places")[0].passed_over)
 
 
 @pytest.mark.parametrize("part", ["JPEGImages", "SegmentationClass"])

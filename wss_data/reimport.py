@@ -2,12 +2,13 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wss_data.decoding import perceptual_hash
 from wss_data.errors import MaskError, StoreError
 from wss_data.export.base import copy_file, copy_mask
 from wss_data.export.reading import MANIFEST_FILE, Export, ExportedImage, read_export
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 _BATCH = 256
 
+_SAME_LOOKS = 16
+"""Bits of 64 in which the hashes of an image and of its shrunk copy may differ; those of two images differ in 32."""
+
 
 @dataclass(frozen=True)
 class ImportedDataset:
@@ -36,7 +40,7 @@ class ImportedDataset:
         images: Number of images.
         masks: Number of masks.
         not_there: Images that the manifest lists and the export does not hold: those that were dropped.
-        passed_over: What else of the folder was not read, one sentence each.
+        passed_over: What else of the folder was not read or is odd, one sentence each.
     """
 
     name: str
@@ -110,8 +114,13 @@ def check_export(folder: Path | str, name: str | None = None) -> tuple[Export, l
     export = read_export(folder)
     spec = _named(export.manifest.spec, name)
     records = [_record(item, spec) for item in export.images]
-    for record, item in zip(records, export.images, strict=True):
-        _check_files(item, record, spec)
+    others = [item for record, item in zip(records, export.images, strict=True) if not _check_files(item, record, spec)]
+    if others:
+        told = (
+            f"{len(others):,} images look like others than those that the manifest lists, such as "
+            f"{others[0].path.name}: do title, author and licence belong to them?"
+        )
+        export = replace(export, passed_over=(*export.passed_over, told))
     return export, records, spec
 
 
@@ -148,11 +157,15 @@ def _record(item: ExportedImage, spec: DatasetSpec) -> ImageRecord:
     )
 
 
-def _check_files(item: ExportedImage, record: ImageRecord, spec: DatasetSpec) -> None:
+def _check_files(item: ExportedImage, record: ImageRecord, spec: DatasetSpec) -> bool:
+    """Whether the image looks like the one that the manifest lists; what is wrong with it or its mask is raised."""
     # Decoded whole: a damaged image would stop a later build or training instead.
-    read_image(item.path)
+    image = read_image(item.path)
+    # The digest is that of the original, not of this smaller copy: its looks are all that can be compared.
+    listed = item.listed.phash
+    alike = listed is None or (int(listed, 16) ^ int(perceptual_hash(image), 16)).bit_count() <= _SAME_LOOKS
     if item.mask is None:
-        return
+        return alike
     mask, where = open_mask(item.mask, record.size).values, item.mask
     allowed = {0, spec.class_index(record.class_name), spec.ignore_index}
     if wrong := set(np.unique(mask).tolist()) - allowed:
@@ -161,6 +174,7 @@ def _check_files(item: ExportedImage, record: ImageRecord, spec: DatasetSpec) ->
             f"{where}: the mask of a '{record.class_name}' holds {min(wrong)}, wanted are {sorted(allowed)}. "
             "Was it saved with other class indices?",
         )
+    return alike
 
 
 def _store(dataset: "Dataset", export: Export, records: list[ImageRecord], spec: DatasetSpec) -> ImportedDataset:
