@@ -80,6 +80,11 @@ def test_each_file_that_is_passed_over_is_counted_by_its_kind(tmp_path):
     assert str(Listing()) == "" and told(Counter({"a": 1})) == "1 file passed over (1 a)"
 
 
+def test_tables_of_this_program_beside_images_and_masks_are_not_counted(tmp_path):
+    touch(tmp_path, "a.jpg", "provenance.csv", "scores.csv", "ledger.json", "drawn.json", ".wss-written", "mine.csv")
+    assert list_images(tmp_path).passed_over == Counter({".csv": 1})
+
+
 def test_a_given_folder_may_itself_be_a_link(tmp_path):
     touch(tmp_path / "there", "a.jpg")
     os.symlink(tmp_path / "there", tmp_path / "here")

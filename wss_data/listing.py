@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import overload
 
 from wss_data.errors import SourceError
-from wss_data.names import is_hidden, is_of_tool, is_text, same_name
+from wss_data.names import is_hidden, is_of_tool, is_own_table, is_text, same_name
 
 HIDDEN = "hidden or of a tool"
 BROKEN_LINK = "links that lead nowhere"
@@ -117,13 +117,13 @@ def wanted_of(paths: Iterable[Path], suffixes: Iterable[str], folders: Callable[
     """Those of some paths that are files with one of some suffixes, and what the others are.
 
     Args:
-        paths: Of files; folders among them are left out without a count.
+        paths: Of files; folders among them, and tables of our own, are left out without a count.
         suffixes: Wanted suffixes, in lower case.
         folders: Path -> names of the folders above it that may make it a tool's.
     """
     wanted, files, passed_over = frozenset(suffixes), list[Path](), Counter[str]()
     for path in paths:
-        if os.path.isdir(path):
+        if os.path.isdir(path) or is_own_table(path.name):
             continue
         if is_hidden(path.name) or any(map(is_of_tool, folders(path))):
             passed_over[HIDDEN] += 1

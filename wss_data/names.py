@@ -9,6 +9,7 @@ _TOOL_FOLDERS = frozenset({"@eadir", "#recycle", "$recycle.bin", "lost+found"})
 """Folders that a storage server or a file system makes by itself; those of other tools begin with ``.`` or ``_``."""
 
 _TOOL_FILES = frozenset({"thumbs.db", "desktop.ini"})
+_OWN_TABLES = frozenset({".wss-written", "drawn.json", "ledger.json", "provenance.csv", "scores.csv"})
 
 
 def printable(name: str | os.PathLike[str]) -> str:
@@ -37,6 +38,11 @@ def same_name(name: str | os.PathLike[str]) -> str:
     True
     """
     return unicodedata.normalize("NFC", printable(name))
+
+
+def is_own_table(file: str) -> bool:
+    """Whether a file of that name is one that this program writes, or looks for, beside images and masks."""
+    return file in _OWN_TABLES
 
 
 def is_text(name: str) -> bool:

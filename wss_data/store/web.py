@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from wss_data.filters import GONE, SCREENING_TAGS, FilterReport, decide, filter_report, retagged
 from wss_data.home import dataset_folder, dataset_owner
 from wss_data.ledger import Ledger, Supervision, UsedFor
+from wss_data.names import printable
 from wss_data.quality import MaskQuality
 from wss_data.records import ImageRecord, Provenance
 from wss_data.spec import FilterSpec
@@ -295,7 +296,9 @@ def import_masks(
 
         taken = [mask.image.sample_id for mask in masks]
         keep_earlier_masks(dataset, taken)
-        entry = Ledger().add(f"masks computed elsewhere, imported from {folder}", level, UsedFor.COSEGMENTATION)
+        entry = Ledger().add(
+            f"masks computed elsewhere, imported from {printable(folder)}", level, UsedFor.COSEGMENTATION
+        )
         add_imported_ledger(dataset, entry, taken)
         set_masks(
             dataset,
