@@ -150,3 +150,20 @@ def test_a_journal_of_a_newer_version_is_left_alone(tmp_path):
     newer.close()
     with pytest.raises(StoreError, match="format 99"):
         Journal(tmp_path / "journal.sqlite")
+
+
+def test_a_damaged_journal_is_told_in_one_sentence(tmp_path):
+    path = tmp_path / "journal.sqlite"
+    path.write_bytes(b"no database" * 1000)
+    with pytest.raises(StoreError, match=r"cannot be read .*move it away"):
+        Journal(path)
+    path.unlink()
+    Journal(path).__exit__(None, None, None)
+    row = ["cat", "flickr", "1", 0, None, "", None, "found", None, None, None, None, "2026"]
+    for odd in ("{", "[]", '{"x": 1}', '{"source": "a", "source_id": "b", "title": 5}', '{"retrieved_at": "x"}'):
+        changed = sqlite3.connect(path)
+        changed.execute(f"INSERT OR REPLACE INTO hits VALUES ({', '.join('?' * len(row))})", [*row[:5], odd, *row[6:]])
+        changed.commit()
+        changed.close()
+        with Journal(path) as journal, pytest.raises(StoreError, match="search result that cannot be read"):
+            list(journal.entries())

@@ -23,14 +23,14 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from wss_data.errors import StoreError
+from wss_data.errors import StoreError, shown
 from wss_data.records import Provenance
 from wss_data.sources.base import Hit
 
@@ -170,14 +170,20 @@ class Journal:
         path: The SQLite file; made where it is missing.
 
     Raises:
-        StoreError: If a newer version wrote the file.
+        StoreError: If a newer version wrote the file, or it is damaged.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._connection = _connect(path)
-        _set_up(self._connection, path)
+        try:
+            self._connection = _connect(path)
+            _set_up(self._connection, path)
+        except sqlite3.DatabaseError as error:
+            raise StoreError(
+                f"{path}: the journal cannot be read ({error}). If it is damaged, move it away: the images stay, the "
+                "next build searches again."
+            ) from error
 
     def __enter__(self) -> "Journal":
         return self
@@ -617,11 +623,14 @@ def _provenance_text(provenance: Provenance) -> str:
 
 
 def _provenance(text: str) -> Provenance:
-    values = json.loads(text)
-    provenance = Provenance(**{**values, "opt_outs": tuple(values.get("opt_outs", ()))})
-    if provenance.retrieved_at is None:
-        return provenance
-    return replace(provenance, retrieved_at=datetime.fromisoformat(values["retrieved_at"]))
+    try:
+        values = json.loads(text)
+        values["opt_outs"] = tuple(values.get("opt_outs", ()))
+        if at := values.get("retrieved_at"):
+            values["retrieved_at"] = datetime.fromisoformat(at)
+        return Provenance(**values)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise StoreError(f"the journal holds a search result that cannot be read ({error}): {shown(text)}.") from error
 
 
 def _image(text: str | None) -> StoredImage | None:
