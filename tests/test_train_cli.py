@@ -102,9 +102,9 @@ def test_a_state_is_chosen_without_true_masks_and_compared_with_them_afterwards(
     out = str(zoo / "refused")
     assert "name it with --target" in refused(capsys, "generator", "zoo-train", "--out", out, "--select", "labels")
     assert "--select last looks at nothing" in refused(capsys, "generator", "zoo-train", "--out", out, *target)
-    assert "patience of the selection is 0" in refused(
-        capsys, "generator", "zoo-train", "--out", out, "--select", "agreement", "--patience", "0"
-    )
+    with pytest.raises(SystemExit):
+        main(["generator", "zoo-train", "--out", out, "--select", "agreement", "--patience", "0"])
+    assert "--patience: '0' is no whole number from 1" in capsys.readouterr().err
 
 
 def test_an_unreadable_image_is_told_and_ends_with_status_1(zoo, tmp_path, capsys):

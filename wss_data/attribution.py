@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from wss_data.addresses import is_web_address
 from wss_data.cells import text_cell
 from wss_data.errors import StoreError
-from wss_data.files import check_outputs, write_output
+from wss_data.files import check_outputs, expanded, write_output
 from wss_data.filters import KEPT
 from wss_data.manifest import first_source
 from wss_data.text import clean_text
@@ -79,7 +79,7 @@ def write_attribution(dataset: "Dataset", path: Path | str, all: bool = False) -
     """
     from wss_data.store.provenance import image_rows
 
-    path = Path(path).expanduser()
+    path = expanded(path)
     write = {".md": markdown, ".csv": table, ".html": page}.get(path.suffix.lower())
     if write is None:
         raise StoreError(f"{path}: the list of authors is written as .md, .csv or .html; name the file so.")

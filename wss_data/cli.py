@@ -15,12 +15,14 @@ from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from wss_data.arguments import (
+    Parser,
     add_cluster,
     add_dataset,
     add_engine,
     add_filter,
     add_programs,
     add_workers,
+    port,
     positive,
     share,
 )
@@ -98,7 +100,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of ``wss-data``."""
     from wss_data import __version__
 
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog="wss-data",
         description="From class names to an image dataset with masks, kept in FiftyOne. Nobody draws a mask.",
         epilog="Files go to the folder in WSS_HOME (default: ~/wss), records to FiftyOne's database.",
@@ -121,6 +123,7 @@ def make_parser() -> argparse.ArgumentParser:
     add.add_argument(
         "--images",
         metavar="FOLDER",
+        type=Path,
         help="take the images from this folder, one folder a class inside; without SPEC these folders are the classes",
     )
     add.add_argument("--name", help="name of the dataset, only without SPEC (default: the folder's name)")
@@ -173,7 +176,7 @@ def make_parser() -> argparse.ArgumentParser:
         "wss-data view drawn",
     )
     add_dataset(add)
-    add.add_argument("--port", type=int, default=5151, help="port of the App (default: 5151)")
+    add.add_argument("--port", type=port, default=5151, help="port of the App (default: 5151)")
     add.add_argument("--address", default="localhost", help="address to serve on (default: localhost)")
     add.add_argument(
         "--force",
@@ -438,7 +441,7 @@ def _build(options: argparse.Namespace) -> int:
             "give a definition (wss-data build drawn) or a folder of images (wss-data build --images FOLDER)."
         )
     if options.spec is None:
-        folder = Path(options.images).expanduser().absolute()
+        folder = options.images.absolute()
         spec = spec_from_folder(folder, options.name or folder.name)
     elif options.name is not None:
         raise SpecError("--name goes with --images alone; a definition has its name inside.")
@@ -530,7 +533,7 @@ def _rebuild(options: argparse.Namespace) -> int:
     from wss_data.rebuild import rebuild
 
     if options.report is not None:
-        check_outputs([options.report.expanduser()], apart_from=[options.manifest])
+        check_outputs([options.report], apart_from=[options.manifest])
     report = rebuild(options.manifest, options.name, workers=options.workers)
     print(report)
     if options.report is not None:
@@ -551,10 +554,11 @@ def _forget(options: argparse.Namespace) -> int:
     from wss_data.forget import forget
     from wss_data.store import open_dataset
 
-    print(forget(open_dataset(options.dataset), options.what, dry_run=options.dry_run))
+    report = forget(open_dataset(options.dataset), options.what, dry_run=options.dry_run)
+    print(report)
     if options.dry_run:
         print("nothing was changed (--dry-run).")
-    return 0
+    return 1 if report.is_empty else 0
 
 
 def _list(options: argparse.Namespace) -> int:

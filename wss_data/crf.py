@@ -185,7 +185,7 @@ def sharpened_tiles(
         Our own; docs/explanation/dense_crf.md says what tiles change.
     """
     settings = settings or CrfSettings()
-    for tile in crf_tiles(*image.shape[:2], max(settings.position_px, settings.bilateral_px)):
+    for tile in crf_tiles(image.shape[0], image.shape[1], max(settings.position_px, settings.bilateral_px)):
         part = probabilities(tile.seen_rows, tile.seen_columns)
         origin = tile.seen_rows.start, tile.seen_columns.start
         marginals = _sharpened(part, image[tile.seen_rows, tile.seen_columns], settings, using, origin)

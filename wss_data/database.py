@@ -29,6 +29,7 @@ from typing import IO
 
 from wss_data import database_watcher as watcher
 from wss_data.errors import StoreError
+from wss_data.files import expanded
 
 FOLDER_VARIABLE = "WSS_DATABASE_DIR"
 
@@ -79,7 +80,7 @@ def prepare_environment() -> str | None:
     folder = os.environ.get(FOLDER_VARIABLE)
     if not folder:
         return None
-    path = Path(folder).expanduser().absolute()
+    path = expanded(folder).absolute()
     uri = join(path)
     # The user's configuration files may name another server, other folders or another database.
     own = path / "fiftyone"

@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from wss_data.errors import BusyError, OutputError
+from wss_data.errors import BusyError, OutputError, SourceError, shown
 
 WRITTEN = ".wss-written"
 """Table of the files that this program wrote into a folder that a user named; locked while a command fills it."""
@@ -56,6 +56,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def expanded(path: Path | str) -> Path:
+    """A path with ``~`` or ``~name`` replaced by that user's home.
+
+    Raises:
+        SourceError: If there is no such user, or the path holds a NUL byte, which no file system takes.
+    """
+    if "\0" in str(path):
+        raise SourceError(f"{shown(str(path))}: a path cannot hold a NUL byte.")
+    try:
+        return Path(path).expanduser()
+    except (RuntimeError, KeyError) as error:
+        user = Path(path).parts[0]
+        raise SourceError(
+            f"{shown(str(path))}: this machine knows no home folder for '{user}'. "
+            f"Write the whole path, or ./{user} for a folder of that name."
+        ) from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:

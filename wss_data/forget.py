@@ -61,6 +61,11 @@ class ForgetReport:
     classes: tuple[str, ...]
     dry_run: bool
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was found that could be forgotten."""
+        return not (self.images or self.files or self.results)
+
     def __str__(self) -> str:
         would = "would be " if self.dry_run else ""
         thing = {"url": "address", "sha256": "digest", "author": "author"}[self.kind]
@@ -68,7 +73,7 @@ class ForgetReport:
             f"{len(self.images):,} images, {len(self.files):,} files and {self.results:,} entries of the journal "
             f"{would}removed from '{self.dataset_name}'."
         ]
-        if not self.images and not self.results:
+        if self.is_empty:
             lines.append(f"Nothing there has this {thing}. Is it written as the source writes it?")
         lines += [f"  {image}" for image in self.images]
         is_now = "would be" if self.dry_run else "is"

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from wss_data.errors import StoreError, shown
-from wss_data.files import sole_owner
+from wss_data.files import expanded, sole_owner
 from wss_data.listing import require_text
 
 HOME_VARIABLE = "WSS_HOME"
@@ -16,7 +16,7 @@ _SEPARATORS = frozenset("/\\\0")
 
 def home_folder() -> Path:
     """The folder that holds all datasets' files: ``WSS_HOME``, by default ``~/wss``."""
-    path = Path(os.environ.get(HOME_VARIABLE) or "~/wss").expanduser().absolute()
+    path = expanded(os.environ.get(HOME_VARIABLE) or "~/wss").absolute()
     return require_text(path, f"the datasets' files ({HOME_VARIABLE})")
 
 

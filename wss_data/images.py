@@ -271,7 +271,7 @@ def _to_rgb(image: Image.Image, longest_side: int | None) -> np.ndarray:
         if see_through:
             white = Image.new("RGBA", part.size, (255, 255, 255, 255))
             part = Image.alpha_composite(white, part).convert("RGB")
-        pixels[rows, columns] = part
+        pixels[rows, columns] = np.asarray(part)
     return pixels
 
 

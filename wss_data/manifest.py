@@ -25,7 +25,7 @@ from wss_data.addresses import is_web_address
 from wss_data.checked import LONGEST_LINE
 from wss_data.cosegmentation.base import PROGRAM_ENGINES
 from wss_data.errors import SourceError, SpecError, shown
-from wss_data.files import check_outputs, output_path
+from wss_data.files import check_outputs, expanded, output_path
 from wss_data.images import MAX_PIXELS
 from wss_data.ledger import Ledger, LedgerEntry
 from wss_data.records import Provenance, stem_of
@@ -219,7 +219,7 @@ def write_manifest(dataset: "Dataset", path: Path | str, masks: bool = False) ->
     from wss_data.store.info import info_of
     from wss_data.store.provenance import image_rows
 
-    path = Path(path).expanduser()
+    path = expanded(path)
     check_outputs([path])
     rows = image_rows(dataset, "listed in a manifest")
     definition = info_of(dataset)["definition"]
@@ -334,7 +334,7 @@ def read_manifest(path: Path | str, masks: bool = True) -> Manifest:
         SourceError: If there is no such file, a newer version of wss wrote it, it is cut off, or lines are wrong; these
             are named by their numbers.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.is_file():
         raise SourceError(f"{path}: there is no such manifest.")
     number = 0

@@ -7,6 +7,7 @@ by hand or for want of memory, loses nothing.
 
 import logging
 import os
+import re
 import socket
 import threading
 from collections import deque
@@ -19,7 +20,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from tqdm import tqdm
 
-from wss_data.errors import WorkerError
+from wss_data.errors import WorkerError, shown
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -69,7 +70,12 @@ _IN_FORCE: ContextVar[_Workers] = ContextVar("workers", default=_HERE)
 
 def default_workers() -> int:
     """Number of worker processes when nobody says: ``WSS_WORKERS``, else the processors this process may use."""
-    return max(1, int(os.environ.get("WSS_WORKERS") or len(os.sched_getaffinity(0))))
+    said = os.environ.get("WSS_WORKERS")
+    if not said:
+        return len(os.sched_getaffinity(0))
+    if not re.fullmatch("[0-9]{1,4}", said):
+        raise WorkerError(f"WSS_WORKERS is {shown(said)}: a number of worker processes is wanted, such as 4.")
+    return max(1, int(said))
 
 
 @contextmanager

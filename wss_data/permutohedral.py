@@ -197,7 +197,7 @@ def bilateral_lattice(
     Returns:
         As ``normalised``.
     """
-    places = _places(*image.shape[:2], origin) / np.float32(deviation_px)
+    places = _places(image.shape[0], image.shape[1], origin) / np.float32(deviation_px)
     colours = image.reshape(-1, 3) / np.float32(deviation_rgb)
     return normalised(make_lattice(np.hstack([places, colours])))
 

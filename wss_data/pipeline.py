@@ -21,7 +21,7 @@ from wss_data.cosegmentation.base import (
 )
 from wss_data.database import loss_told
 from wss_data.errors import ImageError, SourceError, StoreError
-from wss_data.files import remove_unfinished
+from wss_data.files import expanded, remove_unfinished
 from wss_data.filters import DROPPED, KEPT, UNREADABLE
 from wss_data.home import dataset_folder, dataset_owner
 from wss_data.images import read_image
@@ -212,7 +212,7 @@ def picture_rows(dataset: "Dataset") -> list[DatasetImage]:
 def with_images(spec: DatasetSpec, images: str | Path) -> DatasetSpec:
     """The definition with its images taken from a folder, whatever sources it names."""
     limit = next((source.limit for source in spec.sources if source.name == "folder"), None)
-    folder = SourceSpec("folder", limit, {"path": str(Path(images).expanduser().absolute())})
+    folder = SourceSpec("folder", limit, {"path": str(expanded(images).absolute())})
     return replace(spec, sources=(folder,))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from wss_data.cells import text_cell
 from wss_data.errors import ImageError, MaskError, SourceError, StoreError
-from wss_data.files import write_output
+from wss_data.files import expanded, write_output
 from wss_data.filters import aligned
 from wss_data.home import dataset_folder
 from wss_data.journal import Entry, Journal, secret_of
@@ -115,7 +115,7 @@ class RebuildReport:
             at = item.image.provenance
             row = (item.image.class_name, *first_source(at), at.image_url, item.image.sha256, item.state)
             writer.writerow([text_cell(cell) for cell in (*row, item.reason, item.detail)])
-        write_output(Path(path).expanduser(), table.getvalue())
+        write_output(expanded(path), table.getvalue())
 
 
 def rebuild(
@@ -182,7 +182,7 @@ def _refuse_another(name: str, path: Path) -> None:
     if name not in {row.name for row in store.list_datasets()}:
         return
     sources = info_of(store.open_dataset(name))["definition"].get("sources", [])
-    wanted = str(path.expanduser().absolute())
+    wanted = str(expanded(path).absolute())
     if [source.get("options", {}).get("path") for source in sources if source["name"] == SOURCE] != [wanted]:
         raise StoreError(
             f"dataset '{name}' exists already and was not built from {path}. Give the copy a name of its own (--name)."

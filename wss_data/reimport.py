@@ -12,6 +12,7 @@ from wss_data.decoding import perceptual_hash
 from wss_data.errors import MaskError, StoreError
 from wss_data.export.base import copy_file, copy_mask
 from wss_data.export.reading import MANIFEST_FILE, Export, ExportedImage, read_export
+from wss_data.files import expanded
 from wss_data.home import dataset_folder, dataset_owner
 from wss_data.images import read_image, read_size
 from wss_data.masks import foreground_ratio, open_mask, read_mask
@@ -108,7 +109,7 @@ def check_export(folder: Path | str, name: str | None = None) -> tuple[Export, l
     Raises:
         StoreError, SourceError, SpecError, ImageError, MaskError: As ``import_dataset``.
     """
-    folder = Path(folder).expanduser().absolute()
+    folder = expanded(folder).absolute()
     if not folder.is_dir():
         raise StoreError(f"{folder}: there is no such folder.")
     export = read_export(folder)

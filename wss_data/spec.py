@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wss_data.errors import SpecError, shown
+from wss_data.files import expanded
 from wss_data.listing import require_text
 from wss_data.names import is_of_tool
 
@@ -271,7 +272,7 @@ def spec_from_folder(images: str | Path, name: str) -> DatasetSpec:
     Raises:
         SpecError: If there is no such folder, or no class folder in it.
     """
-    folder = require_text(Path(images).expanduser(), "the images")
+    folder = require_text(expanded(images), "the images")
     if not folder.is_dir():
         raise SpecError(f"{folder}: there is no such folder of images.")
     found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_of_tool(p.name))

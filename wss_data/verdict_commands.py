@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from wss_data.arguments import add_dataset
+from wss_data.arguments import add_dataset, free_text
 from wss_data.errors import StoreError
 from wss_data.filters import Verdict
 from wss_data.tables import decode_text, lines_of, read_text
@@ -42,7 +42,7 @@ def add_verdict_command(commands: "argparse._SubParsersAction[argparse.ArgumentP
         help="take the images from a text file, one a line, or from standard input (-); without FILE, IMAGE names such "
         "files",
     )
-    add.add_argument("--reason", metavar="TEXT", default="", help="why, for those who come later")
+    add.add_argument("--reason", metavar="TEXT", type=free_text, default="", help="why, for those who come later")
 
 
 def _verdict(options: argparse.Namespace) -> int:

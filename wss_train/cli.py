@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from wss_data.arguments import Parser, path_text, workers
 from wss_data.cli import add_command, run
 from wss_train.arguments import (
     add_checkpoint,
@@ -36,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of ``wss-train``."""
     from wss_data import __version__
 
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog="wss-train",
         description="From an image dataset with masks to a semantic segmentation model. Nobody draws a mask.",
         epilog="Datasets are those of `wss-data list`; a checkpoint is a run folder or a model.safetensors.",
@@ -123,7 +124,7 @@ def make_parser() -> argparse.ArgumentParser:
     add.add_argument("dataset", metavar="TARGET", help="target dataset")
     add.add_argument("--split", default="val", help="tag of the images (default: val)")
     add.add_argument("--out", metavar="FOLDER", type=Path, help="write the scores here (default: nowhere)")
-    add.add_argument("--workers", type=int, metavar="N", help="threads (default: one a processor)")
+    add.add_argument("--workers", type=workers, metavar="N", help="threads (default: one a processor)")
 
     add = add_command(
         commands,
@@ -139,6 +140,7 @@ def make_parser() -> argparse.ArgumentParser:
         "images",
         metavar="IMAGES",
         nargs="+",
+        type=path_text,
         help="folders of images, searched below too; images; or quoted patterns such as 'photos/**/*.jpg'",
     )
     add.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the masks go")

@@ -325,11 +325,11 @@ def check_machine(recipe: "TrainRecipe", num_classes: int, folder: Path, multila
     import torch
 
     from wss_data.crf import backend
-    from wss_train.inference import default_device
+    from wss_train.inference import device_of
     from wss_train.models import usable_precision
 
     findings = []
-    place = default_device()
+    place = device_of(None)
     if place.type == "cuda":
         findings.append(Finding("note", f"training runs on {torch.cuda.get_device_name(place)}."))
     else:

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from tqdm import tqdm
 
 from wss_data import checked
@@ -23,7 +22,7 @@ from wss_data.masks import IGNORE_INDEX, read_mask, write_mask
 from wss_data.records import ExampleTable
 from wss_train.data import check_imported
 from wss_train.failures import write_failures
-from wss_train.inference import default_device, predict_files, settings_for
+from wss_train.inference import device_of, predict_files, settings_for
 from wss_train.labelling import LabelledImage, chosen_crf, label_images, pixels_of
 from wss_train.metrics import ConfusionMatrix
 from wss_train.models import load_model
@@ -167,7 +166,7 @@ def evaluate_model(
     table = truth_table(target, mask_field)
     if table.sha256 is not None:
         check_imported(table, digests_of(table.image_paths))
-    place = torch.device(device) if device else default_device()
+    place = device_of(device)
     model, card = load_model(checkpoint, table.classes, place)
     settings = settings_for(card, scales, place)
     with nullcontext() if out is None else output_folder(Path(out)):

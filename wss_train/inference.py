@@ -28,14 +28,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from wss_data.crf import LARGEST_WHOLE
-from wss_data.errors import ImageError, RecipeError
+from wss_data.errors import ImageError, RecipeError, shown
 from wss_data.images import count_pixels, read_image
+from wss_train.arguments import MAX_SCALE
 from wss_train.checkpoints import ModelCard
 from wss_train.models import SegmentationModel, usable_precision
 from wss_train.threads import Room, in_threads
-
-MAX_SCALE = 4.0
-"""Largest scale accepted: memory grows with its square."""
 
 FINE_STRIDE = 8
 """Up to this output stride, in pixels, ``GRID_FINE`` is enough."""
@@ -112,9 +110,26 @@ def settings_for(card: ModelCard, scales: Sequence[float], device: torch.device)
     return InferenceSettings(tuple(scales), card.recipe.long_side, precision, batch=4)
 
 
-def default_device() -> torch.device:
-    """The accelerator if there is one, else the processor."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def device_of(name: str | None) -> torch.device:
+    """The device of that name; for ``None`` the GPU if there is one, else the processor.
+
+    Args:
+        name: ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        RecipeError: If there is no such device, or this machine lacks it.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name is None:
+        return torch.device("cuda" if count else "cpu")
+    try:
+        device = torch.device(name)
+    except (RuntimeError, ValueError) as error:
+        raise RecipeError(f"{shown(name)} is no device; known are cpu, cuda and cuda:N, such as cuda:0.") from error
+    if device.type == "cuda" and (device.index or 0) >= count:
+        has = f"{count} that PyTorch can use" if count else "none that PyTorch can use"
+        raise RecipeError(f"the device {name} is a GPU, and this machine has {has}. Take another, or cpu.")
+    return device
 
 
 def network_size(height: int, width: int, long_side: float, stride: int) -> tuple[int, int]:

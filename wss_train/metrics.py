@@ -114,7 +114,7 @@ class ConfusionMatrix:
 def count_pairs(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """How often each value of one mask lies on each value of another: (H, W) uint8, twice -> (256, 256), int64."""
     pairs = np.zeros((256, 256), np.int64)
-    for rows, columns in strips(*truth.shape, _EXACT_COUNT):
+    for rows, columns in strips(truth.shape[0], truth.shape[1], _EXACT_COUNT):
         part = [np.ascontiguousarray(plane[rows, columns]) for plane in (truth, prediction)]
         pairs += cv2.calcHist(part, [0, 1], None, [256, 256], [0, 256, 0, 256]).astype(np.int64)
     return pairs

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from wss_data.errors import ImageError, SourceError
@@ -16,7 +15,7 @@ from wss_data.images import LONGEST_JPEG, SUFFIXES, encode_jpeg, list_images, re
 from wss_data.listing import Listing, wanted_of
 from wss_data.masks import resize_mask, write_mask
 from wss_data.report import overlay as draw_overlay
-from wss_train.inference import DECODED, default_device, predict_files, settings_for
+from wss_train.inference import DECODED, device_of, predict_files, settings_for
 from wss_train.labelling import LabelledImage, chosen_crf, label_images, pixels_of
 from wss_train.models import load_model
 from wss_train.threads import in_threads
@@ -176,7 +175,7 @@ def predict_images(
                 f"images. Choose another folder with --out, such as {out / 'predictions'}."
             )
 
-    place = torch.device(device) if device else default_device()
+    place = device_of(device)
     model, card = load_model(checkpoint, device=place)
     settings = settings_for(card, scales, place)
     labelled = label_images(predict_files(model, paths, settings), None, chosen_crf(crf, card.recipe), workers)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from wss_data import checked
@@ -20,7 +19,7 @@ from wss_data.masks import write_mask
 from wss_data.records import ExampleTable, mask_basis
 from wss_train.checkpoints import find_model
 from wss_train.data import as_table, check_imported
-from wss_train.inference import default_device, predict_files, settings_for
+from wss_train.inference import device_of, predict_files, settings_for
 from wss_train.labelling import LabelledImage, chosen_crf, label_images, pixels_of
 from wss_train.models import load_model
 from wss_train.threads import in_threads
@@ -75,7 +74,7 @@ def make_pseudo_masks(
     """
     table = as_table(target, None)
     _check_labels(table)
-    place = torch.device(device) if device else default_device()
+    place = device_of(device)
     model, card = load_model(checkpoint, table.classes, place)
     settings = settings_for(card, scales or card.recipe.scales, place)
     crf_settings = chosen_crf(card.recipe.mask_crf if crf is None else crf, card.recipe)

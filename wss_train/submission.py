@@ -296,11 +296,10 @@ def write_submission(
         MaskError: If a prediction would not be accepted.
         OutputError: If ``out`` is a file that this program did not write, or that was changed since.
     """
-    import torch
     from tqdm import tqdm
 
     from wss_train.checkpoints import read_card
-    from wss_train.inference import default_device, predict_files, settings_for
+    from wss_train.inference import device_of, predict_files, settings_for
     from wss_train.labelling import chosen_crf, label_images
     from wss_train.models import load_model
 
@@ -317,7 +316,7 @@ def write_submission(
     except ImageError as error:
         raise SourceError(f"the archive needs a prediction for every image: {error}") from error
 
-    place = torch.device(device) if device else default_device()
+    place = device_of(device)
     model, card = load_model(checkpoint, VOC_CLASSES, place)
     predicted = predict_files(model, [images[name] for name in ids], settings_for(card, scales, place))
     labelled = label_images(predicted, None, chosen_crf(crf, card.recipe), workers)

@@ -42,6 +42,7 @@ from wss_train.checkpoints import (
     write_model,
 )
 from wss_train.data import DataSummary, as_table, check_training_table
+from wss_train.inference import device_of
 from wss_train.loop import Follower, Watcher, run_loop, seed_of
 from wss_train.model_readme import write_model_readme
 from wss_train.models import SegmentationModel, build_model
@@ -185,7 +186,7 @@ def train(
             f"batch is {recipe.batch}; {here.world} processes with accumulate={recipe.accumulate} want a multiple of "
             f"{here.world * recipe.accumulate}. Set batch or accumulate, or start another number of processes."
         )
-    target_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target_device = device_of(device)
     if here.world > 1 and target_device.type == "cuda":
         target_device = torch.device("cuda", here.local_rank)
     needs_labels = multilabel and recipe.branch_target == "image_labels"

@@ -19,7 +19,7 @@ from wss_data.cosegmentation.imported import MASK_SUFFIXES, read_values
 from wss_data.cosegmentation.options import check_names, wanted_positions
 from wss_data.cosegmentation.program import expand_command, last_lines, run_program
 from wss_data.errors import CosegmentationError, MaskError, shown
-from wss_data.files import sole_owner, write_json, write_text
+from wss_data.files import expanded, sole_owner, write_json, write_text
 from wss_data.images import encode_jpeg
 from wss_data.ledger import Ledger, LedgerEntry, Supervision, UsedFor
 from wss_data.masks import check_foreground, split_band
@@ -172,7 +172,7 @@ class OutsideEngine:
                         log.unlink()
             else:
                 sizes, digest = _group_digest(images)
-                folder = Path(self.settings.work).expanduser().absolute() / f"{self.fingerprint()}-{digest}"
+                folder = expanded(self.settings.work).absolute() / f"{self.fingerprint()}-{digest}"
                 stack.enter_context(sole_owner(folder / "lock", "the program is being run on this group"))
                 if not _is_done(folder):
                     _write_images(images, folder / IMAGES, self.settings.image_format)
@@ -196,7 +196,7 @@ class OutsideEngine:
         }
         command = expand_command(self.settings.command, places, self.settings.shell)
         where = self.settings.working_folder
-        run_program(command, log, self.settings.timeout_s, Path(where).expanduser() if where else None)
+        run_program(command, log, self.settings.timeout_s, expanded(where) if where else None)
 
     def _look(self, masks: Path, sizes: Sequence[tuple[int, int]], log: Path) -> dict[int, MaskError]:
         """Position -> what is wrong with its mask; raises ``CosegmentationError`` if that are too many."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wss_data.errors import StoreError
-from wss_data.files import WRITTEN, sweep, unfinished, write_json, write_text
+from wss_data.files import WRITTEN, expanded, sweep, unfinished, write_json, write_text
 from wss_data.images import read_image, write_jpeg
 from wss_data.ledger import Ledger
 from wss_data.masks import open_mask, write_mask
@@ -54,7 +54,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     Raises:
         StoreError: If ``folder`` exists and is not an empty folder.
     """
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder).absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StoreError(f"{folder}: exists and is not an empty folder. Nothing was written; name another folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from wss_data.clock import Clock, SystemClock
 from wss_data.errors import SourceError, SourceUnavailable, shown
+from wss_data.files import expanded
 from wss_data.records import Provenance
 from wss_data.sources.api import LONGEST_WAIT, Pace, retry_after
 from wss_data.sources.base import Hit, Pages, SourceState
@@ -247,7 +248,7 @@ def _find_key() -> _Key | str:
     where = "FLICKR_API_KEY"
     if not key and file:
         where = f"the file {file} (FLICKR_KEY_FILE)"
-        kept = _key_of_file(Path(file).expanduser())
+        kept = _key_of_file(expanded(file))
         if isinstance(kept, str):
             return kept
         key, secret = kept

@@ -11,6 +11,7 @@ from typing import Any
 
 from wss_data.addresses import is_web_address
 from wss_data.errors import ImageError, SourceError
+from wss_data.files import expanded
 from wss_data.images import list_images
 from wss_data.listing import require_text
 from wss_data.names import printable, same_name
@@ -53,7 +54,7 @@ class FolderSource:
                 "source 'folder' needs a folder of images, one folder a class inside. "
                 "Give it with --images FOLDER, or as options: {path: FOLDER} in the definition."
             )
-        self.path = require_text(Path(path).expanduser(), "the images")
+        self.path = require_text(expanded(path), "the images")
         if not self.path.is_dir():
             raise SourceError(f"{self.path}: there is no such folder of images.")
         self.passed_over: dict[str, Counter[str]] = {}

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from wss_data.errors import SourceError
+from wss_data.files import expanded
 from wss_data.manifest import read_manifest, source_id_of
 from wss_data.sources.base import Hit, Pages, SourceState
 from wss_data.spec import ClassSpec
@@ -29,7 +30,7 @@ class ManifestSource:
                 "source 'manifest' needs a manifest. Give it as options: {path: FILE} in the definition, "
                 "or build with `wss-data rebuild FILE`."
             )
-        self.path = Path(path).expanduser()
+        self.path = expanded(path)
         self._manifest = read_manifest(self.path, masks=False)
 
     def state(self) -> SourceState:

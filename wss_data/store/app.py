@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from wss_data import database
 from wss_data.errors import StoreError
+from wss_data.files import expanded
 from wss_data.store.appearance import bring_up_to_date
 from wss_data.store.connection import fiftyone
 from wss_data.store.datasets import open_dataset
@@ -57,7 +58,7 @@ def view_in_app(
             f"address {address} can be reached by others, and FiftyOne's App has no login: it would let them see, "
             "change and delete every dataset. Keep localhost and use ssh -L, or use --force."
         )
-    folders = [Path(folder).expanduser().absolute() for folder in media]
+    folders = [expanded(folder).absolute() for folder in media]
     if missing := [str(folder) for folder in folders if not folder.is_dir()]:
         raise StoreError(f"there is no folder {', '.join(missing)} to show files of.")
     dataset = open_dataset(name)

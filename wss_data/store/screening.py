@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from wss_data.duplicates import Finding, Screened, find_leaks, find_repeats, look_at
 from wss_data.errors import StoreError
+from wss_data.files import expanded
 from wss_data.filters import DROPPED, GONE, LEAK, NEAR_DUPLICATE, SCREENING_TAGS, aligned
 from wss_data.names import printable
 from wss_data.store.datasets import open_dataset
@@ -178,7 +179,7 @@ def read_split(split: str) -> tuple[list[Screened], str]:
     Raises:
         StoreError: If there is no such split, or nothing in it.
     """
-    path = Path(split).expanduser()
+    path = expanded(split)
     left_out = ""
     if path.is_dir():
         found, left_out = _folder_split(path)

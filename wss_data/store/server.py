@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from wss_data.errors import StoreError
+from wss_data.files import expanded
 from wss_data.home import dataset_folder
 from wss_data.store.companion import companion, end_with_parent
 from wss_data.store.connection import fiftyone
@@ -111,7 +112,7 @@ class Media:
     """
 
     def __init__(self, more: Sequence[Path | str] = ()) -> None:
-        self._more = [Path(folder).expanduser() for folder in more]
+        self._more = [expanded(folder) for folder in more]
         self._names: set[str] = set()
         self._folders: set[Path] = set()
         self._next_look = 0.0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wss_data.errors import SourceError, SpecError, StoreError
-from wss_data.files import write_text
+from wss_data.files import expanded, write_text
 from wss_data.filters import DROPPED, aligned, is_left_out
 from wss_data.home import dataset_folder, dataset_owner
 from wss_data.ledger import Ledger, Supervision, UsedFor
@@ -81,11 +81,9 @@ def import_target(
         raise SpecError(
             f"definition '{spec.name}' has a target in the layout of VOC: give the folder that holds JPEGImages."
         )
-    folder = require_text(Path(folder).expanduser().absolute(), "the target dataset")
+    folder = require_text(expanded(folder).absolute(), "the target dataset")
     check_place(spec, "target")
-    layout = read_voc_layout(
-        folder, spec, Path(labels_csv).expanduser() if labels_csv else None, Path(sbd).expanduser() if sbd else None
-    )
+    layout = read_voc_layout(folder, spec, expanded(labels_csv) if labels_csv else None, expanded(sbd) if sbd else None)
     fingerprint = source_fingerprint(layout, spec)
     if fiftyone().dataset_exists(name):
         info = info_of(open_dataset(name))

@@ -7,6 +7,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wss_data.files import expanded
 from wss_data.filters import GONE, SCREENING_TAGS, FilterReport, decide, filter_report, retagged
 from wss_data.home import dataset_folder, dataset_owner
 from wss_data.ledger import Ledger, Supervision, UsedFor
@@ -274,7 +275,7 @@ def import_masks(
     from wss_data.cosegmentation.imported import KnownImage, write_imported
 
     web_info(dataset, "given co-segmentation masks")
-    folder, level = Path(folder).expanduser().absolute(), Supervision(supervision)
+    folder, level = expanded(folder).absolute(), Supervision(supervision)
     sizes = ["metadata.width", "metadata.height", "provenance.original_width", "provenance.original_height"]
     rows = zip(*dataset.values(["id", "label.label", "filepath", "provenance.source_id", *sizes]), strict=True)
     index = {class_name: position for position, class_name in enumerate(class_names(dataset), start=1)}
