@@ -6,11 +6,14 @@ stands.
 """
 
 import math
-import re
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from wss_data.checked import read_text
+from wss_data.errors import shown
+from wss_data.text import is_clean
 
 MAX_CHARACTERS = 256 << 10
 """Of a whole text; a definition of 254 classes with ten queries each has a fifth."""
@@ -21,7 +24,6 @@ MAX_NUMBER = 40
 """Characters of one text, and of one number."""
 
 _INT64 = 1 << 63
-_NO_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 _MISSING = object()
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NUMBERS = {"tag:yaml.org,2002:int": "construct_yaml_int", "tag:yaml.org,2002:float": "construct_yaml_float"}
@@ -78,15 +80,10 @@ def read_plain_file(path: Path) -> Any:
     """``plain_values`` of a file in UTF-8.
 
     Raises:
-        ValueError: As there, or it is no UTF-8.
+        ValueError: As there, or it is no plain file or no UTF-8.
         OSError: If it cannot be read.
     """
-    with path.open("rb") as file:
-        data = file.read(4 * MAX_CHARACTERS + 1)  # more bytes are too many characters, too
-    try:
-        return plain_values(data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"line {data.count(10, 0, error.start) + 1} is no UTF-8; save it as such") from error
+    return plain_values(read_text(path, 4 * MAX_CHARACTERS))  # more bytes are too many characters, too
 
 
 class _Open:
@@ -116,8 +113,8 @@ def _scalar(event: yaml.ScalarEvent, scalars: yaml.SafeLoader) -> Any:
         raise _found(event, f"a tag ({event.tag[:40]!r})")
     if len(value) > MAX_TEXT:
         raise _found(event, f"a text of {len(value):,} characters, at most {MAX_TEXT:,} are read")
-    if found := _NO_CHARACTERS.search(value):
-        raise _found(event, f"the control character {found.group()!r}")
+    if not is_clean(value.replace("\n", "").replace("\t", "")):
+        raise _found(event, f"a control character in {shown(value)}")
     if not event.implicit[0]:
         return value
     tag = scalars.resolve(yaml.ScalarNode, value, (True, False))

@@ -11,6 +11,7 @@ from wss_data.errors import SpecError, shown
 from wss_data.files import expanded
 from wss_data.listing import require_text
 from wss_data.names import is_of_tool
+from wss_data.text import is_clean
 
 MAX_CLASSES = 254
 """Masks are 8 bit: 0 is background and 255 ignore."""
@@ -19,7 +20,6 @@ LONGEST_NAME = 200
 """Characters of a name: it becomes a folder's with others behind it, and no disk takes more than 255."""
 
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{LONGEST_NAME - 1}}}")
-_NOT_IN_A_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _LONGEST_QUERY = 500
 _LONGEST_CHAIN = 3
 
@@ -467,7 +467,7 @@ def _name(value: Any, where: str) -> str:
 
 
 def _text(value: Any, where: str, longest: int) -> str:
-    if not isinstance(value, str) or len(value) > longest or _NOT_IN_A_LINE.search(value):
+    if not isinstance(value, str) or len(value) > longest or not is_clean(value):
         quoted = "" if isinstance(value, str) else " (in quotes where it would be something else)"
         raise SpecError(
             f"{where} is {shown(value)}, wanted a text of at most {longest} characters on one line{quoted}."
