@@ -113,7 +113,9 @@ def test_a_class_that_no_mask_shows_and_a_class_with_few_images_are_told(table, 
     for path in table.mask_paths[::2]:
         write_mask(np.full((30, 40), 2, np.uint8), Path(path))
     monkeypatch.setattr(doctor, "FEW_IMAGES", 4)
-    assert [line.split(":", 1)[1].strip().split(".")[0] for line in told(table)] == [
+    first, *others = told(table)
+    assert first.startswith("warning: masks: 3 of 6 disagree with their image's labels: 3 (green in 3) show")
+    assert [line.split(":", 1)[1].strip().split(".")[0] for line in others] == [
         "1 classes have images but no mask: red",
         "2 classes have fewer than 4 images: red (3), green (3)",
     ]
@@ -155,6 +157,41 @@ def test_every_mask_that_cannot_be_read_is_an_error_with_its_way_out(table, name
     (line,) = told(table)
     assert line.startswith("error:   1 masks ") and table.mask_paths[3] in line
     assert doctor.inspect_row(table.image_paths[3], table.mask_paths[3]).mask_reason == KINDS[name].reason
+
+
+def test_masks_that_show_other_classes_than_their_labels_are_counted_in_one_line(table):
+    for path in table.mask_paths[:2]:  # red, green
+        write_mask(np.ones((30, 40), np.uint8), Path(path))
+    (line,) = told(table)
+    assert line.startswith("warning: masks: 1 of 6 disagree with their image's labels: 1 (red in 1) show classes that")
+    assert "1 (green in 1) lack classes that a label names" in line and table.mask_paths[1] in line
+
+    both = replace(table, labels=np.ones_like(table.labels))
+    (line,) = [str(f) for f in doctor.check_table(both) if "disagree" in str(f)]
+    assert line.startswith("note:    masks: 6 of 6 disagree"), "a pseudo mask may lack what a label names"
+    (line,) = [str(f) for f in doctor.check_table(both, scored=True) if "disagree" in str(f)]
+    assert line.startswith("warning: masks: 6 of 6 disagree"), "a true mask may not, in most images"
+
+
+def test_truth_of_0_and_255_is_an_error_though_an_import_wrote_it_in_vocs_colours(table):
+    foreground = np.zeros((30, 40), np.uint8)
+    foreground[10:20, 10:20] = 255
+    for path in table.mask_paths:
+        write_mask(foreground, Path(path))
+    (line,) = [str(f) for f in doctor.check_table(table, scored=True) if f.severity != "note"]
+    assert line.startswith("error:   6 masks hold 0 and 255 only") and "import the target again" in line
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4])
+def test_an_image_that_exif_turns_without_changing_its_size_is_told_where_its_mask_is_scored_on(table, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = Path(table.image_paths[0]).with_suffix(".jpg")
+    Image.open(table.image_paths[0]).convert("RGB").save(path, exif=exif)
+    table = replace(table, image_paths=(str(path), *table.image_paths[1:]))
+    (line,) = [str(f) for f in doctor.check_table(table, scored=True) if f.severity != "note"]
+    assert line.startswith("warning: 1 images with a mask are turned upright by their EXIF orientation")
+    assert told(table) == [], "masks that we made of the upright image fit"
 
 
 def test_the_most_severe_comes_first_and_notes_alone_are_sound():

@@ -6,11 +6,18 @@ import resource
 import numpy as np
 import png_files
 import pytest
+from PIL import Image
 from png_files import Kind, png, shape
 
 from wss_data import masks
-from wss_data.errors import MaskError
-from wss_data.masks import open_mask, read_mask
+from wss_data.cosegmentation.imported import KnownImage, MaskFile, read_foreground
+from wss_data.cosegmentation.score import score_folder
+from wss_data.errors import MaskError, TrainingDataError
+from wss_data.export.base import copy_mask
+from wss_data.masks import decode_mask, open_mask, read_mask
+from wss_data.records import ExampleTable
+from wss_train.data import _read_class_mask
+from wss_train.evaluate import evaluate_masks
 
 KINDS = png_files.kinds()
 each_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
@@ -28,6 +35,64 @@ def test_a_mask_is_read_for_what_it_is_or_refused_with_its_reason(tmp_path, kind
         found = read_mask(path)
         assert found.dtype == np.uint8 and found.flags.writeable
         assert np.array_equal(found, kind.values)
+
+
+def test_0_and_255_are_the_white_of_any_depth_where_foreground_is_wanted(tmp_path):
+    for depth, white in ((1, 1), (2, 3), (4, 15), (8, 255)):
+        path = png_files.write(tmp_path / "cow" / "a.png", png(shape(white), depth))
+        image = KnownImage("a", "cow", "x/a.jpg", None, (20, 12), None, class_index=7)
+        assert np.array_equal(read_foreground(MaskFile(image, path)).foreground, shape(1) == 1)
+
+
+def told_by(command, tmp_path, data: bytes) -> str:
+    """The reason for which a command refuses a mask file, or nothing."""
+    good = png_files.write(tmp_path / "good" / "cow" / "a.png", png(shape(1)))
+    path = png_files.write(tmp_path / "bad" / "cow" / "a.png", data)
+    try:
+        command(good, path)
+    except MaskError as error:
+        return error.reason
+    except TrainingDataError:
+        pass  # the mask was read; its values are no classes
+    return ""
+
+
+COMMANDS = {
+    "score, masks": lambda good, bad: score_folder(bad.parents[1], good.parents[1]),
+    "score, truth": lambda good, bad: score_folder(good.parents[1], bad.parents[1]),
+    "score-masks, predictions": lambda good, bad: evaluate_masks([good], [bad], 255),
+    "score-masks, truth": lambda good, bad: evaluate_masks([bad], [good], 255),
+    "import-masks": lambda good, bad: read_foreground(
+        MaskFile(KnownImage("a", "cow", "x/a.jpg", None, (20, 12), None), bad)
+    ),
+    "rebuild": lambda good, bad: decode_mask(bad.read_bytes(), "a manifest"),
+    "export": lambda good, bad: copy_mask(bad, good.with_name("copy.png")),
+    "training": lambda good, bad: _read_class_mask(rows_of(bad), 0),
+}
+
+
+def rows_of(path) -> ExampleTable:
+    names = tuple(f"c{index}" for index in range(1, 255))
+    return ExampleTable(("a",), ("x/a.jpg",), (str(path),), np.ones((1, 254), bool), names)
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_every_command_reads_and_refuses_the_same_masks(tmp_path, command):
+    for name, kind in KINDS.items():
+        reason = told_by(COMMANDS[command], tmp_path, kind.data)
+        if kind.reason or command != "import-masks":
+            assert reason == kind.reason, name
+        else:
+            assert reason in ("", "values", "empty", "full"), f"{name}: foreground has two values"
+
+
+def test_an_export_writes_what_other_programs_would_read_otherwise(tmp_path):
+    for name, kind in KINDS.items():
+        if not kind.reason and not name.startswith(("text", "profile")):  # Pillow opens no file with these
+            path = png_files.write(tmp_path / "mask.png", kind.data)
+            copy_mask(path, tmp_path / "copy.png")
+            with Image.open(tmp_path / "copy.png") as image:
+                assert np.array_equal(np.array(image), kind.values)
 
 
 def test_what_is_no_file_is_refused_without_waiting_for_it(tmp_path):
@@ -60,7 +125,7 @@ def test_the_size_is_looked_at_before_a_pixel_is_decoded():
     broken = png(shape(1), size=(20, 13))
     for size, reason in (((20, 12), "size"), ((13, 20), "rotated"), ((20, 13), "unreadable")):
         with pytest.raises(MaskError) as caught:
-            masks.decode_mask(broken, "mask.png", size)
+            decode_mask(broken, "mask.png", size)
         assert caught.value.reason == reason
 
 

@@ -123,6 +123,15 @@ def test_the_fingerprint_follows_the_masks_content_not_their_place(table, tmp_pa
     assert check_training_table(with_mask(table, np.ones((20, 30)))).fingerprint != before
 
 
+def test_masks_that_show_other_classes_than_their_labels_name_are_counted_in_the_log(table, caplog):
+    check_training_table(table)
+    assert "disagree" not in caplog.text
+    labels = np.array(table.labels)[:, ::-1].copy()
+    check_training_table(replace(table, labels=labels))
+    (line,) = [record.getMessage() for record in caplog.records if "disagree" in record.getMessage()]
+    assert f"{len(table)} of {len(table)} disagree with their image's labels" in line
+
+
 def test_void_is_no_class_and_no_error(table):
     mask = np.full((20, 30), 255)
     mask[0, 0] = 1

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from wss_data.agreement import disagreement
 from wss_data.errors import SourceError
 from wss_data.images import TURNED
 from wss_data.sbd import USUAL_SIZES
@@ -139,25 +140,12 @@ def no_class_shown(images: Sequence[TargetImage]) -> str | None:
 def _agreement(images: Sequence[TargetImage]) -> tuple[list[str], bool]:
     """Where the masks show other classes than the image-level labels name, as a line; and whether in many images."""
     known = [image for image in images if image.mask_path and not image.dropped and image.record.labels_from]
-    other = [set(image.shown) - set(image.record.labels) for image in known]
-    lacking = [set(image.record.labels) - set(image.shown) for image in known]
-    differing = [image for image, more, fewer in zip(known, other, lacking, strict=True) if more or fewer]
-    if not differing:
+    found = disagreement([image.shown for image in known], [image.record.labels for image in known])
+    if not found.positions:
         return [], False
-    line = (
-        f"masks: {len(differing):,} of {len(known):,} disagree with their image's labels: {_counted(other)} show "
-        f"classes that no label names, {_counted(lacking)} lack classes that a label names, the first is "
-        f"{differing[0].record.id}"
-    )
-    many = len(differing) > _MANY * len(known)
+    line = f"masks: {found}, the first is {known[found.positions[0]].record.id}"
+    many = len(found.positions) > _MANY * len(known)
     return [f"{line}. Do masks and labels belong together?" if many else line], many
-
-
-def _counted(differences: Sequence[set[str]]) -> str:
-    """Number of images that differ, and the classes in which they do, most frequent first."""
-    classes = Counter(name for names in differences for name in sorted(names))
-    shown = ", ".join(f"{name} in {count:,}" for name, count in classes.most_common(4))
-    return f"{sum(map(bool, differences)):,}" + (f" ({shown}{', ...' if len(classes) > 4 else ''})" if classes else "")
 
 
 def _by_colour(images: Sequence[TargetImage]) -> list[str]:

@@ -10,6 +10,7 @@ without an ``if __name__ == "__main__"`` guard works too.
 """
 
 import hashlib
+import logging
 import math
 import os
 from collections import deque
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from wss_data.agreement import disagreement
 from wss_data.errors import TrainingDataError
 from wss_data.files import digests_of
 from wss_data.images import read_at_least, read_size
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from wss_data.store.types import Collection
 
     Examples: TypeAlias = ExampleTable | Collection
+
+LOGGER = logging.getLogger(__name__)
 
 _ORDER, _AUGMENTATION = 0, 1
 """Names of the streams of random numbers, so that no two share one."""
@@ -272,9 +276,11 @@ def check_training_table(table: ExampleTable, needs_labels: bool = False) -> Dat
     for numbers in (table.confidence, table.quality):
         digest.update(b"" if numbers is None else np.asarray(numbers, np.float32).tobytes())
     masked = np.zeros(table.num_classes, np.int64)
+    shown = []
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for present, mask_hash in pool.map(lambda row: _shown_and_hash(table, row), range(len(table))):
             masked[present] += 1
+            shown.append(present)
             digest.update(mask_hash)
     if not masked[1:].any():
         raise TrainingDataError(
@@ -282,6 +288,7 @@ def check_training_table(table: ExampleTable, needs_labels: bool = False) -> Dat
             f"(0) and void ({table.ignore_index}) only. Masks of 0 and 255 made elsewhere must be brought in with "
             "wss-data import-masks; a model whose masks look like that has learned nothing yet."
         )
+    _tell_disagreement(table, shown)
     labelled = np.asarray(table.labels, bool).sum(axis=0)
     return DataSummary(
         source=table.source,
@@ -310,6 +317,19 @@ def check_imported(table: ExampleTable, digests: Sequence[str]) -> None:
             f"{table.image_paths[changed[0]]}. Import the target again with wss-data import-target: it says which "
             "masks no longer fit."
         )
+
+
+def _tell_disagreement(table: ExampleTable, shown: Sequence[np.ndarray]) -> None:
+    """Log how far masks and labels differ. ``shown``: class indices in each mask, background among them, (K,) int64."""
+    rows = np.flatnonzero(table.labels.any(axis=1)).tolist()
+    names = np.array(table.classes)
+    found = disagreement(
+        [set(names[shown[row][shown[row] > 0] - 1].tolist()) for row in rows],
+        [set(names[np.asarray(table.labels[row], bool)].tolist()) for row in rows],
+    )
+    if found.with_others:
+        first = next(row for row, other in zip(rows, found.other, strict=True) if other)
+        LOGGER.warning("masks of %s: %s, the first is %s.", table.source or "the table", found, table.mask_paths[first])
 
 
 def _read_class_mask(table: ExampleTable, row: int) -> np.ndarray:

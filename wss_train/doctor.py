@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from wss_data.agreement import disagreement
 from wss_data.errors import ImageError, MaskError, StaleMasksError, StoreError, TrainingDataError, WssError
 from wss_data.filters import DROPPED, FILTER_TAGS, GONE, SCREENING_TAGS
-from wss_data.images import read_image
+from wss_data.images import read_image, unseen_turn
 from wss_data.masks import open_mask
 from wss_data.records import ExampleTable
 
@@ -32,6 +33,9 @@ _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 
 FEW_IMAGES = 20
 """A class with fewer images than this is told. Ours; the paper has hundreds."""
+
+MUCH_DISAGREEMENT = 0.1
+"""Where more than this share of the true masks disagree with the labels, something is wrong with all of them. Ours."""
 
 MUCH_VOID = 0.5
 """More void than this, as a share of all mask pixels, is told: void teaches nothing. Ours."""
@@ -67,6 +71,7 @@ class RowFacts:
         counts: Pixels by value. Shape (256,), int64; ``None`` without a readable mask.
         colours: ``palette`` (VOC's colours at the values that occur), ``other_palette`` or ``grey``; empty without one.
         by_colour: Whether the mask's palette has VOC's colours, or black and white, in another order, and they counted.
+        turned: EXIF orientation of an image with a mask whose size does not tell to which way up it belongs; 1 if none.
     """
 
     image_size: tuple[int, int] | None
@@ -76,6 +81,7 @@ class RowFacts:
     counts: np.ndarray | None = None
     colours: str = ""
     by_colour: bool = False
+    turned: int = 1
 
 
 def inspect_row(image_path: Path | str, mask_path: Path | str | None) -> RowFacts:
@@ -87,6 +93,8 @@ def inspect_row(image_path: Path | str, mask_path: Path | str | None) -> RowFact
         facts = RowFacts(None, error.reason)
     if mask_path is None:
         return facts
+    if facts.image_size is not None:
+        facts = replace(facts, turned=unseen_turn(Path(image_path).read_bytes()))
     try:
         mask = open_mask(mask_path)
     except MaskError as error:
@@ -111,7 +119,7 @@ def findings_of(
     Returns:
         Findings; ``by_severity`` sorts them.
     """
-    findings = [*_of_images(table, rows, crop), *_of_masks(table, rows, scored)]
+    findings = [*_of_images(table, rows, crop), *_of_masks(table, rows, scored), *_of_agreement(table, rows, scored)]
     return findings if scored else [*findings, *_of_labels(table), *_of_classes(table, rows)]
 
 
@@ -189,13 +197,19 @@ def _of_masks(table: ExampleTable, rows: Sequence[RowFacts], scored: bool) -> It
             "Resize them by nearest neighbour, or make them from the stored images.",
         )
 
-    binary = [_is_foreground(row) for row in rows]
+    void_only = [_is_void_only(row) for row in rows]
+    binary = [void and row.colours != "palette" for void, row in zip(void_only, rows, strict=True)]
+    if scored and all(void_only[i] for i, row in enumerate(rows) if row.counts is not None) and np.any(table.labels):
+        binary = void_only  # an import writes VOC's colours, whatever it had read
     if any(binary):
+        way_out = "Bring them in with wss-data import-masks, which gives the foreground its class."
+        if scored:
+            way_out = "Write the index of each object's class in place of 255, and import the target again."
         yield Finding(
             "error",
             f"{sum(binary)} masks hold 0 and 255 only: foreground, which here would read as void, "
             f"the first {_first(paths, binary)}.",
-            "Bring them in with wss-data import-masks, which gives the foreground its class.",
+            way_out,
         )
     allowed = np.zeros(256, bool)
     allowed[[*range(table.num_classes), table.ignore_index]] = True
@@ -245,6 +259,39 @@ def _of_masks(table: ExampleTable, rows: Sequence[RowFacts], scored: bool) -> It
             yield Finding("note", f"{100 * void:.1f} % of the mask pixels are void ({table.ignore_index}).")
 
 
+def _of_agreement(table: ExampleTable, rows: Sequence[RowFacts], scored: bool) -> Iterable[Finding]:
+    """Where masks differ from their images' labels, and images whose way up the size of a mask does not tell."""
+    paths = [str(path) for path in table.mask_paths]
+    named = [[name for name, there in zip(table.classes, row, strict=True) if there] for row in table.labels]
+    # Masks that show no class have a line of their own.
+    both = [i for i, row in enumerate(rows) if named[i] and _classes_in(table, row)]
+    found = disagreement([_classes_in(table, rows[i]) for i in both], [named[i] for i in both])
+    if found.positions:
+        # What a model leaves out of a pseudo mask is no mistake of the data; another class than the label is.
+        wrong = len(found.positions) > MUCH_DISAGREEMENT * len(both) if scored else found.with_others > 0
+        what = f"masks: {found}, the first {paths[both[found.positions[0]]]}."
+        way_out = "Do masks and labels belong together, in names and in class indices?" if wrong else ""
+        yield Finding("warning" if wrong else "note", what, way_out)
+    turned = [row.turned != 1 and row.mask_size is not None for row in rows]
+    if any(turned):
+        way_out = (
+            "Masks must belong to the upright image: look at it in wss-data view; if they do not fit, turn the image "
+            "files themselves (exiftran -ai FILE) and import again."
+        )
+        yield Finding(
+            "warning" if scored else "note",
+            f"{sum(turned)} images with a mask are turned upright by their EXIF orientation (half a turn or mirrored, "
+            f"or square), which the size of a mask does not show, the first {_first(table.image_paths, turned)}.",
+            way_out if scored else "",
+        )
+
+
+def _classes_in(table: ExampleTable, row: RowFacts) -> list[str]:
+    """The classes that a mask shows; none without one."""
+    counts = np.zeros(256) if row.counts is None else row.counts
+    return [name for name, count in zip(table.classes, counts[1 : table.num_classes], strict=True) if count]
+
+
 def _of_classes(table: ExampleTable, rows: Sequence[RowFacts]) -> Iterable[Finding]:
     labelled = np.asarray(table.labels, bool).sum(axis=0)
     masked = np.zeros(len(table.classes), np.int64)
@@ -273,11 +320,9 @@ def _other_size(row: RowFacts) -> bool:
     return row.image_size is not None and row.mask_size is not None and row.mask_size != row.image_size
 
 
-def _is_foreground(row: RowFacts) -> bool:
-    """Whether a mask is 0 and 255. With VOC's palette it is a label mask of which only background and void are left."""
-    if row.counts is None or row.colours == "palette":
-        return False
-    return bool(row.counts[255] > 0 and not row.counts[1:255].any())
+def _is_void_only(row: RowFacts) -> bool:
+    """Whether a mask is 0 and 255. In VOC's colours it is a label mask of which only background and void are left."""
+    return row.counts is not None and bool(row.counts[255] > 0 and not row.counts[1:255].any())
 
 
 def _first(names: Sequence[str], which: Iterable[bool]) -> str:

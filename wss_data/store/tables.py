@@ -150,7 +150,7 @@ def _refuse_masks_in_database(
     raise StoreError(
         f"dataset '{name}': {len(inside)} images have their '{field}' as arrays in the database, the first is "
         f"{inside[0]}. Masks must be files: for each sample of wss_data.open_dataset('{name}'), "
-        "export_mask(FOLDER + '/' + sample.id + '.png', update=True), then sample.save()."
+        f"sample['{field}'].export_mask(FOLDER + '/' + sample.id + '.png', update=True), then sample.save()."
     )
 
 

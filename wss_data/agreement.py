@@ -1,0 +1,53 @@
+"""Whether masks show the classes that the image-level labels of their images name. Pure functions."""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """Where masks and labels differ; prints as the end of a sentence.
+
+    Args:
+        of: Number of images that have both.
+        positions: The images that differ, by their place among those.
+        other: Classes shown that the labels do not name: one set an image.
+        lacking: Classes named that the mask does not show: likewise.
+    """
+
+    of: int
+    positions: tuple[int, ...]
+    other: tuple[frozenset[str], ...]
+    lacking: tuple[frozenset[str], ...]
+
+    @property
+    def with_others(self) -> int:
+        """Number of images whose mask shows a class that no label names."""
+        return sum(map(bool, self.other))
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.positions):,} of {self.of:,} disagree with their image's labels: {_counted(self.other)} show "
+            f"classes that no label names, {_counted(self.lacking)} lack classes that a label names"
+        )
+
+
+def disagreement(shown: Sequence[Collection[str]], named: Sequence[Collection[str]]) -> Disagreement:
+    """Compare what masks show with what labels name.
+
+    Args:
+        shown: For each image the classes in its mask.
+        named: For each image the classes of its labels, in the same order.
+    """
+    other = tuple(frozenset(a) - frozenset(b) for a, b in zip(shown, named, strict=True))
+    lacking = tuple(frozenset(b) - frozenset(a) for a, b in zip(shown, named, strict=True))
+    differing = tuple(i for i, sets in enumerate(zip(other, lacking, strict=True)) if any(sets))
+    return Disagreement(len(shown), differing, other, lacking)
+
+
+def _counted(differences: Sequence[frozenset[str]]) -> str:
+    """Number of images that differ, and the classes in which they do, most frequent first."""
+    classes = Counter(name for names in differences for name in sorted(names))
+    first = ", ".join(f"{name} in {count:,}" for name, count in classes.most_common(4))
+    return f"{sum(map(bool, differences)):,}" + (f" ({first}{', ...' if len(classes) > 4 else ''})" if classes else "")
