@@ -260,6 +260,13 @@ def test_images_that_changed_places_are_reported(export, copy):
     assert "look like others" in " ".join(check_export(copy, "odd-places")[0].passed_over)
 
 
+def test_an_image_of_a_hundred_gigabytes_of_nothing_is_refused(copy):
+    image = next((copy / "JPEGImages").iterdir())
+    os.truncate(image, 100 << 30)
+    with pytest.raises(WssError, match="at most 268,435,456 are read"):
+        check_export(copy, "odd-hole")
+
+
 @pytest.mark.parametrize("part", ["JPEGImages", "SegmentationClass"])
 def test_a_folder_that_is_a_link_is_refused(copy, part, tmp_path):
     (copy / part).rename(tmp_path / "elsewhere")

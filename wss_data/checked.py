@@ -5,7 +5,6 @@ the line. All sizes are bounded, so that no file makes this program slow or larg
 """
 
 import csv
-import io
 import json
 import math
 import os
@@ -14,7 +13,7 @@ import stat
 from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from wss_data.errors import shown
 from wss_data.text import clean_text, is_clean, visible
@@ -37,8 +36,11 @@ DEEPEST = 32
 MOST_VALUES = 1_000_000
 """Values of one JSON text."""
 
-MOST_CELLS = 1_000
-"""Cells of a line of a table."""
+LONGEST_ROW = 1 << 20
+"""Bytes of a line of a table."""
+
+LARGEST_IMAGE = 256 << 20
+"""Bytes of a file of an image or a mask; one of 100 megapixels is below."""
 
 _FIRST_YEAR, _LAST_YEAR = 1970, 2200
 _STRUCTURE = (b"[", b"{", b",")
@@ -189,6 +191,15 @@ def moment(value: Any, name: str) -> datetime:
     return found
 
 
+def _opened(path: Path) -> IO[bytes]:
+    """A plain file, opened without waiting for whoever writes to a pipe."""
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ValueError("it is no plain file")
+    return file
+
+
 def read_bytes(path: Path, largest: int = LARGEST_FILE) -> bytes:
     """The bytes of a plain file that is not too large; a pipe or a device is not waited for.
 
@@ -196,21 +207,11 @@ def read_bytes(path: Path, largest: int = LARGEST_FILE) -> bytes:
         ValueError: If it is no plain file, or a larger one.
         OSError: If it cannot be read.
     """
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError("it is no plain file")
+    with _opened(path) as file:
         data = file.read(largest + 1)
     if len(data) > largest:
         raise ValueError(f"it has more than {largest:,} bytes")
     return data
-
-
-def read_text(path: Path, largest: int = LARGEST_FILE) -> str:
-    """The text of a plain UTF-8 file, as ``read_bytes``; a byte order mark is left out."""
-    try:
-        return read_bytes(path, largest).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"it is no UTF-8 (byte {error.start:,})") from error
 
 
 def read_json(path: Path, largest: int = LARGEST_FILE) -> Any:
@@ -229,35 +230,37 @@ def note(path: Path) -> Any:
         return None
 
 
-def table_lines(content: str) -> Iterator[tuple[int, list[str]]]:
-    """The lines of a CSV table with their numbers, from 1; empty ones are left out.
+def table_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The lines of a plain CSV table with their numbers, from 1; empty ones are left out. No cell goes over two lines.
 
     Raises:
-        ValueError: If the next line cannot be read, or has more than ``MOST_CELLS`` cells.
+        ValueError: If it is no plain file, or the next line cannot be read or is longer than ``LONGEST_ROW``.
+        OSError: If the file cannot be read.
     """
-    reader = csv.reader(io.StringIO(content, newline=""), strict=True)
-    while True:
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            raise ValueError(f"no line of a table follows ({error})") from error
-        if row is None:
-            return
-        if len(row) > MOST_CELLS:
-            raise ValueError(f"a line of {len(row):,} cells follows, at most {MOST_CELLS:,} are read")
-        if row:
-            yield reader.line_num, row
+    with _opened(path) as file:
+        number = 0
+        while line := file.readline(LONGEST_ROW + 1):
+            number += 1
+            if len(line) > LONGEST_ROW:
+                raise ValueError(f"a line of more than {LONGEST_ROW:,} bytes follows")
+            try:
+                row = next(csv.reader([line.decode("utf-8-sig" if number == 1 else "utf-8")], strict=True), [])
+            except csv.Error as error:
+                raise ValueError(f"no line of a table follows ({error})") from error
+            if row:
+                yield number, row
 
 
-def file_inside(folder: Path, *parts: str) -> Path | None:
+def file_inside(folder: Path, *parts: str, largest: int | None = None) -> Path | None:
     """A plain file in a folder that somebody handed on, or ``None`` if there is nothing of that name.
 
     Args:
         folder: The folder; a link to it is fine.
         parts: Names on the way to the file, from names that were checked.
+        largest: Bytes that it may have.
 
     Raises:
-        ValueError: If it is no plain file, or a link leads out of the folder.
+        ValueError: If it is no plain file, it is too large, or a link leads out of the folder.
     """
     path = folder.joinpath(*parts)
     try:
@@ -268,4 +271,6 @@ def file_inside(folder: Path, *parts: str) -> Path | None:
         raise ValueError(f"{path} is a link, or lies behind one that leads out of {folder}; a plain file is wanted")
     if not stat.S_ISREG(found.st_mode):
         raise ValueError(f"{path} is no plain file")
+    if largest is not None and found.st_size > largest:
+        raise ValueError(f"{path} has {found.st_size:,} bytes, at most {largest:,} are read")
     return path

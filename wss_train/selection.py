@@ -256,7 +256,7 @@ def read_signals(run: Path | str) -> list[Look]:
         return []
     number = 0
     try:
-        lines = checked.table_lines(checked.read_text(path))
+        lines = checked.table_lines(path)
         number, header = next(lines, (1, []))
         looks = []
         for place, cells in lines:

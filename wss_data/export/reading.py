@@ -107,7 +107,10 @@ def read_export(folder: Path) -> Export:
     facts, passed_over = _read_facts(folder, names)
     images = []
     for name, listed in names.items():
-        path, mask = _file(folder, _IMAGES, f"{name}.jpg"), _file(folder, _MASKS, f"{name}.png")
+        path, mask = (
+            _file(folder, part, f"{name}{suffix}", largest=checked.LARGEST_IMAGE)
+            for part, suffix in ((_IMAGES, ".jpg"), (_MASKS, ".png"))
+        )
         if path is not None:
             images.append(ExportedImage(listed, path, mask, facts.get(name, MaskFacts())))
     if not images:
@@ -118,9 +121,9 @@ def read_export(folder: Path) -> Export:
     return Export(folder, manifest, tuple(images), tuple(acts), tuple(passed_over))
 
 
-def _file(folder: Path, *parts: str) -> Path | None:
+def _file(folder: Path, *parts: str, largest: int | None = None) -> Path | None:
     try:
-        return checked.file_inside(folder, *parts)
+        return checked.file_inside(folder, *parts, largest=largest)
     except (OSError, ValueError) as error:
         raise StoreError(f"{folder}: {error}. Nothing was imported.") from error
 
@@ -148,7 +151,7 @@ def _read_facts(folder: Path, names: Mapping[str, ManifestImage]) -> tuple[dict[
     facts: dict[str, MaskFacts] = {}
     number = 0
     try:
-        lines = checked.table_lines(checked.read_text(path))
+        lines = checked.table_lines(path)
         number, header = next(lines, (1, []))
         if not {"image", "class"} <= set(header) or len(set(header)) < len(header):
             raise ValueError(f"columns 'image' and 'class' are wanted, each once, found {shown(header)}")
