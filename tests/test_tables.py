@@ -2,6 +2,7 @@
 
 import os
 import time
+from random import Random
 from unicodedata import normalize
 
 import numpy as np
@@ -390,3 +391,48 @@ def test_annotations_are_found_with_capital_suffixes_and_their_unknown_names_are
     found = read_voc_layout(tmp_path, definition())
     assert found.records[0].labels == ("cow",) and found.records[1].labels == ()
     assert found.notes == ("labels: 1 word is no class of the definition: 'catt' (once; nearest: cat).",)
+
+
+# Anything
+
+
+GOOD = (
+    b'image,classes\nJPEGImages/x.jpg,"bird, cow"\ny;cow|bird\n',
+    "image;classes\r\nKühe 1;traffic light\r\n".encode("utf-16"),
+    b"photo (1)\n/JPEGImages/x.jpg /Masks/x.png\n# a comment\na -1\n",
+    b'<?xml version="1.0" encoding="gb2312"?><annotation><object><name>cow</name></object></annotation>',
+)
+ODD = (
+    b"\0",
+    b"\xff\xfe",
+    b"\xef\xbb\xbf",
+    b'"',
+    b"\r",
+    b"\n",
+    b"..",
+    b"/",
+    b"\\",
+    b"-1",
+    b"#",
+    b"<!ENTITY",
+    b"\xf6",
+    b"&x;",
+    b";" * 99,
+)
+
+
+def test_four_thousand_mutated_files_are_read_or_refused_with_a_sentence(tmp_path):
+    random, path, refused = Random(13), tmp_path / "a", 0
+    for _ in range(1000):
+        data = bytearray(random.choice(GOOD))
+        for _ in range(random.randint(1, 6)):
+            at = random.randrange(len(data) + 1)
+            data[at : at + random.randrange(4)] = random.choice([*ODD, random.randbytes(3)])
+        path.write_bytes(data)
+        for read in (labels, read_list, lambda path: read_table(path), lambda path: read_annotation(path, WORDS)):
+            try:
+                read(path)
+            except SourceError as error:
+                assert str(error).startswith(str(path)) and len(str(error)) < 600
+                refused += 1
+    assert 1000 < refused < 4000

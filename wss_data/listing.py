@@ -12,10 +12,10 @@ from wss_data.errors import SourceError
 from wss_data.names import is_hidden, is_of_tool, is_own_table, is_text, same_name
 
 HIDDEN = "hidden or of a tool"
-BROKEN_LINK = "links that lead nowhere"
-FOLDER_LINK = "links to folders"
-SPECIAL = "no regular files"
-CLOSED = "folders that cannot be opened"
+BROKEN_LINK = "behind a link that leads nowhere"
+FOLDER_LINK = "behind a link to a folder"
+SPECIAL = "no regular file"
+CLOSED = "in a folder that cannot be opened"
 NO_SUFFIX = "without a suffix"
 NO_TEXT = "with a name that is not UTF-8"
 

@@ -25,6 +25,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _SEPARATORS = ",;\t"
+_LONGEST_HEADER = 200
 
 
 def decode_text(data: bytes, name: str) -> str:
@@ -146,10 +147,16 @@ def read_table(path: Path, wanted: Collection[str] = (), example: str = "") -> t
     return columns, rows
 
 
+def columns_told(columns: Sequence[str]) -> str:
+    """The columns of a table for a sentence, cut where they are too long for one."""
+    text = ", ".join(columns) or "(none)"
+    return text if len(text) <= _LONGEST_HEADER else f"{text[:_LONGEST_HEADER]}..."
+
+
 def _check_columns(path: Path, columns: Sequence[str], wanted: Collection[str], example: str) -> None:
     twice = sorted({name for name in columns if name and columns.count(name) > 1})
     if wanted and (not set(wanted) <= set(columns) or twice):
-        problem = f"names {twice[0]!r} twice" if twice else f"names the columns {', '.join(columns) or '(none)'}"
+        problem = f"names {twice[0][:80]!r} twice" if twice else f"names the columns {columns_told(columns)}"
         raise SourceError(
             f"{path}: the first line {problem}; {' and '.join(wanted)} {'are' if len(wanted) > 1 else 'is'} wanted, "
             f"each once, parted by comma, semicolon or tab, as in: {example}"

@@ -24,7 +24,7 @@ from wss_data.listing import HIDDEN, Listing
 from wss_data.masks import foreground_ratio, resize_mask, write_foreground
 from wss_data.names import is_of_tool, printable
 from wss_data.parallel import map_images
-from wss_data.tables import read_text
+from wss_data.tables import columns_told, read_text
 
 SCORES = "scores.csv"
 LEDGER = "ledger.json"
@@ -418,7 +418,7 @@ def _read_rows(path: Path) -> dict[tuple[str, str], ScoreRow]:
         columns = tuple(reader.fieldnames or ())
         if columns != COLUMNS:
             raise CosegmentationError(
-                f"{path}: not a score file of this program (columns {', '.join(columns) or 'none'}). "
+                f"{path}: not a score file of this program (columns {columns_told(columns)}). "
                 "Choose another folder for the masks, or move the file away."
             )
         return {(row.class_name, row.stem): row for row in _parsed(reader)}

@@ -18,7 +18,7 @@ from wss_data.names import printable, same_name
 from wss_data.records import Provenance
 from wss_data.sources.base import Hit, Pages, SourceState
 from wss_data.spec import ClassSpec
-from wss_data.tables import Row, read_table
+from wss_data.tables import Row, columns_told, read_table
 
 PROVENANCE_FILE = "provenance.csv"
 """Name of the optional table beside the class folders."""
@@ -177,7 +177,7 @@ def read_provenance(folder: Path) -> dict[str, dict[str, str]]:
 def _check_columns(path: Path, columns: Sequence[str]) -> None:
     if "file" not in columns or not set(columns) <= set(COLUMNS) or len(set(columns)) < len(columns):
         raise SourceError(
-            f"{path}, line 1: the columns are {', '.join(columns) or 'none'}; wanted are 'file' and any of "
+            f"{path}, line 1: the columns are {columns_told(columns)}; wanted are 'file' and any of "
             f"{', '.join(COLUMNS[1:])}, each once."
         )
 
