@@ -214,6 +214,14 @@ def read_bytes(path: Path, largest: int = LARGEST_FILE) -> bytes:
     return data
 
 
+def read_text(path: Path, largest: int = LARGEST_FILE) -> str:
+    """The text of a plain UTF-8 file, as ``read_bytes``; a byte order mark is left out."""
+    try:
+        return read_bytes(path, largest).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is no UTF-8 (byte {error.start:,})") from error
+
+
 def read_json(path: Path, largest: int = LARGEST_FILE) -> Any:
     """The value of a plain JSON file, as ``read_bytes`` and ``parse_json``."""
     return parse_json(read_bytes(path, largest).removeprefix(b"\xef\xbb\xbf"))
