@@ -9,6 +9,7 @@ from pictures import TINY, rectangles
 from wss_data.errors import CheckpointError, MaskError, TrainingDataError
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.masks import read_mask, write_mask
+from wss_train.ablation import Row, partial_means
 from wss_train.evaluate import Evaluation, evaluate_masks, evaluate_model, percent, score_masks
 from wss_train.metrics import ConfusionMatrix
 from wss_train.training import train
@@ -59,6 +60,12 @@ def test_a_class_in_neither_truth_nor_prediction_has_no_score_and_does_not_lower
     evaluation = Evaluation(("red", "green"), matrix, 1, (1.0,), False, 0.0, "x", Ledger())
     assert evaluation.per_class() == {"background": 1.0, "red": 1.0, "green": None}
     assert evaluation.mean_iou == 1.0
+    assert "over 2 of 3 classes (green is in no mask), 1 images" in str(evaluation)
+    assert "| **mean of 2** | **100.0** |" in evaluation.to_markdown()
+    assert evaluation.to_dict()["mean_over_classes"] == 2
+    assert partial_means((Row("final", "x", "run"),), [{"final": evaluation}]) == [
+        "x: the mean is over 2 of 3 classes (green is in no mask)."
+    ]
     assert percent(None) == "–" and percent(0.5634) == "56.3"
 
 

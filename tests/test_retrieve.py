@@ -11,7 +11,8 @@ from crawl import environment, stored, write_plan
 from web_server import WebServer, jpeg, photo, picture, refusal
 
 from wss_data.decoding import perceptual_hash
-from wss_data.errors import SourceError, SourceUnavailable
+from wss_data.errors import DownloadError, SourceError, SourceUnavailable
+from wss_data.fetch import Fetcher, FetchSettings
 from wss_data.images import encode_jpeg, read_image, write_jpeg
 from wss_data.journal import Journal, secret_of
 from wss_data.records import Provenance
@@ -175,9 +176,9 @@ def web_run(server, source, tmp_path, database, **options):
     return run(source, tmp_path, database, download=download, **options)
 
 
-def serve(pages):
+def serve(pages, address="127.0.0.1"):
     """A server of ``pages``: path -> answer, or function of the number of the request."""
-    return WebServer(lambda path, count: pages[path](count) if callable(pages[path]) else pages[path])
+    return WebServer(lambda path, count: pages[path](count) if callable(pages[path]) else pages[path], address)
 
 
 def test_pictures_of_the_web_are_stored_in_the_order_of_the_search_whoever_answers_first(tmp_path):
@@ -253,6 +254,36 @@ def test_a_host_that_only_fails_is_given_up_for_this_run(tmp_path):
         _, dropped = web_run(server, Web(server, {"cat": list(pages)}), tmp_path, Database(), **options)
         assert sum(server.pictures_asked().values()) == 10
     assert dropped == {"cat": {"server_error": 10, "host_given_up": 30}}
+
+
+def test_a_host_behind_which_another_fails_is_not_blamed_and_goes_on_with_its_own_pictures(tmp_path):
+    with serve({f"/{n}": refusal(500) for n in range(40)}, address="127.0.0.2") as behind:
+        led_on = {f"/{n}": refusal(302, Location=f"http://{behind.host}/{n}") for n in range(20)}
+        own = {f"/own{n}": picture(jpeg(n)) for n in range(3)}
+        with serve({**led_on, **own}) as server:
+            download = {"per_host": 1, "attempts": 1, "allow_hosts": [server.host, behind.host]}
+            database = Database()
+            source = Web(server, {"cat": [*led_on, *own]})
+            _, dropped = web_run(server, source, tmp_path, database, download=download)
+        assert sum(behind.pictures_asked().values()) == 10, "given up after ten failures in a row"
+    assert dropped == {"cat": {"server_error": 10, "host_given_up": 10}}
+    assert database.ids == list(own)
+
+
+def test_a_circle_of_redirects_and_failures_of_its_own_are_a_hosts_own_fault():
+    with serve({"/good": picture(jpeg(1))}, address="127.0.0.2") as behind:
+        pages = {
+            "/circle": refusal(302, Location="/circle"),
+            "/fails": refusal(500),
+            "/leads": refusal(302, Location=f"http://{behind.host}/missing"),
+        }
+        with serve(pages) as server, Fetcher(FetchSettings(allow_hosts=(server.host, behind.host))) as fetcher:
+            blamed = {}
+            for path in pages:
+                with pytest.raises(DownloadError) as error:
+                    fetcher.fetch(f"http://{server.host}{path}")
+                blamed[path] = error.value.host
+    assert blamed == {"/circle": None, "/fails": None, "/leads": behind.host}
 
 
 def test_the_pause_that_robots_txt_asks_for_is_kept_and_a_pause_of_an_hour_is_not_waited_for(tmp_path):

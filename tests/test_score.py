@@ -149,3 +149,11 @@ def test_masks_meet_in_any_spelling_and_what_is_not_compared_is_counted(tmp_path
     write(truth, {"cow/Ku\u0308he": row(1, 0)})
     with pytest.raises(SourceError, match="two masks of one name"):
         score_folder(masks, truth)
+
+
+def test_the_mean_of_the_kept_says_over_how_many_classes_it_is(tmp_path):
+    masks = write(tmp_path / "masks", {"cow/a": row(1, 0), "cat/a": row(1, 1)})
+    truth = write(tmp_path / "truth", {"cow/a": row(1, 0), "cat/a": row(1, 0)})
+
+    assert "is over 1 of 2 classes: cat keeps no image" in str(score_folder(masks, truth))
+    assert " classes: " not in str(score_folder(masks, truth, 0, 1))

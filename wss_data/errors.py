@@ -99,6 +99,7 @@ class DownloadError(_ReasonedError):
         transient: Whether the same request may succeed later.
         retry_after: Seconds that the server asked us to wait, where it did.
         opt_outs: Opt-out signals that forbade it, such as ``X-Robots-Tag: noai``.
+        host: ``host`` or ``host:port`` that it is due to, where another one redirected to it.
     """
 
     def __init__(
@@ -108,14 +109,16 @@ class DownloadError(_ReasonedError):
         transient: bool = False,
         retry_after: float | None = None,
         opt_outs: tuple[str, ...] = (),
+        host: str | None = None,
     ) -> None:
         super().__init__(reason, message)
         self.transient = transient
         self.retry_after = retry_after
         self.opt_outs = opt_outs
+        self.host = host
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
-        return type(self), (self.reason, str(self), self.transient, self.retry_after, self.opt_outs)
+        return type(self), (self.reason, str(self), self.transient, self.retry_after, self.opt_outs, self.host)
 
 
 class ImageError(_ReasonedError):

@@ -15,12 +15,12 @@ import os
 import re
 import ssl
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 import wss_data
 from wss_data.clock import Clock, SystemClock
@@ -165,6 +165,8 @@ class Fetcher:
         guard = network.Guard(settings.allow_hosts, settings.connect_s, self._clock)
         self._pools = network.make_pools(guard, settings.connections)
         self._robots = Robots(self._read_robots, self._clock)
+        self.avoided: Mapping[str, str] = {}
+        """Hosts that no redirect is followed to -> why; may grow while others fetch."""
 
     def __enter__(self) -> "Fetcher":
         return self
@@ -195,17 +197,27 @@ class Fetcher:
                 ``unsupported_format``, ``placeholder``, ``opted_out``, ``robots``.
         """
         limit_s = min(self._settings.deadline_s, within_s)
-        with self._network.time_limit(limit_s, self._settings.read_s), _errors_of(url):
-            response, url = self._follow(url, polite=self._settings.respect_robots)
-            try:
-                return self._take(response, url)
-            except BaseException:
-                # What is left of the body shall not be read, so the connection cannot be used again.
-                response.close()
-                raise
+        asked: list[str] = []
+        try:
+            with self._network.time_limit(limit_s, self._settings.read_s), _errors_of(url):
+                response, url = self._follow(url, self._settings.respect_robots, asked)
+                try:
+                    return self._take(response, url)
+                except BaseException:
+                    # What is left of the body shall not be read, so the connection cannot be used again.
+                    response.close()
+                    raise
+        except DownloadError as error:
+            # Where a chain has no end, who started it is to blame; else whoever was asked last.
+            if asked and error.reason != "redirects" and host_of(asked[-1]) != host_of(asked[0]):
+                error.host = host_of(asked[-1])
+            raise
 
-    def _follow(self, url: str, polite: bool) -> "tuple[urllib3.BaseHTTPResponse, str]":
-        """Ask for ``url`` and for where it redirects to; the answer that is no redirect, and its address."""
+    def _follow(self, url: str, polite: bool, asked: list[str]) -> "tuple[urllib3.BaseHTTPResponse, str]":
+        """Ask for ``url`` and for where it redirects to; the answer that is no redirect, and its address.
+
+        Each address is noted in ``asked`` before anything is asked there, its robots.txt included.
+        """
         start, seen = url, set()
         for _ in range(self._settings.max_redirects + 1):
             parts = _checked(url)
@@ -213,6 +225,9 @@ class Fetcher:
             if url in seen:
                 raise DownloadError("redirects", f"{start}: redirected in a circle, to {url}.")
             seen.add(url)
+            asked.append(url)
+            if url != start and (why := self.avoided.get(host_of(url))):
+                raise DownloadError("host_given_up", why, transient=True)
             if polite:
                 self._robots.check(url, self._network.seconds_left())
             response = self._ask(parts)
@@ -283,7 +298,7 @@ class Fetcher:
     def _read_robots(self, url: str) -> str:
         """The text of a robots.txt, as much of it as counts."""
         with self._network.time_limit(ROBOTS_READ_S, self._settings.read_s), _errors_of(url):
-            response, url = self._follow(url, polite=False)
+            response, url = self._follow(url, False, [])
             try:
                 _check_status(response, url, self._clock)
                 data = response.read(ROBOTS_MAX_BYTES)
@@ -324,6 +339,14 @@ def _checked(url: str) -> "Url":
     if parts.auth is not None:
         raise DownloadError("bad_url", f"{parts._replace(auth=None).url[:200]}: came with a user name; none is sent.")
     return parts._replace(fragment=None)
+
+
+def host_of(url: str) -> str:
+    """``host`` or ``host:port`` of an address, as hosts are told apart; empty where it names none."""
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return ""
 
 
 def _joined(url: str, location: str) -> str:

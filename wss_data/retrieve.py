@@ -129,6 +129,7 @@ def retrieve(
     storing: Future[None] | None = None
     with ExitStack() as stack:
         workshop = stack.enter_context(Workshop(spec.download, workers))
+        workshop.avoided = report.given_up
         store_thread = stack.enter_context(ThreadPoolExecutor(1, "store"))
         for wanted in spec.classes:
             run = _ClassRun(spec, wanted, sources, folder / wanted.name, journal, workshop, hosts, report, strict)
@@ -403,7 +404,8 @@ class _ClassRun:
         if isinstance(outcome, BaseException):
             raise outcome
         job.fetched = outcome
-        self._failures.pop(job.host, None)
+        for host in {job.host, urlsplit(outcome.url).netloc}:
+            self._failures.pop(host, None)
         self._pending_bytes += job.size
         self._decode(job)
         return self._heed_crawl_delay(job)
@@ -425,25 +427,32 @@ class _ClassRun:
     def _failed(self, job: Job, error: DownloadError) -> list[Entry]:
         """Try again later, or end it; the only owner of retries."""
         now = self._clock.monotonic()
+        host = error.host or job.host
+        if host != job.host:
+            self._failures.pop(job.host, None)  # it answered: it sent us on
         if not error.transient:
-            self._failures.pop(job.host, None)
+            self._failures.pop(host, None)
             provenance = replace(job.hit.provenance, retrieved_at=_today(), opt_outs=error.opt_outs)
             ended = job.ended("dropped", reason=error.reason, detail=str(error))
             return [self._finish(replace(ended, provenance=provenance), job)]
         wait = error.retry_after
-        self._failures[job.host] = self._failures.get(job.host, 0) + 1
         ended = self._finish(job.ended("failed", reason=error.reason, detail=str(error)), job)
+        if host in self._given_up:
+            return [ended]
+        self._failures[host] = self._failures.get(host, 0) + 1
         if wait is not None and wait > RETRY_AFTER_MAX:
-            return [ended, *self._give_up(job.host, f"{job.host} asks to wait {wait:,.0f} s.")]
-        if self._failures[job.host] >= FAILURES_IN_A_ROW:
-            return [ended, *self._give_up(job.host, f"{job.host} failed {FAILURES_IN_A_ROW} times in a row ({error})")]
+            return [ended, *self._give_up(host, f"{host} asks to wait {wait:,.0f} s.")]
+        if self._failures[host] >= FAILURES_IN_A_ROW:
+            return [ended, *self._give_up(host, f"{host} failed {FAILURES_IN_A_ROW} times in a row ({error})")]
         if wait is not None:
-            self._schedule.hold(job.host, now + wait)
+            self._schedule.hold(host, now + wait)
         download = self._spec.download
         if job.attempt >= download.attempts or job.spent_s > download.deadline_s - SHORTEST_ATTEMPT:
             return [ended]
         self._jobs.add(job.key)
-        self._schedule.add(job.host, job, now + download.backoff_s * 4 ** (job.attempt - 1))
+        # One that was redirected is asked for again when the host it was led to allows it.
+        pause = max(download.backoff_s * 4 ** (job.attempt - 1), wait or 0.0)
+        self._schedule.add(job.host, job, now + pause)
         return []
 
     def _give_up(self, host: str, why: str) -> list[Entry]:

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,8 @@ class Workshop:
         self._fetcher: Fetcher | None = None
         self._pool: DecodePool | None = None
         self._stopped = threading.Event()
+        self.avoided: Mapping[str, str] = {}
+        """Hosts that no redirect is followed to -> why; may grow meanwhile."""
 
     def __enter__(self) -> "Workshop":
         return self
@@ -191,6 +194,7 @@ class Workshop:
             connections=self._download.connections,
         )
         fetcher = Fetcher(settings, self.clock)
+        fetcher.avoided = self.avoided
         self._threads = self._download.connections
         for number in range(self._threads):
             threading.Thread(target=self._fetch, args=(fetcher,), name=f"download {number}", daemon=True).start()

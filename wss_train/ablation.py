@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -122,7 +122,8 @@ class Ablation:
 
     def __str__(self) -> str:
         cells = {row.name: _cells(self.evaluations[row.stage]) for row in self.rows}
-        return "\n".join(["IoU in percent", *aligned(["mean", "background", *self.classes], cells)])
+        table = aligned(["mean", "background", *self.classes], cells)
+        return "\n".join(["IoU in percent", *table, *partial_means(self.rows, [self.evaluations])])
 
     def to_markdown(self) -> str:
         """The table, and what stands behind it, as Markdown."""
@@ -133,6 +134,7 @@ class Ablation:
             "No choice was made by these scores.",
             "",
             *iou_rows(self.classes, {row: _cells(self.evaluations[row.stage]) for row in self.rows}),
+            *("\n" + line for line in partial_means(self.rows, [self.evaluations])),
         ]
         lines += ["", "## Data", "", "| class | retrieved | stored | kept |", "|---|---:|---:|---:|"]
         for name, count in self.counts["classes"].items():
@@ -172,6 +174,21 @@ def iou_rows(classes: tuple[str, ...], cells: Mapping[Row, list[str]]) -> list[s
     lines = ["| | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
     lines += [f"| {row.name} | " + " | ".join([*values, published(row)]) + " |" for row, values in cells.items()]
     return [*lines, *paper_row(classes), *context(classes)]
+
+
+def partial_means(rows: Sequence[Row], runs: Sequence[Mapping[str, Evaluation]]) -> list[str]:
+    """A line for each row whose mean is over some of the classes only; none where all are in truth or prediction.
+
+    Args:
+        rows: Rows of the table.
+        runs: Stage -> evaluation, for each seed.
+    """
+    lines = []
+    for row in rows:
+        found = [run[row.stage] for run in runs]
+        if fewest := [each for each in found if each.mean_over <= len(each.classes)]:
+            lines.append(f"{row.name}: the mean is over {min(fewest, key=lambda each: each.mean_over).mean_of()}.")
+    return lines
 
 
 def aligned(names: list[str], cells: dict[str, list[str]]) -> list[str]:

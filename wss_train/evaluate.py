@@ -58,8 +58,22 @@ class Evaluation:
 
     @property
     def mean_iou(self) -> float:
-        """Mean of the classes' intersection over union, background included, in [0, 1]."""
+        """Mean of the classes' intersection over union, background included, in [0, 1]; over ``mean_over`` of them."""
         return self.matrix.mean_iou
+
+    @property
+    def mean_over(self) -> int:
+        """Classes, with background, that the mean is taken over: those in the truth or in the prediction."""
+        return sum(value is not None for value in self.per_class().values())
+
+    def mean_of(self) -> str:
+        """What the mean is taken over: ``4 classes``, or ``2 of 4 classes (cat, dog are in no mask)``."""
+        absent = [name for name, value in self.per_class().items() if value is None]
+        if not absent:
+            return f"{len(self.classes) + 1} classes"
+        named = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+        verb = "is" if len(absent) == 1 else "are"
+        return f"{self.mean_over} of {len(self.classes) + 1} classes ({named} {verb} in no mask)"
 
     def per_class(self) -> dict[str, float | None]:
         """IoU in [0, 1] of background and each class; ``None`` for a class in neither truth nor prediction."""
@@ -74,12 +88,14 @@ class Evaluation:
         """The scores as a Markdown table."""
         rows = ["| class | IoU, % |", "|---|---:|"]
         rows += [f"| {name} | {percent(value)} |" for name, value in self.per_class().items()]
-        return "\n".join([*rows, f"| **mean** | **{percent(self.mean_iou)}** |", "", self._last_line(), ""])
+        of = "" if self.mean_over > len(self.classes) else f" of {self.mean_over}"
+        return "\n".join([*rows, f"| **mean{of}** | **{percent(self.mean_iou)}** |", "", self._last_line(), ""])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
             "mean_iou": self.mean_iou,
+            "mean_over_classes": self.mean_over,
             "iou": self.per_class(),
             "pixel_accuracy": self.matrix.pixel_accuracy,
             "images": self.images,
@@ -111,7 +127,7 @@ class Evaluation:
         if self.scales:
             scales = "one scale" if len(self.scales) == 1 else f"{len(self.scales)} scales"
             how = f"{scales}, {'with' if self.crf else 'no'} CRF"
-        return f"mean IoU {percent(self.mean_iou)} % over {len(self.classes) + 1} classes, {self.images} images; {how}"
+        return f"mean IoU {percent(self.mean_iou)} % over {self.mean_of()}, {self.images} images; {how}"
 
 
 def percent(value: float | None) -> str:

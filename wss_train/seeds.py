@@ -10,7 +10,7 @@ import numpy as np
 
 from wss_data.errors import RecipeError
 from wss_data.files import check_outputs, output_folder, write_output
-from wss_train.ablation import Ablation, Row, aligned, iou_rows, run_ablation
+from wss_train.ablation import Ablation, Row, aligned, iou_rows, partial_means, run_ablation
 from wss_train.recipes import TrainRecipe, as_recipe
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ class AblationOverSeeds:
         names = ["mean", "background", *self.first.classes]
         cells = {row.name: _cells(self.scores(row)) for row in self.first.rows}
         title = f"IoU in percent, mean ± standard deviation over {len(self.ablations)} seeds"
-        return "\n".join([title, *aligned(names, cells)])
+        runs = [ablation.evaluations for ablation in self.ablations.values()]
+        return "\n".join([title, *aligned(names, cells), *partial_means(self.first.rows, runs)])
 
     def to_markdown(self) -> str:
         """The table over all seeds, each seed's means, and what stands behind them, as Markdown."""
@@ -61,6 +62,7 @@ class AblationOverSeeds:
             "over the whole split for each seed, void ignored. No choice was made by these scores.",
             "",
             *iou_rows(first.classes, {row: _cells(self.scores(row)) for row in first.rows}),
+            *("\n" + line for line in partial_means(first.rows, [a.evaluations for a in self.ablations.values()])),
         ]
         lines += ["", "## Each seed", ""]
         lines += ["| | " + " | ".join(f"seed {seed}" for seed in self.ablations) + " |"]

@@ -73,6 +73,13 @@ class ScoreTable:
                 f"{row.name:{width}}  {row.images:6d} {row.precision:7.3f} {row.jaccard:6.3f}  "
                 f"{row.kept:6d} {_shown(row.kept_precision):>7} {_shown(row.kept_jaccard):>6}"
             )
+        without = [row.name for row in self.classes if row.kept_precision is None]
+        if without and len(without) < len(self.classes):
+            verb = "keeps" if len(without) == 1 else "keep"
+            lines.append(
+                f"The mean of the kept is over {len(self.classes) - len(without)} of {len(self.classes)} classes: "
+                f"{', '.join(without[:5])}{', ...' if len(without) > 5 else ''} {verb} no image."
+            )
         if self.mean.decided < 1:
             lines.append(
                 f"The masks decide {self.mean.decided:.1%} of the pixels; P and J are of those alone, and no match for "
