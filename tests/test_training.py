@@ -13,6 +13,7 @@ import pytest
 import torch
 from pictures import rectangles
 from PIL import Image
+from safetensors.torch import save_file
 
 from wss_data.errors import CheckpointError, RecipeError, TrainingDataError
 from wss_data.files import digests_of
@@ -246,6 +247,21 @@ def test_a_finished_run_of_an_earlier_version_which_did_not_note_its_images_is_s
     before = (out / "model.safetensors").stat().st_mtime_ns
     train(table, TINY, tmp_path / "run", "generator", progress=False)
     assert (out / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_run_on_a_file_of_weights_is_another_run_once_the_file_holds_others(table, tmp_path):
+    from efficientnet_lite_pytorch import EfficientNet
+
+    file = tmp_path / "lite0.safetensors"
+    recipe = with_values(TINY, {"weights": str(file), "generator_iterations": 1})
+    save_file(EfficientNet.from_name("efficientnet-lite0").state_dict(), file)
+    for _ in range(2):
+        train(table, recipe, tmp_path / "run", progress=False)
+    save_file(EfficientNet.from_name("efficientnet-lite0").state_dict(), file)  # drawn anew
+    with pytest.raises(CheckpointError, match=r"another run \(weights .* there.*--overwrite"):
+        train(table, recipe, tmp_path / "run", progress=False)
+    file.unlink()
+    train(table, recipe, tmp_path / "run", progress=False)
 
 
 def test_an_image_that_is_not_the_one_imported_is_refused(tmp_path):

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from wss_data import checked
 from wss_data.errors import CheckpointError, RecipeError, shown
-from wss_data.files import is_ours, output_folder, remove_tables, write_json
+from wss_data.files import digest_of, is_ours, output_folder, remove_tables, write_json
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.records import ExampleTable
 from wss_train.backbones import load_weights, weights_ledger_entry
@@ -304,13 +304,15 @@ def _ledger(table: ExampleTable, recipe: TrainRecipe, multilabel: bool, init: Pa
 def _identity(
     card: ModelCard, summary: DataSummary, init: Path | str | None, selection: Selection | None
 ) -> dict[str, Any]:
-    """What must agree for a stopped run to go on."""
+    """What must agree for a stopped run to go on, and for one that has ended to be the one that is asked for."""
+    weights = card.recipe.weights
     return {
         "kind": card.kind,
         "multilabel": card.multilabel,
         "init": None if init is None else hashlib.sha256(find_model(init).read_bytes()).hexdigest(),
         "data": summary.fingerprint,
         "images": summary.images_fingerprint,
+        "weights": None if weights in ("imagenet", "none") else digest_of(weights),
         "selection": None if selection is None else selection.identity(),
         **{f"recipe.{name}": value for name, value in card.recipe.training_values().items()},
     }
@@ -363,7 +365,9 @@ def _holds_this_run(out: Path, identity: dict[str, Any], overwrite: bool) -> boo
 
 def _as_noted(found: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
     """``identity`` without what earlier versions did not note, where one of them began the run."""
-    noted = {key: value for key, value in identity.items() if key in found or key != "images"}
+    noted = {key: value for key, value in identity.items() if key in found or key not in ("images", "weights")}
+    if noted.get("weights") == "":  # the file is gone; a run that began does not need it
+        noted["weights"] = found["weights"]
     if isinstance(found.get("selection"), dict) and noted["selection"] and "files" not in found["selection"]:
         noted["selection"] = {key: value for key, value in noted["selection"].items() if key != "files"}
     return noted
