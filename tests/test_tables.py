@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 from random import Random
 from unicodedata import normalize
 
@@ -69,6 +70,10 @@ def test_a_file_that_cannot_be_opened_is_told_in_one_sentence(tmp_path):
         read_text(tmp_path)
     with pytest.raises(SourceError, match="cannot be read"):
         read_text(tmp_path / "none")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(SourceError, match=r"cannot be read .it is no plain file"):
+            read_text(path)
 
 
 # Tables
@@ -363,7 +368,7 @@ BOMB = '<!DOCTYPE a [<!ENTITY x "ha">' + "".join(
         (b"no XML", "syntax error"),
         (b"<a><object>", "no element found"),
         ((BOMB + "]><a><object><name>&x9;</name></object></a>").encode(), "defines entities"),
-        (b"<a>" * (2 << 20), "more than 4 MB"),
+        (b"<a>" * (2 << 20), "more than 4,194,304 bytes"),
     ],
 )
 def test_an_annotation_that_cannot_be_read_is_named_in_one_sentence(tmp_path, data, words):

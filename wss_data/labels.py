@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
+from wss_data.checked import read_bytes
 from wss_data.errors import SourceError
 from wss_data.lists import image_name
 from wss_data.tables import read_table
@@ -197,12 +198,10 @@ def read_annotation(path: Path, words: ClassWords) -> set[str]:
 def _xml_text(path: Path) -> str:
     """The text of an XML file, by its byte order mark or the encoding that it declares."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_ANNOTATION + 1)
-    except OSError as error:
-        raise SourceError(f"{path}: the annotation cannot be read ({error.strerror}).") from error
-    if len(data) > MAX_ANNOTATION:
-        raise SourceError(f"{path}: not a VOC annotation: more than {MAX_ANNOTATION >> 20} MB.")
+        data = read_bytes(path, MAX_ANNOTATION)
+    except (OSError, ValueError) as error:
+        what = error.strerror if isinstance(error, OSError) else error
+        raise SourceError(f"{path}: the annotation cannot be read ({what}).") from error
     encoding = _encoding(data)
     try:
         return data.decode(encoding).removeprefix("\ufeff")

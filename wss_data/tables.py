@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wss_data.checked import read_bytes
 from wss_data.errors import SourceError
 
 MAX_BYTES = 64 << 20
@@ -70,10 +71,10 @@ def read_text(path: Path) -> str:
         SourceError: As ``decode_text``, or if the file cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error.strerror}).") from error
+        data = read_bytes(path, MAX_BYTES)
+    except (OSError, ValueError) as error:
+        what = error.strerror if isinstance(error, OSError) else error
+        raise SourceError(f"{path}: cannot be read ({what}). A list or table is wanted; unpack an archive.") from error
     return decode_text(data, str(path))
 
 

@@ -38,7 +38,7 @@ def add_verdict_command(commands: "argparse._SubParsersAction[argparse.ArgumentP
         dest="listed",
         metavar="FILE",
         nargs="?",
-        const="",
+        const=True,
         help="take the images from a text file, one a line, or from standard input (-); without FILE, IMAGE names such "
         "files",
     )
@@ -59,7 +59,7 @@ def _verdict(options: argparse.Namespace) -> int:
         images = getattr(options, name)
         if images is not None:
             if options.listed is not None:
-                files, images = ([options.listed], images) if options.listed else (images, [])
+                files, images = (images, []) if options.listed is True else ([options.listed], images)
                 images = [*images, *(line for file in files for line in _lines(file))]
             count = store.judge(dataset, store.find_images(dataset, images), verdict, options.reason)
             print(f"{name}: {count:,} image{'' if count == 1 else 's'} of {dataset.name}")
