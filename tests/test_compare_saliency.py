@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from pictures import disc
+from PIL import Image
 
 from wss_data.cli import main
 from wss_data.cosegmentation.compare import SaliencyComparison, compare_saliency, saliency_picture
@@ -37,6 +38,16 @@ def test_the_figure_is_drawn_and_every_method_is_scored_where_truth_is_given(pho
     assert by_name["centre"] > 0.8
     assert "1 images could not be read" in str(found) and "common" in str(found)
     assert found.to_dict()["figure"].endswith("out.png")
+
+
+def test_true_masks_of_images_that_exif_turns_without_changing_their_size_are_told(photos, caplog):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    path = photos / "images" / "ball" / "0.jpg"
+    Image.open(path).save(path, exif=exif)
+    folder = photos / "images" / "ball"
+    compare_saliency(folder, photos / "out.png", truth=photos / "truth", count=1, options=QUICK, workers=1)
+    assert "1 images with a true mask are turned upright by their EXIF orientation" in caplog.text
 
 
 def test_without_truth_nothing_is_scored(photos):

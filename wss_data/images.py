@@ -118,22 +118,23 @@ def read_size(path: Path | str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]
         raise ImageError("missing", f"{path}: the image cannot be opened ({error.strerror}).") from error
 
 
-def unseen_turn(data: bytes) -> int:
+def unseen_turn(source: bytes | Path) -> int:
     """The EXIF orientation of an image whose size does not tell whether a mask was drawn on it before or after turning.
 
     That is half a turn, a mirrored image, or a quarter turn of a square one.
 
     Args:
-        data: The whole file's bytes, or its beginning.
+        source: The file, or its bytes.
 
     Returns:
         2 to 8, as in ``TURNED``; 1 where the image lies upright, its size tells, or it cannot be read.
     """
     try:
-        image = _open(io.BytesIO(data), "", MAX_PIXELS)
-    except ImageError:
+        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+            image = _open(file, "", MAX_PIXELS)
+            orientation = _orientation(image)
+    except (ImageError, OSError, ValueError):
         return 1
-    orientation = _orientation(image)
     return orientation if orientation < 5 or image.width == image.height else 1
 
 

@@ -94,7 +94,7 @@ def inspect_row(image_path: Path | str, mask_path: Path | str | None) -> RowFact
     if mask_path is None:
         return facts
     if facts.image_size is not None:
-        facts = replace(facts, turned=unseen_turn(Path(image_path).read_bytes()))
+        facts = replace(facts, turned=unseen_turn(Path(image_path)))
     try:
         mask = open_mask(mask_path)
     except MaskError as error:

@@ -8,6 +8,7 @@ Source:
     none of those here was learned at all.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,12 +21,14 @@ from wss_data.cosegmentation.saliency import BASELINES, LONG_SIDE, SALIENCY
 from wss_data.cosegmentation.score import jaccard, precision
 from wss_data.errors import CosegmentationError, ImageError, MaskError, SourceError
 from wss_data.files import check_outputs, output_path
-from wss_data.images import list_images, read_image, resize_longest_side
+from wss_data.images import list_images, read_image, resize_longest_side, unseen_turn
 from wss_data.listing import by_name, list_files
 from wss_data.masks import read_mask, resize_mask
 from wss_data.names import printable, same_name
 from wss_data.parallel import map_images
 from wss_data.report import Tile, cut_out, fit, write_sheet
+
+LOGGER = logging.getLogger(__name__)
 
 SHOWN_BASELINE = "saliency"
 """The baseline whose masks stand in the figure."""
@@ -166,6 +169,13 @@ def compare_saliency(
     scores: tuple[MethodScore, ...] = ()
     pairs = [(at, paths[at], truths[paths[at]]) for at in readable if paths[at] in truths]
     if pairs:
+        if turned := [path for _, path, _ in pairs if unseen_turn(path) != 1]:
+            LOGGER.warning(
+                "%d images with a true mask are turned upright by their EXIF orientation, which the size of a mask "
+                "does not show, the first is %s. True masks must belong to the upright images.",
+                len(turned),
+                turned[0],
+            )
         found = map_images(_score_baselines, [(path, true) for _, path, true in pairs], workers, total=len(pairs))
         scores = (
             *_baseline_scores(list(found)),
