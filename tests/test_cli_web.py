@@ -135,5 +135,7 @@ def test_what_cannot_be_done_is_told_in_one_line(museum, tmp_path, capsys):
     assert "there is no definition" in refused(capsys, "sources", "nowhere")
     (tmp_path / "not.jsonl").write_text("[]\n")
     assert "not.jsonl" in refused(capsys, "rebuild", str(tmp_path / "not.jsonl"))
-    assert "nothing was given" in refused(capsys, "forget", "museum-cli", " ")
+    with pytest.raises(SystemExit, match="2"):
+        main(["forget", "museum-cli", " "])
+    assert "it is empty" in capsys.readouterr().err
     assert ".txt" in refused(capsys, "attribution", "museum-cli", "--out", str(tmp_path / "credits.txt"))

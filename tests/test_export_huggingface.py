@@ -36,7 +36,7 @@ def test_a_line_names_image_and_mask_and_what_is_known(tmp_path):
     place = tmp_path / "hf" / "data" / "train"
     (line,) = map(json.loads, (place / "metadata.jsonl").read_text().splitlines())
     assert (line["file_name"], line["mask_file_name"]) == ("images/cow_1.jpg", "masks/cow_1.png")
-    assert (line["labels"], line["title"], line["license"]) == (["cow"], 'a "cow"\nhere', "CC-BY-4.0")
+    assert (line["labels"], line["title"], line["license"]) == (["cow"], 'a "cow" here', "CC-BY-4.0")
     assert (place / line["file_name"]).read_bytes() == rows[0].image_path.read_bytes()
     with Image.open(place / line["mask_file_name"]) as mask:
         assert mask.mode == "P" and np.unique(np.array(mask)).tolist() == [2]
