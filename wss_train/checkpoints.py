@@ -9,6 +9,7 @@ Nothing here reads a pickle: a pickle can run code, and breaks when classes move
 """
 
 import json
+import os
 import shutil
 import typing
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,7 @@ _CARD_KEY = "wss_train"
 _SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
 """What fp16's factor on the loss remembers (``torch.amp.GradScaler.state_dict``)."""
 _LONGEST_HEADER = 16 << 20
+_LARGEST_FILE = 32 << 30
 _LONGEST_NAME = 200
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
 """First bytes of a bare pickle and of the zip archive that ``torch.save`` writes."""
@@ -348,6 +350,8 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]
     try:
         with path.open("rb") as file:
             start = file.read(8)
+            if os.fstat(file.fileno()).st_size > _LARGEST_FILE:
+                raise CheckpointError(f"{path}: the file has more than {_LARGEST_FILE:,} bytes, no model has as many.")
         if not start.startswith(_PICKLE_STARTS) and int.from_bytes(start, "little") > _LONGEST_HEADER:
             raise CheckpointError(
                 f"{path}: the file is damaged, or no safetensors file: its header would have more than "

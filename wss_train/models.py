@@ -4,7 +4,7 @@ Source:
     Shen et al., BMVC 2017, sections 3.2 and 3.3; Chen et al., ICLR 2015, for dilation.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -238,11 +238,16 @@ def _check_shapes(card: ModelCard, path: Path) -> None:
     except (RuntimeError, ValueError, TypeError, OverflowError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path}: no network can be built as the model card says ({first[:200]}).") from error
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
+    check_shapes(found, wanted, str(path))
+
+
+def check_shapes(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], name: str) -> None:
+    """Refuse tensors that are not those of a network, by name and shape; ``name`` is for the ``CheckpointError``."""
+    for key in sorted(wanted.keys() | found.keys()):
+        if wanted.get(key) != found.get(key):
             raise CheckpointError(
-                f"{path}: the weights do not fit the network that is wanted: {shown(name)} has the shape "
-                f"{shown(found.get(name))}, the model card asks for {shown(wanted.get(name))}."
+                f"{name}: the weights do not fit the network that is wanted: {shown(key)} has the shape "
+                f"{shown(found.get(key))}, wanted is {shown(wanted.get(key))}."
             )
 
 

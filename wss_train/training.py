@@ -36,6 +36,7 @@ from wss_train.checkpoints import (
     clear_unfinished,
     find_model,
     read_card,
+    read_shapes,
     read_training_state,
     read_weights,
     training_states,
@@ -45,7 +46,7 @@ from wss_train.data import DataSummary, as_table, check_training_table
 from wss_train.inference import device_of
 from wss_train.loop import Follower, Watcher, run_loop, seed_of
 from wss_train.model_readme import write_model_readme
-from wss_train.models import SegmentationModel, build_model
+from wss_train.models import SegmentationModel, build_model, check_shapes
 from wss_train.processes import from_first, place
 from wss_train.recipes import Kind, TrainRecipe, as_recipe
 from wss_train.selection import FILES as SELECTION_FILES
@@ -404,8 +405,12 @@ def _told(value: Any) -> str:
 
 def _start_from(model: SegmentationModel, init: Path | str) -> None:
     """Load another model's weights; a branch that it lacks stays new, one that is not wanted is left out."""
-    weights = read_weights(init)
     own = model.state_dict()
+    # Before a tensor is read: a file may promise any size.
+    found = {name: shape for name, shape in read_shapes(init).items() if not name.startswith("branch.")}
+    wanted = {name: tuple(tensor.shape) for name, tensor in own.items() if not name.startswith("branch.")}
+    check_shapes(found, wanted, str(init))
+    weights = read_weights(init)
     taken = {name: weights.get(name, tensor) if name.startswith("branch.") else None for name, tensor in own.items()}
     others = {name: tensor for name, tensor in weights.items() if not name.startswith("branch.")}
     load_weights(model, {**{k: v for k, v in taken.items() if v is not None}, **others}, str(init))
