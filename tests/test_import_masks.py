@@ -1,13 +1,16 @@
 """``import-masks`` on a real database, with masks as MATLAB code leaves them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from builders import H, W, foreground, make_web
+from PIL import Image
 from scipy.io import savemat
 
 from wss_data import store
 from wss_data.cli import main
-from wss_data.masks import read_mask
+from wss_data.masks import read_mask, write_foreground
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -35,6 +38,22 @@ def test_mat_files_of_a_class_and_of_an_image_take_the_place_of_the_engines_mask
     expected[:, -4:] = 255
     assert read_mask(paths["3" * 64]).tolist() == expected.tolist(), "the band is void"
     assert store.example_table(dataset, "cosegmentation").ledger.strictly_image_level
+
+
+def test_masks_of_photographs_that_exif_turns_without_changing_their_size_are_told(tmp_path, capsys):
+    dataset = make_web("import-turned")
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    photograph = tmp_path / "from the camera.jpg"
+    Image.new("RGB", (W, H)).save(photograph, exif=exif)
+    for sample in dataset:
+        if sample["label"].label == "cow":
+            sample["provenance"].image_url = photograph.as_uri()
+            sample.save()
+        write_foreground(foreground(0.5), tmp_path / "m" / sample["label"].label / f"{Path(sample.filepath).stem}.png")
+    assert main(["import-masks", "import-turned", str(tmp_path / "m")]) == 0
+    told = capsys.readouterr().out
+    assert "note: 1 photographs are turned upright by their EXIF orientation" in told and str(photograph) in told
 
 
 def test_a_mat_file_that_cannot_be_taken_changes_nothing_and_says_why(tmp_path, capsys):

@@ -129,6 +129,8 @@ def unseen_turn(source: bytes | Path) -> int:
     Returns:
         2 to 8, as in ``TURNED``; 1 where the image lies upright, its size tells, or it cannot be read.
     """
+    if isinstance(source, Path) and not source.is_file():
+        return 1
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
             image = _open(file, "", MAX_PIXELS)

@@ -33,13 +33,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from PIL import Image
 
 from wss_data.cosegmentation.mat_file import read_mat_mask, read_mat_masks
 from wss_data.errors import ImageError, MaskError, SourceError, StoreError
-from wss_data.images import SUFFIXES, read_image
+from wss_data.images import SUFFIXES, read_image, unseen_turn
 from wss_data.listing import Listing, list_files
 from wss_data.masks import (
     IGNORE_INDEX,
@@ -94,6 +95,7 @@ class KnownImage:
         size: Stored (width, height) in pixels.
         original_size: Original (width, height) in pixels, or ``None`` where it is not known.
         class_index: Index of its class: a label mask that holds 0 and this index is taken, too, as an export writes it.
+        original: The file that it was made from, or ``None`` where it came from elsewhere.
     """
 
     sample_id: str
@@ -103,6 +105,7 @@ class KnownImage:
     size: tuple[int, int]
     original_size: tuple[int, int] | None
     class_index: int = 1
+    original: Path | None = None
 
     @property
     def keys(self) -> set[str]:
@@ -114,6 +117,13 @@ class KnownImage:
             if source.parts[0] == self.class_name and len(source.parts) > 1:
                 keys.add(PurePosixPath(*source.parts[1:]).as_posix())
         return {same_name(key) for key in keys}
+
+
+def file_of_url(url: str | None) -> Path | None:
+    """The file that a ``file:`` URL names; ``None`` for any other."""
+    parts = urlsplit(url or "")
+    path = unquote(parts.path)
+    return Path(path) if parts.scheme == "file" and path and "\0" not in path else None
 
 
 @dataclass(frozen=True)
@@ -178,12 +188,14 @@ class ImportReport:
         resized: How many of them had the original image's size and were brought to the stored one's.
         bad: What could not be taken.
         passed_over: Files of the class folders that were not taken for masks, as one line; empty if there is none.
+        turned: The photographs of theirs that EXIF turns without changing their size.
     """
 
     imported: dict[str, int]
     resized: int
     bad: tuple[BadMask, ...]
     passed_over: str = ""
+    turned: tuple[Path, ...] = ()
 
     def __str__(self) -> str:
         total = sum(self.imported.values())
@@ -194,6 +206,12 @@ class ImportReport:
             )
         if self.passed_over:
             lines.append(self.passed_over)
+        if self.turned:
+            lines.append(
+                f"note: {len(self.turned):,} photographs are turned upright by their EXIF orientation (half a turn, "
+                f"mirrored, or square), which the size of a mask does not show, the first is {self.turned[0]}. Their "
+                "masks must belong to the upright images: look at them in `wss-data view`."
+            )
         return "\n".join(lines + ([bad_summary(self.bad)] if self.bad else []))
 
 
@@ -481,6 +499,7 @@ def _check_and_write(
         resized=sum(mask.resized for mask in written),
         bad=tuple(bad),
         passed_over=str(_mask_files(folder, classes)),
+        turned=tuple(file for mask in written if (file := mask.image.original) and unseen_turn(file) != 1),
     )
     return written, report
 

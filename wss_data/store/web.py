@@ -272,18 +272,26 @@ def import_masks(
         StoreError: If a mask is bad or missing and ``skip_bad`` is off, none is good, or it is no web dataset; or
             another process works on the dataset (``BusyError``).
     """
-    from wss_data.cosegmentation.imported import KnownImage, write_imported
+    from wss_data.cosegmentation.imported import KnownImage, file_of_url, write_imported
 
     web_info(dataset, "given co-segmentation masks")
     folder, level = expanded(folder).absolute(), Supervision(supervision)
     sizes = ["metadata.width", "metadata.height", "provenance.original_width", "provenance.original_height"]
-    rows = zip(*dataset.values(["id", "label.label", "filepath", "provenance.source_id", *sizes]), strict=True)
+    known = ["id", "label.label", "filepath", "provenance.source_id", "provenance.image_url"]
+    rows = zip(*dataset.values([*known, *sizes]), strict=True)
     index = {class_name: position for position, class_name in enumerate(class_names(dataset), start=1)}
     images = [
         KnownImage(
-            key, class_name, path, source_id, (width, height), (original_width, original_height), index[class_name]
+            key,
+            class_name,
+            path,
+            source_id,
+            (width, height),
+            (original_width, original_height),
+            index[class_name],
+            file_of_url(url),
         )
-        for key, class_name, path, source_id, width, height, original_width, original_height in rows
+        for key, class_name, path, source_id, url, width, height, original_width, original_height in rows
     ]
     with dataset_owner(dataset.name):
         masks, report = write_imported(
