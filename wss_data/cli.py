@@ -1,7 +1,7 @@
 """The command ``wss-data``: from class names to an image dataset with masks.
 
-Exit status: 0 done; 1 done, but something was left out and told (a folder with
-unreadable images); 2 refused, with one line that says why; 130 interrupted.
+Exit status: 0 done; 1 done, but something was left out and told (a folder with unreadable images), or nothing was found
+to forget; 2 refused, with one line that says why; 130 interrupted. docs/reference/commands.md has it by command.
 """
 
 import argparse
@@ -450,7 +450,7 @@ def _build(options: argparse.Namespace) -> int:
 
     from wss_data.home import dataset_folder
     from wss_data.parallel import workers_on
-    from wss_data.pipeline import build, summary_table
+    from wss_data.pipeline import build, left_out, summary_table
 
     with workers_on(options.engine, options.address, options.workers):
         dataset = build(
@@ -465,7 +465,7 @@ def _build(options: argparse.Namespace) -> int:
     print(summary_table(dataset))
     print(f"dataset:   {dataset.name}    (wss-data view {dataset.name})")
     print(f"pictures:  {dataset_folder(dataset.name) / 'pictures'}")
-    return 0
+    return 1 if left_out(dataset) else 0
 
 
 def _sources(options: argparse.Namespace) -> int:
@@ -483,7 +483,7 @@ def _sources(options: argparse.Namespace) -> int:
 
 def _cosegment(options: argparse.Namespace) -> int:
     from wss_data.parallel import workers_on
-    from wss_data.pipeline import cosegment_again, summary_table
+    from wss_data.pipeline import cosegment_again, summary_table, without_mask
     from wss_data.store import open_dataset
 
     dataset = open_dataset(options.dataset)
@@ -501,7 +501,7 @@ def _cosegment(options: argparse.Namespace) -> int:
         )
     print(summary_table(dataset))
     print(f"{made} masks made{'' if made else ': there was none that would change'}.")
-    return 0
+    return 1 if without_mask(dataset) else 0
 
 
 def _leaks(options: argparse.Namespace) -> int:

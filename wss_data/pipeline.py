@@ -37,6 +37,21 @@ from wss_data.spec import CosegmentationSpec, DatasetSpec, SourceSpec, read_spec
 
 LOGGER = logging.getLogger(__name__)
 
+NOT_READ = frozenset(
+    {
+        "missing",
+        "unreadable",
+        "truncated",
+        "corrupt",
+        "too_large",
+        "too_small",
+        "decoder_timeout",
+        "decoder_killed",
+        "decoder_memory",
+    }
+)
+"""Reasons for which a file of a folder could not be read as an image."""
+
 Watch = Callable[[str, int, int], object]
 
 if TYPE_CHECKING:
@@ -190,6 +205,22 @@ def summary_table(dataset: "Dataset") -> str:
         lines.append(f"{class_name}: not stored: {shown}")
     lines += [f"{class_name}: {words}" for class_name, words in store.passed_over(dataset).items()]
     return "\n".join(lines)
+
+
+def left_out(dataset: "Dataset") -> int:
+    """Images that a build could not use: files of a folder that could not be read, and images without a mask.
+
+    What a search in the web brought and could not be read is no loss: there are always some.
+    """
+    own = any(source.name == "folder" for source in store.definition(dataset).sources)
+    drops = store.drops(dataset).values() if own else ()
+    unread = sum(count for reasons in drops for reason, count in reasons.items() if reason in NOT_READ)
+    return unread + without_mask(dataset)
+
+
+def without_mask(dataset: "Dataset") -> int:
+    """Images of a web dataset that should have a mask and have none."""
+    return sum(counts.no_mask for counts in store.apply_filter(dataset, dry_run=True).classes)
 
 
 def write_dataset_pictures(dataset: "Dataset", folder: Path) -> None:
