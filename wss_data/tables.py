@@ -72,9 +72,10 @@ def read_text(path: Path) -> str:
     """
     try:
         data = read_bytes(path, MAX_BYTES)
-    except (OSError, ValueError) as error:
-        what = error.strerror if isinstance(error, OSError) else error
-        raise SourceError(f"{path}: cannot be read ({what}). A list or table is wanted; unpack an archive.") from error
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise SourceError(f"{path}: cannot be read ({error}). A list or table is wanted; unpack an archive.") from error
     return decode_text(data, str(path))
 
 
