@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 
+from wss_data import interrupts
 from wss_data.arguments import (
     Parser,
     add_cluster,
@@ -53,28 +54,42 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int
 
 
 def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
-    options = parser.parse_args(arguments)
     try:
+        interrupts.interrupt_me()
+        options = parser.parse_args(arguments)
         with loss_told():
             return options.command(options)
-    except WssError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
-        print(f"\n{parser.prog}: interrupted. Run the same command again to go on where it stopped.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
+        print(interrupts.parting_words(parser.prog), file=sys.stderr)
+        return interrupts.was_interrupted() or 130
+    except Exception as error:
+        if status := interrupts.was_interrupted():
+            # What was going on made another exception of it: an import in C, say.
+            print(interrupts.parting_words(parser.prog), file=sys.stderr)
+            return status
+        return _told(parser, error)
+    finally:
+        interrupts.listen()
+
+
+def _told(parser: argparse.ArgumentParser, error: Exception) -> int:
+    """Tell in one line what went wrong, and return the exit status; raise what nobody foresaw."""
+    if isinstance(error, BrokenPipeError):
         # The reader of our output left (`| head`); Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except UnicodeEncodeError as error:
+    if isinstance(error, WssError):
+        told = str(error)
+    elif isinstance(error, UnicodeEncodeError):
         # An argument of the command, say: file names below a given folder are taken as they are.
-        print(f"{parser.prog}: {error.object!r} is not UTF-8, which is wanted here. Rename it.", file=sys.stderr)
-        return 2
-    except OSError as error:
+        told = f"{error.object!r} is not UTF-8, which is wanted here. Rename it."
+    elif isinstance(error, OSError):
         where = f"{visible(str(error.filename))}: " if error.filename else ""
-        print(f"{parser.prog}: {where}{error.strerror or error}. Nothing half-written was kept.", file=sys.stderr)
-        return 2
+        told = f"{where}{error.strerror or error}. Nothing half-written was kept."
+    else:
+        raise error
+    print(f"{parser.prog}: {told}", file=sys.stderr)
+    return 2
 
 
 def add_command(

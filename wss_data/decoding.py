@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import resource
+import shutil
 import signal
 import threading
 import warnings
@@ -20,9 +21,10 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import forkserver, spawn
+from multiprocessing import current_process, forkserver, spawn
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.util import Finalize
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -31,8 +33,9 @@ import cv2
 import numpy as np
 
 from wss_data.errors import ImageError
-from wss_data.files import remove_unfinished, write_bytes
+from wss_data.files import new_temporary_folder, remove_unfinished, write_bytes
 from wss_data.images import decode_shrunk, encode_jpeg
+from wss_data.interrupts import deaf_children
 from wss_data.parallel import default_workers
 from wss_data.records import stem_of
 
@@ -212,6 +215,7 @@ class DecodePool:
     def _new_pool(self) -> "ProcessPool":
         from pebble import ProcessPool
 
+        _name_socket_folder()
         context = _Context()
         context.set_forkserver_preload(_PRELOADED)
         return ProcessPool(self.workers, initializer=_begin_worker, initargs=(self._memory,), context=context)
@@ -220,7 +224,8 @@ class DecodePool:
         job.attempt += 1
         job.pool = self._pool
         arguments = (job.data, job.name, job.folder, job.longest_side)
-        scheduled = self._pool.schedule(_decode_in_worker, args=arguments, timeout=self._seconds)
+        with deaf_children():  # the first job starts threads, and they the processes
+            scheduled = self._pool.schedule(_decode_in_worker, args=arguments, timeout=self._seconds)
         scheduled.add_done_callback(partial(self._finish, job))
 
     def _finish(self, job: _Job, scheduled: "Future[Decoded]") -> None:
@@ -259,6 +264,16 @@ class DecodePool:
         for job in self._jobs:
             if job.pool is broken:
                 self._start(job)
+
+
+def _name_socket_folder() -> None:
+    """Let the server that workers are forked from have its socket where ``files.sweep`` finds it after a kill."""
+    with _STARTING:
+        config = current_process()._config  # type: ignore[attr-defined]
+        if config.get("tempdir") is None:
+            folder = config["tempdir"] = str(new_temporary_folder())
+            # As multiprocessing removes its own.
+            Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=-100)
 
 
 class _DecodeProcess(ForkServerProcess):
@@ -300,7 +315,10 @@ def _begin_worker(memory: int) -> None:
     # The server lives as long as anybody holds this end of its pipe; it shall be the main process alone. Then
     # the server ends with the main process, however that ends, and takes the workers along.
     os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
+    server = os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != server or server == 1:  # it ended before that
+        os._exit(1)
 
     cv2.setNumThreads(1)
     perceptual_hash(np.zeros((_HASHED_SIDE, _HASHED_SIDE, 3), np.uint8))  # loads what the first image needs

@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,7 +31,10 @@ WRITTEN = ".wss-written"
 _UNFINISHED = ".writing-"
 """Start of the name of a file that is being written."""
 
-_UNFINISHED_NAME = re.compile(rf"{re.escape(_UNFINISHED)}(?P<here>[0-9a-f]{{8}})-(?P<process>\d+)-[0-9a-f]{{16}}(\.|$)")
+_TEMPORARY = "wss-"
+"""Start of the name of a folder among the temporary files."""
+
+_OURS = re.compile(r"(\.writing|wss)-(?P<here>[0-9a-f]{4})-(?P<process>\d+)-[0-9a-f]{4,16}(\.|$)")
 _DAY_S = 86_400
 
 
@@ -123,11 +127,11 @@ def sweep(folder: Path) -> None:
 
     What a process of another machine or container began is removed when it is a day old.
     """
-    for path in folder.glob(f"{_UNFINISHED}*"):
-        found = _UNFINISHED_NAME.match(path.name)
+    for path in (path for start in (_UNFINISHED, _TEMPORARY) for path in folder.glob(f"{start}*")):
+        found = _OURS.match(path.name)
         if found is None:
             continue
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, PermissionError):  # gone meanwhile, or another user's
             if found["here"] == _here():
                 gone = not Path("/proc", found["process"]).exists()
             else:
@@ -136,11 +140,30 @@ def sweep(folder: Path) -> None:
                 _remove(path)
 
 
+def new_temporary_folder() -> Path:
+    """Make a private folder for the caller to remove; its name is short enough for a socket in it."""
+    place = Path(tempfile.gettempdir())
+    sweep(place)
+    folder = place / f"{_TEMPORARY}{_here()}-{os.getpid()}-{secrets.token_hex(2)}"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A private folder for a while, on the disk for temporary files; those that killed processes left are removed."""
+    folder = new_temporary_folder()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @cache
 def _here() -> str:
-    """Eight hex digits for this start of this machine or container: within them a process has its own number."""
+    """Four hex digits for this start of this machine or container: within them a process has its own number."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
-    return hashlib.sha256(boot + str(os.stat("/proc/self/ns/pid").st_ino).encode()).hexdigest()[:8]
+    return hashlib.sha256(boot + str(os.stat("/proc/self/ns/pid").st_ino).encode()).hexdigest()[:4]
 
 
 def _remove(path: Path) -> None:

@@ -297,6 +297,11 @@ class Journal:
         )
         return {row[0] for row in rows}
 
+    def digests(self) -> set[str]:
+        """Digests of all originals that are known, whatever became of them."""
+        rows = self._connection.execute("SELECT DISTINCT sha256 FROM hits WHERE sha256 IS NOT NULL")
+        return {row[0] for row in rows}
+
     def dropped(self) -> dict[str, Counter[str]]:
         """How many search results gave no image: class -> reason -> count; those that may yet give one included."""
         counts: dict[str, Counter[str]] = {}

@@ -21,6 +21,7 @@ from typing import Any, Generic, Literal, TypeVar
 from tqdm import tqdm
 
 from wss_data.errors import WorkerError, shown
+from wss_data.interrupts import deaf_children, end_with
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -316,7 +317,11 @@ def _mapped(
 ) -> Iterator[R]:
     # Worker processes cost seconds to start, so joblib is loaded only where they pay.
     from joblib import delayed
+    from joblib.externals.loky.backend import resource_tracker
     from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    if where is _HERE:
+        resource_tracker.ensure_running()  # as in ``deaf_children``: loky has its own
 
     # With one worker, or one item for one, joblib would run it in this process, to kill it.
     jobs = max(2, where.count() if where.count else workers or 1)
@@ -329,7 +334,9 @@ def _mapped(
             with _parallel(where, 2 if alone else jobs) as parallel:
                 while not feed.ended:
                     # A pair in a tuple: Dask's backend would put bare arguments on one worker, to die with it.
-                    for result in parallel(call((function, item)) for item in feed.window(size)):
+                    with deaf_children():  # they are started here, not while results are read
+                        results = parallel(call((function, item)) for item in feed.window(size))
+                    for result in results:
                         feed.finish()
                         done += 1
                         yield result
@@ -363,7 +370,11 @@ def _parallel(where: _Workers, jobs: int) -> Any:
     """A ``joblib.Parallel`` on these workers; the caller's own use of joblib is not touched."""
     from joblib import Parallel, parallel_config
 
-    with parallel_config(**where.backend):
+    backend = dict(where.backend)
+    if where is _HERE:
+        # A worker that waits for somebody to read its result would wait for ever if this process were killed.
+        backend |= {"initializer": end_with, "initargs": (os.getpid(),)}
+    with parallel_config(**backend):
         return Parallel(n_jobs=jobs, return_as=where.return_as)
 
 

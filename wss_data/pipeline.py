@@ -29,8 +29,9 @@ from wss_data.journal import Journal, Status
 from wss_data.listing import told
 from wss_data.masks import IGNORE_INDEX, foreground_ratio, label_mask, write_mask
 from wss_data.quality import mask_quality
+from wss_data.records import stem_of
 from wss_data.report import DatasetImage, write_pictures
-from wss_data.retrieve import BATCH, retrieve
+from wss_data.retrieve import BATCH, remove_unrecorded, retrieve
 from wss_data.sources.base import Source, make_source
 from wss_data.sources.folder import FolderSource
 from wss_data.spec import CosegmentationSpec, DatasetSpec, SourceSpec, read_spec
@@ -149,6 +150,8 @@ def _retrieve(
             )
         if not len(dataset) and (lost := journal.store_again()):
             LOGGER.warning("%s: the dataset was deleted; %d images come back from disk.", dataset.name, lost)
+        known = {stem_of(sha256) for sha256 in journal.digests()}
+        remove_unrecorded(folder / "images", known | {Path(path).stem for path in dataset.values("filepath")})
         retrieve(
             spec,
             sources,

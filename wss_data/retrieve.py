@@ -10,7 +10,8 @@ not depend on which server answered first.
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -29,6 +30,8 @@ from wss_data.schedule import HostSchedule
 from wss_data.sources.base import Forgetful, Hit, Source
 from wss_data.spec import ClassSpec, DatasetSpec, SourceSpec
 from wss_data.workshop import Downloaded, Event, Found, Job, Searched, Workshop, Written
+
+_STORED_NAME = re.compile(r"[0-9a-f]{20}\.jpg")
 
 if TYPE_CHECKING:
     from wss_data.decoding import Decoded
@@ -85,6 +88,27 @@ class Retrieved:
     left_out: dict[str, str] = field(default_factory=dict)
     given_up: dict[str, str] = field(default_factory=dict)
     changes: Changes = field(default_factory=Changes)
+
+
+def remove_unrecorded(folder: Path, known: Collection[str]) -> None:
+    """Remove images that a killed build wrote but did not come to note; call it as the dataset's only owner.
+
+    Only files named as stored images are, below a class's folder. Others are somebody's: they stay, and are counted.
+
+    Args:
+        folder: Where images are stored, one folder a class.
+        known: Stems of the images that journal or dataset name. Where they name none nothing is removed: the next
+            search finds again what a killed first build wrote.
+    """
+    foreign = [path for path in folder.glob("*/*") if path.is_symlink() or not _STORED_NAME.fullmatch(path.name)]
+    if foreign:
+        LOGGER.warning(
+            "%s: %d files are not of this dataset (such as %s); they stay.", folder, len(foreign), foreign[0]
+        )
+    if known:
+        for path in folder.glob("*/*.jpg"):
+            if path.stem not in known and path not in foreign:
+                path.unlink()
 
 
 def retrieve(

@@ -32,7 +32,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -40,6 +39,7 @@ from PIL import Image
 
 from wss_data.cosegmentation.mat_file import read_mat_mask, read_mat_masks
 from wss_data.errors import ImageError, MaskError, SourceError, StoreError
+from wss_data.files import temporary_folder
 from wss_data.images import SUFFIXES, read_image, unseen_turn
 from wss_data.listing import Listing, list_files
 from wss_data.masks import (
@@ -313,7 +313,7 @@ def unpack_classes(folder: Path, classes: Sequence[str]) -> Iterator[tuple[list[
     files = [(class_name, folder / f"{class_name}.mat") for class_name in classes]
     found: list[FoundMask] = []
     bad: list[BadMask] = []
-    with TemporaryDirectory(prefix="wss-masks-") as temporary:
+    with temporary_folder() as temporary:
         for class_name, path in files:
             if not path.is_file():
                 continue
@@ -323,7 +323,7 @@ def unpack_classes(folder: Path, classes: Sequence[str]) -> Iterator[tuple[list[
                     if isinstance(values, MaskError):
                         bad.append(BadMask(class_name, values.reason, f"{path}: {values}"))
                         continue
-                    file = Path(temporary) / f"{len(found):06d}.png"
+                    file = temporary / f"{len(found):06d}.png"
                     Image.fromarray(values).save(file)
                     found.append(FoundMask(class_name, _key(name), file, shown))
             except MaskError as error:

@@ -19,7 +19,7 @@ from wss_data.cosegmentation.imported import MASK_SUFFIXES, read_values
 from wss_data.cosegmentation.options import check_names, wanted_positions
 from wss_data.cosegmentation.program import expand_command, last_lines, run_program
 from wss_data.errors import CosegmentationError, MaskError, shown
-from wss_data.files import expanded, sole_owner, write_json, write_text
+from wss_data.files import expanded, sole_owner, temporary_folder, write_json, write_text
 from wss_data.images import encode_jpeg
 from wss_data.ledger import Ledger, LedgerEntry, Supervision, UsedFor
 from wss_data.masks import check_foreground, split_band
@@ -158,7 +158,7 @@ class OutsideEngine:
             return
         with ExitStack() as stack:
             if self.settings.work is None:
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wss-outside-")))
+                folder = stack.enter_context(temporary_folder())
                 sizes = _write_images(images, folder / IMAGES, self.settings.image_format)
                 # Beside the folder, not in it: after a failure one wants to read it.
                 with tempfile.NamedTemporaryFile(prefix="wss-outside-", suffix=".log", delete=False) as file:
