@@ -499,7 +499,7 @@ def _check_and_write(
         resized=sum(mask.resized for mask in written),
         bad=tuple(bad),
         passed_over=str(_mask_files(folder, classes)),
-        turned=tuple(file for mask in written if (file := mask.image.original) and unseen_turn(file) != 1),
+        turned=tuple(one for mask in written if (one := mask.image.original) and unseen_turn(one) != 1),
     )
     return written, report
 
