@@ -18,9 +18,10 @@ import numpy as np
 from wss_data.agreement import disagreement
 from wss_data.errors import ImageError, MaskError, StaleMasksError, StoreError, TrainingDataError, WssError
 from wss_data.filters import DROPPED, FILTER_TAGS, GONE, SCREENING_TAGS
-from wss_data.images import read_image, unseen_turn
+from wss_data.images import unseen_turn
 from wss_data.masks import open_mask
 from wss_data.records import ExampleTable
+from wss_train.threads import decoded
 
 if TYPE_CHECKING:
     from wss_data.store.types import Collection
@@ -87,8 +88,9 @@ class RowFacts:
 def inspect_row(image_path: Path | str, mask_path: Path | str | None) -> RowFacts:
     """Read an image and its mask to the last pixel; whatever is wrong with them becomes a reason, never an error."""
     try:
-        height, width = read_image(image_path).shape[:2]
-        facts = RowFacts((width, height))
+        with decoded(image_path) as image:
+            facts = RowFacts((image.shape[1], image.shape[0]))
+            del image
     except ImageError as error:
         facts = RowFacts(None, error.reason)
     if mask_path is None:

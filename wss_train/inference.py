@@ -33,7 +33,7 @@ from wss_data.images import count_pixels, read_image
 from wss_train.arguments import MAX_SCALE
 from wss_train.checkpoints import ModelCard
 from wss_train.models import SegmentationModel, usable_precision
-from wss_train.threads import Room, in_threads
+from wss_train.threads import DECODED, in_threads
 
 FINE_STRIDE = 8
 """Up to this output stride, in pixels, ``GRID_FINE`` is enough."""
@@ -47,9 +47,6 @@ _BUFFERED = 64_000_000
 
 _DECODERS = 4
 """Threads that read and resize images."""
-
-DECODED = Room(100_000_000)
-"""Pixels of images that are decoded side by side: one of the largest that are read, or many small ones."""
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from wss_data.crf import LARGEST_WHOLE, TILE_PIXELS, CrfSettings, backend, dense
 from wss_data.errors import ImageError
 from wss_data.images import read_image, strips
 from wss_data.parallel import default_workers, map_images
-from wss_train.inference import DECODED, Predicted, at_image_size, window_at_image_size
+from wss_train.inference import Predicted, at_image_size, window_at_image_size
 from wss_train.recipes import TrainRecipe
-from wss_train.threads import Room, in_threads
+from wss_train.threads import DECODED, Room, in_threads
 
 SMALLEST_SUPPORT = 0.05
 """A class that reaches this probability nowhere in an image is left out of its CRF, whose cost grows with the classes.

@@ -1,13 +1,13 @@
 """Images that a network is shown again and again during training, to see how it changes."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 
 from wss_data.errors import TrainingDataError
-from wss_data.images import read_image
 from wss_data.masks import read_mask
 from wss_data.records import ExampleTable
 from wss_train.checkpoints import ModelCard
@@ -15,6 +15,7 @@ from wss_train.inference import network_size
 from wss_train.metrics import ConfusionMatrix
 from wss_train.models import SegmentationModel
 from wss_train.signals import cell_centres
+from wss_train.threads import decoded
 
 _BATCH = 8
 """Images of equal size in one pass: without gradients these take less memory than a training step."""
@@ -36,18 +37,25 @@ class Probes:
     def __init__(self, table: ExampleTable, card: ModelCard, masked: bool = False) -> None:
         self.table = table
         self._card = card
-        with ThreadPoolExecutor(4) as pool:
-            images = list(pool.map(read_image, table.image_paths))
         stride, long_side = card.recipe.output_stride, card.recipe.long_side
-        sizes = [network_size(image.shape[0], image.shape[1], long_side, stride) for image in images]
+
+        def look(path: Path | str) -> tuple[tuple[int, int], np.ndarray]:
+            """(height, width) of an image, and what the network sees of it: no more than that is kept."""
+            with decoded(path) as image:
+                height, width = image.shape[:2]
+                return (height, width), _resized(image, network_size(height, width, long_side, stride))
+
+        with ThreadPoolExecutor(4) as pool:
+            looks = list(pool.map(look, table.image_paths))
+        self._images = [seen for _, seen in looks]
+        sizes = [(seen.shape[0], seen.shape[1]) for seen in self._images]
         self._groups: dict[tuple[int, int], list[int]] = {}
         for row, size in enumerate(sizes):
             self._groups.setdefault(size, []).append(row)
-        self._images = [_resized(image, size) for image, size in zip(images, sizes, strict=True)]
         self._truths: list[np.ndarray] = []
         if masked:
-            for row, (image, (height, width)) in enumerate(zip(images, sizes, strict=True)):
-                mask = self._checked_mask(row, image.shape[:2])
+            for row, ((shape, _), (height, width)) in enumerate(zip(looks, sizes, strict=True)):
+                mask = self._checked_mask(row, shape)
                 self._truths.append(cell_centres(mask, (height // stride, width // stride)))
 
     def _checked_mask(self, row: int, size: tuple[int, ...]) -> np.ndarray:
