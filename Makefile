@@ -68,8 +68,9 @@ browser:
 	  apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium >/dev/null; \
 	} || echo "no Chromium: the tests that drive the App will be skipped (apt install chromium)"
 
+# Each process starts a database of its own; the tests of a file stay together, as they share what they built.
 test: lint browser
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' -n logical --maxprocesses 4 --dist loadfile
 
 clean:
 	rm -rf $(VENV) '$(STATE)'
