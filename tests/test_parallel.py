@@ -92,6 +92,14 @@ def test_the_number_of_workers_can_be_set_for_all_commands(monkeypatch):
     assert default_workers() == 3
 
 
+def test_workers_read_a_relative_path_where_the_program_is_now(tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+        monkeypatch.chdir(tmp_path / name)
+        assert list(map_images(Path.read_text, [Path("file")] * 3, workers=2)) == [name] * 3
+
+
 def test_an_error_of_the_function_is_the_callers(dask):
     for place in (workers_on(), workers_on("dask", dask)):
         with place:

@@ -271,7 +271,7 @@ def _name_socket_folder() -> None:
     with _STARTING:
         config = current_process()._config  # type: ignore[attr-defined]
         if config.get("tempdir") is None:
-            folder = config["tempdir"] = str(new_temporary_folder())
+            folder = config["tempdir"] = str(new_temporary_folder(for_socket=True))
             # As multiprocessing removes its own.
             Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=-100)
 

@@ -12,7 +12,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -366,6 +366,22 @@ def _mapped(
                     alone, died = waiting, 0
 
 
+def _begin(parent: int, folder: str) -> None:
+    """What a worker process does first: it ends with its parent, and is where that is."""
+    end_with(parent)
+    # Workers are started where the program was when it was imported, and are kept: ``photos/1.jpg`` would lead
+    # elsewhere, or nowhere. With another folder among these arguments, joblib starts new ones.
+    with suppress(OSError):
+        os.chdir(folder)
+
+
+def _current_folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # removed meanwhile: then only whole paths lead anywhere
+        return "/"
+
+
 def _parallel(where: _Workers, jobs: int) -> Any:
     """A ``joblib.Parallel`` on these workers; the caller's own use of joblib is not touched."""
     from joblib import Parallel, parallel_config
@@ -373,7 +389,7 @@ def _parallel(where: _Workers, jobs: int) -> Any:
     backend = dict(where.backend)
     if where is _HERE:
         # A worker that waits for somebody to read its result would wait for ever if this process were killed.
-        backend |= {"initializer": end_with, "initargs": (os.getpid(),)}
+        backend |= {"initializer": _begin, "initargs": (os.getpid(), _current_folder())}
     with parallel_config(**backend):
         return Parallel(n_jobs=jobs, return_as=where.return_as)
 
