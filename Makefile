@@ -9,6 +9,9 @@ STATE  := $(CURDIR)/.wss
 export WSS_HOME         := $(STATE)/data
 export WSS_DATABASE_DIR := $(STATE)/database
 
+# Status 1: done, but something was left out and reported, such as an image that cannot be read. The road goes on.
+GO_ON := || [ $$? -eq 1 ]
+
 # The demo is short on purpose: fewer iterations than the recipe `cpu`.
 DEMO_ITERATIONS ?= --set generator_iterations=120 --set final_iterations=160
 
@@ -31,7 +34,7 @@ $(VENV)/installed: setup.cfg constraints.txt pyproject.toml
 
 ifdef IMAGES
 demo: install
-	$(BIN)/wss-data build --images '$(IMAGES)' --name '$(or $(NAME),my-images)'
+	$(BIN)/wss-data build --images '$(IMAGES)' --name '$(or $(NAME),my-images)' $(GO_ON)
 	$(BIN)/wss-train generator '$(or $(NAME),my-images)' --recipe cpu $(DEMO_ITERATIONS) --out '$(STATE)/runs/$(or $(NAME),my-images)/generator'
 	@echo; echo "Open the dataset in the FiftyOne App:  make view DATASET='$(or $(NAME),my-images)'"
 else
@@ -44,7 +47,7 @@ endif
 
 ifdef DATA
 voc-animals: install
-	$(BIN)/wss-data build voc_animals --images '$(DATA)/web_animals/images'
+	$(BIN)/wss-data build voc_animals --images '$(DATA)/web_animals/images' $(GO_ON)
 	$(BIN)/wss-data import-target voc_animals '$(DATA)/voc_animals'
 	$(BIN)/wss-train ablation voc-animals voc-animals-target --recipe cpu --out '$(STATE)/runs/voc-animals'
 	@echo; echo "Open the datasets in the FiftyOne App:  make view DATASET=voc-animals"

@@ -92,7 +92,7 @@ def made_by(command: str, folder: Path) -> list[str]:
         text=True,
         check=True,
     ).stdout
-    return [f"wss-{line}" for line in re.findall(r"^\S*/bin/wss-(.*)$", shown, re.MULTILINE)]
+    return [f"wss-{line}" for line in re.findall(r"^\S*/bin/wss-(.*?)(?: \|\| .*)?$", shown, re.MULTILINE)]
 
 
 def draw(folder: Path, names: list[str], side: int = 72) -> None:
