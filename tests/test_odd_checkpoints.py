@@ -5,6 +5,8 @@ import os
 import random
 import resource
 import struct
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -271,7 +273,7 @@ def test_folders_that_only_look_like_snapshots_are_none(tmp_path):
     assert training_states(tmp_path) == []
 
 
-@pytest.mark.parametrize("command", ["predict", "export"])
+@pytest.mark.parametrize("command", ["predict", "export", "masks", "evaluate", "voc-submission"])
 def test_every_command_that_reads_a_checkpoint_ends_with_status_2_and_one_line(command, weights, tmp_path, capsys):
     card = CARD.to_dict()
     card["classes"] = ["a\x1b[31m", "b"]
@@ -283,6 +285,10 @@ def test_every_command_that_reads_a_checkpoint_ends_with_status_2_and_one_line(c
     more = {
         "predict": [str(tmp_path / "photos"), "--out", str(tmp_path / "out")],
         "export": ["--out", str(tmp_path / "m.onnx")],
+        # No dataset is looked for before that.
+        "masks": ["nowhere"],
+        "evaluate": ["nowhere"],
+        "voc-submission": [str(tmp_path / "photos"), "--out", str(tmp_path / "results.tgz")],
     }
     try:
         status = main([command, str(run), *more[command]])
@@ -291,3 +297,13 @@ def test_every_command_that_reads_a_checkpoint_ends_with_status_2_and_one_line(c
     printed = capsys.readouterr()
     assert status == 2 and "\x1b" not in printed.err and "model card" in printed.err
     assert len(printed.err.strip().splitlines()) == 1
+
+
+def test_what_is_no_checkpoint_is_refused_before_torch_is_loaded(tmp_path):
+    script = "import sys; from wss_train.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    ran = subprocess.run(
+        [sys.executable, "-c", script, "predict", tmp_path, tmp_path, "--out", tmp_path / "out"],
+        capture_output=True,
+        text=True,
+    )
+    assert ran.stdout == "2 False\n"

@@ -8,9 +8,12 @@ import yaml
 
 from wss_data.cli import main as data_main
 from wss_data.home import dataset_folder
+from wss_data.ledger import Ledger
 from wss_data.masks import read_mask
 from wss_data.spec import read_spec
+from wss_train.checkpoints import ModelCard, write_model
 from wss_train.cli import main, make_parser
+from wss_train.recipes import preset
 
 CLASSES = list(read_spec("drawn").class_names[:2])
 torch.set_num_threads(1)
@@ -126,7 +129,10 @@ def test_bad_input_is_one_line_that_says_what_to_do(zoo, tmp_path, capsys):
     assert "no masks in a field 'absent'" in refused(
         capsys, "final", "zoo-train-target", "--field", "absent", "--out", out
     )
-    assert "no image with the tag 'test'" in refused(capsys, "masks", out, "zoo-train-target", "--split", "test")
+    model = write_model(
+        {}, ModelCard("generator", tuple(CLASSES), preset("cpu"), 1, False, Ledger()), tmp_path / "model"
+    )
+    assert "no image with the tag 'test'" in refused(capsys, "masks", str(model), "zoo-train-target", "--split", "test")
     assert "no such checkpoint" in refused(capsys, "evaluate", out, "zoo-train-target")
     (tmp_path / "model.safetensors").write_bytes(b"\x80\x04pickle")
     images = str(dataset_folder("zoo-train") / "images")

@@ -43,21 +43,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(make_parser(), arguments)
 
 
-def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
-    """Parse and run one command; turn what can go wrong into one line and an exit status."""
+def run(
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str] | None,
+    check: Callable[[argparse.Namespace], object] = lambda options: None,
+) -> int:
+    """Parse and run one command; turn what can go wrong into one line and an exit status.
+
+    Args:
+        parser: Of the program.
+        arguments: The words of the command line; ``None`` for those of this process.
+        check: Called with the options before the command, to refuse at once what would be refused after slow imports.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file name that is not UTF-8 must not end a command
     # Here, for all that is printed: names of files, titles, authors and addresses may come from strangers.
     with redirect_stdout(CleanStream(sys.stdout)), redirect_stderr(CleanStream(sys.stderr)):
-        return _run(parser, arguments)
+        return _run(parser, arguments, check)
 
 
-def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
+def _run(
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str] | None,
+    check: Callable[[argparse.Namespace], object],
+) -> int:
     try:
         interrupts.interrupt_me()
         options = parser.parse_args(arguments)
         with loss_told():
+            check(options)
             return options.command(options)
     except KeyboardInterrupt:
         print(interrupts.parting_words(parser.prog), file=sys.stderr)

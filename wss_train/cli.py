@@ -30,7 +30,15 @@ from wss_train.processes import only_alone
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    return run(make_parser(), arguments)
+    return run(make_parser(), arguments, check=_check_checkpoint)
+
+
+def _check_checkpoint(options: argparse.Namespace) -> None:
+    """Refuse what is no checkpoint before torch is loaded, which takes seconds."""
+    if (checkpoint := getattr(options, "checkpoint", None)) is not None:
+        from wss_train.checkpoints import read_card
+
+        read_card(checkpoint)
 
 
 def make_parser() -> argparse.ArgumentParser:
