@@ -197,10 +197,12 @@ def kill_when(process: subprocess.Popen, happened, timeout: float = 120) -> None
 
 
 def test_a_build_killed_while_retrieving_and_while_cosegmenting_ends_in_the_same_dataset(database, tmp_path):
-    from wss_data import build, open_dataset
+    from wss_data import open_dataset
 
-    whole = build(DatasetSpec.from_dict(definition("zoo-whole", limit=10)), progress=False)
-
+    # By a process of its own, too: what other tests did to torch in this one must not make a difference.
+    file = tmp_path / "whole.yaml"
+    file.write_text(yaml.safe_dump(definition("zoo-whole", limit=10)))
+    assert (whole := start_build(file)).wait(timeout=240) == 0, whole.stderr.read()
     file = tmp_path / "zoo.yaml"
     file.write_text(yaml.safe_dump(definition("zoo-killed", limit=10)))
     folder = dataset_folder("zoo-killed")
@@ -215,7 +217,10 @@ def test_a_build_killed_while_retrieving_and_while_cosegmenting_ends_in_the_same
     last = start_build(file)
     assert last.wait(timeout=240) == 0, last.stderr.read()
 
-    assert contents(open_dataset("zoo-killed")) == contents(whole)
+    found, wanted = contents(open_dataset("zoo-killed")), contents(open_dataset("zoo-whole"))
+    assert found.keys() == wanted.keys()
+    assert [key for key in wanted if found[key][0] != wanted[key][0]] == [], "numbers and tags"
+    assert [key for key in wanted if found[key][1:] != wanted[key][1:]] == [], "files"
     assert not list(folder.rglob(".writing-*")), "what the killed ones were writing is gone"
 
 
