@@ -229,8 +229,8 @@ def _left_over(out: Path, current: Collection[Path]) -> tuple[Path, ...]:
     return tuple(sorted(path for path in found if path not in current and is_ours(path)))
 
 
-def find_groups(images: Path, out: Path) -> dict[str, Sequence[Path]]:
-    """The groups in a folder: class name -> its image files, both sorted.
+def _find_groups(images: Path, out: Path) -> tuple[dict[str, Sequence[Path]], Listing]:
+    """The groups in a folder: class name -> its image files, both sorted; and all that was found in it.
 
     Args:
         images: Folder of folders of images, or folder of images.
@@ -239,11 +239,6 @@ def find_groups(images: Path, out: Path) -> dict[str, Sequence[Path]]:
     Raises:
         SourceError: As ``cosegment_folder``.
     """
-    return _find_groups(images, out)[0]
-
-
-def _find_groups(images: Path, out: Path) -> tuple[dict[str, Sequence[Path]], Listing]:
-    """The groups, and all that was found below ``images``."""
     if not images.is_dir():
         raise SourceError(f"{images}: there is no such folder of images.")
     if out.absolute().resolve().is_relative_to(images.resolve()):
