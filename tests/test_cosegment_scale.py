@@ -274,7 +274,7 @@ def test_a_run_killed_in_the_middle_of_a_group_goes_on_and_ends_in_the_same_file
     arguments = [sys.executable, "-c", SLOW_RUN, str(tmp_path / "in"), str(out), str(Path(__file__).parent)]
     process = subprocess.Popen(arguments)
     end = time.monotonic() + 60
-    while len(list(out.glob("cow/*.png"))) < 7 and time.monotonic() < end:
+    while len(list(out.glob("cow/[!.]*.png"))) < 7 and time.monotonic() < end:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
