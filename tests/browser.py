@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-_VIEW = "import sys; from wss_data.cli import main; sys.exit(main(['view', sys.argv[1], '--port', sys.argv[2]]))"
+_VIEW = (
+    "import sys; from wss_data.commands.cli import main; sys.exit(main(['view', sys.argv[1], '--port', sys.argv[2]]))"
+)
 _START_SECONDS = 120.0
 _SEEN = "localStorage.setItem('fiftyone-enterprise-tooltip-seen', '1')"
 """FiftyOne's advertisement, which lies over the grid at the first visit."""

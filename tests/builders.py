@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from wss_data import store
-from wss_data.home import dataset_folder
-from wss_data.images import write_jpeg
+from wss_data.cosegmentation.quality import mask_quality
+from wss_data.imaging.images import write_jpeg
+from wss_data.imaging.masks import write_mask
 from wss_data.ledger import Ledger, Supervision, UsedFor
-from wss_data.masks import write_mask
-from wss_data.quality import mask_quality
 from wss_data.records import ImageRecord, Provenance
+from wss_data.runtime.home import dataset_folder
 from wss_data.spec import DatasetSpec
 
 W, H = 40, 30

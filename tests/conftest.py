@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from wss_data import database as database_module
-from wss_data import database_watcher
+from wss_data.runtime import database as database_module
+from wss_data.runtime import database_watcher
 
 # A shell starts its background jobs with the interrupt ignored, which all that these tests start would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)

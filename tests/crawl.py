@@ -25,13 +25,13 @@ class Listed:
         self.urls = urls
 
     def state(self) -> Any:
-        from wss_data.sources.base import SourceState
+        from wss_data.retrieval.sources.base import SourceState
 
         return SourceState("ready", "")
 
     def search(self, wanted: Any, limit: int | None, pages: Any) -> Any:
         from wss_data.records import Provenance
-        from wss_data.sources.base import Hit
+        from wss_data.retrieval.sources.base import Hit
 
         for source_id, url in pages.answer("list", lambda: self.urls).items():
             yield Hit(wanted.name, Provenance(self.name, source_id, image_url=url))
@@ -61,8 +61,8 @@ def peak_mib() -> float:
 
 def main() -> None:
     """Crawl."""
-    from wss_data.journal import Journal
-    from wss_data.retrieve import retrieve
+    from wss_data.retrieval.journal import Journal
+    from wss_data.retrieval.retrieve import retrieve
     from wss_data.spec import DatasetSpec, SourceSpec
 
     plan = json.loads(Path(sys.argv[1]).read_text())

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from wss_data.imaging.masks import write_mask
 from wss_data.ledger import Ledger, Supervision, UsedFor
-from wss_data.masks import write_mask
 from wss_data.records import ExampleTable
 from wss_train.models import ModelOutput
 from wss_train.recipes import preset, with_values

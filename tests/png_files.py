@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wss_data.masks import voc_palette
+from wss_data.imaging.masks import voc_palette
 
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 BLACK, WHITE, GREY_128 = (0, 0, 0), (255, 255, 255), (128, 128, 128)

@@ -8,7 +8,7 @@ import numpy as np
 from wss_data.cosegmentation import folder
 from wss_data.cosegmentation.base import Segmented
 from wss_data.ledger import Ledger
-from wss_data.parallel import map_images
+from wss_data.runtime.parallel import map_images
 
 
 class QuickEngine:

@@ -7,12 +7,12 @@ import pytest
 from pictures import LEARNS
 
 from wss_data.errors import RecipeError
-from wss_data.images import read_image
+from wss_data.imaging.images import read_image
 from wss_data.spec import DatasetSpec, read_spec
-from wss_train.ablation import ROWS, SECOND_ROUND, context, paper_row, run_ablation
-from wss_train.published import VOC_CLASSES
 from wss_train.recipes import with_values
-from wss_train.seeds import run_ablation_over_seeds
+from wss_train.reports.ablation import ROWS, SECOND_ROUND, context, paper_row, run_ablation
+from wss_train.reports.published import VOC_CLASSES
+from wss_train.reports.seeds import run_ablation_over_seeds
 
 CLASSES = list(read_spec("drawn").class_names[:2])
 RECIPE = with_values(LEARNS, {"scales": "0.7,1.0"})

@@ -10,9 +10,9 @@ from fake_service import HTML, FakeService, KeptPages, Reply
 from virtual_clock import VirtualClock
 
 from wss_data.errors import SourceUnavailable
-from wss_data.sources import api as api_module
-from wss_data.sources.api import Api, Pace, Refused, retry_after
-from wss_data.sources.base import Forgetful
+from wss_data.retrieval.sources import api as api_module
+from wss_data.retrieval.sources.api import Api, Pace, Refused, retry_after
+from wss_data.retrieval.sources.base import Forgetful
 
 SECRET = "canary-5e1ec7ed-secret"
 

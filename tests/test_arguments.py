@@ -4,12 +4,12 @@ from functools import cache
 
 import pytest
 
-from wss_data import cli as data_cli
-from wss_data.arguments import natural, number, positive, share
+from wss_data.commands import cli as data_cli
+from wss_data.commands.arguments import natural, number, positive, share
 from wss_data.errors import RecipeError, SourceError, WorkerError
-from wss_data.files import expanded
-from wss_data.parallel import default_workers
-from wss_train import cli as train_cli
+from wss_data.runtime.files import expanded
+from wss_data.runtime.parallel import default_workers
+from wss_train.commands import cli as train_cli
 from wss_train.inference import device_of
 
 PARSERS = {"wss-data": data_cli.make_parser, "wss-train": train_cli.make_parser}

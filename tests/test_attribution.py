@@ -9,10 +9,10 @@ import pytest
 from builders import make_web
 
 from wss_data import store
-from wss_data.attribution import Credit, credit, markdown, page, table, write_attribution
-from wss_data.cells import text_cell
 from wss_data.errors import StoreError
+from wss_data.reading.cells import text_cell
 from wss_data.records import Provenance
+from wss_data.sharing.attribution import Credit, credit, markdown, page, table, write_attribution
 from wss_data.store.provenance import ImageRow
 
 ANN = Provenance(

@@ -10,8 +10,8 @@ from browser import app, choose_view, page_of, pixels, run_operator, select_imag
 from builders import ENGINE, definition, mask_values, record
 
 from wss_data import store
-from wss_data.images import list_images, read_image, resize_longest_side, write_jpeg
-from wss_data.masks import voc_palette
+from wss_data.imaging.images import list_images, read_image, resize_longest_side, write_jpeg
+from wss_data.imaging.masks import voc_palette
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("database")]
 

@@ -11,14 +11,14 @@ import yaml
 from builders import ENGINE, definition, make_web, target_definition, write_target
 
 from wss_data import store
-from wss_data.attribution import Credit
-from wss_data.card import may_be_shown, write_card
-from wss_data.card_facts import ClassFacts, Facts, dataset_facts
-from wss_data.card_text import card_text, weaknesses
-from wss_data.cli import main
+from wss_data.commands.cli import main
 from wss_data.errors import StoreError
 from wss_data.ledger import Ledger, Supervision, UsedFor
-from wss_data.manifest import read_manifest
+from wss_data.sharing.attribution import Credit
+from wss_data.sharing.card import may_be_shown, write_card
+from wss_data.sharing.card_content import card_text, weaknesses
+from wss_data.sharing.card_facts import ClassFacts, Facts, dataset_facts
+from wss_data.sharing.manifest import read_manifest
 from wss_data.spec import FilterSpec
 
 CATS = ClassFacts("cat", ("cat", "kitten"), 100, 80, {"too_small": 20}, {"gone": 3}, 0.37)

@@ -6,9 +6,9 @@ from test_changed_files import SPEC, Build
 
 from wss_data import store
 from wss_data.errors import StoreError
-from wss_data.home import dataset_folder
-from wss_data.journal import Journal
 from wss_data.pipeline import build
+from wss_data.retrieval.journal import Journal
+from wss_data.runtime.home import dataset_folder
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ from builders import SHARES, make_web
 from web_server import photo
 
 from wss_data import store
-from wss_data.filters import GONE, KEPT, decide, is_left_out
-from wss_data.images import encode_jpeg, write_jpeg
-from wss_data.journal import Journal
+from wss_data.filtering.filters import GONE, KEPT, decide, is_left_out
+from wss_data.imaging.images import encode_jpeg, write_jpeg
 from wss_data.records import Provenance
-from wss_data.retrieve import retrieve
-from wss_data.sources.base import make_source
-from wss_data.sources.folder import FolderSource
+from wss_data.retrieval.journal import Journal
+from wss_data.retrieval.retrieve import retrieve
+from wss_data.retrieval.sources.base import make_source
+from wss_data.retrieval.sources.folder import FolderSource
 from wss_data.spec import DatasetSpec, FilterSpec, SourceSpec
 
 SPEC = DatasetSpec.from_dict({"name": "zoo", "classes": ["cat", "cow"], "longest_side": 64, "sources": ["folder"]})

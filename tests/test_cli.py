@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import yaml
 
-from wss_data.cli import main, make_parser
-from wss_data.home import dataset_folder
-from wss_data.masks import read_mask, write_foreground
+from wss_data.commands.cli import main, make_parser
+from wss_data.imaging.masks import read_mask, write_foreground
+from wss_data.runtime.home import dataset_folder
 from wss_data.spec import read_spec
 
 CLASSES = list(read_spec("drawn").class_names[:2])

@@ -8,11 +8,11 @@ from test_cli import refused
 from web_server import WebServer, jpeg, photo, picture, refusal
 
 from wss_data import open_dataset
-from wss_data.cli import main
-from wss_data.home import dataset_folder
-from wss_data.images import write_jpeg
+from wss_data.commands.cli import main
+from wss_data.imaging.images import write_jpeg
 from wss_data.records import Provenance
-from wss_data.sources.base import SOURCES, Hit, SourceState
+from wss_data.retrieval.sources.base import SOURCES, Hit, SourceState
+from wss_data.runtime.home import dataset_folder
 
 
 class Museum:
@@ -92,7 +92,7 @@ def test_leaks_are_listed_and_a_dry_run_changes_nothing(museum, tmp_path, capsys
 
 
 def test_a_manifest_is_built_again_and_every_picture_is_accounted_for(museum, tmp_path, capsys, monkeypatch):
-    from wss_data import rebuild as module
+    from wss_data.sharing import rebuild as module
     from wss_data.spec import DownloadSpec
 
     _, server = museum

@@ -19,8 +19,8 @@ from wss_data.cosegmentation.common import (
 from wss_data.cosegmentation.discriminant import centred_gaussian
 from wss_data.cosegmentation.score import jaccard
 from wss_data.errors import CosegmentationError
-from wss_data.images import list_images, read_image
-from wss_data.masks import read_mask
+from wss_data.imaging.images import list_images, read_image
+from wss_data.imaging.masks import read_mask
 
 
 def pictures(count, seed=0, height=48, width=64):

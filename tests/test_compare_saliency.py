@@ -3,12 +3,12 @@ import pytest
 from pictures import disc
 from PIL import Image
 
-from wss_data.cli import main
+from wss_data.commands.cli import main
 from wss_data.cosegmentation.compare import SaliencyComparison, compare_saliency, saliency_picture
 from wss_data.cosegmentation.saliency import BASELINES
 from wss_data.errors import CosegmentationError, MaskError, SourceError
-from wss_data.images import read_image, write_jpeg
-from wss_data.masks import write_foreground
+from wss_data.imaging.images import read_image, write_jpeg
+from wss_data.imaging.masks import write_foreground
 
 QUICK = {"common": {"long_side": 64, "refine_long_side": 48}}
 

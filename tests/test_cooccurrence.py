@@ -11,11 +11,11 @@ from PIL import Image
 
 from wss_data import store
 from wss_data.errors import TrainingDataError
+from wss_data.imaging.masks import write_mask
 from wss_data.ledger import Ledger
-from wss_data.masks import write_mask
 from wss_data.records import ExampleTable
-from wss_train.cli import main
-from wss_train.cooccurrence import (
+from wss_train.commands.cli import main
+from wss_train.reports.cooccurrence import (
     boundary_lengths,
     cooccurrence,
     counts_together,

@@ -10,8 +10,8 @@ from wss_data.cosegmentation import folder as folder_module
 from wss_data.cosegmentation.base import Segmented
 from wss_data.cosegmentation.folder import cosegment_folder
 from wss_data.errors import CosegmentationError, SourceError
+from wss_data.imaging.masks import read_mask
 from wss_data.ledger import Ledger
-from wss_data.masks import read_mask
 
 
 class BrightEngine:

@@ -17,17 +17,17 @@ from PIL import Image
 from test_full_disk import full_disk
 
 from wss_data import pipeline, store
-from wss_data.cli import main, make_parser
+from wss_data.commands.cli import main, make_parser
 from wss_data.cosegmentation import folder
 from wss_data.cosegmentation.base import ImageFiles, Segmented
 from wss_data.cosegmentation.common import CommonEngine
 from wss_data.cosegmentation.folder import cosegment_folder
 from wss_data.errors import CosegmentationError, SpecError, StoreError
-from wss_data.filters import UNREADABLE
-from wss_data.home import dataset_folder
+from wss_data.filtering.filters import UNREADABLE
+from wss_data.imaging.masks import read_mask
 from wss_data.ledger import Ledger
-from wss_data.masks import read_mask
-from wss_data.parallel import map_images, workers_on
+from wss_data.runtime.home import dataset_folder
+from wss_data.runtime.parallel import map_images, workers_on
 
 
 class BrightEngine:
@@ -359,7 +359,7 @@ def test_a_stored_dataset_is_cosegmented_again_with_other_settings_and_filtered_
 
 
 def test_only_a_dataset_of_web_images_that_nobody_builds_is_cosegmented_again(database):
-    from wss_data.files import only_one
+    from wss_data.runtime.files import only_one
 
     dataset = make_web("scale-locked")
     with only_one(dataset_folder("scale-locked") / "lock"), pytest.raises(StoreError, match="another process"):

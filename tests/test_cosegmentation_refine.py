@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from wss_data.cosegmentation.refine import (
+from wss_data.cosegmentation.self_training import (
     CellNetwork,
     TeachSettings,
     fold_numbers,

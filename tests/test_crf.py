@@ -7,11 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
-from wss_data.crf import VARIABLE, CrfSettings, backend, dense_crf
+from wss_data.crf.dense_crf import VARIABLE, CrfSettings, backend, dense_crf
 from wss_data.errors import WssError
-from wss_data.images import read_image
-from wss_data.masks import read_mask
-from wss_data.parallel import map_images
+from wss_data.imaging.images import read_image
+from wss_data.imaging.masks import read_mask
+from wss_data.runtime.parallel import map_images
 
 needs_pydensecrf = pytest.mark.skipif(
     importlib.util.find_spec("pydensecrf") is None, reason="pydensecrf is not installed"
@@ -209,7 +209,7 @@ def test_the_built_in_crf_works_where_pydensecrf_is_missing_and_loads_numba_only
 import sys
 sys.modules["pydensecrf"] = None
 import numpy as np
-from wss_data.crf import dense_crf
+from wss_data.crf.dense_crf import dense_crf
 assert "numba" not in sys.modules
 dense_crf(np.full((2, 4, 4), 0.5), np.zeros((4, 4, 3), np.uint8))
 print("numba" in sys.modules)

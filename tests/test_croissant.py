@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from test_card import FACTS
 
-from wss_data.card import IMAGE_COLUMNS
-from wss_data.croissant import croissant
+from wss_data.sharing.card import IMAGE_COLUMNS
+from wss_data.sharing.croissant import croissant
 
 
 @pytest.fixture

@@ -3,7 +3,13 @@ from itertools import product
 import numpy as np
 import pytest
 
-from wss_data.cosegmentation.cut import NEIGHBOURS, colour_log_ratio, graph_cut, minimum_cut, neighbour_weights
+from wss_data.cosegmentation.cut import (
+    NEIGHBOURS,
+    colour_log_ratio,
+    graph_cut,
+    minimum_cut,
+    neighbour_weights,
+)
 
 
 def energy(mask, unary, weights):

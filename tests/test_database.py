@@ -14,8 +14,8 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
-from wss_data import database, database_watcher
 from wss_data.errors import StoreError
+from wss_data.runtime import database, database_watcher
 
 USE = """
 import sys

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wss_data import decoding
-from wss_data.decoding import Decoded, DecodePool, decode_to_file, perceptual_hash
 from wss_data.errors import ImageError
-from wss_data.files import atomic_path
-from wss_data.images import decode_image, encode_jpeg, read_image, resize_longest_side
+from wss_data.imaging.images import decode_image, encode_jpeg, read_image, resize_longest_side
+from wss_data.retrieval import decode_pool as decoding
+from wss_data.retrieval.decode_pool import Decoded, DecodePool, decode_to_file, perceptual_hash
+from wss_data.runtime.files import atomic_path
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -264,7 +264,7 @@ def test_a_script_is_not_run_again_by_the_workers(tmp_path):
         import sys
         sys.path.insert(0, {str(ROOT)!r})
         from pathlib import Path
-        from wss_data.decoding import DecodePool
+        from wss_data.retrieval.decode_pool import DecodePool
         print("script")
         with DecodePool(workers=1) as pool:
             print(pool.submit(b"", "picture", Path({str(tmp_path)!r}), 340).exception().reason)

@@ -5,10 +5,10 @@ import pytest
 from builders import make_web
 
 from wss_data import store
-from wss_data.cli import main
+from wss_data.commands.cli import main
 from wss_data.cosegmentation.common import CommonEngine
-from wss_data.descriptors import network_name, oddness
 from wss_data.errors import StoreError
+from wss_data.filtering.oddness import network_name, oddness
 from wss_data.store.descriptors import DESCRIPTOR, MAP, NETWORK, ODD_VIEW, ODDNESS, SIMILAR
 
 
@@ -38,7 +38,7 @@ def test_blocks_of_rows_give_what_one_block_gives(monkeypatch):
     vectors = np.random.default_rng(0).normal(size=(50, 8))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     whole = oddness(vectors)
-    monkeypatch.setattr("wss_data.descriptors._ROWS", 7)
+    monkeypatch.setattr("wss_data.filtering.oddness._ROWS", 7)
     np.testing.assert_allclose(oddness(vectors), whole, atol=1e-6)
 
 
@@ -131,8 +131,8 @@ def test_what_cannot_be_embedded_is_refused(database):
 def test_wrong_images_among_photographs_of_an_animal_are_odd(test_data):
     """Twenty cats and four images of nothing in particular: three of these are among the four oddest."""
     from wss_data.cosegmentation.base import ImageFiles
-    from wss_data.descriptors import describe_images
-    from wss_data.images import list_images
+    from wss_data.filtering.oddness import describe_images
+    from wss_data.imaging.images import list_images
 
     cats = list_images(test_data / "web_animals" / "images" / "cat")[:20]
     noise = list_images(test_data / "caltech_web" / "images" / "_noise")[:4]

@@ -1,13 +1,7 @@
 import numpy as np
 import pytest
 
-from wss_data.cosegmentation.discriminant import (
-    centred_gaussian,
-    discriminant,
-    project,
-    standardised,
-    target_sums,
-)
+from wss_data.cosegmentation.discriminant import centred_gaussian, discriminant, project, standardised, target_sums
 from wss_data.errors import CosegmentationError
 
 

@@ -12,11 +12,11 @@ from png_files import kinds
 
 from wss_data import store
 from wss_data.errors import StoreError, TrainingDataError
-from wss_data.masks import read_mask, voc_palette, write_mask
-from wss_train import doctor
-from wss_train.cli import main
+from wss_data.imaging.masks import read_mask, voc_palette, write_mask
+from wss_train.commands.cli import main
 from wss_train.models import build_model
 from wss_train.recipes import with_values
+from wss_train.reports import doctor
 
 KINDS = kinds()
 

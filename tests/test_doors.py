@@ -16,14 +16,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 DOORS = {
     "fiftyone": {"wss_data/store/", "wss_data/plugin/"},
-    "flickrapi": {"wss_data/sources/flickr.py"},
-    "icrawler": {"wss_data/sources/google.py"},
-    "pydensecrf": {"wss_data/crf.py"},
-    "numba": {"wss_data/permutohedral.py"},
-    "joblib": {"wss_data/parallel.py"},
-    "dask": {"wss_data/parallel.py"},
-    "distributed": {"wss_data/parallel.py"},
-    "ray": {"wss_data/parallel.py"},
+    "flickrapi": {"wss_data/retrieval/sources/flickr.py"},
+    "icrawler": {"wss_data/retrieval/sources/google.py"},
+    "pydensecrf": {"wss_data/crf/dense_crf.py"},
+    "numba": {"wss_data/crf/permutohedral.py"},
+    "joblib": {"wss_data/runtime/parallel.py"},
+    "dask": {"wss_data/runtime/parallel.py"},
+    "distributed": {"wss_data/runtime/parallel.py"},
+    "ray": {"wss_data/runtime/parallel.py"},
 }
 
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from wss_data.errors import SourceError
-from wss_data.images import decode_image
-from wss_data.masks import read_mask
-from wss_data.sources.base import Forgetful, make_source
-from wss_data.sources.drawing import textures
-from wss_data.sources.drawing.canvas import Canvas, Light, Paint, Part, coverage, relief
-from wss_data.sources.drawing.geometry import ribbon, smooth
-from wss_data.sources.drawing.scene import is_wrong_image
-from wss_data.sources.drawn import (
+from wss_data.imaging.images import decode_image
+from wss_data.imaging.masks import read_mask
+from wss_data.retrieval.sources.base import Forgetful, make_source
+from wss_data.retrieval.sources.drawing import textures
+from wss_data.retrieval.sources.drawing.canvas import Canvas, Light, Paint, Part, coverage, relief
+from wss_data.retrieval.sources.drawing.geometry import ribbon, smooth
+from wss_data.retrieval.sources.drawing.scene import is_wrong_image
+from wss_data.retrieval.sources.drawn import (
     DRAWN_CLASSES,
     Drawing,
     DrawnSource,
@@ -44,8 +44,8 @@ def test_a_picture_is_the_same_in_another_process_and_in_another_order():
     wanted = [("car", 3), ("bird", 0), ("car", 1)]
     script = (
         "import sys, hashlib\n"
-        "from wss_data.sources.base import Forgetful\n"
-        "from wss_data.sources.drawn import DrawnSource\n"
+        "from wss_data.retrieval.sources.base import Forgetful\n"
+        "from wss_data.retrieval.sources.drawn import DrawnSource\n"
         "from wss_data.spec import ClassSpec\n"
         "for name, index in [('car', 1), ('bird', 0), ('car', 3)]:\n"
         "    hit = list(DrawnSource(7).search(ClassSpec(1, name, (name,)), index + 1, Forgetful()))[index]\n"

@@ -4,8 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from wss_data.decoding import perceptual_hash
-from wss_data.duplicates import (
+from wss_data.filtering.duplicates import (
     Screened,
     find_leaks,
     find_repeats,
@@ -16,7 +15,8 @@ from wss_data.duplicates import (
     near_pairs,
     thumbnail,
 )
-from wss_data.images import decode_image, encode_jpeg, read_image, resize_longest_side
+from wss_data.imaging.images import decode_image, encode_jpeg, read_image, resize_longest_side
+from wss_data.retrieval.decode_pool import perceptual_hash
 
 
 def slow_pairs(hashes, max_distance):

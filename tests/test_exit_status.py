@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from web_server import photo
 
-from wss_data.cli import main
-from wss_data.images import write_jpeg
-from wss_data.masks import write_foreground
+from wss_data.commands.cli import main
+from wss_data.imaging.images import write_jpeg
+from wss_data.imaging.masks import write_foreground
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "commands.md"
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from wss_data.errors import StoreError
-from wss_data.export import ExportRow, new_folder, write_folders, write_voc
-from wss_data.images import read_image, write_jpeg
+from wss_data.imaging.images import read_image, write_jpeg
+from wss_data.imaging.masks import read_mask, write_mask
 from wss_data.ledger import Ledger, Supervision, UsedFor
-from wss_data.masks import read_mask, write_mask
+from wss_data.sharing.layouts import ExportRow, new_folder, write_folders, write_voc
 
 LEDGER = Ledger().add("labels", Supervision.IMAGE_LEVEL, UsedFor.TRAINING)
 

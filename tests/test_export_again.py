@@ -10,15 +10,15 @@ import pytest
 from builders import ENGINE, make_web
 
 from wss_data import build, store
-from wss_data.cli import main
+from wss_data.commands.cli import main
 from wss_data.errors import MaskError, StoreError
-from wss_data.home import dataset_folder
+from wss_data.imaging.masks import read_mask, write_mask
 from wss_data.ledger import Ledger, Supervision, UsedFor
-from wss_data.manifest import read_manifest, write_manifest
-from wss_data.masks import read_mask, write_mask
-from wss_data.reimport import import_dataset
+from wss_data.runtime.home import dataset_folder
+from wss_data.sharing.export import LAYOUTS, export_dataset
+from wss_data.sharing.import_dataset import import_dataset
+from wss_data.sharing.manifest import read_manifest, write_manifest
 from wss_data.store.provenance import image_rows
-from wss_data.store.sharing import LAYOUTS
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -42,7 +42,7 @@ def web(database):
 def exports(web, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exports")
     for layout in LAYOUTS:
-        assert store.export_dataset(web, folder / layout, layout=layout) == 2
+        assert export_dataset(web, folder / layout, layout=layout) == 2
     return folder
 
 
@@ -78,7 +78,7 @@ def test_another_layout_is_refused_with_the_way_to_export_for_reading_back(expor
 
 def test_a_second_round_trip_changes_nothing(exports, tmp_path):
     import_dataset(exports / "voc", "again-once")
-    store.export_dataset(store.open_dataset("again-once"), tmp_path / "voc", layout="voc")
+    export_dataset(store.open_dataset("again-once"), tmp_path / "voc", layout="voc")
     for path in (exports / "voc" / "SegmentationClass").iterdir():
         assert np.array_equal(read_mask(path), read_mask(tmp_path / "voc" / "SegmentationClass" / path.name))
     first, second = (read_manifest(folder / "manifest.jsonl.gz") for folder in (exports / "voc", tmp_path / "voc"))
@@ -92,7 +92,7 @@ def test_a_dataset_that_exists_is_left_alone(web, exports):
 
 
 def test_a_wrong_mask_is_told_before_anything_is_stored(web, tmp_path):
-    store.export_dataset(web, tmp_path / "out", layout="voc")
+    export_dataset(web, tmp_path / "out", layout="voc")
     (path,) = (tmp_path / "out" / "SegmentationClass").glob("cow_*")
     write_mask(np.full((30, 40), 7, np.uint8), path)
     with pytest.raises(MaskError, match="holds 7, wanted are"):
@@ -114,7 +114,7 @@ def test_an_import_that_fails_half_way_leaves_nothing(exports, monkeypatch):
 
 
 def test_a_mask_edited_in_the_export_is_the_one_that_comes_back(web, tmp_path):
-    store.export_dataset(web, tmp_path / "out", layout="voc")
+    export_dataset(web, tmp_path / "out", layout="voc")
     (path,) = (tmp_path / "out" / "SegmentationClass").glob("cow_*")
     edited = np.zeros((30, 40), np.uint8)
     edited[:6] = 2
@@ -136,7 +136,7 @@ def test_no_path_of_this_machine_is_in_an_export(layout, tmp_path, monkeypatch):
     dataset = make_web(f"again-private-{layout}")
     entry = Ledger().add("masks imported from /home/somebody/masks", Supervision.UNKNOWN, UsedFor.COSEGMENTATION)
     store.set_ledger(dataset, "cosegmentation", entry)
-    store.export_dataset(dataset, tmp_path / "out", layout=layout)
+    export_dataset(dataset, tmp_path / "out", layout=layout)
     for path in (tmp_path / "out").rglob("*"):
         if path.suffix in (".json", ".jsonl", ".csv", ".md", ".txt"):
             text = path.read_text()
@@ -180,7 +180,7 @@ def test_real_photographs_with_computed_masks_come_back(test_data, tmp_path):
     spec = builders.definition("again-real", filters={"min_foreground": 0.01})
     dataset = build(spec, images=tmp_path / "photos", progress=False)
     kept = image_rows(dataset.match_tags("kept"))
-    store.export_dataset(dataset, tmp_path / "out", layout="voc")
+    export_dataset(dataset, tmp_path / "out", layout="voc")
     assert import_dataset(tmp_path / "out", "again-real-voc").passed_over == ()
     after = image_rows(store.open_dataset("again-real-voc"))
     assert len(after) == len(kept) > 0

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from wss_data.export import ExportRow, write_coco
-from wss_data.export.coco import annotations_of, encode_rle
-from wss_data.images import write_jpeg
+from wss_data.imaging.images import write_jpeg
+from wss_data.imaging.masks import write_mask
 from wss_data.ledger import Ledger
-from wss_data.masks import write_mask
 from wss_data.records import Provenance
+from wss_data.sharing.layouts import ExportRow, write_coco
+from wss_data.sharing.layouts.coco import annotations_of, encode_rle
 
 coco = pytest.importorskip("pycocotools.mask")
 

@@ -7,12 +7,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from wss_data.export import ExportRow, write_huggingface
-from wss_data.export.huggingface import licence_keys, size_category
-from wss_data.images import write_jpeg
+from wss_data.imaging.images import write_jpeg
+from wss_data.imaging.masks import write_mask
 from wss_data.ledger import Ledger
-from wss_data.masks import write_mask
 from wss_data.records import Provenance
+from wss_data.sharing.layouts import ExportRow, write_huggingface
+from wss_data.sharing.layouts.huggingface import licence_keys, size_category
 
 
 def rows_of(folder, splits):

@@ -13,10 +13,17 @@ from wss_data.errors import WssError
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_train.backbones import build_backbone
 from wss_train.checkpoints import ModelCard, write_model
-from wss_train.cli import main
+from wss_train.commands.cli import main
 from wss_train.data import DataSummary
-from wss_train.export import TOLERANCE, HalvingConvolution, PixelModel, export_model, largest_difference, traceable
-from wss_train.model_readme import model_readme, write_model_readme
+from wss_train.export import (
+    TOLERANCE,
+    HalvingConvolution,
+    PixelModel,
+    export_model,
+    largest_difference,
+    traceable,
+)
+from wss_train.model_card import model_readme, write_model_readme
 from wss_train.models import build_model, load_model
 from wss_train.recipes import preset, with_values
 
@@ -270,7 +277,7 @@ def test_somebodys_words_break_no_table():
 
 
 def test_the_python_of_the_page_runs(run, monkeypatch):
-    from wss_data.images import write_jpeg
+    from wss_data.imaging.images import write_jpeg
 
     monkeypatch.chdir(run)
     write_jpeg(np.full((20, 30, 3), 90, np.uint8), run / "photo.jpg")

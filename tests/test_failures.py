@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from pictures import rectangles
 
-from wss_data.images import read_image
-from wss_data.masks import read_mask, write_mask
-from wss_train.failures import Failure, failures_of, write_failures
+from wss_data.imaging.images import read_image
+from wss_data.imaging.masks import read_mask, write_mask
+from wss_train.reports.failures import Failure, failures_of, write_failures
 
 CAT, DOG, VOID = 1, 2, 255
 

@@ -8,8 +8,8 @@ import pytest
 from crawl import environment, stored, write_plan
 from fault_server import CASES, FaultProcess
 
-from wss_data.images import read_image
-from wss_data.journal import Journal
+from wss_data.imaging.images import read_image
+from wss_data.retrieval.journal import Journal
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from raw_server import RawServer
 from virtual_clock import VirtualClock
 
 import wss_data
-from wss_data import network
 from wss_data.errors import DownloadError, SpecError
-from wss_data.fetch import Fetched, Fetcher, FetchSettings, _retry_after, user_agent
-from wss_data.robots import FIRST_TROUBLE_S
+from wss_data.retrieval import network
+from wss_data.retrieval.fetch import Fetched, Fetcher, FetchSettings, _retry_after, user_agent
+from wss_data.retrieval.robots import FIRST_TROUBLE_S
 
 JPEG = pictures.jpeg("fetch")
 
@@ -331,7 +331,9 @@ def test_a_contact_that_cannot_stand_in_a_header_is_refused(contact):
 
 
 def test_importing_the_settings_loads_no_network_library():
-    code = "import wss_data.fetch, sys; print({'urllib3', 'requests', 'protego', 'certifi'} & set(sys.modules))"
+    code = (
+        "import wss_data.retrieval.fetch, sys; print({'urllib3', 'requests', 'protego', 'certifi'} & set(sys.modules))"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 

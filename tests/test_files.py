@@ -1,6 +1,6 @@
 import pytest
 
-from wss_data.files import atomic_path, only_one, remove_unfinished, write_json, write_text
+from wss_data.runtime.files import atomic_path, only_one, remove_unfinished, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from wss_data.filters import (
+from wss_data.filtering.filters import (
     BY_VERDICT,
     KEPT,
     LOW_CONFIDENCE,

@@ -14,11 +14,11 @@ from fake_flickr import KEY, SECRET, FakeFlickr, Photo, many_photos
 from virtual_clock import VirtualClock
 
 from wss_data.errors import SourceError, SourceUnavailable
-from wss_data.sources import flickr
-from wss_data.sources.base import Forgetful, Hit, Pages, make_source
-from wss_data.sources.flickr import FlickrSource
-from wss_data.sources.flickr_pager import Walk
-from wss_data.sources.licences import FLICKR_LICENCES
+from wss_data.retrieval.sources import flickr
+from wss_data.retrieval.sources.base import Forgetful, Hit, Pages, make_source
+from wss_data.retrieval.sources.flickr import FlickrSource
+from wss_data.retrieval.sources.flickr_pager import Walk
+from wss_data.retrieval.sources.licences import FLICKR_LICENCES
 from wss_data.spec import ClassSpec
 
 CAT = ClassSpec(1, "cat", ("cat",))
@@ -592,7 +592,7 @@ def test_an_option_that_makes_no_sense_is_an_error_though_flickr_would_accept_it
 
 def test_flickrapi_is_loaded_only_when_flickr_is_asked():
     code = (
-        "import sys; from wss_data.sources.flickr import FlickrSource; FlickrSource().state();"
+        "import sys; from wss_data.retrieval.sources.flickr import FlickrSource; FlickrSource().state();"
         "print(*{'flickrapi', 'requests', 'oauthlib'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 from web_server import WebServer, jpeg, picture, refusal
 
 from wss_data import build, store
-from wss_data import forget as forget_module
 from wss_data.errors import SourceError, SpecError, StoreError
-from wss_data.files import only_one
-from wss_data.forget import forget
-from wss_data.home import dataset_folder
-from wss_data.journal import Entry, Journal, secret_of
-from wss_data.manifest import read_manifest
-from wss_data.masks import write_mask
+from wss_data.imaging.masks import write_mask
 from wss_data.records import Provenance
-from wss_data.sources.folder import read_provenance
+from wss_data.retrieval.journal import Entry, Journal, secret_of
+from wss_data.retrieval.sources.folder import read_provenance
+from wss_data.runtime.files import only_one
+from wss_data.runtime.home import dataset_folder
+from wss_data.sharing import forget as forget_module
+from wss_data.sharing.forget import forget
+from wss_data.sharing.manifest import read_manifest
 from wss_data.spec import DatasetSpec
 from wss_data.store.provenance import image_rows
 

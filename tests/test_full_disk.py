@@ -8,17 +8,17 @@ import pytest
 from builders import make_web
 from limits import full_disk
 
-from wss_data.attribution import write_attribution
-from wss_data.decoding import decode_to_file
 from wss_data.errors import StoreError
-from wss_data.files import write_bytes, write_json, write_text
-from wss_data.images import encode_jpeg, write_jpeg
-from wss_data.journal import Entry, Journal
-from wss_data.manifest import write_manifest
-from wss_data.masks import write_mask
+from wss_data.imaging.images import encode_jpeg, write_jpeg
+from wss_data.imaging.masks import write_mask
 from wss_data.pipeline import write_dataset_pictures
 from wss_data.records import Provenance
-from wss_data.sources.base import Hit
+from wss_data.retrieval.decode_pool import decode_to_file
+from wss_data.retrieval.journal import Entry, Journal
+from wss_data.retrieval.sources.base import Hit
+from wss_data.runtime.files import write_bytes, write_json, write_text
+from wss_data.sharing.attribution import write_attribution
+from wss_data.sharing.manifest import write_manifest
 
 NOISE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
 JPEG = encode_jpeg(NOISE)

@@ -27,13 +27,14 @@ from pictures import TINY, rectangles
 from PIL import Image
 
 from wss_data import spec, store
-from wss_data.cli import main as wss_data_main
-from wss_data.cli import make_parser as wss_data_parser
-from wss_data.home import dataset_folder
-from wss_data.images import write_jpeg
+from wss_data.commands.cli import main as wss_data_main
+from wss_data.commands.cli import make_parser as wss_data_parser
+from wss_data.imaging.images import write_jpeg
+from wss_data.runtime.home import dataset_folder
+from wss_data.sharing.export import export_dataset
 from wss_train import recipes
-from wss_train.cli import main as wss_train_main
-from wss_train.cli import make_parser as wss_train_parser
+from wss_train.commands.cli import main as wss_train_main
+from wss_train.commands.cli import make_parser as wss_train_parser
 from wss_train.recipes import with_values
 from wss_train.training import train_generator
 
@@ -268,8 +269,8 @@ def world(database, tmp_path_factory) -> Iterator[Path]:
                 Image.fromarray(mask).save(Path(kind, name, f"{i}.png"))
     web = make_web(WEB)
     store.import_target(target_definition(WEB), write_target(Path("voc")))
-    store.export_dataset(web, Path("export"))
-    from wss_data.manifest import write_manifest
+    export_dataset(web, Path("export"))
+    from wss_data.sharing.manifest import write_manifest
 
     write_manifest(web, Path("list.jsonl"))
     write_manifest(web, Path("list.jsonl.gz"))

@@ -10,9 +10,9 @@ from virtual_clock import VirtualClock
 from web_server import WebServer
 
 from wss_data.errors import SourceError, SourceUnavailable
-from wss_data.sources.api import Pace
-from wss_data.sources.base import Forgetful, make_source
-from wss_data.sources.google import PACE, GoogleSource
+from wss_data.retrieval.sources.api import Pace
+from wss_data.retrieval.sources.base import Forgetful, make_source
+from wss_data.retrieval.sources.google import PACE, GoogleSource
 from wss_data.spec import ClassSpec
 
 COW = ClassSpec(1, "cow", ("cow",))
@@ -196,7 +196,7 @@ def test_googles_own_thumbnails_and_what_is_no_address_are_left_out(google, addr
 
 
 def test_an_answer_that_is_remembered_is_not_asked_for_again(google, tmp_path):
-    from wss_data.journal import Journal
+    from wss_data.retrieval.journal import Journal
 
     source, server, _ = google(lambda path: (200, page(f"https://x.example/{asked(path)[1]}.jpg")))
     with Journal(tmp_path / "journal.sqlite") as journal:
@@ -207,7 +207,7 @@ def test_an_answer_that_is_remembered_is_not_asked_for_again(google, tmp_path):
 
 
 def test_a_failure_is_never_remembered(google, tmp_path):
-    from wss_data.journal import Journal
+    from wss_data.retrieval.journal import Journal
 
     answers = iter([(200, JAVASCRIPT_PAGE), (429, b"")])
     source, _, _ = google(lambda path: next(answers, (200, page("https://x.example/1.jpg"))))

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageFile, ImageOps
 
 from wss_data.errors import ImageError
-from wss_data.images import (
+from wss_data.imaging.images import (
     decode_image,
     decode_shrunk,
     encode_jpeg,

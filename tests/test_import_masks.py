@@ -9,8 +9,8 @@ from PIL import Image
 from scipy.io import savemat
 
 from wss_data import store
-from wss_data.cli import main
-from wss_data.masks import read_mask, write_foreground
+from wss_data.commands.cli import main
+from wss_data.imaging.masks import read_mask, write_foreground
 
 pytestmark = pytest.mark.usefixtures("database")
 

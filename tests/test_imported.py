@@ -17,8 +17,8 @@ from wss_data.cosegmentation.imported import (
     write_imported,
 )
 from wss_data.errors import SourceError, StoreError
-from wss_data.images import write_jpeg
-from wss_data.masks import read_mask
+from wss_data.imaging.images import write_jpeg
+from wss_data.imaging.masks import read_mask
 
 W, H = 40, 30
 

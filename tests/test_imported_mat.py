@@ -14,7 +14,6 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from wss_data import mat_format
 from wss_data.cosegmentation.imported import (
     REASONS,
     KnownImage,
@@ -24,10 +23,11 @@ from wss_data.cosegmentation.imported import (
     read_foreground,
     write_imported,
 )
-from wss_data.cosegmentation.mat_file import read_mat_mask, read_mat_masks
 from wss_data.errors import MaskError, StoreError
-from wss_data.images import write_jpeg
-from wss_data.masks import read_mask
+from wss_data.imaging import mat_format
+from wss_data.imaging.images import write_jpeg
+from wss_data.imaging.masks import read_mask
+from wss_data.imaging.mat_file import read_mat_mask, read_mat_masks
 
 W, H = 40, 30
 MATLABS_OWN = Path(scipy.io.matlab.__file__).parent / "tests" / "data"
@@ -350,7 +350,7 @@ def test_a_bomb_takes_no_memory(tmp_path):
     path = written(tmp_path / "a.mat", struct.pack("<II", 15, len(data)) + data, packed(mask))
     code = f"""
         import resource
-        from wss_data.cosegmentation.mat_file import read_mat_mask
+        from wss_data.imaging.mat_file import read_mat_mask
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         assert read_mat_mask({str(path)!r}).tolist() == [[1, 1], [0, 1]]
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

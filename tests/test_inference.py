@@ -5,8 +5,8 @@ from pictures import ColourNetwork, rectangles
 from PIL import Image
 
 from wss_data.errors import RecipeError
-from wss_data.images import read_image
-from wss_data.masks import read_mask
+from wss_data.imaging.images import read_image
+from wss_data.imaging.masks import read_mask
 from wss_train import inference
 from wss_train.inference import (
     InferenceSettings,

@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 import pytest
 
 from wss_data.errors import StoreError
-from wss_data.journal import Entry, Journal, StoredImage, secret_of
 from wss_data.records import Provenance
-from wss_data.sources.base import Hit
+from wss_data.retrieval.journal import Entry, Journal, StoredImage, secret_of
+from wss_data.retrieval.sources.base import Hit
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import simplejpeg
 from PIL import Image
 
 from wss_data.errors import ImageError
-from wss_data.jpeg import decode_jpeg
+from wss_data.imaging.jpeg import decode_jpeg
 
 SIZE = (640, 480)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wss_data.cosegmentation.common import CommonEngine
-from wss_data.cosegmentation.judgement import (
+from wss_data.cosegmentation.confidence import (
     confidence,
     of_length_1,
     overlap,
@@ -12,7 +12,7 @@ from wss_data.cosegmentation.judgement import (
     prototype_distances,
     typicality,
 )
-from wss_data.images import list_images, read_image
+from wss_data.imaging.images import list_images, read_image
 
 EAST, NORTH = np.array([1, 0], np.float32), np.array([0, 1], np.float32)
 

@@ -3,8 +3,8 @@ import pytest
 import torch
 from pictures import ColourNetwork, rectangles
 
-from wss_data.crf import CrfSettings, dense_crf
-from wss_data.masks import read_mask
+from wss_data.crf.dense_crf import CrfSettings, dense_crf
+from wss_data.imaging.masks import read_mask
 from wss_train.inference import InferenceSettings, Predicted, predict_files
 from wss_train.labelling import candidate_classes, label_constrained_argmax, label_images
 
@@ -86,8 +86,8 @@ def test_the_crf_runs_beside_the_network_in_processes_with_the_same_result(table
 
 
 def test_the_crf_sees_few_classes_and_finds_the_same_pixels_as_with_all(table):
-    from wss_data.crf import dense_crf
-    from wss_data.images import read_image
+    from wss_data.crf.dense_crf import dense_crf
+    from wss_data.imaging.images import read_image
     from wss_train.inference import predict_probabilities
 
     image = read_image(table.image_paths[0])

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wss_data.files import temporary_folder
-from wss_data.retrieve import remove_unrecorded
+from wss_data.retrieval.retrieve import remove_unrecorded
+from wss_data.runtime.files import temporary_folder
 
 DIES_WITHIN_S = 5
 COMMAND = """
@@ -69,7 +69,7 @@ def shared_memory(process: int) -> list[str]:
 MAP = """
 import sys, time
 import numpy as np
-from wss_data.parallel import map_images
+from wss_data.runtime.parallel import map_images
 
 def work(number):
     time.sleep(0.02)
@@ -84,7 +84,7 @@ if __name__ == "__main__":
 DECODE = """
 import sys, time
 from pathlib import Path
-from wss_data.decoding import DecodePool
+from wss_data.retrieval.decode_pool import DecodePool
 
 def slow():
     time.sleep(0.2)
@@ -100,7 +100,7 @@ if __name__ == "__main__":
 
 IN_A_THREAD = """
 import threading, time
-from wss_data.parallel import map_images
+from wss_data.runtime.parallel import map_images
 
 def work(number):
     return number
@@ -160,7 +160,7 @@ def photographs(folder: Path, count: int = 24) -> Path:
 
 def start(module: str, arguments: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
     """A command as its script would start it, in a group of its own; returns when it listens to signals."""
-    program = "wss-data" if module == "wss_data.cli" else "wss-train"
+    program = "wss-data" if module == "wss_data.commands.cli" else "wss-train"
     with log.open("wb") as file:
         main = subprocess.Popen(
             [sys.executable, "-c", COMMAND.format(module), program, *arguments],
@@ -183,7 +183,7 @@ def _caught(process: int) -> int:
 def kill_at(moment_s: float, number: int, tmp_path: Path, marked: dict[str, str]) -> tuple[int, int, str]:
     """Send a signal to a co-segmentation so many seconds after its begin: its number, exit status, what it printed."""
     arguments = ["cosegment-folder", str(tmp_path / "photos"), "--out", str(tmp_path / "out")]
-    main = start("wss_data.cli", arguments, marked, tmp_path / "log")
+    main = start("wss_data.commands.cli", arguments, marked, tmp_path / "log")
     time.sleep(moment_s)
     with suppress(ProcessLookupError):
         os.killpg(main.pid, number) if number != signal.SIGKILL else main.kill()
@@ -224,7 +224,7 @@ def test_a_signal_at_any_moment_is_one_line_and_no_traceback(tmp_path, marked, m
 
 @pytest.mark.parametrize("moment_s", [0.0, 0.2, 0.5])
 def test_the_other_program_is_interrupted_as_quietly(tmp_path, marked, moment_s):
-    main = start("wss_train.cli", ["recipe", "paper"], marked, tmp_path / "log")
+    main = start("wss_train.commands.cli", ["recipe", "paper"], marked, tmp_path / "log")
     time.sleep(moment_s)
     main.send_signal(signal.SIGINT)
     assert main.wait(60) in (0, 130)
@@ -254,7 +254,7 @@ def test_a_signal_while_the_interpreter_ends_is_one_line_too(tmp_path, marked):
 
 
 def test_the_temporary_folder_of_a_killed_process_is_removed_by_the_next(tmp_path, marked, monkeypatch):
-    code = "import os, signal; from wss_data.files import temporary_folder\n"
+    code = "import os, signal; from wss_data.runtime.files import temporary_folder\n"
     code += "with temporary_folder() as place: (place / 'x').touch(); os.kill(os.getpid(), signal.SIGKILL)"
     subprocess.run([sys.executable, "-c", code], env=marked, check=False)
     assert len(list((tmp_path / "tmp").iterdir())) == 1

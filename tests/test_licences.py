@@ -2,7 +2,7 @@
 
 import pytest
 
-from wss_data.sources.licences import FLICKR_LICENCES, short_from_url, spdx_from_short, spdx_from_url
+from wss_data.retrieval.sources.licences import FLICKR_LICENCES, short_from_url, spdx_from_short, spdx_from_url
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,20 @@ import pytest
 from pictures import disc
 
 from wss_data.errors import SourceError, WssError
-from wss_data.images import list_images, read_image, write_jpeg
-from wss_data.listing import BROKEN_LINK, FOLDER_LINK, HIDDEN, NO_SUFFIX, SPECIAL, Listing, require_text, told
-from wss_data.names import printable, same_name
-from wss_data.sources.base import Forgetful
-from wss_data.sources.folder import FolderSource
+from wss_data.errors.names import printable, same_name
+from wss_data.imaging.images import list_images, read_image, write_jpeg
+from wss_data.reading.listing import (
+    BROKEN_LINK,
+    FOLDER_LINK,
+    HIDDEN,
+    NO_SUFFIX,
+    SPECIAL,
+    Listing,
+    require_text,
+    told,
+)
+from wss_data.retrieval.sources.base import Forgetful
+from wss_data.retrieval.sources.folder import FolderSource
 from wss_data.spec import ClassSpec
 
 LATIN_1 = os.fsdecode(b"v\xf6gel")

@@ -17,7 +17,7 @@ from train_tables import TINY, rectangles
 
 from wss_data.errors import CheckpointError, RecipeError
 from wss_data.ledger import Ledger
-from wss_train import loop, step, training
+from wss_train import training
 from wss_train.checkpoints import (
     ModelCard,
     TrainingState,
@@ -27,8 +27,9 @@ from wss_train.checkpoints import (
     training_states,
     write_training_state,
 )
+from wss_train.engine import loop, step
 from wss_train.recipes import with_values
-from wss_train.selection import SelectionSettings
+from wss_train.selection.selection import SelectionSettings
 from wss_train.training import train, train_generator
 
 AVERAGED = with_values(
@@ -114,7 +115,7 @@ def test_control_c_tells_how_to_go_on_and_leaves_a_checkpoint_that_goes_on(table
     script = f"""
 import argparse, pickle, signal, os, sys, torch
 from pathlib import Path
-from wss_data.cli import run
+from wss_data.commands.cli import run
 from wss_train import loop
 from wss_train.training import train_generator
 torch.set_num_threads(1)

@@ -3,7 +3,13 @@ import math
 import pytest
 import torch
 
-from wss_train.losses import at_one_resolution, classes_in_masks, multilabel_loss, segmentation_loss, total_loss
+from wss_train.losses import (
+    at_one_resolution,
+    classes_in_masks,
+    multilabel_loss,
+    segmentation_loss,
+    total_loss,
+)
 
 VOID = 255
 

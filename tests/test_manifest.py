@@ -16,14 +16,14 @@ from web_server import WebServer, jpeg, photo, picture, refusal
 
 from wss_data import build, store
 from wss_data.errors import SourceError, StoreError
-from wss_data.home import dataset_folder
-from wss_data.images import encode_jpeg
+from wss_data.imaging.images import encode_jpeg
+from wss_data.imaging.masks import encode_mask, read_mask
 from wss_data.ledger import Ledger, Supervision, UsedFor
-from wss_data.manifest import VERSION, read_manifest, write_manifest
-from wss_data.masks import encode_mask, read_mask
-from wss_data.rebuild import decode_mask, rebuild
 from wss_data.records import Provenance
-from wss_data.sources.base import Forgetful, make_source
+from wss_data.retrieval.sources.base import Forgetful, make_source
+from wss_data.runtime.home import dataset_folder
+from wss_data.sharing.manifest import VERSION, read_manifest, write_manifest
+from wss_data.sharing.rebuild import decode_mask, rebuild
 from wss_data.spec import ClassSpec, DatasetSpec, DownloadSpec
 
 WEB = Provenance(

@@ -10,13 +10,20 @@ from builders import ENGINE, foreground, make_web
 from fiftyone.operators.executor import ExecutionContext
 
 from wss_data import store
-from wss_data.cli import main
+from wss_data.commands.cli import main
 from wss_data.errors import StoreError
+from wss_data.imaging.masks import read_mask, write_mask
 from wss_data.ledger import Supervision
-from wss_data.masks import read_mask, write_mask
 from wss_data.pipeline import cosegment_again
 from wss_data.plugin.cosegment_operator import CosegmentAgain
-from wss_data.store.mask_fields import adopt_masks, check_new_field, compare_masks, disagreement_view, foreground_iou
+from wss_data.sharing.export import export_dataset
+from wss_data.store.mask_fields import (
+    adopt_masks,
+    check_new_field,
+    compare_masks,
+    disagreement_view,
+    foreground_iou,
+)
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -97,7 +104,7 @@ def test_one_mask_edited_in_an_export_comes_back_and_the_others_are_as_they_were
 def test_a_mask_of_an_export_that_was_drawn_over_comes_back_and_the_ledger_says_that_a_person_drew_it(tmp_path):
     dataset = make_web("history-export")
     before = shares(dataset, "cosegmentation")
-    store.export_dataset(dataset, tmp_path / "out", "folders")
+    export_dataset(dataset, tmp_path / "out", "folders")
     (mask_2,) = (tmp_path / "out" / "masks" / "cat").iterdir()
     write_mask(np.where(foreground(0.6), np.uint8(255), np.uint8(0)), mask_2)
 

@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 from png_files import Kind, png, shape
 
-from wss_data import masks
 from wss_data.cosegmentation.imported import KnownImage, MaskFile, read_foreground
 from wss_data.cosegmentation.score import score_folder
 from wss_data.errors import MaskError, TrainingDataError
-from wss_data.export.base import copy_mask
-from wss_data.masks import decode_mask, open_mask, read_mask
+from wss_data.imaging import masks
+from wss_data.imaging.masks import decode_mask, open_mask, read_mask
 from wss_data.records import ExampleTable
+from wss_data.sharing.layouts.base import copy_mask
 from wss_train.data import _read_class_mask
 from wss_train.evaluate import evaluate_masks
 

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from wss_data.errors import MaskError
-from wss_data.masks import (
+from wss_data.imaging.masks import (
     check_foreground,
     foreground_ratio,
     label_mask,

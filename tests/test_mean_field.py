@@ -3,8 +3,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from wss_data.mean_field import mean_field
-from wss_data.permutohedral import bilateral_lattice, position_lattice
+from wss_data.crf.mean_field import mean_field
+from wss_data.crf.permutohedral import bilateral_lattice, position_lattice
 
 TERMS = {
     "position_px": 2.0,

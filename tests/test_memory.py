@@ -9,16 +9,16 @@ import pytest
 import torch
 from pictures import ColourNetwork
 
-import wss_data.crf as crf
+import wss_data.crf.dense_crf as crf
 import wss_train.inference as inference
 import wss_train.labelling as labelling
-from wss_data.crf import CrfSettings, crf_tiles, dense_crf
-from wss_data.images import strips, write_jpeg
-from wss_data.mean_field import mean_field
-from wss_data.report import overlay
+from wss_data.crf.dense_crf import CrfSettings, crf_tiles, dense_crf
+from wss_data.crf.mean_field import mean_field
+from wss_data.imaging.images import strips, write_jpeg
+from wss_data.imaging.pictures import overlay
+from wss_train.engine.threads import HELD, Room, in_threads
 from wss_train.inference import InferenceSettings, at_image_size, predict_files, window_at_image_size
 from wss_train.labelling import label_images
-from wss_train.threads import HELD, Room, in_threads
 
 SETTINGS = CrfSettings(bilateral_px=15, iterations=5)
 
@@ -79,7 +79,7 @@ def peak():
 
 PEAK_OF_CRF = """
 import numpy as np
-import wss_data.crf as crf
+import wss_data.crf.dense_crf as crf
 crf.LARGEST_WHOLE = crf.TILE_PIXELS = 10**5
 settings = crf.CrfSettings(bilateral_px=9, iterations=1)
 random = np.random.default_rng(0)

@@ -7,8 +7,8 @@ import pytest
 from builders import ENGINE, foreground, make_web, target_definition, write_target
 
 from wss_data import store
-from wss_data.home import dataset_folder
-from wss_data.masks import write_mask
+from wss_data.imaging.masks import write_mask
+from wss_data.runtime.home import dataset_folder
 
 pytestmark = pytest.mark.usefixtures("database")
 

@@ -8,15 +8,16 @@ from builders import definition, make_web
 from web_server import photo
 
 from wss_data import store
-from wss_data.cli import main
+from wss_data.commands.cli import main
 from wss_data.errors import SpecError, StoreError
-from wss_data.export.base import ExportRow
-from wss_data.export.coco import write_coco
-from wss_data.home import dataset_folder
-from wss_data.images import write_jpeg
+from wss_data.imaging.images import write_jpeg
+from wss_data.imaging.masks import mask_names, write_mask
 from wss_data.ledger import Ledger
-from wss_data.manifest import write_manifest
-from wss_data.masks import mask_names, write_mask
+from wss_data.runtime.home import dataset_folder
+from wss_data.sharing.export import export_dataset
+from wss_data.sharing.layouts.base import ExportRow
+from wss_data.sharing.layouts.coco import write_coco
+from wss_data.sharing.manifest import write_manifest
 from wss_data.spec import DatasetSpec
 from wss_data.store.appearance import colour_targets
 
@@ -47,7 +48,7 @@ def refused(capsys, *arguments: object) -> str:
 def test_no_command_makes_a_dataset_whose_name_is_anothers(name, taken, photographs, tmp_path, capsys):
     (tmp_path / "d.yaml").write_text(json.dumps({"name": name, "classes": ["cat", "cow"], "sources": ["drawn"]}))
     write_manifest(taken, tmp_path / "m.jsonl")
-    store.export_dataset(taken, tmp_path / "export", layout="voc")
+    export_dataset(taken, tmp_path / "export", layout="voc")
     datasets = store.connection.fiftyone().list_datasets()
     for arguments in (
         ("build", tmp_path / "d.yaml"),

@@ -13,9 +13,9 @@ import pytest
 from raw_server import RawServer
 from virtual_clock import VirtualClock
 
-from wss_data import network
 from wss_data.errors import DownloadError
-from wss_data.fetch import Fetcher, FetchSettings
+from wss_data.retrieval import network
+from wss_data.retrieval.fetch import Fetcher, FetchSettings
 
 # (host as written in an address, and what it leads to)
 LOOPBACK = (

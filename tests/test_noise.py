@@ -5,11 +5,17 @@ import torch
 from wss_data.errors import TrainingDataError
 from wss_data.records import ExampleTable
 from wss_train.data import Batch, TrainingDraws
-from wss_train.loop import MovingAverage
+from wss_train.engine.loop import MovingAverage
+from wss_train.engine.objective import Objective
 from wss_train.losses import pixel_losses, weighted_mean
 from wss_train.models import ModelOutput
-from wss_train.noise import balanced_order, boundary_to_void, image_weights, share_at, smallest_losses
-from wss_train.objective import Objective
+from wss_train.noise import (
+    balanced_order,
+    boundary_to_void,
+    image_weights,
+    share_at,
+    smallest_losses,
+)
 from wss_train.recipes import preset, with_values
 
 VOID = 255

@@ -25,11 +25,11 @@ from wss_train.checkpoints import (
     write_model,
     write_training_state,
 )
-from wss_train.cli import main
+from wss_train.commands.cli import main
+from wss_train.engine.optimizer import load_optimizer, make_optimizer
 from wss_train.models import build_model, load_model
-from wss_train.optimizer import load_optimizer, make_optimizer
 from wss_train.recipes import preset, with_values
-from wss_train.selection import read_signals, snapshots
+from wss_train.selection.selection import read_signals, snapshots
 
 RECIPE = with_values(preset("cpu"), {"weights": "none", "head_channels": "8", "branch_channels": "8"})
 LEDGER = Ledger().add("labels of a test", Supervision.IMAGE_LEVEL, UsedFor.TRAINING)
@@ -300,7 +300,7 @@ def test_every_command_that_reads_a_checkpoint_ends_with_status_2_and_one_line(c
 
 
 def test_what_is_no_checkpoint_is_refused_before_torch_is_loaded(tmp_path):
-    script = "import sys; from wss_train.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    script = "import sys; from wss_train.commands.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
     ran = subprocess.run(
         [sys.executable, "-c", script, "predict", tmp_path, tmp_path, "--out", tmp_path / "out"],
         capture_output=True,

@@ -20,10 +20,11 @@ from builders import make_web
 
 from wss_data import store
 from wss_data.errors import WssError, shown
-from wss_data.home import dataset_folder
-from wss_data.manifest import read_manifest, write_manifest
-from wss_data.masks import write_mask
-from wss_data.reimport import check_export, import_dataset
+from wss_data.imaging.masks import write_mask
+from wss_data.runtime.home import dataset_folder
+from wss_data.sharing.export import export_dataset
+from wss_data.sharing.import_dataset import check_export, import_dataset
+from wss_data.sharing.manifest import read_manifest, write_manifest
 
 MANIFEST, MASKS, VERDICTS = "manifest.jsonl.gz", "masks.csv", "verdicts.jsonl"
 DEEP = json.loads("[" * 100 + "]" * 100)
@@ -64,7 +65,7 @@ def export(database, tmp_path_factory):
     store.judge(dataset, [cow.id], "keep", "a fine cow")
     store.apply_filter(dataset)
     folder = tmp_path_factory.mktemp("odd") / "export"
-    store.export_dataset(dataset, folder, layout="voc")
+    export_dataset(dataset, folder, layout="voc")
     return folder
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from wss_data.errors import BusyError, OutputError
-from wss_data.files import (
+from wss_data.runtime.files import (
     WRITTEN,
     adopt,
     check_outputs,
@@ -153,7 +153,7 @@ def test_a_folder_has_one_owner_and_an_unused_one_is_not_left_behind(tmp_path):
 
 
 def test_a_lock_goes_with_its_process_however_that_ends(tmp_path):
-    code = "import sys, time, pathlib; from wss_data.files import only_one\n"
+    code = "import sys, time, pathlib; from wss_data.runtime.files import only_one\n"
     code += "with only_one(pathlib.Path(sys.argv[1])) as free: print(free, flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code, tmp_path / "lock"], stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"True\n"
@@ -168,7 +168,8 @@ def test_a_lock_goes_with_its_process_however_that_ends(tmp_path):
 
 
 def test_what_a_killed_process_was_writing_is_swept_and_what_a_living_one_writes_stays(tmp_path):
-    code = "import sys, pathlib; from wss_data.files import unfinished; p = unfinished(pathlib.Path(sys.argv[1]))\n"
+    code = "import sys, pathlib; from wss_data.runtime.files import unfinished\n"
+    code += "p = unfinished(pathlib.Path(sys.argv[1]))\n"
     code += "p.mkdir(); (p / 'x').touch(); unfinished(pathlib.Path(sys.argv[1]), '.png').touch()"
     subprocess.run([sys.executable, "-c", code, tmp_path], check=True)
     living = unfinished(tmp_path, ".png")

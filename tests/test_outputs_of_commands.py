@@ -10,18 +10,24 @@ import pytest
 from builders import make_web
 from pictures import TINY, rectangles
 
-from wss_data.attribution import write_attribution
 from wss_data.cosegmentation.compare import compare_saliency
 from wss_data.cosegmentation.folder import cosegment_folder
-from wss_data.errors import BusyError, CheckpointError, OutputError, SourceError, TrainingDataError
-from wss_data.files import output_folder
-from wss_data.manifest import write_manifest
-from wss_data.rebuild import RebuildReport
-from wss_train.cooccurrence import cooccurrence
+from wss_data.errors import (
+    BusyError,
+    CheckpointError,
+    OutputError,
+    SourceError,
+    TrainingDataError,
+)
+from wss_data.runtime.files import output_folder
+from wss_data.sharing.attribution import write_attribution
+from wss_data.sharing.manifest import write_manifest
+from wss_data.sharing.rebuild import RebuildReport
 from wss_train.evaluate import evaluate_model, score_masks
 from wss_train.export import export_model
 from wss_train.predict import predict_images
 from wss_train.pseudo_masks import make_pseudo_masks
+from wss_train.reports.cooccurrence import cooccurrence
 from wss_train.training import train
 
 THEIRS = b"hours of somebody's work"
@@ -217,7 +223,7 @@ def test_overwrite_removes_the_run_and_nothing_beside_it(table, tmp_path):
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_run_folder_has_one_owner_until_its_process_ends(table, tmp_path, overwrite):
-    code = "import sys, time, pathlib; from wss_data.files import output_folder\n"
+    code = "import sys, time, pathlib; from wss_data.runtime.files import output_folder\n"
     code += "with output_folder(pathlib.Path(sys.argv[1])): print(1, flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code, tmp_path / "run"], stdout=subprocess.PIPE) as other:
         other.stdout.readline()

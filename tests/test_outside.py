@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from wss_data.cosegmentation import base
+from wss_data.cosegmentation.external import LOG, OutsideEngine
 from wss_data.cosegmentation.folder import cosegment_folder
-from wss_data.cosegmentation.outside import LOG, OutsideEngine
 from wss_data.cosegmentation.program import LOG_BYTES, expand_command, run_program
 from wss_data.errors import CosegmentationError
-from wss_data.images import write_jpeg
-from wss_data.masks import read_mask
+from wss_data.imaging.images import write_jpeg
+from wss_data.imaging.masks import read_mask
 
 W, H = 24, 16
 PLACES = {"images": "/a b/images", "masks": "/a b/masks", "list": "/a b/list.txt", "workers": "3"}
@@ -463,7 +463,7 @@ def test_without_a_work_folder_nothing_is_left_and_the_group_runs_again(tmp_path
 
 
 def test_folders_of_photographs_become_folders_of_the_programs_masks(tmp_path, monkeypatch):
-    monkeypatch.setitem(base.ENGINES, "outside", "wss_data.cosegmentation.outside:OutsideEngine")
+    monkeypatch.setitem(base.ENGINES, "outside", "wss_data.cosegmentation.external:OutsideEngine")
     for class_name in ("cat", "dog"):
         for position, image in enumerate(group(2)):
             enlarged = image.repeat(8, axis=0).repeat(8, axis=1)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from wss_data import parallel
 from wss_data.errors import WorkerError
-from wss_data.parallel import default_workers, map_images, workers_on
+from wss_data.runtime import parallel
+from wss_data.runtime.parallel import default_workers, map_images, workers_on
 
 
 def square(n: int) -> int:

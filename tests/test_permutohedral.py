@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wss_data import permutohedral
-from wss_data.permutohedral import bilateral_lattice, make_lattice, normalised, position_lattice
+from wss_data.crf import permutohedral
+from wss_data.crf.permutohedral import bilateral_lattice, make_lattice, normalised, position_lattice
 
 
 def literal_filter(features, signal):
@@ -154,7 +154,7 @@ def test_it_runs_where_no_folder_can_be_written():
 import numpy as np
 from numba.core import caching
 caching.CacheImpl._locator_classes = []
-from wss_data.mean_field import _exp
+from wss_data.crf.mean_field import _exp
 print(_exp(np.float32(0)))
 """
     root = Path(__file__).resolve().parents[1]

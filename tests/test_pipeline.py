@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from wss_data.errors import SourceError, StoreError
-from wss_data.home import dataset_folder
-from wss_data.masks import read_mask
+from wss_data.imaging.masks import read_mask
+from wss_data.runtime.home import dataset_folder
 from wss_data.spec import DatasetSpec, read_spec
 
 CLASSES = list(read_spec("drawn").class_names[:2])
@@ -42,8 +42,8 @@ def test_a_folder_with_odd_names_is_built_once_and_takes_masks_by_the_same_names
     from pictures import disc
 
     from wss_data import build, store
-    from wss_data.images import write_jpeg
-    from wss_data.masks import write_foreground
+    from wss_data.imaging.images import write_jpeg
+    from wss_data.imaging.masks import write_foreground
     from wss_data.pipeline import summary_table
     from wss_data.spec import spec_from_folder
 
@@ -152,7 +152,7 @@ def test_a_class_without_a_usable_image_is_told_with_the_reasons(database, tmp_p
 def test_bad_images_of_a_folder_are_counted_and_the_good_ones_built(database, tmp_path):
     from wss_data import build
     from wss_data.pipeline import summary_table
-    from wss_data.sources.base import Forgetful, make_source
+    from wss_data.retrieval.sources.base import Forgetful, make_source
 
     source = make_source("drawn", {"seed": 5})
     spec = read_spec("drawn")
@@ -176,7 +176,7 @@ def test_bad_images_of_a_folder_are_counted_and_the_good_ones_built(database, tm
 
 
 def start_build(file: Path) -> subprocess.Popen:
-    code = "import sys; from wss_data.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from wss_data.commands.cli import main; sys.exit(main(sys.argv[1:]))"
     return subprocess.Popen(
         [sys.executable, "-c", code, "build", str(file), "--workers", "1"],
         stdout=subprocess.DEVNULL,
@@ -226,7 +226,7 @@ def test_a_build_killed_while_retrieving_and_while_cosegmenting_ends_in_the_same
 
 def test_two_processes_never_build_the_same_dataset(built):
     from wss_data import build
-    from wss_data.files import only_one
+    from wss_data.runtime.files import only_one
 
     with (
         only_one(dataset_folder("zoo-built") / "lock"),

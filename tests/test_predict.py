@@ -7,8 +7,8 @@ from pictures import TINY, rectangles
 from PIL import Image
 
 from wss_data.errors import CheckpointError, SourceError
-from wss_data.images import read_image
-from wss_data.masks import read_mask
+from wss_data.imaging.images import read_image
+from wss_data.imaging.masks import read_mask
 from wss_train.predict import find_images, predict_images
 from wss_train.training import train
 

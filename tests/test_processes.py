@@ -14,13 +14,13 @@ import torch
 from train_tables import TINY, rectangles
 
 from wss_data.errors import RecipeError, WssError
-from wss_train import processes
 from wss_train.checkpoints import read_weights
 from wss_train.data import TrainingDraws, batches
+from wss_train.engine import processes
 from wss_train.recipes import with_values
 from wss_train.training import train, train_generator
 
-REPOSITORY = Path(processes.__file__).parents[1]
+REPOSITORY = Path(processes.__file__).parents[2]
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -66,7 +66,7 @@ def in_two_processes(tmp_path, body, **values):
 
 def test_two_processes_train_as_one_with_the_whole_batch(table, whole, tmp_path):
     body = """
-from wss_train.processes import place
+from wss_train.engine.processes import place
 from wss_train.training import train_final
 if not place().first:
     def refused(*_, **__):
@@ -88,7 +88,7 @@ train_final(table, out, recipe, workers=1)
 def test_what_fails_in_the_first_process_ends_the_others(table, tmp_path):
     body = """
 from wss_data.errors import WssError
-from wss_train.processes import place
+from wss_train.engine.processes import place
 from wss_train.training import train
 try:
     train(table, recipe, out)

@@ -12,22 +12,23 @@ from builders import definition, make_web
 from fiftyone.operators.executor import ExecutionContext
 from web_server import WebServer, jpeg, photo, picture
 
-from wss_data import build, store, zoo
-from wss_data.cli import main
+from wss_data import build, store
+from wss_data.commands.cli import main
 from wss_data.cosegmentation.base import ENGINES, PROGRAM_ENGINES, make_engine
 from wss_data.cosegmentation.compare import compare_saliency
 from wss_data.cosegmentation.folder import cosegment_folder
 from wss_data.errors import CosegmentationError, WssError
-from wss_data.export.reading import MANIFEST_FILE
-from wss_data.home import dataset_folder
-from wss_data.images import write_jpeg
-from wss_data.manifest import read_manifest, write_manifest
+from wss_data.imaging.images import write_jpeg
 from wss_data.pipeline import cosegment_again
 from wss_data.plugin.cosegment_operator import CosegmentAgain
-from wss_data.rebuild import rebuild
-from wss_data.reimport import import_dataset
+from wss_data.runtime.home import dataset_folder
+from wss_data.sharing import zoo
+from wss_data.sharing.export import LAYOUTS, export_dataset
+from wss_data.sharing.import_dataset import import_dataset
+from wss_data.sharing.manifest import read_manifest, write_manifest
+from wss_data.sharing.reading import MANIFEST_FILE
+from wss_data.sharing.rebuild import rebuild
 from wss_data.spec import DownloadSpec
-from wss_data.store.sharing import LAYOUTS
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -140,7 +141,7 @@ def test_an_export_never_hands_on_a_command_line_or_a_folder_to_read(layout, eng
     wanted = definition(name, cosegmentation=engine, sources=sources).to_dict()
     dataset.info["wss"] = {**dataset.info["wss"], "definition": wanted, "source_folder": "/home/somebody/voc"}
     dataset.save()
-    store.export_dataset(dataset, tmp_path / "out", layout=layout)
+    export_dataset(dataset, tmp_path / "out", layout=layout)
     for path in (tmp_path / "out").rglob("*"):
         if path.is_file():
             data = path.read_bytes()
@@ -157,7 +158,7 @@ def with_program(path: Path, engine: dict) -> None:
 @pytest.mark.parametrize("layout", ["voc", "fiftyone"])
 def test_an_export_that_names_a_program_brings_it_nowhere(layout, engine, tmp_path):
     dataset = make_web(f"programs-from-{layout}")
-    store.export_dataset(dataset, tmp_path / "theirs", layout=layout)
+    export_dataset(dataset, tmp_path / "theirs", layout=layout)
     with_program(tmp_path / "theirs" / MANIFEST_FILE, engine)
     for path in (tmp_path / "theirs").glob("metadata.json"):  # FiftyOne's own copy of what stands in the database
         value = json.loads(path.read_text())

@@ -8,7 +8,7 @@ import pytest
 from pictures import TINY, rectangles
 
 from wss_data.errors import CheckpointError, TrainingDataError
-from wss_data.masks import read_mask
+from wss_data.imaging.masks import read_mask
 from wss_train.pseudo_masks import make_pseudo_masks
 from wss_train.training import train
 

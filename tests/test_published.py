@@ -2,8 +2,8 @@ from statistics import fmean
 
 import pytest
 
-from wss_train.ablation import ROWS
-from wss_train.published import TABLE_1_TEST, TABLE_1_VAL, TABLE_3, VOC_CLASSES, paper_val_iou
+from wss_train.reports.ablation import ROWS
+from wss_train.reports.published import TABLE_1_TEST, TABLE_1_VAL, TABLE_3, VOC_CLASSES, paper_val_iou
 
 
 def test_the_papers_iou_per_class_average_to_the_means_it_reports():

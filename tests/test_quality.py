@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from wss_data.quality import (
+from wss_data.cosegmentation.quality import (
     border_contact,
     colour_contrast,
     compactness,

@@ -49,8 +49,8 @@ def test_every_link_of_a_page_leads_to_a_file(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_command_that_a_page_shows_exists(page):
-    from wss_data.cli import make_parser as data_parser
-    from wss_train.cli import make_parser as train_parser
+    from wss_data.commands.cli import make_parser as data_parser
+    from wss_train.commands.cli import make_parser as train_parser
 
     known = {
         "wss-data": set(data_parser()._subparsers._group_actions[0].choices),

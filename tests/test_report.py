@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from wss_data.images import read_image, write_jpeg
-from wss_data.masks import write_mask
-from wss_data.report import DatasetImage, cut_out, overlay, spread, write_pictures
+from wss_data.imaging.images import read_image, write_jpeg
+from wss_data.imaging.masks import write_mask
+from wss_data.imaging.pictures import DatasetImage, cut_out, overlay, spread, write_pictures
 from wss_data.spec import FilterSpec
-from wss_train.report import chosen
+from wss_train.reports.report import chosen
 
 
 def image_of(share: float | None, name: str = "a", kept: bool = True) -> DatasetImage:

@@ -9,12 +9,12 @@ import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from wss_data.cli import make_parser as data_parser
+from wss_data.commands.cli import make_parser as data_parser
 from wss_data.spec import read_spec
-from wss_train.cli import make_parser as train_parser
+from wss_train.commands.cli import make_parser as train_parser
 from wss_train.models import build_model
-from wss_train.published import TABLE_1_TEST, TABLE_1_VAL, TABLE_3, VOC_CLASSES
 from wss_train.recipes import preset
+from wss_train.reports.published import TABLE_1_TEST, TABLE_1_VAL, TABLE_3, VOC_CLASSES
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "how_to" / "reproduce_the_paper.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]

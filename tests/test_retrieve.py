@@ -10,14 +10,14 @@ import pytest
 from crawl import environment, stored, write_plan
 from web_server import WebServer, jpeg, photo, picture, refusal
 
-from wss_data.decoding import perceptual_hash
 from wss_data.errors import DownloadError, SourceError, SourceUnavailable
-from wss_data.fetch import Fetcher, FetchSettings
-from wss_data.images import encode_jpeg, read_image, write_jpeg
-from wss_data.journal import Journal, secret_of
+from wss_data.imaging.images import encode_jpeg, read_image, write_jpeg
 from wss_data.records import Provenance
-from wss_data.retrieve import WINDOW, retrieve
-from wss_data.sources.base import Hit, SourceState, make_source
+from wss_data.retrieval.decode_pool import perceptual_hash
+from wss_data.retrieval.fetch import Fetcher, FetchSettings
+from wss_data.retrieval.journal import Journal, secret_of
+from wss_data.retrieval.retrieve import WINDOW, retrieve
+from wss_data.retrieval.sources.base import Hit, SourceState, make_source
 from wss_data.spec import DatasetSpec, SourceSpec
 
 SPEC = {"name": "zoo", "classes": ["cat", "cow"], "longest_side": 64}

@@ -8,10 +8,10 @@ import pytest
 from raw_server import RawServer
 from virtual_clock import VirtualClock
 
-from wss_data import robots
 from wss_data.errors import DownloadError
-from wss_data.fetch import Fetcher, FetchSettings
-from wss_data.robots import Robots, opt_outs
+from wss_data.retrieval import robots
+from wss_data.retrieval.fetch import Fetcher, FetchSettings
+from wss_data.retrieval.robots import Robots, opt_outs
 
 PAGE = "http://pictures.example/a/b.jpg"
 

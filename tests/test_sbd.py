@@ -24,15 +24,15 @@ from voc_trees import (
     write_names,
 )
 
-import wss_data.mat_format
-import wss_data.targets
+import wss_data.imaging.mat_format
+import wss_data.target.voc
 from wss_data.errors import SourceError
-from wss_data.lists import read_list
-from wss_data.masks import write_mask
-from wss_data.sbd import USUAL_SIZES, VOC_CLASSES, categories_present, find_sbd, train_aug
+from wss_data.imaging.masks import write_mask
+from wss_data.reading.lists import read_list
 from wss_data.spec import DatasetSpec, read_spec
-from wss_data.target_report import target_report
-from wss_data.targets import check_targets, read_voc_layout, source_fingerprint, without_copies
+from wss_data.target.report import target_report
+from wss_data.target.sbd import USUAL_SIZES, VOC_CLASSES, categories_present, find_sbd, train_aug
+from wss_data.target.voc import check_targets, read_voc_layout, source_fingerprint, without_copies
 
 _opened: list[str] | None = None
 
@@ -209,7 +209,7 @@ def test_one_class_and_none(tmp_path):
 
 
 def test_the_mask_beside_the_list_has_no_say(tmp_path, monkeypatch):
-    monkeypatch.setattr(wss_data.mat_format, "values", None)  # what reads masks
+    monkeypatch.setattr(wss_data.imaging.mat_format, "values", None)  # what reads masks
     other = write_mat(tmp_path / "a.mat", [[COW]], mask=3, Segmentation=np.full((H, W), 3, np.uint8))
     assert categories_present(other) == (COW,)
     odd = write_mat(tmp_path / "b.mat", [[COW]], Segmentation="no mask at all", Boundaries=[1.0])

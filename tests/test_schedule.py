@@ -1,7 +1,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wss_data.schedule import HostSchedule
+from wss_data.retrieval.schedule import HostSchedule
 
 
 def started(schedule, now=0.0):

@@ -3,7 +3,7 @@ import pytest
 
 from wss_data.cosegmentation.score import jaccard, precision, score_folder, score_mask
 from wss_data.errors import MaskError, SourceError
-from wss_data.masks import write_foreground
+from wss_data.imaging.masks import write_foreground
 
 
 def row(*values):

@@ -4,12 +4,12 @@ from builders import definition, target_definition, write_target
 from web_server import photo
 
 from wss_data import store
-from wss_data.decoding import perceptual_hash
 from wss_data.errors import StoreError
-from wss_data.home import dataset_folder
-from wss_data.images import write_jpeg
+from wss_data.imaging.images import write_jpeg
 from wss_data.pipeline import screen_dataset
 from wss_data.records import ImageRecord, Provenance
+from wss_data.retrieval.decode_pool import perceptual_hash
+from wss_data.runtime.home import dataset_folder
 from wss_data.spec import FilterSpec
 
 
@@ -123,7 +123,7 @@ def target(database, tmp_path, zoo):
     write_jpeg(photo(3), tmp_path / "JPEGImages" / "v1.jpg", quality=70)
     for name in ("t1", "v1"):
         path = tmp_path / "SegmentationClass" / f"{name}.png"
-        from wss_data.masks import write_mask
+        from wss_data.imaging.masks import write_mask
 
         write_mask(np.ones((120, 160) if name == "v1" else (360, 480), np.uint8), path)
     return store.import_target(target_definition(dataset.name), tmp_path)

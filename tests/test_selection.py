@@ -12,15 +12,17 @@ import torch
 from PIL import Image
 
 from wss_data.errors import CheckpointError, RecipeError, TrainingDataError
+from wss_data.imaging.masks import write_mask
 from wss_data.ledger import Ledger, Supervision, UsedFor
-from wss_data.masks import write_mask
 from wss_data.records import ExampleTable
-from wss_train import loop, signals, training
+from wss_train import training
 from wss_train.checkpoints import ModelCard, read_card, read_weights
+from wss_train.engine import loop
 from wss_train.metrics import ConfusionMatrix
 from wss_train.models import build_model
 from wss_train.recipes import preset, with_values
-from wss_train.selection import (
+from wss_train.selection import signals
+from wss_train.selection.selection import (
     Selection,
     SelectionSettings,
     Selector,
@@ -370,7 +372,7 @@ class Told(Selector):
 
     def look(self, iteration, model):
         before = signals.label_f1
-        from wss_train import selection
+        from wss_train.selection import selection
 
         selection.label_f1 = lambda shares, labels: self._scores[iteration // 2 - 1]
         try:

@@ -11,15 +11,15 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from wss_data.errors import CheckpointError
+from wss_data.imaging.masks import write_mask
 from wss_data.ledger import Ledger, Supervision, UsedFor
-from wss_data.masks import write_mask
 from wss_data.records import ExampleTable
-from wss_train import selection_report as module
 from wss_train.evaluate import evaluate_model
 from wss_train.recipes import preset, with_values
-from wss_train.selection import Look, SelectionSettings
-from wss_train.selection_report import SelectionReport, selection_report, write_picture
-from wss_train.signals import rank_correlation
+from wss_train.selection import selection_report as module
+from wss_train.selection.selection import Look, SelectionSettings
+from wss_train.selection.selection_report import SelectionReport, selection_report, write_picture
+from wss_train.selection.signals import rank_correlation
 from wss_train.training import train, train_final
 
 nan = math.nan

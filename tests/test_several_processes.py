@@ -14,14 +14,15 @@ import pytest
 import yaml
 from builders import make_web, mask_values, record
 
-from wss_data import database as database_module
-from wss_data import database_watcher, store
+from wss_data import store
+from wss_data.runtime import database as database_module
+from wss_data.runtime import database_watcher
 from wss_data.spec import DatasetSpec, FilterSpec, read_spec
 
 pytestmark = pytest.mark.usefixtures("database")
 
 CLASSES = list(read_spec("drawn").class_names[:2])
-COMMAND = [sys.executable, "-c", "import sys; from wss_data.cli import main; sys.exit(main(sys.argv[1:]))"]
+COMMAND = [sys.executable, "-c", "import sys; from wss_data.commands.cli import main; sys.exit(main(sys.argv[1:]))"]
 
 
 def definition(name: str, limit: int) -> dict:
@@ -66,7 +67,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from builders import definition, record
 from wss_data import store
-from wss_data.database import loss_told
+from wss_data.runtime.database import loss_told
 dataset = store.create_or_open(definition("crash"), "web")
 store.add_records(dataset, [record("crash", "cat", digit) for digit in "123456789"])
 os.kill(json.loads(Path(os.environ["WSS_DATABASE_DIR"], "address.json").read_text())["mongod"], signal.SIGKILL)

@@ -2,7 +2,13 @@ import pytest
 import yaml
 
 from wss_data.errors import SpecError
-from wss_data.spec import DatasetSpec, FilterSpec, list_definitions, read_spec, spec_from_folder
+from wss_data.spec import (
+    DatasetSpec,
+    FilterSpec,
+    list_definitions,
+    read_spec,
+    spec_from_folder,
+)
 
 SMALL = {"name": "zoo", "classes": ["cat", "cow"], "sources": ["drawn"]}
 

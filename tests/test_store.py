@@ -9,8 +9,8 @@ from PIL import Image
 
 from wss_data import store
 from wss_data.errors import StoreError, TrainingDataError
-from wss_data.home import dataset_folder
-from wss_data.masks import read_mask
+from wss_data.imaging.masks import read_mask
+from wss_data.runtime.home import dataset_folder
 from wss_data.spec import DatasetSpec, FilterSpec
 from wss_data.store.info import info_of, update
 

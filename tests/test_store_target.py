@@ -14,15 +14,15 @@ from builders import ENGINE, H, W, definition, foreground, make_web, target_defi
 from PIL import Image
 
 from wss_data import store
-from wss_data.cli import main
+from wss_data.commands.cli import main
 from wss_data.errors import SourceError, SpecError, StaleMasksError, StoreError
-from wss_data.home import dataset_folder
-from wss_data.images import write_jpeg
+from wss_data.imaging.images import write_jpeg
+from wss_data.imaging.masks import read_mask, write_mask
 from wss_data.ledger import UsedFor
-from wss_data.masks import read_mask, write_mask
+from wss_data.runtime.home import dataset_folder
+from wss_data.sharing.export import LAYOUTS, export_dataset
 from wss_data.spec import read_spec
-from wss_data.store.sharing import LAYOUTS
-from wss_train.cli import main as train
+from wss_train.commands.cli import main as train
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -95,10 +95,10 @@ def test_importing_again_reads_nothing_and_keeps_what_models_made(tmp_path, monk
     store.set_target_masks(dataset, "pseudo_mask", {"t1": tmp_path / "p" / "t1.png"}, ENGINE)
     ids = dataset.values("id")
 
-    import wss_data.targets
+    import wss_data.target.voc
 
     with monkeypatch.context() as patch:
-        patch.setattr(wss_data.targets, "check_targets", None)
+        patch.setattr(wss_data.target.voc, "check_targets", None)
         assert store.import_target(spec, folder) is dataset
 
     write_target(tmp_path, labels="t1,cat\nt2,cow\nt3,cow\nv1,cat\nv2,cow\n")
@@ -224,14 +224,14 @@ def test_masks_of_a_model_go_into_a_field_with_their_ledger(tmp_path):
 
 
 def test_kept_images_are_exported_for_tools_that_read_voc(web, tmp_path):
-    assert store.export_dataset(web, tmp_path / "voc") == 2
+    assert export_dataset(web, tmp_path / "voc") == 2
     names = [f"cat_{'2' * 20}", f"cow_{'4' * 20}"]
     assert (tmp_path / "voc" / "ImageSets" / "Segmentation" / "kept.txt").read_text().split() == names
     assert read_mask(tmp_path / "voc" / "SegmentationClass" / f"{names[1]}.png").max() == 2
     with pytest.raises(StoreError, match="not an empty folder"):
-        store.export_dataset(web, tmp_path / "voc")
+        export_dataset(web, tmp_path / "voc")
     with pytest.raises(StoreError, match="there is no layout 'tfrecord'"):
-        store.export_dataset(web, tmp_path / "tfrecord", layout="tfrecord")
+        export_dataset(web, tmp_path / "tfrecord", layout="tfrecord")
 
 
 def own_field(dataset, folder, data):
@@ -295,7 +295,7 @@ def test_masks_in_the_database_are_said_to_be_there_and_how_they_become_files(tm
 
 
 def test_an_exported_target_can_be_imported_again(target, tmp_path):
-    assert store.export_dataset(target, tmp_path / "voc") == 4
+    assert export_dataset(target, tmp_path / "voc") == 4
     assert json.loads((tmp_path / "voc" / "ledger.json").read_text())["strictly_image_level"] is True
     again = store.import_target(target_definition("store-roundtrip"), tmp_path / "voc")
     assert again.match_tags("train").values("image_id") == ["t1", "t2"]
@@ -307,9 +307,9 @@ def test_an_exported_target_can_be_imported_again(target, tmp_path):
 def test_folders_and_fiftyones_own_format_hold_the_same_images(web, tmp_path):
     import fiftyone as fo
 
-    assert store.export_dataset(web, tmp_path / "folders", layout="folders") == 2
+    assert export_dataset(web, tmp_path / "folders", layout="folders") == 2
     assert (tmp_path / "folders" / "masks" / "cow" / f"{'4' * 20}.png").is_file()
-    assert store.export_dataset(web, tmp_path / "fo", layout="fiftyone") == 2
+    assert export_dataset(web, tmp_path / "fo", layout="fiftyone") == 2
     again = fo.Dataset.from_dir(str(tmp_path / "fo"), dataset_type=fo.types.FiftyOneDataset)
     try:
         assert again.values("sha256") == web.match_tags("kept").values("sha256")

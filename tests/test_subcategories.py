@@ -9,12 +9,7 @@ import pytest
 from wss_data.cosegmentation.score import jaccard
 from wss_data.cosegmentation.subcategories.engine import SubcategoriesEngine, learn_group
 from wss_data.cosegmentation.subcategories.exemplars import BackgroundStatistics
-from wss_data.cosegmentation.subcategories.joint_cut import (
-    JointCutSettings,
-    border_background,
-    cut_window,
-    joint_cut,
-)
+from wss_data.cosegmentation.subcategories.joint_cut import JointCutSettings, border_background, cut_window, joint_cut
 from wss_data.cosegmentation.subcategories.link import link
 from wss_data.cosegmentation.subcategories.merge import (
     Cluster,

@@ -12,15 +12,15 @@ from PIL import Image
 
 from wss_data import store
 from wss_data.errors import MaskError, SourceError, TrainingDataError
-from wss_data.images import write_jpeg
+from wss_data.imaging.images import write_jpeg
+from wss_data.imaging.masks import read_mask, voc_palette, write_mask
 from wss_data.ledger import Ledger, Supervision, UsedFor
-from wss_data.masks import read_mask, voc_palette, write_mask
 from wss_data.spec import DatasetSpec
-from wss_train import submission
 from wss_train.checkpoints import ModelCard, write_model
-from wss_train.cli import main
+from wss_train.commands.cli import main
 from wss_train.models import build_model
-from wss_train.published import VOC_CLASSES
+from wss_train.reports import submission
+from wss_train.reports.published import VOC_CLASSES
 
 LEDGER = Ledger().add("image-level labels", Supervision.IMAGE_LEVEL, UsedFor.TRAINING)
 MASKS = {"b_2": np.full((2, 3), 20, np.uint8), "a_1": np.eye(3, dtype=np.uint8)}

@@ -12,11 +12,11 @@ from PIL import Image
 from test_targets import H, W, definition, layout
 
 from wss_data.errors import SourceError
-from wss_data.images import write_jpeg
-from wss_data.labels import ClassWords, read_annotation, read_label_table
-from wss_data.lists import image_name, read_list
-from wss_data.tables import MAX_BYTES, decode_text, lines_of, read_table, read_text
-from wss_data.targets import read_voc_layout
+from wss_data.imaging.images import write_jpeg
+from wss_data.reading.labels import ClassWords, read_annotation, read_label_table
+from wss_data.reading.lists import image_name, read_list
+from wss_data.reading.tables import MAX_BYTES, decode_text, lines_of, read_table, read_text
+from wss_data.target.voc import read_voc_layout
 
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32")
 MARK = {"utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff"}

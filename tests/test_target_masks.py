@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from png_files import BLACK, PALETTE, VOC, WHITE, png, shape
 
-from wss_data.masks import read_mask
+from wss_data.imaging.masks import read_mask
 from wss_data.spec import DatasetSpec
-from wss_data.target_report import no_class_shown, target_report
-from wss_data.targets import DROP_REASONS, TargetImage, TargetLayout, TargetRecord, check_target
+from wss_data.target.report import no_class_shown, target_report
+from wss_data.target.voc import DROP_REASONS, TargetImage, TargetLayout, TargetRecord, check_target
 
 CLASSES = [f"c{index}" for index in range(1, 255)]
 SPEC = DatasetSpec.from_dict({"name": "t", "classes": CLASSES, "target": {"layout": "voc"}})
@@ -38,7 +38,7 @@ def report(images) -> list[str]:
 
 @pytest.mark.parametrize("name", list(KINDS))
 def test_each_kind_of_mask_is_stored_as_read_or_dropped_with_its_reason(tmp_path, monkeypatch, name):
-    monkeypatch.setattr("wss_data.images.MIN_SIDE", 1)
+    monkeypatch.setattr("wss_data.imaging.images.MIN_SIDE", 1)
     kind = KINDS[name]
     image = checked(tmp_path, kind.data, CLASSES)
     values = set(np.unique(kind.values).tolist())
@@ -64,7 +64,7 @@ BINARY = {
 
 @pytest.mark.parametrize("name", list(BINARY))
 def test_foreground_in_black_and_white_is_no_truth_of_classes(tmp_path, monkeypatch, name):
-    monkeypatch.setattr("wss_data.images.MIN_SIDE", 1)
+    monkeypatch.setattr("wss_data.imaging.images.MIN_SIDE", 1)
     image = checked(tmp_path, BINARY[name], ["c2"])
     assert image.dropped == "mask_binary"
     assert "drawn in black and white: foreground" in image.detail and "255" in image.detail and "c2" in image.detail
@@ -76,7 +76,7 @@ def test_foreground_in_black_and_white_is_no_truth_of_classes(tmp_path, monkeypa
 
 
 def test_a_set_of_void_in_vocs_colours_is_refused_whole_and_one_of_many_is_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr("wss_data.images.MIN_SIDE", 1)
+    monkeypatch.setattr("wss_data.imaging.images.MIN_SIDE", 1)
     void = checked(tmp_path, png(shape(255), 8, PALETTE, VOC))
     assert void.dropped is None and void.shown == ()
     assert "255 is void, not foreground" in no_class_shown([void, void])
@@ -90,7 +90,7 @@ def test_a_set_of_void_in_vocs_colours_is_refused_whole_and_one_of_many_is_count
 
 
 def test_masks_that_do_not_show_what_the_labels_name_are_counted_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("wss_data.images.MIN_SIDE", 1)
+    monkeypatch.setattr("wss_data.imaging.images.MIN_SIDE", 1)
     mask = png(shape(3), 8, PALETTE, VOC)
     one, two = checked(tmp_path, mask, ["c3"]), checked(tmp_path, mask, ["c1"], name="v2")
     assert not any("masks: " in line for line in report([one]))
@@ -102,7 +102,7 @@ def test_masks_that_do_not_show_what_the_labels_name_are_counted_in_one_line(tmp
 
 
 def test_palettes_that_were_read_by_their_colours_are_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr("wss_data.images.MIN_SIDE", 1)
+    monkeypatch.setattr("wss_data.imaging.images.MIN_SIDE", 1)
     image = checked(tmp_path, KINDS["VOC's compacted"].data, ["c15"])
     assert image.shown == ("c15",)
     assert any(line.startswith("palettes: 1 masks have VOC's colours") for line in report([image]))
@@ -110,7 +110,7 @@ def test_palettes_that_were_read_by_their_colours_are_counted(tmp_path, monkeypa
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_turn_that_the_size_of_a_mask_does_not_show_is_told(tmp_path, monkeypatch, orientation):
-    monkeypatch.setattr("wss_data.images.MIN_SIDE", 1)
+    monkeypatch.setattr("wss_data.imaging.images.MIN_SIDE", 1)
     upright = checked(tmp_path, png(shape(1)), orientation=orientation)
     square = checked(tmp_path, png(shape(1)[:, :12]), orientation=orientation, size=(12, 12), name="v2")
     assert upright.dropped == ("mask_rotated" if orientation >= 5 else None)

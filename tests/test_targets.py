@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from wss_data.errors import MaskError, SourceError, SpecError
-from wss_data.images import write_jpeg
-from wss_data.masks import read_mask, write_mask
+from wss_data.imaging.images import write_jpeg
+from wss_data.imaging.masks import read_mask, write_mask
 from wss_data.spec import DatasetSpec
-from wss_data.targets import (
+from wss_data.target.voc import (
     DROP_REASONS,
     check_target,
     check_targets,

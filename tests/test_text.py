@@ -8,17 +8,17 @@ import sys
 import pytest
 from tqdm import tqdm
 
-from wss_data import cli
-from wss_data.addresses import is_web_address
-from wss_data.attribution import Credit, markdown, page, table
-from wss_data.card_text import _escaped
-from wss_data.cells import text_cell
+from wss_data.commands import cli
 from wss_data.errors import StoreError
+from wss_data.errors.names import printable
+from wss_data.errors.text import CleanStream, clean_text, is_clean, visible
 from wss_data.ledger import Ledger
-from wss_data.names import printable
+from wss_data.reading.addresses import is_web_address
+from wss_data.reading.cells import text_cell
 from wss_data.records import Provenance
-from wss_data.text import CleanStream, clean_text, is_clean, visible
-from wss_train import cli as train_cli
+from wss_data.sharing.attribution import Credit, markdown, page, table
+from wss_data.sharing.card_content import _escaped
+from wss_train.commands import cli as train_cli
 
 STEERING = {
     "colour": "\x1b[31m",

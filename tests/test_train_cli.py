@@ -6,13 +6,13 @@ import pytest
 import torch
 import yaml
 
-from wss_data.cli import main as data_main
-from wss_data.home import dataset_folder
+from wss_data.commands.cli import main as data_main
+from wss_data.imaging.masks import read_mask
 from wss_data.ledger import Ledger
-from wss_data.masks import read_mask
+from wss_data.runtime.home import dataset_folder
 from wss_data.spec import read_spec
 from wss_train.checkpoints import ModelCard, write_model
-from wss_train.cli import main, make_parser
+from wss_train.commands.cli import main, make_parser
 from wss_train.recipes import preset
 
 CLASSES = list(read_spec("drawn").class_names[:2])

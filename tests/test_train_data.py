@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from wss_data.errors import ImageError, TrainingDataError
-from wss_data.images import read_at_least
-from wss_data.masks import write_mask
+from wss_data.imaging.images import read_at_least
+from wss_data.imaging.masks import write_mask
 from wss_data.records import ExampleTable
 from wss_train.data import TrainingDraws, as_table, batches, check_training_table
 from wss_train.recipes import preset, with_values

@@ -16,15 +16,16 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from wss_data.errors import CheckpointError, RecipeError, TrainingDataError
-from wss_data.files import digests_of
+from wss_data.imaging.masks import write_mask
 from wss_data.ledger import Ledger, Supervision, UsedFor
-from wss_data.masks import write_mask
 from wss_data.records import ExampleTable
-from wss_train import loop, step, training
+from wss_data.runtime.files import digests_of
+from wss_train import training
 from wss_train.checkpoints import read_card, read_weights, training_states
+from wss_train.engine import loop, step
+from wss_train.engine.optimizer import learning_rate, parameter_groups
 from wss_train.evaluate import evaluate_model
 from wss_train.models import build_model
-from wss_train.optimizer import learning_rate, parameter_groups
 from wss_train.pseudo_masks import make_pseudo_masks
 from wss_train.recipes import preset, with_values
 from wss_train.training import train, train_final, train_generator

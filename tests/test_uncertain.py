@@ -13,12 +13,10 @@ from wss_data import store
 from wss_data.cosegmentation import base
 from wss_data.cosegmentation.base import Segmented
 from wss_data.cosegmentation.folder import cosegment_folder
+from wss_data.cosegmentation.quality import border_contact, colour_contrast, compactness, mask_quality, pieces
 from wss_data.errors import MaskError
-from wss_data.export import ExportRow, write_folders, write_voc
-from wss_data.home import dataset_folder
-from wss_data.images import write_jpeg
-from wss_data.ledger import Ledger
-from wss_data.masks import (
+from wss_data.imaging.images import write_jpeg
+from wss_data.imaging.masks import (
     check_foreground,
     foreground_ratio,
     label_mask,
@@ -28,14 +26,16 @@ from wss_data.masks import (
     write_foreground,
     write_mask,
 )
-from wss_data.quality import border_contact, colour_contrast, compactness, mask_quality, pieces
-from wss_data.report import BAND_GREY, DatasetImage, cut_out, pair_tile
+from wss_data.imaging.pictures import BAND_GREY, DatasetImage, cut_out, pair_tile
+from wss_data.ledger import Ledger
+from wss_data.runtime.home import dataset_folder
+from wss_data.sharing.layouts import ExportRow, write_folders, write_voc
 from wss_data.spec import DatasetSpec
 from wss_train.data import Batch, TrainingDraws, as_table, check_training_table
+from wss_train.engine.objective import Objective
 from wss_train.losses import at_one_resolution, classes_in_masks, segmentation_loss
 from wss_train.metrics import ConfusionMatrix
 from wss_train.models import ModelOutput
-from wss_train.objective import Objective
 from wss_train.recipes import preset, with_values
 from wss_train.training import train_generator
 from wss_train.transforms import Augmentation, augment
@@ -421,8 +421,8 @@ def test_a_build_with_a_band_writes_it_filters_by_decided_pixels_and_trains(data
 
 def test_a_published_mask_keeps_its_band_in_a_dataset_built_from_the_manifest(database, tmp_path, images, toy):
     from wss_data import build
-    from wss_data.manifest import read_manifest, write_manifest
-    from wss_data.rebuild import take_over
+    from wss_data.sharing.manifest import read_manifest, write_manifest
+    from wss_data.sharing.rebuild import take_over
 
     first = build(definition("band-published", images, ignore_index=21), workers=1, progress=False)
     write_manifest(first, tmp_path / "band.jsonl", masks=True)

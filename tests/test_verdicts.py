@@ -8,10 +8,11 @@ import pytest
 from builders import SHARES, definition, make_web, record
 from limits import full_disk
 
-from wss_data import cli, store
+from wss_data import store
+from wss_data.commands import cli
 from wss_data.errors import StoreError, TrainingDataError
-from wss_data.home import dataset_folder
-from wss_data.verdicts import FILE, Act, add_act, last_standing_act, read_acts, standing, told
+from wss_data.filtering.verdicts import FILE, Act, add_act, last_standing_act, read_acts, standing, told
+from wss_data.runtime.home import dataset_folder
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 A, B, C = ("cat", "1"), ("cat", "2"), ("cow", "4")

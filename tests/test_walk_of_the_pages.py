@@ -23,10 +23,10 @@ from PIL import Image
 from voc_trees import trees, write_images, write_names
 
 from wss_data import spec, store
-from wss_data.cli import main as wss_data_main
-from wss_data.home import dataset_folder
+from wss_data.commands.cli import main as wss_data_main
+from wss_data.runtime.home import dataset_folder
 from wss_train import recipes
-from wss_train.cli import main as wss_train_main
+from wss_train.commands.cli import main as wss_train_main
 from wss_train.models import SegmentationModel
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,10 +6,10 @@ from fake_wikimedia import FakeWikimedia, lagged, make_items
 from virtual_clock import VirtualClock
 
 from wss_data.errors import SourceError, SourceUnavailable
-from wss_data.fetch import CONTACT_VARIABLE
-from wss_data.sources import wikimedia
-from wss_data.sources.base import Forgetful, make_source
-from wss_data.sources.wikimedia import plain_text
+from wss_data.retrieval.fetch import CONTACT_VARIABLE
+from wss_data.retrieval.sources import wikimedia
+from wss_data.retrieval.sources.base import Forgetful, make_source
+from wss_data.retrieval.sources.wikimedia import plain_text
 from wss_data.spec import ClassSpec
 
 COW = ClassSpec(1, "cow", ("cow",))

@@ -11,12 +11,13 @@ import yaml
 from builders import make_web
 from web_server import WebServer
 
-from wss_data import rebuild, store
-from wss_data import zoo as zoo_functions
+from wss_data import store
 from wss_data.errors import SourceError
-from wss_data.home import dataset_folder
-from wss_data.manifest import write_manifest
-from wss_data.masks import read_mask
+from wss_data.imaging.masks import read_mask
+from wss_data.runtime.home import dataset_folder
+from wss_data.sharing import rebuild
+from wss_data.sharing import zoo as zoo_functions
+from wss_data.sharing.manifest import write_manifest
 from wss_data.spec import read_spec
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -100,7 +101,7 @@ def test_without_the_package_the_zoo_says_what_to_install(monkeypatch, tmp_path)
     spec = importlib.util.spec_from_file_location("the_zoo", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setitem(sys.modules, "wss_data.zoo", None)
+    monkeypatch.setitem(sys.modules, "wss_data.sharing.zoo", None)
     with pytest.raises(ImportError, match="pip install git"):
         module.download_and_prepare(str(tmp_path))
     with pytest.raises(ImportError, match="pip install git"):

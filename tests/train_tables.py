@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from wss_data.imaging.masks import write_mask
 from wss_data.ledger import Ledger, Supervision, UsedFor
-from wss_data.masks import write_mask
 from wss_data.records import ExampleTable
 from wss_train.recipes import preset, with_values
 

@@ -4,7 +4,7 @@ import threading
 
 
 class VirtualClock:
-    """A ``wss_data.clock.Clock``; thread safe: two who sleep at once do so one after the other.
+    """A ``wss_data.retrieval.clock.Clock``; thread safe: two who sleep at once do so one after the other.
 
     Args:
         start: The first moment, in seconds since 1970.

@@ -6,8 +6,8 @@ import numpy as np
 import scipy.io
 import scipy.sparse
 
-from wss_data.images import write_jpeg
-from wss_data.masks import write_mask
+from wss_data.imaging.images import write_jpeg
+from wss_data.imaging.masks import write_mask
 
 W, H = 32, 24
 COW, PERSON = 10, 15

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 
-from wss_data.images import encode_jpeg
+from wss_data.imaging.images import encode_jpeg
 
 Answer = tuple[int, dict[str, str], bytes]
 

@@ -15,25 +15,25 @@ each public name is loaded when it is first used.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from wss_data.runtime.version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from wss_data.card import write_card
     from wss_data.cosegmentation.folder import cosegment_folder
     from wss_data.cosegmentation.score import score_folder
     from wss_data.errors import WssError
     from wss_data.pipeline import build
-    from wss_data.reimport import import_dataset
+    from wss_data.sharing.card import write_card
+    from wss_data.sharing.export import export_dataset
+    from wss_data.sharing.import_dataset import import_dataset
     from wss_data.spec import DatasetSpec, read_spec, spec_from_folder
     from wss_data.store import (
         apply_filter,
         example_table,
-        export_dataset,
         import_masks,
         import_target,
         list_datasets,
         open_dataset,
     )
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "DatasetSpec": "spec",
@@ -42,8 +42,8 @@ _HOMES = {
     "build": "pipeline",
     "cosegment_folder": "cosegmentation.folder",
     "example_table": "store",
-    "export_dataset": "store",
-    "import_dataset": "reimport",
+    "export_dataset": "sharing.export",
+    "import_dataset": "sharing.import_dataset",
     "import_masks": "store",
     "import_target": "store",
     "list_datasets": "store",
@@ -51,7 +51,7 @@ _HOMES = {
     "read_spec": "spec",
     "score_folder": "cosegmentation.score",
     "spec_from_folder": "spec",
-    "write_card": "card",
+    "write_card": "sharing.card",
 }
 
 __all__ = [

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from wss_data import checked
 from wss_data.errors import shown
+from wss_data.reading import checked
 
 MOST_ENTRIES = 1_000
 """Entries of a ledger that is read."""

@@ -19,21 +19,21 @@ from wss_data.cosegmentation.base import (
     group_fingerprint,
     make_engine,
 )
-from wss_data.database import loss_told
+from wss_data.cosegmentation.quality import mask_quality
 from wss_data.errors import ImageError, SourceError, StoreError
-from wss_data.files import expanded, remove_unfinished
-from wss_data.filters import DROPPED, KEPT, UNREADABLE
-from wss_data.home import dataset_folder, dataset_owner
-from wss_data.images import read_image
-from wss_data.journal import Journal, Status
-from wss_data.listing import told
-from wss_data.masks import IGNORE_INDEX, foreground_ratio, label_mask, write_mask
-from wss_data.quality import mask_quality
+from wss_data.filtering.filters import DROPPED, KEPT, UNREADABLE
+from wss_data.imaging.images import read_image
+from wss_data.imaging.masks import IGNORE_INDEX, foreground_ratio, label_mask, write_mask
+from wss_data.imaging.pictures import DatasetImage, write_pictures
+from wss_data.reading.listing import told
 from wss_data.records import stem_of
-from wss_data.report import DatasetImage, write_pictures
-from wss_data.retrieve import BATCH, remove_unrecorded, retrieve
-from wss_data.sources.base import Source, make_source
-from wss_data.sources.folder import FolderSource
+from wss_data.retrieval.journal import Journal, Status
+from wss_data.retrieval.retrieve import BATCH, remove_unrecorded, retrieve
+from wss_data.retrieval.sources.base import Source, make_source
+from wss_data.retrieval.sources.folder import FolderSource
+from wss_data.runtime.database import loss_told
+from wss_data.runtime.files import expanded, remove_unfinished
+from wss_data.runtime.home import dataset_folder, dataset_owner
 from wss_data.spec import CosegmentationSpec, DatasetSpec, SourceSpec, read_spec
 
 LOGGER = logging.getLogger(__name__)

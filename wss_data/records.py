@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from wss_data.errors.text import clean_text
 from wss_data.ledger import Ledger
-from wss_data.text import clean_text
 
 
 def stem_of(sha256: str) -> str:
@@ -29,7 +29,7 @@ def mask_basis(sha256: str, labels: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where an image came from. Texts lose what would steer a terminal (``wss_data.text.clean_text``).
+    """Where an image came from. Texts lose what would steer a terminal (``wss_data.errors.text.clean_text``).
 
     Args:
         source: Name of the source, such as ``folder``.
@@ -113,7 +113,7 @@ class ExampleTable:
         source: Name of the dataset it was taken from, for reports.
         confidence: Confidence of the co-segmentation, in [0, 1]; nan where there is none. Shape (N,), float32.
         quality: How plausible the mask is by its looks, in [0, 1]: compactness times colour contrast
-            (``wss_data.quality``); nan where it was not measured. Shape (N,), float32.
+            (``wss_data.cosegmentation.quality``); nan where it was not measured. Shape (N,), float32.
         sha256: Hex digest that each image's file had when it was imported; ``None`` where the files cannot change.
     """
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from wss_data.errors import SpecError, shown
-from wss_data.files import expanded
-from wss_data.listing import require_text
-from wss_data.names import is_of_tool
-from wss_data.text import is_clean
+from wss_data.errors.names import is_of_tool
+from wss_data.errors.text import is_clean
+from wss_data.reading.listing import require_text
+from wss_data.runtime.files import expanded
 
 MAX_CLASSES = 254
 """Masks are 8 bit: 0 is background and 255 ignore."""
@@ -237,7 +237,7 @@ def read_spec(name_or_path: str | Path) -> DatasetSpec:
 
 def _read_file(name_or_path: str | Path, within: tuple[str, ...]) -> DatasetSpec:
     """The definition in a file; ``within``: the files that led to it by their ``mask_classes``."""
-    from wss_data.plain_yaml import read_plain_file
+    from wss_data.reading.plain_yaml import read_plain_file
 
     text = str(name_or_path)
     path = Path(text)

@@ -19,13 +19,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wss_train.ablation import run_ablation
     from wss_train.evaluate import evaluate_model, score_masks
     from wss_train.export import export_model
     from wss_train.predict import predict_images
     from wss_train.pseudo_masks import make_pseudo_masks
     from wss_train.recipes import TrainRecipe, preset
-    from wss_train.seeds import run_ablation_over_seeds
+    from wss_train.reports.ablation import run_ablation
+    from wss_train.reports.seeds import run_ablation_over_seeds
     from wss_train.training import train_final, train_generator
 
 _HOMES = {
@@ -35,8 +35,8 @@ _HOMES = {
     "make_pseudo_masks": "pseudo_masks",
     "predict_images": "predict",
     "preset": "recipes",
-    "run_ablation": "ablation",
-    "run_ablation_over_seeds": "seeds",
+    "run_ablation": "reports.ablation",
+    "run_ablation_over_seeds": "reports.seeds",
     "score_masks": "evaluate",
     "train_final": "training",
     "train_generator": "training",

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wss_data import checked
 from wss_data.errors import CheckpointError, RecipeError, shown
-from wss_data.files import write_bytes, write_json
 from wss_data.ledger import Ledger
+from wss_data.reading import checked
+from wss_data.runtime.files import write_bytes, write_json
 from wss_data.spec import MAX_CLASSES
 from wss_train.recipes import Kind, TrainRecipe
 

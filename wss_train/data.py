@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from wss_data.agreement import disagreement
+from wss_data.cosegmentation.agreement import disagreement
 from wss_data.errors import TrainingDataError
-from wss_data.files import digests_of
-from wss_data.images import read_at_least, read_size
-from wss_data.masks import read_mask
+from wss_data.imaging.images import read_at_least, read_size
+from wss_data.imaging.masks import read_mask
 from wss_data.records import ExampleTable
+from wss_data.runtime.files import digests_of
 from wss_train.noise import balanced_order, boundary_to_void, image_weights
 from wss_train.recipes import TrainRecipe
 from wss_train.transforms import augment, draw_augmentation
@@ -241,7 +241,7 @@ def check_training_table(table: ExampleTable, needs_labels: bool = False) -> Dat
             0..C and the ignore index or has another size than its image, no mask shows any class, a needed label
             is missing, or an image is not the one that was imported.
         MaskError: If a mask cannot be read.
-        ImageError: If a file is no image, or one with a side below ``wss_data.images.MIN_SIDE`` pixels.
+        ImageError: If a file is no image, or one with a side below ``wss_data.imaging.images.MIN_SIDE`` pixels.
     """
     if len(table) == 0:
         raise TrainingDataError(

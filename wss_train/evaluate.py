@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from wss_data import checked
-from wss_data.crf import CrfSettings
+from wss_data.crf.dense_crf import CrfSettings
 from wss_data.errors import TrainingDataError
-from wss_data.files import check_outputs, digests_of, output_folder, output_path, write_output
+from wss_data.imaging.masks import IGNORE_INDEX, read_mask, write_mask
 from wss_data.ledger import Ledger, Supervision, UsedFor
-from wss_data.masks import IGNORE_INDEX, read_mask, write_mask
+from wss_data.reading import checked
 from wss_data.records import ExampleTable
+from wss_data.runtime.files import check_outputs, digests_of, output_folder, output_path, write_output
 from wss_train.data import check_imported
-from wss_train.failures import write_failures
+from wss_train.engine.threads import in_threads
 from wss_train.inference import device_of, predict_files, settings_for
 from wss_train.labelling import LabelledImage, chosen_crf, label_images, pixels_of
 from wss_train.metrics import ConfusionMatrix
 from wss_train.models import load_model
-from wss_train.threads import in_threads
+from wss_train.reports.failures import write_failures
 
 if TYPE_CHECKING:
     from wss_train.data import Examples

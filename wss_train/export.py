@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wss_data.errors import WssError
-from wss_data.files import check_outputs, output_path
+from wss_data.runtime.files import check_outputs, output_path
 from wss_train.checkpoints import ModelCard
 from wss_train.models import SegmentationModel, load_model
 

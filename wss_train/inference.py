@@ -27,13 +27,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from wss_data.crf import LARGEST_WHOLE
+from wss_data.crf.dense_crf import LARGEST_WHOLE
 from wss_data.errors import ImageError, RecipeError, shown
-from wss_data.images import count_pixels, read_image
-from wss_train.arguments import MAX_SCALE
+from wss_data.imaging.images import count_pixels, read_image
 from wss_train.checkpoints import ModelCard
+from wss_train.commands.arguments import MAX_SCALE
+from wss_train.engine.threads import DECODED, in_threads
 from wss_train.models import SegmentationModel, usable_precision
-from wss_train.threads import DECODED, in_threads
 
 FINE_STRIDE = 8
 """Up to this output stride, in pixels, ``GRID_FINE`` is enough."""

@@ -10,13 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wss_data.crf import LARGEST_WHOLE, TILE_PIXELS, CrfSettings, backend, dense_crf, sharpened_tiles
+from wss_data.crf.dense_crf import (
+    LARGEST_WHOLE,
+    TILE_PIXELS,
+    CrfSettings,
+    backend,
+    dense_crf,
+    sharpened_tiles,
+)
 from wss_data.errors import ImageError
-from wss_data.images import read_image, strips
-from wss_data.parallel import default_workers, map_images
+from wss_data.imaging.images import read_image, strips
+from wss_data.runtime.parallel import default_workers, map_images
+from wss_train.engine.threads import DECODED, Room, in_threads
 from wss_train.inference import Predicted, at_image_size, window_at_image_size
 from wss_train.recipes import TrainRecipe
-from wss_train.threads import DECODED, Room, in_threads
 
 SMALLEST_SUPPORT = 0.05
 """A class that reaches this probability nowhere in an image is left out of its CRF, whose cost grows with the classes.

@@ -5,8 +5,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from wss_data.images import strips
-from wss_data.masks import IGNORE_INDEX
+from wss_data.imaging.images import strips
+from wss_data.imaging.masks import IGNORE_INDEX
 
 _EXACT_COUNT = 1 << 24
 """``cv2.calcHist`` returns float32, which holds every whole number up to here and not the next one."""

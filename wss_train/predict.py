@@ -10,15 +10,22 @@ from pathlib import Path
 from tqdm import tqdm
 
 from wss_data.errors import ImageError, SourceError
-from wss_data.files import check_outputs, output_folder, output_path
-from wss_data.images import LONGEST_JPEG, SUFFIXES, encode_jpeg, list_images, read_image, resize_longest_side
-from wss_data.listing import Listing, wanted_of
-from wss_data.masks import resize_mask, write_mask
-from wss_data.report import overlay as draw_overlay
+from wss_data.imaging.images import (
+    LONGEST_JPEG,
+    SUFFIXES,
+    encode_jpeg,
+    list_images,
+    read_image,
+    resize_longest_side,
+)
+from wss_data.imaging.masks import resize_mask, write_mask
+from wss_data.imaging.pictures import overlay as draw_overlay
+from wss_data.reading.listing import Listing, wanted_of
+from wss_data.runtime.files import check_outputs, output_folder, output_path
+from wss_train.engine.threads import DECODED, in_threads
 from wss_train.inference import device_of, predict_files, settings_for
 from wss_train.labelling import LabelledImage, chosen_crf, label_images, pixels_of
 from wss_train.models import load_model
-from wss_train.threads import DECODED, in_threads
 
 _LONGEST_NAME = 255
 """Bytes of a file name at most, on usual file systems."""

@@ -10,19 +10,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from wss_data import checked
-from wss_data.crf import CrfSettings
+from wss_data.crf.dense_crf import CrfSettings
 from wss_data.errors import TrainingDataError
-from wss_data.files import WRITTEN, adopt, check_outputs, digests_of, output_folder, output_path, write_json
+from wss_data.imaging.masks import write_mask
 from wss_data.ledger import Ledger
-from wss_data.masks import write_mask
+from wss_data.reading import checked
 from wss_data.records import ExampleTable, mask_basis
+from wss_data.runtime.files import (
+    WRITTEN,
+    adopt,
+    check_outputs,
+    digests_of,
+    output_folder,
+    output_path,
+    write_json,
+)
 from wss_train.checkpoints import find_model
 from wss_train.data import as_table, check_imported
+from wss_train.engine.threads import in_threads
 from wss_train.inference import device_of, predict_files, settings_for
 from wss_train.labelling import LabelledImage, chosen_crf, label_images, pixels_of
 from wss_train.models import load_model
-from wss_train.threads import in_threads
 
 if TYPE_CHECKING:
     from wss_train.data import Examples
@@ -133,7 +141,7 @@ def _check_labels(table: ExampleTable) -> None:
 def _folder_of(target: "Examples", table: ExampleTable, field: str) -> Path:
     if isinstance(target, ExampleTable):
         raise TrainingDataError("a table has no folder of its own for masks: give one with out=FOLDER.")
-    from wss_data.home import dataset_folder
+    from wss_data.runtime.home import dataset_folder
 
     return dataset_folder(table.source) / field
 

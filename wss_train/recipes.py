@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from wss_data.errors import RecipeError, shown
 
 if TYPE_CHECKING:
-    from wss_data.crf import CrfSettings
+    from wss_data.crf.dense_crf import CrfSettings
 
 Kind = Literal["generator", "final"]
 """The two networks of the method: the mask generator (section 3.2) and the final model (section 3.3)."""
@@ -134,7 +134,7 @@ class TrainRecipe:
 
         scales: Image scales whose softmax outputs are summed when masks are made and models are evaluated.
         crf_iterations, crf_position_px, crf_position_weight, crf_bilateral_px, crf_bilateral_rgb,
-            crf_bilateral_weight: See ``wss_data.crf.CrfSettings``.
+            crf_bilateral_weight: See ``wss_data.crf.dense_crf.CrfSettings``.
         mask_crf: Whether the CRF also sharpens the masks made for the target dataset.
 
     Raises:
@@ -265,8 +265,8 @@ class TrainRecipe:
 
     @property
     def crf_settings(self) -> "CrfSettings":
-        """The settings of the dense CRF, for ``wss_data.crf.dense_crf``."""
-        from wss_data.crf import CrfSettings
+        """The settings of the dense CRF, for ``wss_data.crf.dense_crf.dense_crf``."""
+        from wss_data.crf.dense_crf import CrfSettings
 
         return CrfSettings(
             position_px=self.crf_position_px,

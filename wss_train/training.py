@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from wss_data import checked
 from wss_data.errors import CheckpointError, RecipeError, shown
-from wss_data.files import digest_of, is_ours, output_folder, remove_tables, write_json
 from wss_data.ledger import Ledger, Supervision, UsedFor
+from wss_data.reading import checked
 from wss_data.records import ExampleTable
+from wss_data.runtime.files import digest_of, is_ours, output_folder, remove_tables, write_json
 from wss_train.backbones import load_weights, weights_ledger_entry
 from wss_train.checkpoints import (
     MODEL_FILE,
@@ -43,21 +43,30 @@ from wss_train.checkpoints import (
     write_model,
 )
 from wss_train.data import DataSummary, as_table, check_training_table
+from wss_train.engine.loop import Follower, Watcher, run_loop, seed_of
+from wss_train.engine.processes import from_first, place
+from wss_train.engine.step import compiler_problem, training_precision
 from wss_train.inference import device_of
-from wss_train.loop import Follower, Watcher, run_loop, seed_of
-from wss_train.model_readme import write_model_readme
+from wss_train.model_card import write_model_readme
 from wss_train.models import SegmentationModel, build_model, check_shapes
-from wss_train.processes import from_first, place
 from wss_train.recipes import Kind, TrainRecipe, as_recipe
-from wss_train.selection import FILES as SELECTION_FILES
-from wss_train.selection import LOOKS, REPORT, SNAPSHOTS, Select, Selection, SelectionSettings, Selector, plan_selection
-from wss_train.step import compiler_problem, training_precision
+from wss_train.selection.selection import FILES as SELECTION_FILES
+from wss_train.selection.selection import (
+    LOOKS,
+    REPORT,
+    SNAPSHOTS,
+    Select,
+    Selection,
+    SelectionSettings,
+    Selector,
+    plan_selection,
+)
 
 if TYPE_CHECKING:
     from wss_train.data import Examples
 
 _INITIAL = 2
-"""Name of a stream of random numbers, beside those of ``wss_train.data`` and ``wss_train.loop``."""
+"""Name of a stream of random numbers, beside those of ``wss_train.data`` and ``wss_train.engine.loop``."""
 
 
 def train_generator(
@@ -77,7 +86,7 @@ def train_generator(
         out: Run folder.
         recipe: Recipe, or the name of a preset.
         mask_field: Field with the masks to learn from.
-        select: What chooses the model: ``last`` takes the last state; see ``wss_train.selection``.
+        select: What chooses the model: ``last`` takes the last state; see ``wss_train.selection.selection``.
         target: For ``labels``: target images with labels, such as ``target.match_tags("train")``.
         settings: How to look; ``None`` for the defaults.
         **options: See ``train``.
@@ -113,7 +122,7 @@ def train_final(
         recipe: Recipe, or the name of a preset.
         mask_field: Field with the masks to learn from.
         multilabel: Whether the network has the multi-label branch.
-        select: What chooses the model: ``last`` takes the last state; see ``wss_train.selection``.
+        select: What chooses the model: ``last`` takes the last state; see ``wss_train.selection.selection``.
         settings: How to look; ``None`` for the defaults.
         **options: See ``train``.
 

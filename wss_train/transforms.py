@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from wss_data.masks import resize_mask
+from wss_data.imaging.masks import resize_mask
 from wss_train.recipes import TrainRecipe
 
 

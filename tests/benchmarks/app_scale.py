@@ -104,8 +104,8 @@ def build_by_turns(dataset: Any, folder: Path, count: int) -> dict[str, list[tup
     all of it at once: the samples of a part, masks and numbers on them, in one call, in batches of its own choice.
     """
     from wss_data import store
-    from wss_data.quality import MaskQuality
-    from wss_data.retrieve import BATCH
+    from wss_data.cosegmentation.quality import MaskQuality
+    from wss_data.retrieval.retrieve import BATCH
     from wss_data.store.connection import fiftyone
 
     fo = fiftyone()
@@ -257,8 +257,8 @@ def mark_repeats(dataset: Any) -> None:
 
 def draw_files(folder: Path, classes: Sequence[str], count: int) -> None:
     """One drawn picture and mask a class, and a link to it under the name of each record."""
-    from wss_data.images import write_jpeg
-    from wss_data.masks import write_mask
+    from wss_data.imaging.images import write_jpeg
+    from wss_data.imaging.masks import write_mask
 
     for index, name in enumerate(classes, start=1):
         mask = np.zeros((HEIGHT, WIDTH), np.uint8)

@@ -26,8 +26,8 @@ from wss_data.cosegmentation.base import ImageFiles, make_engine
 from wss_data.cosegmentation.saliency import BASELINES
 from wss_data.cosegmentation.score import jaccard, precision
 from wss_data.errors import CosegmentationError
-from wss_data.images import list_images
-from wss_data.masks import foreground_ratio, read_mask
+from wss_data.imaging.images import list_images
+from wss_data.imaging.masks import foreground_ratio, read_mask
 
 KEPT = (0.2, 0.8)
 """Foreground shares that the filter keeps: Shen et al., BMVC 2017, section 3.1."""

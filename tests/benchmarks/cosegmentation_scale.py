@@ -42,7 +42,7 @@ def varied(image: np.ndarray, seed: int) -> np.ndarray:
 def write_group(photographs: list[Path], count: int, folder: Path) -> None:
     """Write ``count`` different JPEGs of at most 340 px, each photograph as it is before any is taken again."""
     from wss_data.errors import ImageError
-    from wss_data.images import read_image, resize_longest_side, write_jpeg
+    from wss_data.imaging.images import read_image, resize_longest_side, write_jpeg
 
     written = 0
     for number in range(100 * count):
@@ -62,7 +62,7 @@ def write_group(photographs: list[Path], count: int, folder: Path) -> None:
 def work(arguments: argparse.Namespace) -> None:
     """Co-segment the group; tell what this process took, beside its workers."""
     from wss_data.cosegmentation.folder import cosegment_folder
-    from wss_data.parallel import workers_on
+    from wss_data.runtime.parallel import workers_on
 
     cv2.setNumThreads(1)
     begun = time.monotonic()
@@ -102,7 +102,7 @@ def main() -> None:
 
     from measure import own_environment, run
 
-    from wss_data.images import list_images
+    from wss_data.imaging.images import list_images
 
     with tempfile.TemporaryDirectory(prefix="scale-") as name:
         folder = Path(name)

@@ -21,9 +21,9 @@ from statistics import median
 import cv2
 import numpy as np
 
-from wss_data.crf import CrfSettings, dense_crf
-from wss_data.images import read_image
-from wss_data.masks import read_mask
+from wss_data.crf.dense_crf import CrfSettings, dense_crf
+from wss_data.imaging.images import read_image
+from wss_data.imaging.masks import read_mask
 
 SAME = 0.999
 """Share of the pixels whose labels must be equal, in each image."""
@@ -40,7 +40,7 @@ CASES = (
 FIRST_CALL = """
 import time
 import numpy as np
-from wss_data.crf import dense_crf
+from wss_data.crf.dense_crf import dense_crf
 random = np.random.default_rng(0)
 image = random.integers(0, 256, (60, 80, 3), dtype=np.uint8)
 for labels in (2, 3, 21):

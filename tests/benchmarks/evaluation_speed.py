@@ -18,10 +18,10 @@ from statistics import median
 import cv2
 import numpy as np
 
-from wss_data.masks import read_mask, write_mask
+from wss_data.imaging.masks import read_mask, write_mask
 from wss_data.records import ExampleTable
 from wss_train.evaluate import score_masks
-from wss_train.published import VOC_CLASSES
+from wss_train.reports.published import VOC_CLASSES
 
 WIDTH, HEIGHT, CLASSES = 500, 375, 21
 

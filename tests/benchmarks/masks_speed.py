@@ -20,9 +20,9 @@ import cv2
 import numpy as np
 import torch
 
-from wss_data.crf import SMALLEST_PROBABILITY, CrfSettings
-from wss_data.images import read_image
-from wss_data.masks import read_mask
+from wss_data.crf.dense_crf import SMALLEST_PROBABILITY, CrfSettings
+from wss_data.imaging.images import read_image
+from wss_data.imaging.masks import read_mask
 from wss_train.inference import Predicted, grid_size, network_size
 from wss_train.labelling import label_images
 from wss_train.models import load_model

@@ -1,4 +1,4 @@
-"""Whether suspicious masks are bad ones: the score of ``wss_data.quality`` beside the true Jaccard index J.
+"""Whether suspicious masks are bad ones: the score of ``cosegmentation.quality`` beside the true Jaccard index J.
 
     python tests/benchmarks/quality_ranking.py FOLDER [--workers 2]
 
@@ -25,8 +25,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from wss_data.cosegmentation.base import ImageFiles, make_engine
-from wss_data.images import list_images
-from wss_data.quality import mask_quality, quality_scores
+from wss_data.cosegmentation.quality import mask_quality, quality_scores
+from wss_data.imaging.images import list_images
 
 LONG_SIDE = 340
 

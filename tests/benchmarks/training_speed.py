@@ -26,18 +26,18 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from wss_data.images import write_jpeg
+from wss_data.imaging.images import write_jpeg
+from wss_data.imaging.masks import write_mask
 from wss_data.ledger import Ledger
-from wss_data.masks import write_mask
 from wss_data.records import ExampleTable
-from wss_train import loop
 from wss_train.checkpoints import ModelCard
 from wss_train.data import Batch, TrainingDraws, batches
+from wss_train.engine import loop
+from wss_train.engine.optimizer import learning_rate, make_optimizer
+from wss_train.engine.step import training_precision
 from wss_train.losses import at_one_resolution, segmentation_loss
 from wss_train.models import SegmentationModel, build_model
-from wss_train.optimizer import learning_rate, make_optimizer
 from wss_train.recipes import TrainRecipe, preset, with_values
-from wss_train.step import training_precision
 
 CLASSES = tuple(f"class{number}" for number in range(1, 7))
 STEP_GOAL, LOADER_GOAL = 1.10, 1.5

@@ -14,12 +14,12 @@ import numpy as np
 from tqdm import tqdm
 
 from wss_data.errors import CosegmentationError, ImageError, shown
-from wss_data.images import read_image, resize_longest_side
+from wss_data.imaging.images import read_image, resize_longest_side
 from wss_data.ledger import Ledger
 
 ENGINES = {
     "common": "wss_data.cosegmentation.common:CommonEngine",
-    "outside": "wss_data.cosegmentation.outside:OutsideEngine",
+    "outside": "wss_data.cosegmentation.external:OutsideEngine",
     "subcategories": "wss_data.cosegmentation.subcategories.engine:SubcategoriesEngine",
 }
 """Name of each engine -> where its class lives; loaded when it is asked for."""

@@ -32,6 +32,7 @@ import numpy as np
 
 from wss_data.backbones import BackboneChoice
 from wss_data.cosegmentation.base import Segmented
+from wss_data.cosegmentation.confidence import confidence, overlap, pooled, prototype_distances, typicality
 from wss_data.cosegmentation.discriminant import (
     TargetSums,
     centred_gaussian,
@@ -41,15 +42,14 @@ from wss_data.cosegmentation.discriminant import (
     target_sums,
 )
 from wss_data.cosegmentation.features import DescriptorNetwork, resolve_device, resolve_precision
-from wss_data.cosegmentation.judgement import confidence, overlap, pooled, prototype_distances, typicality
 from wss_data.cosegmentation.options import check_names, check_values, wanted_positions
-from wss_data.cosegmentation.refine import TeachSettings, teach_group
+from wss_data.cosegmentation.self_training import TeachSettings, teach_group
 from wss_data.cosegmentation.spool import ArraySpool
-from wss_data.crf import CrfSettings, dense_crf
+from wss_data.crf.dense_crf import CrfSettings, dense_crf
 from wss_data.errors import CosegmentationError
-from wss_data.images import longest_side_size
+from wss_data.imaging.images import longest_side_size
 from wss_data.ledger import Ledger
-from wss_data.parallel import map_images
+from wss_data.runtime.parallel import map_images
 
 R = TypeVar("R")
 

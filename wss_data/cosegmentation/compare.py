@@ -20,13 +20,13 @@ from wss_data.cosegmentation.base import ImageFiles, Segmented, make_engine
 from wss_data.cosegmentation.saliency import BASELINES, LONG_SIDE, SALIENCY
 from wss_data.cosegmentation.score import jaccard, precision
 from wss_data.errors import CosegmentationError, ImageError, MaskError, SourceError
-from wss_data.files import check_outputs, output_path
-from wss_data.images import list_images, read_image, resize_longest_side, unseen_turn
-from wss_data.listing import by_name, list_files
-from wss_data.masks import read_mask, resize_mask
-from wss_data.names import printable, same_name
-from wss_data.parallel import map_images
-from wss_data.report import Tile, cut_out, fit, write_sheet
+from wss_data.errors.names import printable, same_name
+from wss_data.imaging.images import list_images, read_image, resize_longest_side, unseen_turn
+from wss_data.imaging.masks import read_mask, resize_mask
+from wss_data.imaging.pictures import Tile, cut_out, fit, write_sheet
+from wss_data.reading.listing import by_name, list_files
+from wss_data.runtime.files import check_outputs, output_path
+from wss_data.runtime.parallel import map_images
 
 LOGGER = logging.getLogger(__name__)
 

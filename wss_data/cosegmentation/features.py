@@ -22,7 +22,7 @@ import numpy as np
 
 from wss_data.backbones import BackboneChoice
 from wss_data.errors import CosegmentationError
-from wss_data.parallel import default_workers
+from wss_data.runtime.parallel import default_workers
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,17 +14,25 @@ from typing import Any
 
 from tqdm import tqdm
 
-from wss_data import checked
-from wss_data.cells import name_cell, name_of_cell
 from wss_data.cosegmentation.base import Engine, ImageFiles, full_disk_told, group_fingerprint, make_engine
 from wss_data.errors import CosegmentationError, ImageError, SourceError
-from wss_data.files import adopt, check_outputs, is_ours, output_folder, output_path, write_output, write_text
-from wss_data.images import decode_image, list_images
-from wss_data.listing import HIDDEN, Listing
-from wss_data.masks import foreground_ratio, resize_mask, write_foreground
-from wss_data.names import is_of_tool, printable
-from wss_data.parallel import map_images
-from wss_data.tables import columns_told, read_text
+from wss_data.errors.names import is_of_tool, printable
+from wss_data.imaging.images import decode_image, list_images
+from wss_data.imaging.masks import foreground_ratio, resize_mask, write_foreground
+from wss_data.reading import checked
+from wss_data.reading.cells import name_cell, name_of_cell
+from wss_data.reading.listing import HIDDEN, Listing
+from wss_data.reading.tables import columns_told, read_text
+from wss_data.runtime.files import (
+    adopt,
+    check_outputs,
+    is_ours,
+    output_folder,
+    output_path,
+    write_output,
+    write_text,
+)
+from wss_data.runtime.parallel import map_images
 
 SCORES = "scores.csv"
 LEDGER = "ledger.json"

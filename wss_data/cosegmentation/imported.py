@@ -37,12 +37,11 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from PIL import Image
 
-from wss_data.cosegmentation.mat_file import read_mat_mask, read_mat_masks
+from wss_data.cosegmentation.quality import MaskQuality, mask_quality
 from wss_data.errors import ImageError, MaskError, SourceError, StoreError
-from wss_data.files import temporary_folder
-from wss_data.images import SUFFIXES, read_image, unseen_turn
-from wss_data.listing import Listing, list_files
-from wss_data.masks import (
+from wss_data.errors.names import same_name
+from wss_data.imaging.images import SUFFIXES, read_image, unseen_turn
+from wss_data.imaging.masks import (
     IGNORE_INDEX,
     check_foreground,
     foreground_ratio,
@@ -52,10 +51,11 @@ from wss_data.masks import (
     split_band,
     write_mask,
 )
-from wss_data.names import same_name
-from wss_data.parallel import map_images
-from wss_data.quality import MaskQuality, mask_quality
-from wss_data.tables import lines_of, read_text
+from wss_data.imaging.mat_file import read_mat_mask, read_mat_masks
+from wss_data.reading.listing import Listing, list_files
+from wss_data.reading.tables import lines_of, read_text
+from wss_data.runtime.files import temporary_folder
+from wss_data.runtime.parallel import map_images
 
 REASONS = (
     "size",

@@ -22,7 +22,7 @@ import numpy as np
 from wss_data.cosegmentation.base import Segmented
 from wss_data.cosegmentation.cut import CutSettings, graph_cut
 from wss_data.cosegmentation.discriminant import centred_gaussian
-from wss_data.images import resize_longest_side
+from wss_data.imaging.images import resize_longest_side
 
 LONG_SIDE = 160
 """Longer side at which maps and cuts are made, pixels."""

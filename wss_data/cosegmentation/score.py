@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from wss_data.errors import MaskError, SourceError
-from wss_data.listing import list_files, told
-from wss_data.masks import foreground_ratio, read_mask, split_band
-from wss_data.names import printable, same_name
+from wss_data.errors.names import printable, same_name
+from wss_data.imaging.masks import foreground_ratio, read_mask, split_band
+from wss_data.reading.listing import list_files, told
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from wss_data import store
 from wss_data.cosegmentation.base import ENGINES, PROGRAM_ENGINES, make_engine
 from wss_data.errors import CosegmentationError, shown
 from wss_data.pipeline import cosegment_again
-from wss_data.plain_yaml import plain_values
 from wss_data.plugin.forms import form_of, refusing, told_or_failed
+from wss_data.reading.plain_yaml import plain_values
 from wss_data.store.info import web_info
 from wss_data.store.mask_fields import check_new_field
 

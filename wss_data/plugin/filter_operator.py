@@ -6,9 +6,9 @@ import fiftyone.operators as foo
 from fiftyone.operators import types
 
 from wss_data import store
-from wss_data.filters import FilterReport
-from wss_data.home import dataset_owner
+from wss_data.filtering.filters import FilterReport
 from wss_data.plugin.forms import form_of, refusing, told_or_failed
+from wss_data.runtime.home import dataset_owner
 from wss_data.spec import FilterSpec, read_filters
 
 _THRESHOLDS = (

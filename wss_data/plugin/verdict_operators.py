@@ -6,11 +6,11 @@ import fiftyone.operators as foo
 from fiftyone.operators import types
 
 from wss_data import store
-from wss_data.filters import Verdict
+from wss_data.filtering.filters import Verdict
+from wss_data.filtering.verdicts import last_standing_act, told
 from wss_data.plugin.forms import form_of, meant_images, refusing, told_or_failed, which_images
 from wss_data.store.info import web_info
 from wss_data.store.verdicts import ChoiceChange, act_told
-from wss_data.verdicts import last_standing_act, told
 
 
 class _Judge(foo.Operator):

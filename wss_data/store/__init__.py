@@ -20,7 +20,6 @@ verdicts     a person's verdicts, and the choice of images to train on
 screening    repeats, ambiguous images, placeholders, leaks into an evaluation split
 target       the target dataset; masks that a model made
 tables       plain values for training
-sharing      a folder for other tools, in each layout
 app          the FiftyOne App
 server       its server, as a process of its own
 guard        which requests that server answers
@@ -65,7 +64,6 @@ from wss_data.store.mask_fields import adopt_masks, compare_masks, declare_mask_
 from wss_data.store.moved import find_moved_files
 from wss_data.store.ranking import rank_masks
 from wss_data.store.screening import LeakReport, ScreenReport, evaluation_splits, leaks, screen, screened
-from wss_data.store.sharing import export_dataset
 from wss_data.store.tables import example_table
 from wss_data.store.target import import_report, import_target, set_target_masks, target_summary
 from wss_data.store.verdicts import (
@@ -118,7 +116,6 @@ __all__ = [
     "embed",
     "evaluation_splits",
     "example_table",
-    "export_dataset",
     "filters_to_apply",
     "find_images",
     "find_moved_files",

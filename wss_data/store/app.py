@@ -13,9 +13,9 @@ from socket import gethostname
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from wss_data import database
 from wss_data.errors import StoreError
-from wss_data.files import expanded
+from wss_data.runtime import database
+from wss_data.runtime.files import expanded
 from wss_data.store.appearance import bring_up_to_date
 from wss_data.store.connection import fiftyone
 from wss_data.store.datasets import open_dataset

@@ -6,10 +6,18 @@ FiftyOne itself comes in as an argument: only ``connection`` imports it.
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from wss_data.cosegmentation.quality import MaskQuality
 from wss_data.errors import MaskError
-from wss_data.filters import DROPPED, KEPT, LEAK, LOW_CONFIDENCE, PLACEHOLDER, TOO_LARGE, TOO_SMALL
-from wss_data.masks import mask_names, open_mask, voc_palette
-from wss_data.quality import MaskQuality
+from wss_data.filtering.filters import (
+    DROPPED,
+    KEPT,
+    LEAK,
+    LOW_CONFIDENCE,
+    PLACEHOLDER,
+    TOO_LARGE,
+    TOO_SMALL,
+)
+from wss_data.imaging.masks import mask_names, open_mask, voc_palette
 from wss_data.spec import DatasetSpec
 from wss_data.store.info import GROUND_TRUTH, MASKS, PROVENANCE_TEXTS, SCORE, Kind
 

@@ -4,8 +4,8 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from wss_data import database
 from wss_data.errors import StoreError
+from wss_data.runtime import database
 from wss_data.store.plugins import offer_plugin
 
 if TYPE_CHECKING:

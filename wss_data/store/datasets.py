@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wss_data.errors import StoreError
-from wss_data.filters import KEPT
+from wss_data.filtering.filters import KEPT
 from wss_data.spec import DatasetSpec
 from wss_data.store.appearance import set_up
 from wss_data.store.connection import correct_count, fiftyone

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from tqdm import tqdm
 
-from wss_data.descriptors import describe_images, network_name, oddness
 from wss_data.errors import StoreError
-from wss_data.home import dataset_owner
+from wss_data.filtering.oddness import describe_images, network_name, oddness
+from wss_data.runtime.home import dataset_owner
 from wss_data.store.connection import fiftyone
 from wss_data.store.info import web_info
 

@@ -7,14 +7,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wss_data.cosegmentation.quality import mask_quality
 from wss_data.errors import ImageError, StoreError
-from wss_data.images import read_image
-from wss_data.masks import foreground_ratio, read_mask
-from wss_data.quality import mask_quality
+from wss_data.imaging.images import read_image
+from wss_data.imaging.masks import foreground_ratio, read_mask
 from wss_data.store.appearance import declare_masks
 from wss_data.store.connection import fiftyone
-from wss_data.store.info import BEFORE_IMPORT, IMPORTED, MASKS, class_names, definition, mask_ledger, web_info
-from wss_data.store.web import MaskValues, add_imported_ledger, apply_filter, keep_earlier_masks, set_masks
+from wss_data.store.info import (
+    BEFORE_IMPORT,
+    IMPORTED,
+    MASKS,
+    class_names,
+    definition,
+    mask_ledger,
+    web_info,
+)
+from wss_data.store.web import (
+    MaskValues,
+    add_imported_ledger,
+    apply_filter,
+    keep_earlier_masks,
+    set_masks,
+)
 
 if TYPE_CHECKING:
     import fiftyone as fo

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wss_data.home import dataset_folder
+from wss_data.runtime.home import dataset_folder
 from wss_data.store.connection import fiftyone
 from wss_data.store.info import kind_of
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wss_data.filters import DROPPED, KEPT
+from wss_data.filtering.filters import DROPPED, KEPT
 from wss_data.store.connection import fiftyone
 from wss_data.store.info import SCORE, applied_filters, class_names, kind_of
 

@@ -10,7 +10,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from wss_data.home import home_folder
+from wss_data.runtime.home import home_folder
 
 LOGGER = logging.getLogger(__name__)
 

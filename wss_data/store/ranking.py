@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from wss_data.quality import quality_scores
+from wss_data.cosegmentation.quality import quality_scores
 from wss_data.store.connection import fiftyone
 from wss_data.store.info import SCORE, web_info
 

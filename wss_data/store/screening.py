@@ -10,14 +10,14 @@ from pathlib import Path
 from sys import intern
 from typing import TYPE_CHECKING
 
-from wss_data.duplicates import Finding, Screened, find_leaks, find_repeats, look_at
 from wss_data.errors import StoreError
-from wss_data.files import expanded
-from wss_data.filters import DROPPED, GONE, LEAK, NEAR_DUPLICATE, SCREENING_TAGS, aligned
-from wss_data.names import printable
+from wss_data.errors.names import printable
+from wss_data.filtering.duplicates import Finding, Screened, find_leaks, find_repeats, look_at
+from wss_data.filtering.filters import DROPPED, GONE, LEAK, NEAR_DUPLICATE, SCREENING_TAGS, aligned
+from wss_data.reading.tables import lines_of, read_text
+from wss_data.runtime.files import expanded
 from wss_data.store.datasets import open_dataset
 from wss_data.store.info import class_names, info_of, kind_of, mark_filter_stale, update, web_info
-from wss_data.tables import lines_of, read_text
 
 if TYPE_CHECKING:
     import fiftyone as fo
@@ -209,8 +209,8 @@ def _dataset_split(split: str) -> list[Screened]:
 
 
 def _folder_split(folder: Path) -> tuple[list[Screened], str]:
-    from wss_data.images import list_images
-    from wss_data.parallel import map_images
+    from wss_data.imaging.images import list_images
+    from wss_data.runtime.parallel import map_images
 
     paths = list_images(folder)
     looks = list(map_images(_of_file, paths, description="hash", total=len(paths)))
@@ -220,9 +220,9 @@ def _folder_split(folder: Path) -> tuple[list[Screened], str]:
 
 
 def _of_file(path: Path) -> Screened | None:
-    from wss_data.decoding import perceptual_hash
     from wss_data.errors import ImageError
-    from wss_data.images import decode_image
+    from wss_data.imaging.images import decode_image
+    from wss_data.retrieval.decode_pool import perceptual_hash
 
     try:
         data = path.read_bytes()

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from wss_data.errors import StoreError
-from wss_data.files import expanded
-from wss_data.home import dataset_folder
+from wss_data.runtime.files import expanded
+from wss_data.runtime.home import dataset_folder
 from wss_data.store.companion import companion, end_with_parent
 from wss_data.store.connection import fiftyone
 from wss_data.store.peer import users_are_seen

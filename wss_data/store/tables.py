@@ -11,11 +11,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wss_data.errors import StaleMasksError, StoreError, TrainingDataError
-from wss_data.filters import DROPPED, KEPT, is_left_out
+from wss_data.filtering.filters import DROPPED, KEPT, is_left_out
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.records import ExampleTable, mask_basis
 from wss_data.store.connection import fiftyone
-from wss_data.store.info import BASIS, GROUND_TRUTH, MASKS, class_names, info_of, kind_of, mask_ledger, name_of
+from wss_data.store.info import (
+    BASIS,
+    GROUND_TRUTH,
+    MASKS,
+    class_names,
+    info_of,
+    kind_of,
+    mask_ledger,
+    name_of,
+)
 from wss_data.store.verdicts import CHOSEN
 
 if TYPE_CHECKING:

@@ -8,16 +8,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wss_data.errors import SourceError, SpecError, StoreError
-from wss_data.files import expanded, write_text
-from wss_data.filters import DROPPED, aligned, is_left_out
-from wss_data.home import dataset_folder, dataset_owner
+from wss_data.filtering.filters import DROPPED, aligned, is_left_out
 from wss_data.ledger import Ledger, Supervision, UsedFor
-from wss_data.listing import require_text
+from wss_data.reading.listing import require_text
+from wss_data.runtime.files import expanded, write_text
+from wss_data.runtime.home import dataset_folder, dataset_owner
 from wss_data.spec import DatasetSpec, read_spec
 from wss_data.store.appearance import declare_masks
 from wss_data.store.connection import fiftyone
 from wss_data.store.datasets import check_place, create_or_open, open_dataset, target_name
-from wss_data.store.info import BASIS, BEFORE_IMPORT, GROUND_TRUTH, MASKS, class_names, info_of, set_ledger, update
+from wss_data.store.info import (
+    BASIS,
+    BEFORE_IMPORT,
+    GROUND_TRUTH,
+    MASKS,
+    class_names,
+    info_of,
+    set_ledger,
+    update,
+)
 from wss_data.store.screening import evaluation_splits, leaks
 from wss_data.store.tables import mask_bases, masks_fit
 from wss_data.store.web import apply_filter
@@ -30,7 +39,7 @@ TRAIN_LIST = "train_aug.txt"
 if TYPE_CHECKING:
     import fiftyone as fo
 
-    from wss_data.targets import TargetImage
+    from wss_data.target.voc import TargetImage
 
 
 def import_target(
@@ -67,8 +76,14 @@ def import_target(
             shows a class though the labels name some, or, with ``strict``, the counts are not as expected.
         StoreError: If a dataset of that name has other classes, or another process works on it or on the web dataset.
     """
-    from wss_data.target_report import TargetReport, no_class_shown, target_report
-    from wss_data.targets import check_targets, read_voc_layout, source_fingerprint, without_copies, write_drawn
+    from wss_data.target.report import TargetReport, no_class_shown, target_report
+    from wss_data.target.voc import (
+        check_targets,
+        read_voc_layout,
+        source_fingerprint,
+        without_copies,
+        write_drawn,
+    )
 
     spec = spec if isinstance(spec, DatasetSpec) else read_spec(spec)
     name = target_name(spec)
@@ -129,7 +144,7 @@ def import_target(
 
 def import_report(dataset: "fo.Dataset") -> str:
     """What a target dataset was made from, counted, and what is wrong with it; empty for one of an older version."""
-    from wss_data.target_report import TargetReport
+    from wss_data.target.report import TargetReport
 
     return str(TargetReport.from_dict(info_of(dataset).get("import_report", {})))
 
@@ -152,7 +167,7 @@ def _drop_leaks(spec: DatasetSpec, target: str) -> None:
 
 def _store_target(dataset: "fo.Dataset", images: Sequence["TargetImage"]) -> None:
     """Make the samples of a target dataset what ``images`` say; masks that a model made stay."""
-    from wss_data.targets import DROP_REASONS
+    from wss_data.target.voc import DROP_REASONS
 
     fo = fiftyone()
     ours = {"train", "val", "test", *(f"{DROPPED}{reason}" for reason in DROP_REASONS)}

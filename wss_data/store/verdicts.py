@@ -6,11 +6,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from wss_data.errors import StoreError
-from wss_data.filters import Verdict, decide, retagged
-from wss_data.home import dataset_folder
+from wss_data.filtering.filters import Verdict, decide, retagged
+from wss_data.filtering.verdicts import (
+    FILE,
+    Act,
+    Standing,
+    add_act,
+    images,
+    last_standing_act,
+    read_acts,
+    standing,
+)
+from wss_data.runtime.home import dataset_folder
 from wss_data.store.connection import fiftyone
 from wss_data.store.info import applied_filters, info_of, mark_filter_stale, update, web_info
-from wss_data.verdicts import FILE, Act, Standing, add_act, images, last_standing_act, read_acts, standing
 
 if TYPE_CHECKING:
     import fiftyone as fo

@@ -7,13 +7,13 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wss_data.files import expanded
-from wss_data.filters import GONE, SCREENING_TAGS, FilterReport, decide, filter_report, retagged
-from wss_data.home import dataset_folder, dataset_owner
+from wss_data.cosegmentation.quality import MaskQuality
+from wss_data.errors.names import printable
+from wss_data.filtering.filters import GONE, SCREENING_TAGS, FilterReport, decide, filter_report, retagged
 from wss_data.ledger import Ledger, Supervision, UsedFor
-from wss_data.names import printable
-from wss_data.quality import MaskQuality
 from wss_data.records import ImageRecord, Provenance
+from wss_data.runtime.files import expanded
+from wss_data.runtime.home import dataset_folder, dataset_owner
 from wss_data.spec import FilterSpec
 from wss_data.store.appearance import declare_masks
 from wss_data.store.connection import fiftyone, wait_until_on_disk

@@ -1,4 +1,4 @@
-"""Retrieve a list of addresses with ``wss_data.retrieve``, as ``wss-data build`` does, without a database behind it.
+"""Retrieve a list of addresses as ``wss-data build`` does, without a database behind it.
 
 python ours.py URLS OUT [--connections 16] [--side 340] [--deadline 25] [--allow-host HOST:PORT] [--report FILE]
 
@@ -12,10 +12,10 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from wss_data.journal import Journal
 from wss_data.records import ImageRecord, Provenance
-from wss_data.retrieve import retrieve
-from wss_data.sources.base import Hit, Pages, SourceState
+from wss_data.retrieval.journal import Journal
+from wss_data.retrieval.retrieve import retrieve
+from wss_data.retrieval.sources.base import Hit, Pages, SourceState
 from wss_data.spec import ClassSpec, DatasetSpec
 
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from wss_data.cosegmentation.base import Segmented
-from wss_data.cosegmentation.judgement import overlap
+from wss_data.cosegmentation.confidence import overlap
 from wss_data.cosegmentation.options import check_names, wanted_positions
 from wss_data.cosegmentation.saliency import centred_border_saliency
 from wss_data.cosegmentation.subcategories.detect import Detections, TemplateBank, detect
@@ -45,9 +45,9 @@ from wss_data.cosegmentation.subcategories.transfer import (
     subcategory_average,
 )
 from wss_data.errors import CosegmentationError
-from wss_data.images import resize_longest_side
+from wss_data.imaging.images import resize_longest_side
 from wss_data.ledger import Ledger, LedgerEntry, Supervision, UsedFor
-from wss_data.parallel import map_images
+from wss_data.runtime.parallel import map_images
 
 VERSION = 1
 """Raised whenever the code changes masks without a setting changing."""

@@ -1,0 +1,1 @@
+"""The command `wss-data`: one file a group of commands."""

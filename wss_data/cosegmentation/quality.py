@@ -1,0 +1,224 @@
+"""What makes a mask suspicious, without a truth to compare with. For ranking and sorting.
+
+Two kinds of measures. Some describe the mask: a comb, a mask in ten pieces, one that touches the whole border or
+follows no edge of colour is rarely an object. Others ask for it a second time: how much of the mask does another way of
+finding it give? The score is made of these alone (``quality_scores``); why, and what it is worth, says
+docs/explanation/quality.md.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from wss_data.crf.dense_crf import CrfSettings, dense_crf
+from wss_data.imaging.images import longest_side_size
+
+SMALL_PIECE = 0.01
+"""Pieces below this share of the foreground are specks and are not counted."""
+
+CRF_LONG_SIDE = 96
+"""Longer side at which the mask is asked for again by a CRF, pixels: 6 ms of CPU time an image."""
+
+CRF_DOUBT = 0.2
+"""Probability that a pixel is not what the mask says, before that CRF."""
+
+_CRF = CrfSettings(
+    position_px=1.8, position_weight=3.0, bilateral_px=15.0, bilateral_rgb=5.0, bilateral_weight=6.0, iterations=5
+)
+
+
+@dataclass(frozen=True)
+class MaskQuality:
+    """Measures of one foreground mask, none of which knows the truth.
+
+    Pixels of an uncertain band count as neither foreground nor background.
+
+    Args:
+        compactness: Share of the foreground in its convex hull, in [0, 1]: 1 is convex, a comb or scattered pieces
+            are low. 0 for an empty mask.
+        pieces: Number of 8-connected pieces with at least 1 % of the foreground; 0 for an empty mask. One object is
+            rarely in many pieces.
+        border_contact: Share of the image's border pixels that are foreground, in [0, 1]. High where the background
+            was taken for the object.
+        colour_contrast: How little the colours inside and outside overlap, in [0, 1]: half the L1 distance of their
+            8x8x8 Lab histograms, 0 if one side is empty. Low where the mask follows no edge of colour.
+        uncertain: Share of the pixels in the uncertain band, in [0, 1]; 0 without a band.
+        crf_agreement: Overlap of the mask with what a small CRF makes of it, in [0, 1]. Low where the mask's edges are
+            not the image's. ``None`` where it was not computed.
+        agreement: Overlap of the engine's soft map with the mask that it cut from it, in [0, 1]; ``None`` where there
+            is no soft map.
+        prototype_distance: How far the object is from what the group's objects have in common, in [0, 2]; ``None``
+            where nobody can tell.
+    """
+
+    compactness: float
+    pieces: int
+    border_contact: float
+    colour_contrast: float
+    uncertain: float = 0.0
+    crf_agreement: float | None = None
+    agreement: float | None = None
+    prototype_distance: float | None = None
+
+
+RANGES: Mapping[str, tuple[float, float]] = {
+    "compactness": (0, 1),
+    "pieces": (0, 1 / SMALL_PIECE),
+    "border_contact": (0, 1),
+    "colour_contrast": (0, 1),
+    "uncertain": (0, 1),
+    "crf_agreement": (0, 1),
+    "agreement": (0, 1),
+    "prototype_distance": (0, 2),
+}
+"""Smallest and largest value of each measure."""
+
+
+def mask_quality(image: np.ndarray, mask: np.ndarray, uncertain: np.ndarray | None = None) -> MaskQuality:
+    """Measure one mask.
+
+    Args:
+        image: Shape (H, W, 3), uint8, RGB.
+        mask: The foreground. Shape (H, W), bool.
+        uncertain: The band that counts as neither. Shape (H, W), bool, or ``None``.
+
+    Returns:
+        The measures.
+
+    Raises:
+        ValueError: If image, mask and band differ in size.
+    """
+    band = np.zeros(mask.shape, bool) if uncertain is None else uncertain
+    if image.shape != (*mask.shape, 3) or band.shape != mask.shape:
+        raise ValueError(
+            f"mask_quality wants an image (H, W, 3) and its mask and band (H, W): {image.shape}, {mask.shape}, "
+            f"{band.shape}"
+        )
+    mask = mask & ~band
+    return MaskQuality(
+        compactness(mask, band),
+        pieces(mask, band),
+        border_contact(mask, band),
+        colour_contrast(image, mask, band),
+        float(band.mean()),
+        crf_agreement(image, mask, band),
+    )
+
+
+def compactness(mask: np.ndarray, uncertain: np.ndarray | None = None) -> float:
+    """Share of the foreground in its convex hull, in [0, 1]; 0 if empty.
+
+    Args:
+        mask: The foreground. Shape (H, W), bool.
+        uncertain: Pixels outside the mask that are not counted. Shape (H, W), bool.
+    """
+    area = int(mask.sum())
+    if area == 0:
+        return 0.0
+    # OpenCV's hull area joins pixel centres and loses half a pixel on each side: draw the hull and count it instead.
+    points = cv2.findNonZero(mask.astype(np.uint8))
+    hull = cv2.fillConvexPoly(np.zeros(mask.shape, np.uint8), cv2.convexHull(points), 1)
+    if uncertain is not None:
+        hull[uncertain] = 0
+    return area / max(int(hull.sum()), area)
+
+
+def pieces(mask: np.ndarray, uncertain: np.ndarray | None = None) -> int:
+    """Number of 8-connected pieces with at least 1 % of the foreground.
+
+    Args:
+        mask: The foreground. Shape (H, W), bool.
+        uncertain: Pixels outside the mask. What hangs together through them is one piece: they may be foreground, and
+            a mask is not to be suspected for what it leaves open. Shape (H, W), bool.
+    """
+    joined = mask if uncertain is None else mask | uncertain
+    count, labels = cv2.connectedComponents(joined.astype(np.uint8), connectivity=8)
+    areas = np.bincount(labels[mask], minlength=count)
+    areas = areas[areas > 0]
+    return int((areas >= SMALL_PIECE * areas.sum()).sum())
+
+
+def border_contact(mask: np.ndarray, uncertain: np.ndarray | None = None) -> float:
+    """Share of the image's border pixels that are foreground, in [0, 1]; 0 if none is decided.
+
+    Args:
+        mask: The foreground. Shape (H, W), bool.
+        uncertain: Pixels outside the mask that are not counted. Shape (H, W), bool.
+    """
+    border = np.ones(mask.shape, bool)
+    border[1:-1, 1:-1] = False
+    if uncertain is not None:
+        border &= ~uncertain
+    return float(mask[border].mean()) if border.any() else 0.0
+
+
+def colour_contrast(image: np.ndarray, mask: np.ndarray, uncertain: np.ndarray | None = None, bins: int = 8) -> float:
+    """Half the L1 distance between the Lab histograms inside and outside a mask.
+
+    Args:
+        image: Shape (H, W, 3), uint8, RGB.
+        mask: The foreground. Shape (H, W), bool.
+        uncertain: Pixels outside the mask whose colours count on neither side. Shape (H, W), bool.
+        bins: Bins a channel.
+
+    Returns:
+        0 where inside and outside have the same colours (or one of them is empty), 1 where they share none.
+    """
+    background = ~mask if uncertain is None else ~(mask | uncertain)
+    if not background.any() or not mask.any():
+        return 0.0
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.int64) * bins // 256
+    cells = (lab[..., 0] * bins + lab[..., 1]) * bins + lab[..., 2]
+    inside, outside = (np.bincount(cells[side], minlength=bins**3) / side.sum() for side in (mask, background))
+    return float(np.abs(inside - outside).sum() / 2)
+
+
+def crf_agreement(image: np.ndarray, mask: np.ndarray, uncertain: np.ndarray | None = None) -> float:
+    """Overlap of a mask with what a CRF makes of it, at 96 pixels: does the image's own structure give it again?
+
+    Args:
+        image: Shape (H, W, 3), uint8, RGB.
+        mask: The foreground. Shape (H, W), bool.
+        uncertain: Pixels outside the mask that the CRF is told nothing about, and that do not count. Shape (H, W),
+            bool.
+
+    Returns:
+        Intersection over union of the two as soft masks, in [0, 1]; 0 for an empty mask.
+    """
+    size = longest_side_size(image.shape[1], image.shape[0], CRF_LONG_SIDE)
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    given = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    doubt = np.zeros_like(given)
+    if uncertain is not None and uncertain.any():
+        doubt = cv2.resize(uncertain.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    likely = CRF_DOUBT + (1 - 2 * CRF_DOUBT) * (given + doubt / 2)
+    found = dense_crf(np.stack([1 - likely, likely]), small, _CRF)[1]
+    decided = 1 - doubt
+    union = float((np.maximum(found, given) * decided).sum())
+    return float((np.minimum(found, given) * decided).sum()) / union if given.any() and union > 0 else 0.0
+
+
+def quality_scores(measures: Sequence[Sequence[float | None]]) -> list[float | None]:
+    """One number for each mask of a dataset: 1 is the least suspicious of all, 0 the most.
+
+    Each measure says where a mask stands among those that have it (0: the lowest, 1: the highest, equal ones share the
+    middle); the score is the mean of that over the measures that a mask has. Measures of different units count alike,
+    and none is weighted: there is no truth to weight them by.
+
+    Args:
+        measures: One sequence a measure, higher is better; an entry a mask, ``None`` where it has none.
+
+    Returns:
+        An entry a mask; ``None`` for one without any measure.
+    """
+    table = np.array([[np.nan if value is None else value for value in measure] for measure in measures], np.float64)
+    places = np.full_like(table, np.nan)
+    for row, measure in zip(places, table, strict=True):
+        there = ~np.isnan(measure)
+        _, position, counts = np.unique(measure[there], return_inverse=True, return_counts=True)
+        row[there] = ((np.cumsum(counts) - counts / 2) / max(counts.sum(), 1))[position]
+    known = ~np.isnan(places)
+    sums, counted = np.where(known, places, 0).sum(axis=0), known.sum(axis=0)
+    return [float(total / count) if count else None for total, count in zip(sums, counted, strict=True)]

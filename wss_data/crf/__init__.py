@@ -1,0 +1,1 @@
+"""Fully connected CRF with Gaussian edges, by mean field on a permutohedral lattice."""

@@ -1,0 +1,274 @@
+"""Fully connected conditional random field: one door, and two programs behind it.
+
+``builtin`` is our own (``mean_field.py`` on ``permutohedral.py``, compiled by numba): it installs on every Python that
+we support, is the faster one, and releases Python's global lock. ``pydensecrf`` is the authors' C++, where somebody
+installed it; it holds the lock. At least 99.9 % of the pixels get the same label from both: see
+docs/explanation/dense_crf.md.
+
+Source:
+    Krähenbühl and Koltun, *Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials*, NIPS 2011.
+"""
+
+import importlib.util
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Literal, cast, get_args
+
+import numpy as np
+
+from wss_data.errors import WssError
+
+Backend = Literal["builtin", "pydensecrf"]
+
+VARIABLE = "WSS_CRF"
+"""Environment variable that names the backend for a process and its workers."""
+
+SMALLEST_PROBABILITY = 1e-5
+"""Probabilities are raised to this before the logarithm: a zero would be a veto that no neighbour can lift."""
+
+LARGEST_WHOLE = 2_000_000
+"""Pixels of an image up to which it is sharpened in one piece: some 450 bytes a pixel for two labels, 1,000 for 21."""
+
+TILE_PIXELS = 1_000_000
+"""Pixels of a tile, overlap included, of an image that is larger."""
+
+OVERLAP = 3.0
+"""Overlap on each side of a tile, in standard deviations of the wider term; at most a quarter of a tile's side."""
+
+
+@dataclass(frozen=True)
+class CrfTile:
+    """A part of an image that is sharpened by itself: what is seen, and what of it is kept.
+
+    Args:
+        rows: Of the image, that are kept.
+        columns: Likewise.
+        seen_rows: Of the image, that are seen: ``rows`` and an overlap.
+        seen_columns: Likewise.
+    """
+
+    rows: slice
+    columns: slice
+    seen_rows: slice
+    seen_columns: slice
+
+    def kept(self, seen: np.ndarray) -> np.ndarray:
+        """What is kept of what was seen: (..., h, w) -> (..., rows, columns)."""
+        top, left = self.rows.start - self.seen_rows.start, self.columns.start - self.seen_columns.start
+        bottom, right = top + self.rows.stop - self.rows.start, left + self.columns.stop - self.columns.start
+        return seen[..., top:bottom, left:right]
+
+
+@dataclass(frozen=True)
+class CrfSettings:
+    """The two pairwise terms of a dense CRF, both with Potts compatibility.
+
+    Args:
+        position_px: Standard deviation of the smoothness term, pixels. The authors' code uses 2.
+        position_weight: Weight of the smoothness term.
+        bilateral_px: Spatial standard deviation of the appearance term, pixels.
+        bilateral_rgb: Colour standard deviation of the appearance term, in units of 0..255.
+        bilateral_weight: Weight of the appearance term.
+        iterations: Mean-field iterations.
+
+    Raises:
+        ValueError: If a standard deviation is not above zero, a value not finite, or the iterations are negative.
+
+    Source:
+        The defaults are the field's habit with DeepLab: Chen et al., ICLR 2015, as in Shen et al.'s preset ``paper``.
+    """
+
+    position_px: float = 3.0
+    position_weight: float = 3.0
+    bilateral_px: float = 55.0
+    bilateral_rgb: float = 3.0
+    bilateral_weight: float = 4.0
+    iterations: int = 10
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not math.isfinite(value):
+                raise ValueError(f"the CRF's {name} is {value}: it must be a finite number.")
+            if name.endswith(("_px", "_rgb")) and value <= 0:
+                raise ValueError(f"the CRF's {name} is {value}: a standard deviation must be above 0.")
+        if self.iterations < 0:
+            raise ValueError(f"the CRF's iterations are {self.iterations}: 0 or more are possible.")
+
+
+def backend() -> Backend:
+    """Name the program that ``dense_crf`` uses in this process: the one in ``WSS_CRF``, else ``builtin``.
+
+    Raises:
+        WssError: If ``WSS_CRF`` names no backend, or one whose package is not installed.
+    """
+    wanted = os.environ.get(VARIABLE) or "builtin"
+    if wanted not in get_args(Backend):
+        raise WssError(f"{VARIABLE} is '{wanted}': the dense CRF knows {', '.join(get_args(Backend))}.")
+    if wanted == "pydensecrf" and importlib.util.find_spec("pydensecrf") is None:
+        raise WssError(
+            f"{VARIABLE} asks for pydensecrf, which is not installed: pip install pydensecrf2==1.1 (Python 3.11 or "
+            f"3.12, needs g++), or unset {VARIABLE} for the built-in CRF, which gives the same masks."
+        )
+    return cast(Backend, wanted)
+
+
+def dense_crf(
+    probabilities: np.ndarray, image: np.ndarray, settings: CrfSettings | None = None, using: Backend | None = None
+) -> np.ndarray:
+    """Sharpen class probabilities along the edges of an image.
+
+    The labels need not be all classes of a dataset: passing only those that an image can show costs
+    less and gives the same answer. No gift: confident, good probabilities can come out worse. Measure it.
+
+    An image of more than 2 megapixels is sharpened tile by tile (see ``sharpened_tiles``), so that little more memory
+    is needed than for arguments and result; ``sharpened_tiles`` itself needs neither at full size.
+
+    Args:
+        probabilities: Label probabilities, non-negative; need not sum to one. Shape (L, H, W), float.
+        image: The image at the same size. Shape (H, W, 3), uint8, RGB.
+        settings: The pairwise terms; ``None`` for the defaults.
+        using: The program that does it; ``None`` for what ``backend`` says.
+
+    Returns:
+        Marginal of each label at each pixel, sums to one over the labels. Shape (L, H, W), float32, in [0, 1].
+
+    Raises:
+        ValueError: If the shapes do not fit together, the image is not uint8, or a probability is not finite.
+        WssError: If the backend asked for is not installed.
+
+    Source:
+        Krähenbühl and Koltun, NIPS 2011, algorithm 1.
+    """
+    if probabilities.ndim != 3 or image.shape != (*probabilities.shape[1:], 3) or image.dtype != np.uint8:
+        raise ValueError(
+            f"dense_crf wants probabilities (L, H, W) and an image (H, W, 3) of uint8: "
+            f"found {probabilities.shape} and {image.shape} of {image.dtype}"
+        )
+    tiles = sharpened_tiles(lambda rows, columns: probabilities[:, rows, columns], image, settings, using)
+    if image.shape[0] * image.shape[1] <= LARGEST_WHOLE:
+        return next(tiles)[1]
+    result = np.empty(probabilities.shape, np.float32)
+    for tile, marginals in tiles:
+        result[:, tile.rows, tile.columns] = marginals
+    return result
+
+
+def sharpened_tiles(
+    probabilities: Callable[[slice, slice], np.ndarray],
+    image: np.ndarray,
+    settings: CrfSettings | None = None,
+    using: Backend | None = None,
+) -> Iterator[tuple[CrfTile, np.ndarray]]:
+    """Sharpen class probabilities tile by tile: what ``dense_crf`` does, without all of them in memory at once.
+
+    An image of up to 2 megapixels is one tile, and the result that of the whole image. Tiles of a larger one overlap
+    by three standard deviations of the wider term on each side, and see its lattice: their labels are those of the
+    whole image but for a pixel in some thousands. A term wider than a twelfth of a tile's side reaches less far.
+
+    Args:
+        probabilities: Gives those of some rows and columns of the image, (L, h, w), float, as ``dense_crf`` takes them.
+        image: Shape (H, W, 3), uint8, RGB.
+        settings: The pairwise terms; ``None`` for the defaults.
+        using: The program that does it; ``None`` for what ``backend`` says.
+
+    Yields:
+        A tile and the marginals of its kept pixels, (L, rows, columns), float32, in [0, 1]. Every pixel is in one tile.
+
+    Raises:
+        ValueError: If a probability is not finite.
+        WssError: If the backend asked for is not installed.
+
+    Source:
+        Our own; docs/explanation/dense_crf.md says what tiles change.
+    """
+    settings = settings or CrfSettings()
+    for tile in crf_tiles(image.shape[0], image.shape[1], max(settings.position_px, settings.bilateral_px)):
+        part = probabilities(tile.seen_rows, tile.seen_columns)
+        origin = tile.seen_rows.start, tile.seen_columns.start
+        marginals = _sharpened(part, image[tile.seen_rows, tile.seen_columns], settings, using, origin)
+        yield tile, tile.kept(marginals)
+
+
+def crf_tiles(height: int, width: int, deviation_px: float) -> list[CrfTile]:
+    """The tiles of an image: itself up to ``LARGEST_WHOLE``, else tiles of at most ``TILE_PIXELS`` that overlap.
+
+    Args:
+        height: Of the image, pixels.
+        width: Of the image, pixels.
+        deviation_px: Largest standard deviation of the CRF's terms, pixels.
+    """
+    if height * width <= LARGEST_WHOLE:
+        whole = slice(0, height), slice(0, width)
+        return [CrfTile(*whole, *whole)]
+    side = math.isqrt(TILE_PIXELS)
+    # Along a side that is shorter than a tile's there is one tile, longer along the other.
+    most_rows = min(height, max(side, TILE_PIXELS // width))
+    most_columns = min(width, TILE_PIXELS // most_rows)
+    return [
+        CrfTile(rows, columns, seen_rows, seen_columns)
+        for rows, seen_rows in _spans(height, most_rows, deviation_px)
+        for columns, seen_columns in _spans(width, most_columns, deviation_px)
+    ]
+
+
+def _spans(length: int, most: int, deviation_px: float) -> list[tuple[slice, slice]]:
+    """Cut [0, length) into parts of like size; each with what is seen of it, at most ``most`` long."""
+    if length <= most:
+        return [(slice(0, length), slice(0, length))]
+    overlap = min(math.ceil(OVERLAP * deviation_px), most // 4)
+    count = math.ceil(length / (most - 2 * overlap))
+    edges = [length * part // count for part in range(count + 1)]
+    return [
+        (slice(start, end), slice(max(0, start - overlap), min(length, end + overlap)))
+        for start, end in pairwise(edges)
+    ]
+
+
+def _sharpened(
+    probabilities: np.ndarray,
+    image: np.ndarray,
+    settings: CrfSettings,
+    using: Backend | None,
+    origin: tuple[int, int],
+) -> np.ndarray:
+    """The marginals of an image, or of a part whose first pixel is at ``origin``, in one piece."""
+    if not np.isfinite(probabilities).all():
+        raise ValueError(
+            "dense_crf found probabilities that are NaN or infinite. Did the network that made them diverge?"
+        )
+    labels, height, width = probabilities.shape
+    if labels <= 1 or height * width == 0:
+        return np.ones(probabilities.shape, np.float32)
+    # A copy of ours in any case: pydensecrf refuses read-only memory.
+    energies = np.array(-np.log(np.maximum(probabilities, SMALLEST_PROBABILITY)), np.float32, order="C")
+    if (using or backend()) == "pydensecrf":
+        return _by_pydensecrf(energies, image, settings)
+    # Loads numba: a second that only users of the CRF pay.
+    from wss_data.crf.mean_field import mean_field
+
+    return mean_field(energies, image, **asdict(settings), origin=origin)
+
+
+def _by_pydensecrf(energies: np.ndarray, image: np.ndarray, settings: CrfSettings) -> np.ndarray:
+    try:
+        from pydensecrf.densecrf import DenseCRF2D
+    except ImportError as error:
+        raise WssError(
+            "pydensecrf is not installed: pip install pydensecrf2==1.1 (Python 3.11 or 3.12, needs g++), "
+            "or take the built-in CRF."
+        ) from error
+    labels, height, width = energies.shape
+    field = DenseCRF2D(width, height, labels)
+    field.setUnaryEnergy(energies.reshape(labels, -1))
+    field.addPairwiseGaussian(sxy=settings.position_px, compat=settings.position_weight)
+    field.addPairwiseBilateral(
+        sxy=settings.bilateral_px,
+        srgb=settings.bilateral_rgb,
+        rgbim=np.array(image, order="C"),
+        compat=settings.bilateral_weight,
+    )
+    marginals = np.array(field.inference(settings.iterations), np.float32)
+    return marginals.reshape(labels, height, width)

@@ -1,0 +1,72 @@
+"""Descriptors of whole images: what an image shows as one vector, and which images are odd among those of their class.
+
+The engine ``common`` gives one for each image that it co-segments; images whose masks came from elsewhere are described
+here.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from wss_data.backbones import BackboneChoice
+
+BACKBONE = "efficientnet_lite2"
+"""Of images that no engine described: that of the engine ``common``."""
+
+NEIGHBOURS = 20
+"""Nearest images of its class that an image is compared with."""
+
+_ROWS = 1024
+
+
+def network_name() -> str:
+    """What the ledger calls the network of ``describe_images``: descriptors of one network can be compared."""
+    return BackboneChoice(BACKBONE, None, None).ledger_entry().what
+
+
+def describe_images(images: Sequence[np.ndarray], workers: int | None = None) -> Iterator[np.ndarray]:
+    """Yield the descriptor of each image, in order.
+
+    Args:
+        images: Each (H, W, 3), uint8, RGB; may read a file when indexed.
+        workers: Images described at a time; ``None`` for one a processor.
+
+    Yields:
+        Mean of the network's last descriptors over the image, of length 1. Shape (C,), float16.
+    """
+    from wss_data.cosegmentation.common import CommonSettings
+    from wss_data.cosegmentation.confidence import pooled
+    from wss_data.cosegmentation.features import DescriptorNetwork
+
+    settings = CommonSettings(backbone=BACKBONE)
+    network = DescriptorNetwork(settings.long_side, settings.precision, settings.backbone, device=settings.device)
+    one_by_one = (images[position] for position in range(len(images)))
+    for _, features in network.describe_all(one_by_one, workers):
+        yield pooled(features.descriptors).astype(np.float16)
+
+
+def oddness(descriptors: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:
+    """How far each image of a class is from those of its class that are most like it.
+
+    A cartoon among photographs has no neighbours; an unusual view of the object has some. Distance from the mean of the
+    class would call both odd.
+
+    Args:
+        descriptors: Of the images of one class, of length 1. Shape (n, C), float.
+        neighbours: Nearest images that count; all others, if there are fewer.
+
+    Returns:
+        Mean of 1 less the cosine over the nearest images, shape (n,), float32, in [0, 2]; nan for an image that is
+        alone.
+    """
+    vectors = np.asarray(descriptors, np.float32)
+    count = min(neighbours, len(vectors) - 1)
+    if count < 1:
+        return np.full(len(vectors), np.nan, np.float32)
+    found = np.empty(len(vectors), np.float32)
+    for start in range(0, len(vectors), _ROWS):
+        alike = vectors[start : start + _ROWS] @ vectors.T
+        rows = np.arange(len(alike))
+        alike[rows, start + rows] = -np.inf  # an image is not its own neighbour
+        found[start : start + _ROWS] = 1 - np.partition(alike, -count, axis=1)[:, -count:].mean(axis=1)
+    return np.maximum(found, 0)

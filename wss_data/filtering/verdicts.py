@@ -1,0 +1,174 @@
+"""What people decided about images, kept for ever: a file beside the images to which lines are only added.
+
+A line is what a person did at once: images, the verdict that they got, why, and when; or which earlier line it takes
+back. The database has the outcome, one verdict an image; this file has how it came about, and outlives a dataset that
+is deleted and built again. Images are named by class and digest, so that the same photograph found anew is known.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, get_args
+
+from wss_data.errors import StoreError, shown
+from wss_data.filtering.filters import Verdict
+from wss_data.reading import checked
+
+FILE = "verdicts.jsonl"
+
+_MOST_ACTS, _LONGEST_REASON = 1_000_000, 1_000_000
+
+ImageKey = tuple[str, str]
+"""Class, and hex digest of the original bytes."""
+
+
+@dataclass(frozen=True)
+class Act:
+    """What a person did at once.
+
+    Args:
+        at: When, with its time zone.
+        verdict: What the images got; ``None`` takes their verdict away.
+        images: The images.
+        reason: Why, in the person's words; may be empty.
+        undoes: Number of the line that this one takes back, from 1; it has no images of its own then.
+    """
+
+    at: datetime
+    verdict: Verdict | None = None
+    images: tuple[ImageKey, ...] = ()
+    reason: str = ""
+    undoes: int | None = None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The verdict in force on one image. Arguments as ``Act``."""
+
+    verdict: Verdict
+    reason: str
+    at: datetime
+
+
+def standing(acts: Sequence[Act]) -> dict[ImageKey, Standing]:
+    """The verdicts in force: of the acts that were not taken back, the last one on an image counts.
+
+    Args:
+        acts: All acts, in their order.
+    """
+    undone = {act.undoes for act in acts}
+    verdicts: dict[ImageKey, Standing] = {}
+    for number, act in enumerate(acts, start=1):
+        if number in undone or act.undoes is not None:
+            continue
+        for key in act.images:
+            if act.verdict is None:
+                verdicts.pop(key, None)
+            else:
+                verdicts[key] = Standing(act.verdict, act.reason, act.at)
+    return verdicts
+
+
+def last_standing_act(acts: Sequence[Act]) -> int | None:
+    """Number, from 1, of the last act that was not taken back; ``None`` if none is left."""
+    undone = {act.undoes for act in acts}
+    left = (n for n, act in enumerate(acts, start=1) if act.undoes is None and n not in undone)
+    return max(left, default=None)
+
+
+def told(number: int, act: Act) -> str:
+    """One line about an act, such as ``3  2026-11-22 14:05  drop  2 images  (a drawing)``."""
+    what = f"takes back {act.undoes}" if act.undoes is not None else f"{act.verdict or 'no verdict'}  {images(act)}"
+    return f"{number}  {act.at:%Y-%m-%d %H:%M}  {what}" + (f"  ({act.reason})" if act.reason else "")
+
+
+def images(act: Act) -> str:
+    """How many images an act is about, in words."""
+    return f"{len(act.images):,} image{'' if len(act.images) == 1 else 's'}"
+
+
+def read_acts(path: Path) -> list[Act]:
+    """All acts of a file, in their order; none if there is no file. A last line that a killed process left torn counts
+    as not written.
+
+    Raises:
+        StoreError: If a line cannot be understood.
+    """
+    acts: list[Act] = []
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return acts
+    with file:
+        while (line := file.readline(checked.LONGEST_LINE + 1)).endswith(b"\n") or len(line) > checked.LONGEST_LINE:
+            number = len(acts) + 1
+            try:
+                if len(line) > checked.LONGEST_LINE or number > _MOST_ACTS:
+                    raise ValueError("more than is read")
+                acts.append(_act(checked.an_object(checked.parse_json(line)), number))
+            except (KeyError, ValueError) as error:
+                raise StoreError(
+                    f"{path}, line {number}: not a verdict ({' '.join(str(error).split())}). The file is only ever "
+                    "added to; put the line right or take it out, the others are whole."
+                ) from error
+    return acts
+
+
+def add_act(path: Path, act: Act) -> int:
+    """Add one line to the file, and wait until it is on the disk. Returns the line's number, from 1.
+
+    Raises:
+        OSError: If it cannot be written; the lines before stay as they were.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(_plain(act), ensure_ascii=False).encode() + b"\n"
+    with path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        there = file.read()
+        whole = there.rfind(b"\n") + 1
+        file.truncate(whole)
+        try:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            os.truncate(path, whole)
+            raise
+        return there.count(b"\n") + 1
+
+
+def _plain(act: Act) -> dict[str, Any]:
+    if act.undoes is not None:
+        return {"at": act.at.isoformat(), "undoes": act.undoes}
+    return {
+        "at": act.at.isoformat(),
+        "verdict": act.verdict,
+        "reason": act.reason,
+        "images": [list(key) for key in act.images],
+    }
+
+
+def _act(value: Mapping[str, Any], number: int) -> Act:
+    at = checked.moment(value["at"], "at")
+    if datetime.fromisoformat(value["at"]).tzinfo is None:
+        raise ValueError("its time has no time zone")
+    if "undoes" in value:
+        return Act(at, undoes=checked.whole(value["undoes"], "undoes", 1, number))
+    verdict, listed = value["verdict"], value["images"]
+    if verdict is not None and verdict not in get_args(Verdict):
+        raise ValueError(f"verdict {shown(verdict)}; keep, drop or null is wanted")
+    if not isinstance(listed, list):
+        raise ValueError(f"images is {shown(listed)}, a list of class and digest is wanted")
+    found = tuple(_key(item) for item in listed)
+    return Act(at, verdict, found, checked.text(value.get("reason") or "", "reason", _LONGEST_REASON))
+
+
+def _key(value: Any) -> ImageKey:
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError(f"{shown(value)} is no image: class and digest are wanted")
+    return checked.identity(value[0], "class"), checked.identity(value[1], "digest")

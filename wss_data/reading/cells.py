@@ -1,0 +1,50 @@
+"""Cells of tables that people open in a spreadsheet: none is taken for a formula, whoever wrote it.
+
+Titles, authors and names of files come from strangers, and a cell such as ``=cmd|'/C calc'!A0`` runs a program where a
+spreadsheet is careless. Two kinds are told apart: text for people, which may be changed, and names that a program reads
+back, which must come out as they went in.
+
+Source:
+    https://owasp.org/www-community/attacks/CSV_Injection
+"""
+
+import re
+
+from wss_data.errors.text import clean_text
+
+_FORMULA = "=+\\-@\uff1d\uff0b\uff0d\uff20"
+"""What a formula begins with; the wide forms count in some countries' spreadsheets."""
+
+_STARTS = re.compile(rf"(^|;)(\s*)(?=[{_FORMULA}])")
+_NAME = re.compile(rf"'*[{_FORMULA}]")
+
+
+def text_cell(value: object) -> str:
+    """A text for people on one line and without control characters, with ``'`` before what a spreadsheet would take for
+    a formula.
+
+    Also behind a semicolon, where many countries' spreadsheets begin a new cell.
+
+    >>> text_cell("=1+1"), text_cell("a cat;=1+1"), text_cell(None), text_cell("a = b")
+    ("'=1+1", "a cat;'=1+1", '', 'a = b')
+    """
+    text = " ".join(clean_text(str("" if value is None else value)).split())
+    return _STARTS.sub(r"\1\2'", text)
+
+
+def name_cell(name: str) -> str:
+    """A name with one ``'`` before it where a spreadsheet would take it for a formula; ``name_of_cell`` takes it away.
+
+    >>> name_cell("@ann_1"), name_cell("'@ann_1"), name_cell("cat_1")
+    ("'@ann_1", "''@ann_1", 'cat_1')
+    """
+    return f"'{name}" if _NAME.match(name) else name
+
+
+def name_of_cell(cell: str) -> str:
+    """The name that ``name_cell`` made a cell of.
+
+    >>> [name_of_cell(name_cell(name)) for name in ("@a", "'@a", "'a", "a")]
+    ['@a', "'@a", "'a", 'a']
+    """
+    return cell[1:] if cell.startswith("'") and _NAME.match(cell) else cell

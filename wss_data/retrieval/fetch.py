@@ -1,0 +1,463 @@
+"""Fetch one picture from the web: one attempt, safe for us and polite to whoever serves it.
+
+What is checked, in this order, for the first address and again for each one that a
+server redirects to: the scheme; the address that the name leads to (``network``);
+robots.txt (``robots``); then, in the answer, the status; the opt-out headers; the
+encoding; the length; the first bytes. A body is read only when all of it passed,
+and never past ``max_bytes``; everything together ends at ``deadline_s``.
+
+Nothing is tried twice here. Retries, back-off, and how many requests a host gets at
+once have one owner, ``retrieve``; two owners would multiply each other's attempts.
+"""
+
+import http.client
+import os
+import re
+import ssl
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
+
+from wss_data.errors import DownloadError, SpecError
+from wss_data.retrieval.clock import Clock, SystemClock
+from wss_data.retrieval.robots import MAX_BYTES as ROBOTS_MAX_BYTES
+from wss_data.retrieval.robots import READ_S as ROBOTS_READ_S
+from wss_data.retrieval.robots import Robots, opt_outs
+from wss_data.runtime.version import __version__
+
+if TYPE_CHECKING:
+    import urllib3
+    from urllib3.util import Url
+
+CONTACT_VARIABLE = "WSS_CONTACT"
+"""Environment variable that holds an e-mail address or a page at which the user can be reached."""
+
+LONGEST_URL = 4000
+"""Characters of an address; what is longer is no address of a picture."""
+
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+GONE = frozenset({404, 410})
+
+HEAD_BYTES = 400_000
+"""Bytes that may come before a body starts: far more than any honest headers."""
+
+SNIFFED = 32
+"""Bytes of a body that are looked at before the rest is read."""
+
+PIECE = 2**20
+"""Bytes of a body that are read at once."""
+
+_READ_FORMATS = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|BM|II[*+]\0|MM\0[*+]",
+    re.DOTALL,
+)
+
+_OTHER_FORMATS = re.compile(
+    rb"....ftyp|\xff\x0a|\0\0\0\x0c(?:JXL |jP  )\r\n\x87\n|8BPS|\0\0\x01\0",
+    re.DOTALL,
+)
+"""AVIF and HEIC, JPEG XL, JPEG 2000, Photoshop, icons: pictures, but none that we read."""
+
+_PLACEHOLDERS = re.compile(r"/(?:photo_unavailable\w*\.(?:png|gif|jpe?g)|removed\.png)$")
+"""Ends of the paths to which Flickr and Imgur redirect where a picture was taken away."""
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+
+_NEVER_IN_A_URL = re.compile(r"[\x00-\x1f\x7f\\]")
+"""Where a backslash ends the host is read differently by different programs."""
+
+_ACCEPT = "image/jpeg,image/png,image/webp,image/gif,image/tiff,image/bmp,image/*;q=0.5,*/*;q=0.1"
+"""Formats that we read first: servers that choose by this header must not choose AVIF."""
+
+
+@dataclass(frozen=True)
+class FetchSettings:
+    """How to fetch.
+
+    Args:
+        connect_s: Seconds for connecting to one address.
+        read_s: Seconds for which a server may stay silent.
+        deadline_s: Seconds for one attempt: names, robots.txt, redirects and body together.
+        max_bytes: Largest file accepted.
+        max_redirects: Redirects followed at most.
+        respect_robots: Whether to read and obey robots.txt.
+        respect_opt_outs: Whether to leave pictures whose answer carries an opt-out; if not, it is reported only.
+        allow_hosts: ``host:port`` pairs that may be asked although their address is not public.
+        contact: E-mail address or page of the user, told to every server; ``None`` for that in ``WSS_CONTACT``.
+        connections: Connections kept open to one host.
+    """
+
+    connect_s: float = 5.0
+    read_s: float = 10.0
+    deadline_s: float = 25.0
+    max_bytes: int = 20 * 2**20
+    max_redirects: int = 5
+    respect_robots: bool = True
+    respect_opt_outs: bool = True
+    allow_hosts: tuple[str, ...] = ()
+    contact: str | None = None
+    connections: int = 16
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A file that was fetched.
+
+    Args:
+        data: Its bytes; the first of them are those of an image format that is read.
+        url: The address that it came from, after redirects.
+        content_type: What the server called it, in lower case and without parameters.
+        opt_outs: Opt-out signals that came with it, where they are not respected.
+    """
+
+    data: bytes
+    url: str
+    content_type: str | None = None
+    opt_outs: tuple[str, ...] = ()
+
+
+def user_agent(contact: str | None = None) -> str:
+    """What we call ourselves to every server: ``wss/<version> (<contact>)``.
+
+    Args:
+        contact: E-mail address or page of the user; ``None`` for that in the environment variable ``WSS_CONTACT``.
+
+    Raises:
+        SpecError: If the contact cannot stand in a header.
+    """
+    contact = (os.environ.get(CONTACT_VARIABLE, "") if contact is None else contact).strip()
+    if not contact:
+        return f"wss/{__version__}"
+    if not contact.isascii() or not contact.isprintable():
+        raise SpecError(
+            f"the contact {contact!r} cannot be sent to web servers: it must be printable ASCII, such as an e-mail "
+            f"address. It comes from {CONTACT_VARIABLE} or from the definition."
+        )
+    return f"wss/{__version__} ({contact})"
+
+
+class Fetcher:
+    """Fetches pictures; may be used from many threads at once.
+
+    Args:
+        settings: How.
+        clock: Dates ``Retry-After`` and ages what is remembered of names and robots.txt. Deadlines of an attempt run
+            by the real time: the network knows no other.
+    """
+
+    def __init__(self, settings: FetchSettings, clock: Clock | None = None) -> None:
+        # urllib3 and TLS are loaded by whoever fetches, not by whoever imports the settings.
+        from wss_data.retrieval import network
+
+        self._settings = settings
+        self._clock: Clock = clock or SystemClock()
+        self._headers = {
+            "User-Agent": user_agent(settings.contact),
+            "Accept": _ACCEPT,
+            "Accept-Encoding": "identity",
+        }
+        self._network = network
+        guard = network.Guard(settings.allow_hosts, settings.connect_s, self._clock)
+        self._pools = network.make_pools(guard, settings.connections)
+        self._robots = Robots(self._read_robots, self._clock)
+        self.avoided: Mapping[str, str] = {}
+        """Hosts that no redirect is followed to -> why; may grow while others fetch."""
+
+    def __enter__(self) -> "Fetcher":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections that are kept open."""
+        self._pools.clear()
+
+    def crawl_delay(self, url: str) -> float | None:
+        """Seconds between requests that the host's robots.txt asks for; ``None`` if not, or if it was not read yet."""
+        return self._robots.crawl_delay(url)
+
+    def fetch(self, url: str, within_s: float = float("inf")) -> Fetched:
+        """Fetch the picture at ``url``, in one attempt.
+
+        Args:
+            url: Its address.
+            within_s: Seconds that are left for it, where they are fewer than an attempt may take.
+
+        Raises:
+            DownloadError: If there is none to be had. Its ``reason``, where ``transient``: ``timeout``,
+                ``connection``, ``server_error``, ``rate_limited``, ``incomplete``; where final: ``gone``,
+                ``refused``, ``forbidden_address``, ``forbidden_scheme``, ``bad_url``, ``certificate``,
+                ``redirects``, ``bad_answer``, ``encoded``, ``too_many_bytes``, ``empty``, ``not_an_image``,
+                ``unsupported_format``, ``placeholder``, ``opted_out``, ``robots``.
+        """
+        limit_s = min(self._settings.deadline_s, within_s)
+        asked: list[str] = []
+        try:
+            with self._network.time_limit(limit_s, self._settings.read_s), _errors_of(url):
+                response, url = self._follow(url, self._settings.respect_robots, asked)
+                try:
+                    return self._take(response, url)
+                except BaseException:
+                    # What is left of the body shall not be read, so the connection cannot be used again.
+                    response.close()
+                    raise
+        except DownloadError as error:
+            # Where a chain has no end, who started it is to blame; else whoever was asked last.
+            if asked and error.reason != "redirects" and host_of(asked[-1]) != host_of(asked[0]):
+                error.host = host_of(asked[-1])
+            raise
+
+    def _follow(self, url: str, polite: bool, asked: list[str]) -> "tuple[urllib3.BaseHTTPResponse, str]":
+        """Ask for ``url`` and for where it redirects to; the answer that is no redirect, and its address.
+
+        Each address is noted in ``asked`` before anything is asked there, its robots.txt included.
+        """
+        start, seen = url, set()
+        for _ in range(self._settings.max_redirects + 1):
+            parts = _checked(url)
+            url = parts.url
+            if url in seen:
+                raise DownloadError("redirects", f"{start}: redirected in a circle, to {url}.")
+            seen.add(url)
+            asked.append(url)
+            if url != start and (why := self.avoided.get(host_of(url))):
+                raise DownloadError("host_given_up", why, transient=True)
+            if polite:
+                self._robots.check(url, self._network.seconds_left())
+            response = self._ask(parts)
+            if response.status not in REDIRECTS:
+                return response, url
+            location = response.headers.get("Location", "")
+            response.close()
+            if not location:
+                raise DownloadError("redirects", f"{url}: redirected (status {response.status}) without saying where.")
+            url = _joined(url, location)
+            if _PLACEHOLDERS.search(url.partition("?")[0]):
+                raise DownloadError("placeholder", f"{start}: the picture was taken away; redirected to {url}.")
+        raise DownloadError("redirects", f"{start}: redirected more than {self._settings.max_redirects} times.")
+
+    def _ask(self, parts: "Url") -> "urllib3.BaseHTTPResponse":
+        from urllib3.util import Timeout
+
+        self._network.limit_bytes(HEAD_BYTES)
+        pool = self._pools.connection_from_host(parts.host, parts.port, parts.scheme)
+        response = pool.urlopen(
+            "GET",
+            parts.request_uri,
+            headers=self._headers,
+            retries=False,
+            redirect=False,
+            assert_same_host=False,
+            # Ours is looked at before every read; urllib3's own is left for sending.
+            timeout=Timeout(total=None, connect=self._settings.connect_s, read=self._settings.read_s),
+            preload_content=False,
+            decode_content=False,
+        )
+        # Chunks may be framed by as many bytes as they hold.
+        self._network.limit_bytes(2 * max(self._settings.max_bytes, ROBOTS_MAX_BYTES))
+        return response
+
+    def _take(self, response: "urllib3.BaseHTTPResponse", url: str) -> Fetched:
+        """Check an answer that is no redirect, then read it."""
+        _check_status(response, url, self._clock)
+        headers = response.headers
+        signals = opt_outs(headers.getlist("X-Robots-Tag"), headers.getlist("tdm-reservation"))
+        if signals and self._settings.respect_opt_outs:
+            raise DownloadError("opted_out", f"{url}: not to be taken ({', '.join(signals)}).", opt_outs=signals)
+        encoding = headers.get("Content-Encoding", "").strip().lower()
+        if encoding not in ("", "identity"):
+            raise DownloadError("encoded", f"{url}: came packed ({encoding}) although that was not asked for.")
+        length = _content_length(response, url)
+        limit = self._settings.max_bytes
+        if length is not None and length > limit:
+            raise DownloadError("too_many_bytes", f"{url}: {length:,} bytes, at most {limit:,} are read.")
+        content_type = headers.get("Content-Type", "").partition(";")[0].strip().lower() or None
+
+        pieces = [response.read(SNIFFED)]
+        _check_start(pieces[0], length, url, content_type)
+        count = len(pieces[0])
+        # In pieces: a body without an end is never held twice, as it would be while one buffer grows.
+        while count <= limit and count != length:
+            piece = response.read(min(PIECE, limit + 1 - count))
+            if not piece:
+                break
+            pieces.append(piece)
+            count += len(piece)
+        if length is not None and count < length:
+            raise DownloadError("incomplete", f"{url}: {count:,} of {length:,} bytes came.", transient=True)
+        if count > limit:
+            raise DownloadError("too_many_bytes", f"{url}: more than {limit:,} bytes.")
+        return Fetched(b"".join(pieces), url, content_type, signals)
+
+    def _read_robots(self, url: str) -> str:
+        """The text of a robots.txt, as much of it as counts."""
+        with self._network.time_limit(ROBOTS_READ_S, self._settings.read_s), _errors_of(url):
+            response, url = self._follow(url, False, [])
+            try:
+                _check_status(response, url, self._clock)
+                data = response.read(ROBOTS_MAX_BYTES)
+                encoding = response.headers.get("Content-Encoding", "").strip().lower()
+                if encoding in ("gzip", "x-gzip", "deflate"):
+                    data = zlib.decompressobj(wbits=47).decompress(data, ROBOTS_MAX_BYTES)
+            except zlib.error as error:
+                raise DownloadError("encoded", f"{url}: cannot be unpacked ({error}).") from error
+            except BaseException:
+                response.close()
+                raise
+            if len(data) == ROBOTS_MAX_BYTES:
+                response.close()
+            return data.decode("utf-8-sig", errors="replace")
+
+
+def _checked(url: str) -> "Url":
+    """The parts of an address, normalised.
+
+    Raises:
+        DownloadError: ``bad_url`` or ``forbidden_scheme``.
+    """
+    from urllib3.util import parse_url
+
+    shown = url[:200]
+    if len(url) > LONGEST_URL:
+        raise DownloadError("bad_url", f"{shown}...: an address of {len(url):,} characters.")
+    scheme = _SCHEME.match(url)
+    if scheme is None:
+        raise DownloadError("bad_url", f"{shown!r}: no address; one starts with http:// or https://.")
+    if scheme[1].lower() not in ("http", "https"):
+        raise DownloadError("forbidden_scheme", f"{shown}: only http and https are fetched, not {scheme[1]}.")
+    if _NEVER_IN_A_URL.search(url):
+        raise DownloadError("bad_url", f"{shown!r}: holds control characters or backslashes.")
+    parts = parse_url(url)
+    if not parts.host or parts.port == 0:
+        raise DownloadError("bad_url", f"{shown}: names no host.")
+    if parts.auth is not None:
+        raise DownloadError("bad_url", f"{parts._replace(auth=None).url[:200]}: came with a user name; none is sent.")
+    return parts._replace(fragment=None)
+
+
+def host_of(url: str) -> str:
+    """``host`` or ``host:port`` of an address, as hosts are told apart; empty where it names none."""
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return ""
+
+
+def _joined(url: str, location: str) -> str:
+    """Where a Location header that came from ``url`` leads to.
+
+    Raises:
+        DownloadError: ``bad_url``.
+    """
+    # Headers are read as Latin-1, but addresses are meant as UTF-8 where they are not plain ASCII.
+    with suppress(UnicodeError):
+        location = location.encode("latin-1").decode("utf-8")
+    try:
+        return urljoin(url, location.strip())
+    except ValueError as error:
+        raise DownloadError("bad_url", f"{url}: redirected to {location[:200]!r}, which is no address.") from error
+
+
+def _check_status(response: "urllib3.BaseHTTPResponse", url: str, clock: Clock) -> None:
+    status = response.status
+    if status in (200, 203):
+        return
+    said = f"{url}: the server answered {status}"
+    wait_s = _retry_after(response.headers.get("Retry-After"), clock)
+    if status == 429 or (status == 503 and wait_s is not None):
+        asked = "." if wait_s is None else f", to be asked again in {wait_s:.0f} s."
+        raise DownloadError("rate_limited", said + asked, transient=True, retry_after=wait_s)
+    if status == 408:
+        raise DownloadError("timeout", f"{said} (it waited too long).", transient=True)
+    if status >= 500:
+        raise DownloadError("server_error", f"{said}.", transient=True, retry_after=wait_s)
+    if status in GONE:
+        raise DownloadError("gone", f"{said}: there is no such picture.")
+    if status >= 400:
+        raise DownloadError("refused", f"{said}.")
+    if status in (204, 205):
+        raise DownloadError("empty", f"{said}: no content.")
+    raise DownloadError("bad_answer", f"{said}, which is no answer to a plain request.")
+
+
+def _retry_after(value: str | None, clock: Clock) -> float | None:
+    """Seconds to wait as said by a Retry-After header, in seconds or as a date; ``None`` if it cannot be read."""
+    if value is None:
+        return None
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:12])
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - clock.time())
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _content_length(response: "urllib3.BaseHTTPResponse", url: str) -> int | None:
+    """Bytes that the body is said to have; ``None`` where that is not said."""
+    if "Transfer-Encoding" in response.headers:
+        return None
+    values = {part.strip() for value in response.headers.getlist("Content-Length") for part in value.split(",")}
+    if not values:
+        return None
+    value = values.pop()
+    if values or not (value.isascii() and value.isdigit()) or len(value) > 18:
+        raise DownloadError("bad_answer", f"{url}: its length cannot be told from the Content-Length header.")
+    return int(value)
+
+
+def _check_start(data: bytes, length: int | None, url: str, content_type: str | None) -> None:
+    """Return if ``data`` starts like a format that is read, whatever the server calls it."""
+    if _READ_FORMATS.match(data):
+        return
+    if not data:
+        if length:
+            raise DownloadError("incomplete", f"{url}: 0 of {length:,} bytes came.", transient=True)
+        raise DownloadError("empty", f"{url}: an empty file.")
+    if _OTHER_FORMATS.match(data):
+        raise DownloadError("unsupported_format", f"{url}: a picture in a format that is not read ({content_type}).")
+    raise DownloadError("not_an_image", f"{url}: not a picture; the server calls it {content_type or 'nothing'}.")
+
+
+@contextmanager
+def _errors_of(url: str) -> Iterator[None]:
+    """Turn what the network and its libraries raise into ``DownloadError``."""
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except (HTTPError, http.client.HTTPException, OSError, ValueError) as error:
+        raise _named(error, url[:200]) from error
+
+
+def _named(error: Exception, url: str) -> DownloadError:
+    from urllib3 import exceptions
+
+    # urllib3 wraps what happened as an argument, the standard library as the cause.
+    causes = [error, *(argument for argument in error.args if isinstance(argument, Exception))]
+    causes += [cause for cause in (error.__cause__, error.__context__) if isinstance(cause, Exception)]
+
+    def is_any(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(cause, kinds) for cause in causes)
+
+    if is_any(TimeoutError, exceptions.TimeoutError):
+        return DownloadError("timeout", f"{url}: too slow, or silent for too long.", transient=True)
+    if is_any(ssl.SSLCertVerificationError):
+        return DownloadError("certificate", f"{url}: its certificate is not valid ({error}).")
+    if is_any(ConnectionError, http.client.RemoteDisconnected, ssl.SSLError, exceptions.SSLError):
+        return DownloadError("connection", f"{url}: the connection broke ({error}).", transient=True)
+    if is_any(http.client.IncompleteRead, exceptions.IncompleteRead, exceptions.InvalidChunkLength):
+        return DownloadError("incomplete", f"{url}: the answer ended early.", transient=True)
+    if is_any(exceptions.LocationValueError, http.client.InvalidURL, UnicodeError):
+        return DownloadError("bad_url", f"{url}: no address that can be asked for ({error}).")
+    if is_any(http.client.HTTPException, exceptions.InvalidHeader):
+        return DownloadError("bad_answer", f"{url}: the server does not speak HTTP ({str(error)[:200]}).")
+    if isinstance(error, OSError | exceptions.ProtocolError):
+        return DownloadError("connection", f"{url}: the connection broke ({error}).", transient=True)
+    return DownloadError("bad_answer", f"{url}: the answer cannot be read ({str(error)[:200]}).")

@@ -1,0 +1,645 @@
+"""What was asked of every source, and what became of it: one SQLite file beside the images.
+
+The database of the dataset is the truth about images; the journal is the truth
+about search results, those that became no image included. It is also the queue:
+what was found and not yet dealt with is taken up again after a kill.
+
+=========  =================================================================================
+status     a search result ...
+=========  =================================================================================
+found      was listed by its source; nobody asked for its bytes yet, or not to the end
+fetched    is an image on disk; the dataset does not hold it yet
+stored     is an image of the dataset
+failed     gave no image for a reason that may pass: a timeout, an overloaded server
+dropped    gave no image, and never will: gone, corrupt, a repeat, behind an opt-out
+=========  =================================================================================
+"""
+
+import hashlib
+import json
+import sqlite3
+import threading
+import zlib
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
+
+from wss_data.errors import StoreError, shown
+from wss_data.records import Provenance
+from wss_data.retrieval.sources.base import Hit
+
+FORMAT = 3
+"""Version of the tables below, kept in the file as SQLite's ``user_version``."""
+
+Status = Literal["found", "fetched", "stored", "failed", "dropped"]
+
+NEVER_AGAIN = ("opted_out", "robots", "forgotten")
+"""Reasons that forbid a second request for good, whoever asks for a retry."""
+
+PLACEHOLDER_ADDRESSES = 3
+"""The same bytes under this many addresses of one host are no photograph but a picture that says there is none."""
+
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS hits (
+    class_name TEXT NOT NULL,
+    source     TEXT NOT NULL,
+    source_id  TEXT NOT NULL,
+    position   INTEGER NOT NULL,
+    url        TEXT,
+    provenance TEXT NOT NULL,
+    expected   TEXT,
+    status     TEXT NOT NULL CHECK (status IN ({", ".join(f"'{status}'" for status in get_args(Status))})),
+    reason     TEXT,
+    detail     TEXT,
+    sha256     TEXT,
+    image      TEXT,
+    at         TEXT NOT NULL,
+    PRIMARY KEY (class_name, source, source_id)
+);
+CREATE INDEX IF NOT EXISTS waiting_hits ON hits (class_name, position) WHERE status = 'found';
+CREATE INDEX IF NOT EXISTS dropped_hits ON hits (url) WHERE status = 'dropped';
+CREATE TABLE IF NOT EXISTS searches (
+    class_name TEXT NOT NULL,
+    source     TEXT NOT NULL,
+    question   TEXT NOT NULL,
+    PRIMARY KEY (class_name, source)
+);
+CREATE TABLE IF NOT EXISTS pages (
+    class_name TEXT NOT NULL,
+    source     TEXT NOT NULL,
+    question   TEXT NOT NULL,
+    answer     BLOB NOT NULL,
+    PRIMARY KEY (class_name, source, question)
+);
+CREATE TABLE IF NOT EXISTS forgotten (
+    kind   TEXT NOT NULL CHECK (kind IN ('url', 'sha256', 'author')),
+    value  TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    at     TEXT NOT NULL,
+    PRIMARY KEY (kind, value)
+);
+CREATE TABLE IF NOT EXISTS stamps (
+    class_name TEXT NOT NULL,
+    source     TEXT NOT NULL,
+    source_id  TEXT NOT NULL,
+    stamp      TEXT NOT NULL,
+    PRIMARY KEY (class_name, source, source_id)
+);
+CREATE TABLE IF NOT EXISTS gone (
+    class_name TEXT NOT NULL,
+    sha256     TEXT NOT NULL,
+    PRIMARY KEY (class_name, sha256)
+);
+"""
+
+
+_ENTRY = "class_name, source, source_id, status, url, reason, detail, sha256, position, provenance, image"
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """What is known of an image on disk, beside its provenance.
+
+    Args:
+        size: Stored (width, height) in pixels.
+        original_size: (width, height) of the original in pixels, upright.
+        phash: Perceptual hash, 16 hex digits.
+    """
+
+    size: tuple[int, int]
+    original_size: tuple[int, int]
+    phash: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of one search result.
+
+    Args:
+        class_name: The class it was searched for.
+        source: Name of the source.
+        source_id: Its identity there.
+        status: As in the table above.
+        url: Address of its bytes, where there is one.
+        reason: Why it was dropped or failed, as a slug.
+        detail: Why it was dropped or failed, as a sentence.
+        sha256: Hex digest of its original bytes, where they were read.
+        position: Its place among the results of its search, from 0.
+        provenance: Where it comes from.
+        image: The image on disk, where it became one.
+    """
+
+    class_name: str
+    source: str
+    source_id: str
+    status: Status
+    url: str | None = None
+    reason: str | None = None
+    detail: str | None = None
+    sha256: str | None = None
+    position: int = 0
+    provenance: Provenance | None = None
+    image: StoredImage | None = None
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """A file of a local source that was read.
+
+    Args:
+        source_id: Its identity there.
+        sha256: Hex digest of its bytes; ``None`` if it was no image.
+        stamp: Size and dates that it had when it was read; ``None`` if an earlier version read it.
+    """
+
+    source_id: str
+    sha256: str | None
+    stamp: str | None
+
+
+class Journal:
+    """The journal of one dataset.
+
+    Args:
+        path: The SQLite file; made where it is missing.
+
+    Raises:
+        StoreError: If a newer version wrote the file, or it is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        try:
+            self._connection = _connect(path)
+            _set_up(self._connection, path)
+        except sqlite3.DatabaseError as error:
+            raise StoreError(
+                f"{path}: the journal cannot be read ({error}). If it is damaged, move it away: the images stay, the "
+                "next build searches again."
+            ) from error
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def found(self, hits: Iterable[tuple[int, Hit]]) -> int:
+        """Note search results with their places, unless they are known; returns how many were new."""
+        now = _now()
+        rows = []
+        for position, hit in hits:
+            at = hit.provenance
+            expected = json.dumps([hit.expected_sha256, hit.expected_phash]) if hit.expected_sha256 else None
+            key = (hit.class_name, at.source, at.source_id, position, at.image_url)
+            rows.append((*key, _provenance_text(at), expected, "found", None, None, None, None, now))
+        with _writing(self._connection, self.path):
+            before = self._connection.total_changes
+            self._connection.executemany(f"INSERT OR IGNORE INTO hits VALUES ({_marks(13)})", rows)
+            return self._connection.total_changes - before
+
+    def record(self, entries: Iterable[Entry]) -> None:
+        """Keep what became of some search results, all or none of them."""
+        now = _now()
+        rows = []
+        for e in entries:
+            provenance = e.provenance or Provenance(e.source, e.source_id, image_url=e.url)
+            image = json.dumps(vars(e.image)) if e.image else None
+            row = (e.class_name, e.source, e.source_id, e.position, e.url, _provenance_text(provenance), None)
+            rows.append((*row, e.status, e.reason, e.detail, e.sha256, image, now))
+        with _writing(self._connection, self.path):
+            self._connection.executemany(
+                f"INSERT INTO hits VALUES ({_marks(13)}) ON CONFLICT (class_name, source, source_id) DO UPDATE SET "
+                "url = excluded.url, provenance = excluded.provenance, status = excluded.status, "
+                "reason = excluded.reason, detail = excluded.detail, sha256 = excluded.sha256, "
+                "image = excluded.image, at = excluded.at",
+                rows,
+            )
+
+    def entries(self, class_name: str | None = None, status: Status | None = None) -> Iterator[Entry]:
+        """What became of each search result, class by class, in the order of their places and sources."""
+        rows = self._connection.execute(
+            f"SELECT {_ENTRY} FROM hits WHERE (?1 IS NULL OR class_name = ?1) AND (?2 IS NULL OR status = ?2) "
+            "ORDER BY class_name, position, source, source_id",
+            (class_name, status),
+        )
+        return _entries(rows)
+
+    def fetched(self, class_name: str, sources: Sequence[str], count: int) -> list[Entry]:
+        """The next images of a class that are on disk and not stored yet.
+
+        Args:
+            class_name: Of this class.
+            sources: Images of the first of these come first; within a source they come in the order of its search.
+            count: At most so many.
+        """
+        order = "".join(f"WHEN ? THEN {place} " for place in range(len(sources)))
+        rows = self._connection.execute(
+            f"SELECT {_ENTRY} FROM hits WHERE class_name = ? AND status = 'fetched' "
+            f"ORDER BY CASE source {order}ELSE {len(sources)} END, position, source_id LIMIT ?",
+            (class_name, *sources, count),
+        )
+        return list(_entries(rows))
+
+    def waiting(
+        self, class_name: str, sources: Collection[str], without: Collection[tuple[str, str]], count: int
+    ) -> list[tuple[int, Hit]]:
+        """The next search results that nobody dealt with, with their places.
+
+        Args:
+            class_name: Of this class.
+            sources: Of these sources.
+            without: (source, source id) of those that are being dealt with.
+            count: At most so many.
+        """
+        rows = self._connection.execute(
+            "SELECT source, source_id, position, provenance, expected FROM hits WHERE class_name = ? "
+            f"AND status = 'found' AND source IN ({_marks(len(sources))}) ORDER BY position, source, source_id LIMIT ?",
+            (class_name, *sources, count + len(without)),
+        )
+        found: list[tuple[int, Hit]] = []
+        for source, source_id, position, provenance, expected in rows:
+            if (source, source_id) in without or len(found) == count:
+                continue
+            sha256, phash = json.loads(expected) if expected else (None, None)
+            found.append((position, Hit(class_name, _provenance(provenance), None, sha256, phash)))
+        return found
+
+    def count_waiting(self, class_name: str, sources: Collection[str]) -> int:
+        """How many search results of a class and of some sources nobody dealt with."""
+        row = self._connection.execute(
+            "SELECT COUNT(*) FROM hits WHERE class_name = ? AND status = 'found' "
+            f"AND source IN ({_marks(len(sources))})",
+            (class_name, *sources),
+        )
+        return int(row.fetchone()[0])
+
+    def seen(self, class_name: str, source: str) -> set[str]:
+        """Identities of the search results of one class and source that are known already."""
+        rows = self._connection.execute(
+            "SELECT source_id FROM hits WHERE class_name = ? AND source = ?", (class_name, source)
+        )
+        return {row[0] for row in rows}
+
+    def stored(self, class_name: str) -> set[str]:
+        """Digests of the originals that were stored for one class."""
+        rows = self._connection.execute(
+            "SELECT sha256 FROM hits WHERE class_name = ? AND status = 'stored'", (class_name,)
+        )
+        return {row[0] for row in rows}
+
+    def digests(self) -> set[str]:
+        """Digests of all originals that are known, whatever became of them."""
+        rows = self._connection.execute("SELECT DISTINCT sha256 FROM hits WHERE sha256 IS NOT NULL")
+        return {row[0] for row in rows}
+
+    def dropped(self) -> dict[str, Counter[str]]:
+        """How many search results gave no image: class -> reason -> count; those that may yet give one included."""
+        counts: dict[str, Counter[str]] = {}
+        rows = self._connection.execute(
+            "SELECT class_name, reason, COUNT(*) FROM hits WHERE status IN ('dropped', 'failed') "
+            "GROUP BY class_name, reason"
+        )
+        for class_name, reason, count in rows:
+            counts.setdefault(class_name, Counter())[reason] = count
+        return counts
+
+    def try_again(self, statuses: Sequence[Status], local: Collection[str] = ()) -> int:
+        """Put search results that gave no image back to be dealt with, but never those behind an opt-out.
+
+        Args:
+            statuses: ``failed``, ``dropped`` or both.
+            local: Sources that will be searched anyway: their results are forgotten, and found again.
+
+        Returns:
+            How many.
+        """
+        found = [e for status in statuses for e in self.entries(status=status) if e.reason not in NEVER_AGAIN]
+        self.put_back(found, local)
+        return len(found)
+
+    def put_back(self, entries: Iterable[Entry], local: Collection[str] = ()) -> None:
+        """Put search results back to be dealt with; those of ``local`` sources are forgotten, and found again."""
+        keys = [(e.class_name, e.source, e.source_id) for e in entries]
+        this = "WHERE class_name = ? AND source = ? AND source_id = ?"
+        with _writing(self._connection, self.path):
+            for table in ("hits", "stamps"):
+                self._connection.executemany(f"DELETE FROM {table} {this}", [key for key in keys if key[1] in local])
+            self._connection.executemany(
+                f"UPDATE hits SET status = 'found', reason = NULL, detail = NULL, sha256 = NULL, image = NULL {this}",
+                [key for key in keys if key[1] not in local],
+            )
+
+    def files(self, class_name: str, source: str) -> list[KnownFile]:
+        """The files of one class and local source that were read, but for those that were forgotten."""
+        rows = self._connection.execute(
+            "SELECT source_id, sha256, stamp FROM hits LEFT JOIN stamps USING (class_name, source, source_id) "
+            "WHERE class_name = ? AND source = ? AND reason IS NOT 'forgotten' ORDER BY source_id",
+            (class_name, source),
+        )
+        return [KnownFile(*row) for row in rows]
+
+    def note_stamps(self, class_name: str, source: str, stamps: Mapping[str, str]) -> None:
+        """Keep size and dates of files as they were when they were read: identity -> stamp."""
+        rows = [(class_name, source, source_id, stamp) for source_id, stamp in stamps.items()]
+        if rows:
+            with _writing(self._connection, self.path):
+                self._connection.executemany("INSERT OR REPLACE INTO stamps VALUES (?, ?, ?, ?)", rows)
+
+    def let_go(self, class_name: str, source: str, files: Sequence[KnownFile], local: Collection[str]) -> None:
+        """Forget that files were read: their content is gone, and what is under their names now is read anew.
+
+        A repeat of such content takes its place.
+
+        Args:
+            class_name: Of this class.
+            source: Of this local source.
+            files: These files.
+            local: Sources that will be searched anyway.
+        """
+        digests = {file.sha256 for file in files if file.sha256}
+        self.put_back([e for e in self.entries(class_name, "dropped") if e.sha256 in digests], local)
+        with _writing(self._connection, self.path):
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO gone VALUES (?, ?)", [(class_name, sha256) for sha256 in sorted(digests)]
+            )
+            for table in ("hits", "stamps"):
+                self._connection.executemany(
+                    f"DELETE FROM {table} WHERE class_name = ? AND source = ? AND source_id = ?",
+                    [(class_name, source, file.source_id) for file in files],
+                )
+
+    def gone(self) -> dict[tuple[str, str], Provenance | None]:
+        """(class, digest) of content that was let go -> where it is from, if it is stored again; else ``None``."""
+        rows = self._connection.execute(
+            "SELECT class_name, sha256, provenance FROM gone "
+            "LEFT JOIN (SELECT * FROM hits WHERE status = 'stored') USING (class_name, sha256)"
+        )
+        return {(name, sha256): _provenance(text) if text else None for name, sha256, text in rows}
+
+    def came_back(self, contents: Iterable[tuple[str, str]]) -> None:
+        """Note that content, as (class, digest), is not gone any more."""
+        with _writing(self._connection, self.path):
+            self._connection.executemany("DELETE FROM gone WHERE class_name = ? AND sha256 = ?", list(contents))
+
+    def names_of(self, digests: Collection[str]) -> dict[str, list[str]]:
+        """Digest -> identities of the files and search results that hold these bytes, in their order."""
+        found: dict[str, list[str]] = {}
+        if digests:
+            for sha256, source_id in self._connection.execute(
+                "SELECT sha256, source_id FROM hits WHERE sha256 IS NOT NULL ORDER BY class_name, source_id"
+            ):
+                if sha256 in digests:
+                    found.setdefault(sha256, []).append(source_id)
+        return found
+
+    def of_other_size(self, longest_side: int) -> int:
+        """How many images on disk were not shrunk to ``longest_side`` pixels, but to another size."""
+        sides = ["json_extract(image, '$.{0}[0]')", "json_extract(image, '$.{0}[1]')"]
+        stored, original = (
+            f"max({', '.join(side.format(size) for side in sides)})" for size in ("size", "original_size")
+        )
+        row = self._connection.execute(
+            f"SELECT COUNT(*) FROM hits WHERE image IS NOT NULL AND {stored} != min(?, {original})", (longest_side,)
+        )
+        return int(row.fetchone()[0])
+
+    def store_again(self) -> int:
+        """Let every stored image be stored once more, for a dataset that is gone; returns how many there are."""
+        with _writing(self._connection, self.path):
+            return self._connection.execute("UPDATE hits SET status = 'fetched' WHERE status = 'stored'").rowcount
+
+    def forbidden(self, url: str) -> Entry | None:
+        """What forbade an earlier request for this address for good, or ``None``."""
+        row = self._connection.execute(
+            "SELECT class_name, source, source_id, status, url, reason, detail FROM hits "
+            f"WHERE url = ? AND status = 'dropped' AND reason IN ({_marks(len(NEVER_AGAIN))}) LIMIT 1",
+            (url, *NEVER_AGAIN),
+        ).fetchone()
+        return Entry(*row) if row else None
+
+    def placeholders(self) -> frozenset[str]:
+        """Digests of files that came from several addresses of one host: pictures that say that there is none."""
+        addresses: dict[tuple[str, str], set[str]] = {}
+        rows = self._connection.execute(
+            "SELECT sha256, url FROM hits WHERE url LIKE 'http%' AND sha256 IN (SELECT sha256 FROM hits "
+            "WHERE sha256 IS NOT NULL GROUP BY sha256 HAVING COUNT(DISTINCT url) >= ?)",
+            (PLACEHOLDER_ADDRESSES,),
+        )
+        for sha256, url in rows:
+            addresses.setdefault((sha256, urlsplit(url).netloc), set()).add(url)
+        return frozenset(sha256 for (sha256, _), urls in addresses.items() if len(urls) >= PLACEHOLDER_ADDRESSES)
+
+    def search_is_finished(self, class_name: str, source: str, question: str) -> bool:
+        """Whether ``question`` (queries, limit, options) was searched for to the end."""
+        row = self._connection.execute(
+            "SELECT question FROM searches WHERE class_name = ? AND source = ?", (class_name, source)
+        ).fetchone()
+        return row is not None and row[0] == question
+
+    def finish_search(self, class_name: str, source: str, question: str) -> None:
+        """Note that a search came to its end; what it remembered of the way is not needed any more."""
+        with _writing(self._connection, self.path):
+            self._connection.execute("INSERT OR REPLACE INTO searches VALUES (?, ?, ?)", (class_name, source, question))
+            self._connection.execute("DELETE FROM pages WHERE class_name = ? AND source = ?", (class_name, source))
+
+    def forget_searches(self) -> None:
+        """Let every source be asked again; what it found before stays known."""
+        with _writing(self._connection, self.path):
+            self._connection.execute("DELETE FROM searches")
+            self._connection.execute("DELETE FROM pages")
+
+    def pages(self, class_name: str, source: str) -> "JournalPages":
+        """What this journal remembers of one unfinished search; may be used in another thread."""
+        return JournalPages(self.path, class_name, source)
+
+    def remember_forgotten(self, kind: str, value: str, reason: str) -> None:
+        """Never fetch again what has this digest.
+
+        Args:
+            kind: ``url``, ``sha256`` or ``author``: what ``value`` is the digest of.
+            value: The sha256 of the original bytes, or ``secret_of`` an address or an author.
+            reason: Why, as a sentence.
+        """
+        with _writing(self._connection, self.path):
+            self._connection.execute(
+                "INSERT OR REPLACE INTO forgotten VALUES (?, ?, ?, ?)", (kind, value, reason, _now())
+            )
+
+    def forgotten(self) -> frozenset[tuple[str, str]]:
+        """(kind, value) of everything that must never be fetched again."""
+        return frozenset(self._connection.execute("SELECT kind, value FROM forgotten"))
+
+    def erase(self, entries: Iterable[Entry]) -> None:
+        """Mark search results as forgotten, and keep nothing of them but their identity as a digest."""
+        with _writing(self._connection, self.path):
+            for e in entries:
+                key = (e.class_name, e.source, e.source_id)
+                hidden = secret_of(e.source_id)
+                self._connection.execute(
+                    "DELETE FROM hits WHERE class_name = ? AND source = ? AND source_id = ?",
+                    (e.class_name, e.source, hidden),
+                )
+                self._connection.execute(
+                    "DELETE FROM stamps WHERE class_name = ? AND source = ? AND source_id = ?", key
+                )
+                self._connection.execute(
+                    "UPDATE hits SET source_id = ?, url = NULL, provenance = ?, expected = NULL, status = 'dropped', "
+                    "reason = 'forgotten', detail = NULL, sha256 = NULL, image = NULL, at = ? "
+                    "WHERE class_name = ? AND source = ? AND source_id = ?",
+                    (hidden, _provenance_text(Provenance(e.source, hidden)), _now(), *key),
+                )
+            # Answers of unfinished searches may hold the name; they can be asked for again.
+            self._connection.execute("DELETE FROM pages")
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+class JournalPages:
+    """What a service answered while a search goes on; goes when the search is finished.
+
+    Args:
+        path: The journal's file.
+        class_name: The class searched for.
+        source: The source asked.
+    """
+
+    def __init__(self, path: Path, class_name: str, source: str) -> None:
+        self._path, self._key = path, (class_name, source)
+        self._connection = _connect(path, check_same_thread=False)
+        self._lock = threading.Lock()
+
+    def answer(self, question: str, ask: Callable[[], Any]) -> Any:
+        """What was answered to ``question``; ``ask`` is called, and its answer kept, if it never was."""
+        with self._lock:
+            row = self._connection.execute(
+                "SELECT answer FROM pages WHERE class_name = ? AND source = ? AND question = ?", (*self._key, question)
+            ).fetchone()
+        if row is not None:
+            return json.loads(zlib.decompress(row[0]))
+        text = json.dumps(ask())
+        with self._lock, _writing(self._connection, self._path):
+            self._connection.execute(
+                "INSERT OR REPLACE INTO pages VALUES (?, ?, ?, ?)", (*self._key, question, zlib.compress(text.encode()))
+            )
+        return json.loads(text)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+
+def _entries(rows: Iterable[tuple[Any, ...]]) -> Iterator[Entry]:
+    """Rows of the columns ``_ENTRY``."""
+    for row in rows:
+        name, source, source_id, state, url, reason, detail, sha256, position, provenance, image = row
+        yield Entry(
+            name,
+            source,
+            source_id,
+            state,
+            url,
+            reason,
+            detail,
+            sha256,
+            position,
+            _provenance(provenance),
+            _image(image),
+        )
+
+
+@contextmanager
+def _writing(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
+    """A transaction: all of the block or nothing of it."""
+    try:
+        with connection:
+            yield
+    except sqlite3.OperationalError as error:
+        raise StoreError(
+            f"{path}: the journal cannot be written ({error}). Is the disk full? What was written stays; "
+            "make room and run the same command again."
+        ) from error
+
+
+def secret_of(text: str) -> str:
+    """Hex digest that stands for an address or a name that must be recognised and not be kept."""
+    return hashlib.sha256(text.strip().casefold().encode()).hexdigest()
+
+
+def _connect(path: Path, check_same_thread: bool = True) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=30, check_same_thread=check_same_thread)
+    connection.execute("PRAGMA journal_mode = WAL")
+    # A crash of the machine may lose the last commits, a crash of the program none; the file is whole either way.
+    connection.execute("PRAGMA synchronous = NORMAL")
+    # What is erased must not stay readable in the file's unused pages.
+    connection.execute("PRAGMA secure_delete = ON")
+    return connection
+
+
+def _set_up(connection: sqlite3.Connection, path: Path) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > FORMAT:
+        raise StoreError(f"{path} has format {version}, this version of wss reads up to {FORMAT}. Update wss.")
+    if version == FORMAT:
+        return
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        old = connection.execute("SELECT name FROM sqlite_master WHERE name = 'hits'").fetchone() and version == 0
+        if old:
+            connection.execute("ALTER TABLE hits RENAME TO hits_1")
+        for statement in _SCHEMA.split(";"):
+            connection.execute(statement)
+        if old:
+            rows = connection.execute(
+                "SELECT class_name, source, source_id, rowid, url, status, reason, detail, sha256, at FROM hits_1"
+            ).fetchall()
+            connection.executemany(
+                f"INSERT INTO hits VALUES ({_marks(13)})",
+                [
+                    (*r[:5], _provenance_text(Provenance(r[1], r[2], image_url=r[4])), None, *r[5:9], None, r[9])
+                    for r in rows
+                ],
+            )
+            connection.execute("DROP TABLE hits_1")
+        connection.execute(f"PRAGMA user_version = {FORMAT}")
+
+
+def _marks(count: int) -> str:
+    return ", ".join("?" * count)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _provenance_text(provenance: Provenance) -> str:
+    values = {key: value for key, value in vars(provenance).items() if value not in (None, ())}
+    if provenance.retrieved_at is not None:
+        values["retrieved_at"] = provenance.retrieved_at.isoformat()
+    return json.dumps(values, ensure_ascii=False)
+
+
+def _provenance(text: str) -> Provenance:
+    try:
+        values = json.loads(text)
+        values["opt_outs"] = tuple(values.get("opt_outs", ()))
+        if at := values.get("retrieved_at"):
+            values["retrieved_at"] = datetime.fromisoformat(at)
+        return Provenance(**values)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise StoreError(f"the journal holds a search result that cannot be read ({error}): {shown(text)}.") from error
+
+
+def _image(text: str | None) -> StoredImage | None:
+    if text is None:
+        return None
+    values = json.loads(text)
+    return StoredImage(tuple(values["size"]), tuple(values["original_size"]), values["phash"])

@@ -1,0 +1,570 @@
+"""Step 1: search, download, verify, drop repeats, shrink, store. Resumable at any moment.
+
+For each class, sources are searched while pictures are downloaded and decoded; each in
+threads or processes of its own, joined by one loop that alone writes the journal. What
+was found and what became of it is noted at once, so that a kill costs no more than the
+pictures in flight. When a class is through, its images go into the database in the
+order of the search, in a thread beside the next class: the dataset that comes out does
+not depend on which server answered first.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from tqdm import tqdm
+
+from wss_data.errors import DownloadError, ImageError, SourceUnavailable, WssError
+from wss_data.records import ImageRecord, stem_of
+from wss_data.retrieval.journal import Entry, Journal, StoredImage, secret_of
+from wss_data.retrieval.schedule import HostSchedule
+from wss_data.retrieval.sources.base import Forgetful, Hit, Source
+from wss_data.retrieval.workers import Downloaded, Event, Found, Job, Searched, Workshop, Written
+from wss_data.runtime.changed_files import Changes, Watched, find_moved, look_for_changes
+from wss_data.spec import ClassSpec, DatasetSpec, SourceSpec
+
+_STORED_NAME = re.compile(r"[0-9a-f]{20}\.jpg")
+
+if TYPE_CHECKING:
+    from wss_data.retrieval.decode_pool import Decoded
+    from wss_data.retrieval.fetch import Fetched
+
+LOGGER = logging.getLogger(__name__)
+
+BATCH = 64
+"""Records are handed to the database in batches of this many."""
+
+WINDOW = 512
+"""Search results taken from the journal ahead of the downloads."""
+
+NOTED = 16
+"""Pictures are noted in the journal so many at a time..."""
+
+NOTED_S = 0.2
+"""... or after so many seconds, whatever comes first."""
+
+DECODING = 32
+"""Pictures that may wait for a decoder, or be in one, before downloads pause..."""
+
+PENDING_BYTES = 48 << 20
+"""... and bytes."""
+
+SHORTEST_ATTEMPT = 0.5
+"""With less than this left (seconds) of a picture's deadline it is not asked for again."""
+
+RETRY_AFTER_MAX = 300.0
+"""A host that asks us to wait longer than this (seconds) is given up until the next build."""
+
+CRAWL_DELAY_MAX = 60.0
+"""A host whose robots.txt wants a longer pause between two requests (seconds) is given up after the first picture."""
+
+FAILURES_IN_A_ROW = 10
+"""A host that failed this many times in a row for reasons of its own is given up until the next build."""
+
+SAME_PICTURE = 10
+"""A picture whose perceptual hash differs from the expected in at most so many of 64 bits is the same, encoded anew."""
+
+
+@dataclass
+class Retrieved:
+    """What a retrieval did.
+
+    Args:
+        done: Number of search results dealt with.
+        left_out: Sources that could not be asked, with the reason.
+        given_up: Hosts that were not asked any more, with the reason.
+        changes: Files of local sources that changed since they were read.
+    """
+
+    done: int = 0
+    left_out: dict[str, str] = field(default_factory=dict)
+    given_up: dict[str, str] = field(default_factory=dict)
+    changes: Changes = field(default_factory=Changes)
+
+
+def remove_unrecorded(folder: Path, known: Collection[str]) -> None:
+    """Remove images that a killed build wrote but did not come to note; call it as the dataset's only owner.
+
+    Only files named as stored images are, below a class's folder. Others are somebody's: they stay, and are counted.
+
+    Args:
+        folder: Where images are stored, one folder a class.
+        known: Stems of the images that journal or dataset name. Where they name none nothing is removed: the next
+            search finds again what a killed first build wrote.
+    """
+    foreign = [path for path in folder.glob("*/*") if path.is_symlink() or not _STORED_NAME.fullmatch(path.name)]
+    if foreign:
+        LOGGER.warning(
+            "%s: %d files are not of this dataset (such as %s); they stay.", folder, len(foreign), foreign[0]
+        )
+    if known:
+        for path in folder.glob("*/*.jpg"):
+            if path.stem not in known and path not in foreign:
+                path.unlink()
+
+
+def retrieve(
+    spec: DatasetSpec,
+    sources: Sequence[tuple[Source, SourceSpec]],
+    folder: Path,
+    journal: Journal,
+    store: Callable[[list[ImageRecord]], object],
+    workers: int | None = None,
+    strict: bool = False,
+    progress: bool = True,
+    follow: bool = False,
+) -> Retrieved:
+    """Bring every search result of every class to its end: a stored image, or a counted reason why not.
+
+    An image is written under its final name, then noted in the journal, then stored.
+    Killed between any two of these, the next run arrives at the same file and the same
+    record.
+
+    Args:
+        spec: The definition.
+        sources: Each source with its part of the definition.
+        folder: Where images go: ``<folder>/<class>/<first digits of sha256>.jpg``.
+        journal: What was dealt with already.
+        store: Takes records into the database; must not add a (class, sha256) twice.
+        workers: Processes that decode; ``None`` for one a processor.
+        strict: Whether a source that cannot be asked is an error while others remain.
+        progress: Whether to show progress bars.
+        follow: Whether files of local sources that changed since they were read are read anew, and those that are gone
+            let go, or both only told.
+
+    Returns:
+        What was done.
+
+    Raises:
+        SourceUnavailable: If no source can be asked, or one cannot and ``strict`` is set.
+        SourceError: If a source was asked for what it does not have.
+        OSError: If the disk is full; everything up to then is kept.
+    """
+    report = Retrieved(changes=Changes(followed=follow))
+    hosts = _Hosts(HostSchedule(spec.download.connections, spec.download.per_host, spec.download.pause_s))
+    storing: Future[None] | None = None
+    with ExitStack() as stack:
+        workshop = stack.enter_context(Workshop(spec.download, workers))
+        workshop.avoided = report.given_up
+        store_thread = stack.enter_context(ThreadPoolExecutor(1, "store"))
+        for wanted in spec.classes:
+            run = _ClassRun(spec, wanted, sources, folder / wanted.name, journal, workshop, hosts, report, strict)
+            run.run(progress)
+            if storing is not None:
+                storing.result()
+            storing = store_thread.submit(_store, journal.path, spec, wanted.name, folder / wanted.name, store)
+        if storing is not None:
+            storing.result()
+    if sources and len(report.left_out) == len(sources) and not any(_has_results(journal, c) for c in spec.classes):
+        told = " ".join(f"{name}: {reason.removeprefix(f'{name}: ')}" for name, reason in report.left_out.items())
+        raise SourceUnavailable(f"none of the definition's sources can be asked. {told}")
+    find_moved(journal, report.changes)
+    if told := str(report.changes):
+        LOGGER.warning(told)
+    return report
+
+
+def _has_results(journal: Journal, wanted: ClassSpec) -> bool:
+    return any(True for _ in journal.entries(wanted.name))
+
+
+@dataclass
+class _Hosts:
+    """What is known of the hosts, from class to class: who waits for them, their failures in a row, whom we met."""
+
+    schedule: HostSchedule[Job]
+    failures: dict[str, int] = field(default_factory=dict)
+    known: set[str] = field(default_factory=set)
+
+
+class _ClassRun:
+    """One class, from its searches to images on disk. All state lives in the one thread that runs it."""
+
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        wanted: ClassSpec,
+        sources: Sequence[tuple[Source, SourceSpec]],
+        folder: Path,
+        journal: Journal,
+        workshop: Workshop,
+        hosts: _Hosts,
+        report: Retrieved,
+        strict: bool,
+    ) -> None:
+        self._spec, self._wanted, self._folder = spec, wanted, folder
+        self._sources, self._journal, self._workshop = sources, journal, workshop
+        self._report, self._strict, self._given_up = report, strict, report.given_up
+        self._schedule, self._failures, self._known_hosts = hosts.schedule, hosts.failures, hosts.known
+        self._clock = workshop.clock
+        self._web = [source.name for source, _ in sources if not source.local]
+        self._jobs: set[tuple[str, str]] = set()
+        self._searching = 0
+        self._local: list[Iterator[tuple[int, Hit]]] = []
+        self._more_waiting = True
+        self._ended: list[Entry] = []
+        self._noted = self._clock.monotonic()
+        self._decoding = 0
+        self._pending_bytes = 0
+        self._forgotten = journal.forgotten()
+        self._stamps: dict[tuple[str, str], str] = {}
+        self._counts: dict[str, int] = {}
+
+    def run(self, progress: bool) -> None:
+        """Deal with every search result of the class."""
+        name = self._wanted.name
+        lost = [e for e in self._journal.entries(name, "fetched") if not _image_path(self._folder, e.sha256).is_file()]
+        local = [source.name for source, _ in self._sources if source.local]
+        self._journal.put_back(lost, local)
+        for source, _ in self._sources:
+            if isinstance(source, Watched):
+                changed = look_for_changes(self._journal, source, name, self._report.changes)
+                if self._report.changes.followed:
+                    self._journal.let_go(name, source.name, changed, local)
+        self._start_searches()
+        waiting = self._journal.count_waiting(name, self._web)
+        if not (self._searching or self._local or waiting):
+            return
+        with tqdm(
+            total=waiting, desc=f"retrieve {name}", unit="image", disable=not progress, dynamic_ncols=True
+        ) as bar:
+            self._bar = bar
+            try:
+                while self._step():
+                    pass
+            finally:
+                self._end()
+
+    def _step(self) -> bool:
+        """Start what may start, wait for what comes, note it; returns whether anything is left to do."""
+        self._refill()
+        self._start_downloads()
+        busy = self._searching or self._schedule.active or self._decoding
+        if not busy and not len(self._schedule):
+            return False
+        events = self._workshop.wait(self._patience())
+        self._ended += [entry for event in events for entry in self._handle(event)]
+        if len(self._ended) >= NOTED or self._clock.monotonic() > self._noted + NOTED_S:
+            self._end()
+        return True
+
+    def _patience(self) -> float | None:
+        """Seconds to wait for an event before there is something else to do; ``None`` if there is nothing."""
+        unnoted = NOTED_S if self._ended else None
+        if not len(self._schedule) or self._decoders_are_busy():
+            return unnoted
+        start = self._schedule.next_start(self._clock.monotonic())
+        return unnoted if start is None else min(start, unnoted or start)
+
+    def _decoders_are_busy(self) -> bool:
+        return self._decoding >= DECODING or self._pending_bytes >= PENDING_BYTES
+
+    # Searching
+
+    def _start_searches(self) -> None:
+        for source, part in self._sources:
+            if source.name in self._report.left_out:
+                continue
+            if source.local:
+                self._local.append(self._search_here(source, part))
+                continue
+            if self._journal.search_is_finished(self._wanted.name, source.name, _question(self._wanted, part)):
+                continue
+            state = source.state()
+            if state.state != "ready":
+                self._leave_out(source.name, SourceUnavailable(state.detail))
+                continue
+            self._searching += 1
+            self._workshop.search(source, self._wanted, part.limit, self._journal)
+
+    def _search_here(self, source: Source, part: SourceSpec) -> Iterator[tuple[int, Hit]]:
+        seen = self._journal.seen(self._wanted.name, source.name)
+        hits = enumerate(source.search(self._wanted, part.limit, Forgetful()))
+        for place, hit in hits:
+            key = hit.provenance.source_id
+            # Of a forgotten picture only a digest of its identity is left.
+            if not {key, secret_of(key)} & seen:
+                if isinstance(source, Watched) and (stamp := source.stamps(self._wanted.name, [key])[0]):
+                    self._stamps[source.name, key] = stamp  # before it is read: what changes meanwhile is noticed
+                yield place, hit
+
+    def _leave_out(self, name: str, error: SourceUnavailable) -> None:
+        if self._strict:
+            raise error
+        self._report.left_out[name] = str(error)
+        LOGGER.warning("source '%s' is left out: %s", name, error)
+
+    def _search_ended(self, source: Source, error: BaseException | None) -> None:
+        self._searching -= 1
+        if isinstance(error, SourceUnavailable):
+            self._leave_out(source.name, error)
+        elif isinstance(error, Exception) and not isinstance(error, WssError | OSError):
+            # A service changed its answers, say. The text may hold a key; its kind does not.
+            told = f"its search broke off ({type(error).__name__}); what it found until then is used."
+            self._leave_out(source.name, SourceUnavailable(told))
+        elif error is not None:
+            raise error
+        else:
+            part = next(part for known, part in self._sources if known is source)
+            self._journal.finish_search(self._wanted.name, source.name, _question(self._wanted, part))
+
+    def _found(self, hits: list[tuple[int, Hit]]) -> None:
+        seen: dict[str, set[str]] = {}
+        new = []
+        for position, hit in hits:
+            name = hit.provenance.source
+            if name not in seen:
+                seen[name] = self._journal.seen(self._wanted.name, name)
+            if secret_of(hit.provenance.source_id) not in seen[name]:
+                new.append((position, hit))
+        count = self._journal.found(new)
+        self._bar.total += count
+        self._bar.refresh()
+        self._more_waiting = self._more_waiting or count > 0
+
+    # Downloading
+
+    def _refill(self) -> None:
+        """Take more search results up: those of local sources to be decoded, those of the web to be downloaded."""
+        while self._local and self._decoding < DECODING:
+            try:
+                position, hit = next(self._local[0])
+            except StopIteration:
+                self._local.pop(0)
+                continue
+            self._bar.total += 1
+            job = Job(hit, position, "")
+            self._jobs.add(job.key)
+            self._decode(job)
+        while self._more_waiting and len(self._schedule) < WINDOW // 2:
+            # What ended must not come again.
+            self._end()
+            room = WINDOW - len(self._schedule)
+            waiting = self._journal.waiting(self._wanted.name, self._web, self._jobs, room) if self._web else []
+            self._more_waiting = len(waiting) == room
+            for position, hit in waiting:
+                self._take_up(position, hit)
+
+    def _take_up(self, position: int, hit: Hit) -> None:
+        job = Job(hit, position, urlsplit(hit.provenance.image_url or "").netloc)
+        refused = self._refused(hit)
+        if refused is not None:
+            self._ended.append(job.ended("dropped", reason=refused[0], detail=refused[1]))
+        elif job.host in self._given_up:
+            self._ended.append(job.ended("failed", reason="host_given_up", detail=self._given_up[job.host]))
+        else:
+            self._jobs.add(job.key)
+            self._schedule.add(job.host, job)
+
+    def _refused(self, hit: Hit) -> tuple[str, str] | None:
+        """Why this picture must not be asked for, as reason and sentence; ``None`` if it may."""
+        at = hit.provenance
+        if self._forgotten:
+            secrets = [("url", at.image_url), ("url", at.page_url), ("author", at.author), ("author", at.author_url)]
+            if any(value and (kind, secret_of(value)) in self._forgotten for kind, value in secrets):
+                return "forgotten", "It was asked to be forgotten."
+        earlier = self._journal.forbidden(at.image_url) if at.image_url else None
+        return (earlier.reason or "opted_out", earlier.detail or "") if earlier else None
+
+    def _start_downloads(self) -> None:
+        while not self._decoders_are_busy() and (started := self._schedule.start(self._clock.monotonic())):
+            host, job = started
+            if host in self._given_up:
+                self._schedule.finish(host)
+                ended = job.ended("failed", reason="host_given_up", detail=self._given_up[host])
+                self._ended.append(self._finish(ended, job))
+                continue
+            job.attempt += 1
+            self._workshop.fetch(job)
+
+    def _end(self) -> None:
+        """Note what became of the pictures that ended."""
+        entries, self._ended = self._ended, []
+        self._noted = self._clock.monotonic()
+        if not entries:
+            return
+        self._journal.record(entries)
+        for entry in entries:
+            stamp = self._stamps.pop((entry.source, entry.source_id), None)
+            if stamp and entry.reason != "forgotten":
+                self._journal.note_stamps(entry.class_name, entry.source, {entry.source_id: stamp})
+        if forgotten := [entry for entry in entries if entry.reason == "forgotten"]:
+            # Noted like the others, then hidden: their addresses and authors must not be written down again.
+            self._journal.erase(forgotten)
+        self._tell(entries)
+
+    def _finish(self, entry: Entry, job: Job) -> Entry:
+        self._jobs.discard(job.key)
+        return entry
+
+    # What other threads report
+
+    def _handle(self, event: Event) -> list[Entry]:
+        match event:
+            case Found(hits):
+                self._found(hits)
+                return []
+            case Searched(source, error):
+                self._search_ended(source, error)
+                return []
+            case Downloaded(job, outcome):
+                self._schedule.finish(job.host)
+                return self._fetched(job, outcome)
+            case Written(job, outcome):
+                self._decoding -= 1
+                return [self._finish(self._decoded(job, outcome), job)]
+
+    def _fetched(self, job: Job, outcome: "Fetched | BaseException") -> list[Entry]:
+        if isinstance(outcome, DownloadError):
+            return self._failed(job, outcome)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        job.fetched = outcome
+        for host in {job.host, urlsplit(outcome.url).netloc}:
+            self._failures.pop(host, None)
+        self._pending_bytes += job.size
+        self._decode(job)
+        return self._heed_crawl_delay(job)
+
+    def _heed_crawl_delay(self, job: Job) -> list[Entry]:
+        if job.host in self._known_hosts:
+            return []
+        self._known_hosts.add(job.host)
+        pause = self._workshop.crawl_delay(job.hit.provenance.image_url or "")
+        if pause > CRAWL_DELAY_MAX:
+            return self._give_up(job.host, f"{job.host} wants {pause:,.0f} s between two requests.")
+        self._schedule.slow_down(job.host, pause)
+        return []
+
+    def _decode(self, job: Job) -> None:
+        self._decoding += 1
+        self._workshop.decode(job, self._folder, self._spec.longest_side)
+
+    def _failed(self, job: Job, error: DownloadError) -> list[Entry]:
+        """Try again later, or end it; the only owner of retries."""
+        now = self._clock.monotonic()
+        host = error.host or job.host
+        if host != job.host:
+            self._failures.pop(job.host, None)  # it answered: it sent us on
+        if not error.transient:
+            self._failures.pop(host, None)
+            provenance = replace(job.hit.provenance, retrieved_at=_today(), opt_outs=error.opt_outs)
+            ended = job.ended("dropped", reason=error.reason, detail=str(error))
+            return [self._finish(replace(ended, provenance=provenance), job)]
+        wait = error.retry_after
+        ended = self._finish(job.ended("failed", reason=error.reason, detail=str(error)), job)
+        if host in self._given_up:
+            return [ended]
+        self._failures[host] = self._failures.get(host, 0) + 1
+        if wait is not None and wait > RETRY_AFTER_MAX:
+            return [ended, *self._give_up(host, f"{host} asks to wait {wait:,.0f} s.")]
+        if self._failures[host] >= FAILURES_IN_A_ROW:
+            return [ended, *self._give_up(host, f"{host} failed {FAILURES_IN_A_ROW} times in a row ({error})")]
+        if wait is not None:
+            self._schedule.hold(host, now + wait)
+        download = self._spec.download
+        if job.attempt >= download.attempts or job.spent_s > download.deadline_s - SHORTEST_ATTEMPT:
+            return [ended]
+        self._jobs.add(job.key)
+        # One that was redirected is asked for again when the host it was led to allows it.
+        pause = max(download.backoff_s * 4 ** (job.attempt - 1), wait or 0.0)
+        self._schedule.add(job.host, job, now + pause)
+        return []
+
+    def _give_up(self, host: str, why: str) -> list[Entry]:
+        self._given_up[host] = why
+        LOGGER.warning("host given up until the next build: %s", why)
+        jobs = self._schedule.give_up(host)
+        return [self._finish(job.ended("failed", reason="host_given_up", detail=why), job) for job in jobs]
+
+    def _decoded(self, job: Job, outcome: "Decoded | BaseException") -> Entry:
+        self._pending_bytes -= job.size
+        opt_outs = job.fetched.opt_outs if job.fetched else ()
+        job.fetched = None
+        if isinstance(outcome, ImageError):
+            return job.ended("dropped", reason=outcome.reason, detail=str(outcome))
+        if isinstance(outcome, BaseException):
+            raise outcome
+        decoded, sha256 = outcome, outcome.sha256
+        if self._forgotten and ("sha256", sha256) in self._forgotten:
+            decoded.path.unlink(missing_ok=True)
+            return job.ended("dropped", reason="forgotten", detail="It was asked to be forgotten.")
+        provenance = replace(job.hit.provenance, retrieved_at=_today(), opt_outs=opt_outs)
+        image = StoredImage(decoded.size, decoded.original_size, decoded.phash)
+        ended = replace(job.ended("fetched"), sha256=sha256, image=image, provenance=provenance)
+        if job.hit.expected_sha256 in (None, sha256):
+            return ended
+        distance = _distance(job.hit.expected_phash, decoded.phash)
+        if distance is not None and distance <= SAME_PICTURE:
+            return replace(ended, reason="re-encoded", detail="The same picture, in other bytes than expected.")
+        decoded.path.unlink(missing_ok=True)
+        return replace(ended, status="dropped", reason="changed", detail="Another picture than expected.", image=None)
+
+    def _tell(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            told = "kept" if entry.status == "fetched" else f"{entry.reason}"
+            self._counts[told] = self._counts.get(told, 0) + 1
+        self._report.done += len(entries)
+        self._bar.update(len(entries))
+        self._bar.set_postfix(dict(sorted(self._counts.items(), key=lambda item: -item[1])), refresh=False)
+
+
+def _store(
+    journal_path: Path, spec: DatasetSpec, class_name: str, folder: Path, store: Callable[[list[ImageRecord]], object]
+) -> None:
+    """Store the images of a class that are on disk, in the order of its sources and their results."""
+    sources = [source.name for source in spec.sources]
+    with Journal(journal_path) as journal:
+        stored = journal.stored(class_name)
+        while batch := journal.fetched(class_name, sources, BATCH):
+            ended, records = [], []
+            for entry in batch:
+                if entry.sha256 in stored:
+                    repeat = "The class holds the same bytes already."
+                    ended.append(replace(entry, status="dropped", reason="duplicate", detail=repeat, image=None))
+                    continue
+                stored.add(str(entry.sha256))
+                records.append(_record(entry, folder))
+                ended.append(replace(entry, status="stored"))
+            if records:
+                store(records)
+            journal.record(ended)
+
+
+def _record(entry: Entry, folder: Path) -> ImageRecord:
+    assert entry.sha256 is not None and entry.image is not None and entry.provenance is not None
+    return ImageRecord(
+        sha256=entry.sha256,
+        class_name=entry.class_name,
+        path=_image_path(folder, entry.sha256),
+        size=entry.image.size,
+        original_size=entry.image.original_size,
+        phash=entry.image.phash,
+        provenance=entry.provenance,
+    )
+
+
+def _image_path(folder: Path, sha256: str | None) -> Path:
+    return folder / f"{stem_of(str(sha256))}.jpg"
+
+
+def _question(wanted: ClassSpec, part: SourceSpec) -> str:
+    """What is asked of a source, so that another question is told from one that was answered."""
+    asked: Mapping[str, object] = {"queries": wanted.queries, "limit": part.limit, "options": asdict(part)["options"]}
+    return json.dumps(asked, sort_keys=True, default=str)
+
+
+def _today() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def _distance(expected: str | None, found: str) -> int | None:
+    return None if expected is None else (int(expected, 16) ^ int(found, 16)).bit_count()

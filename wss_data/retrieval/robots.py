@@ -1,0 +1,205 @@
+"""What those who serve a picture say about taking it: robots.txt, ``X-Robots-Tag``, ``tdm-reservation``.
+
+robots.txt is read by Protego as RFC 9309 says: a file that does not exist (4xx)
+allows everything; a server that cannot be asked (5xx, no answer) allows nothing
+for now. The two headers are answered together with the picture itself, so whoever
+sets them is asked once, and the body is not read.
+"""
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from wss_data.errors import DownloadError
+from wss_data.retrieval.clock import Clock
+
+if TYPE_CHECKING:
+    from protego import Protego
+
+NAME = "wss"
+"""The name that rules for us are written to."""
+
+MAX_BYTES = 500_000
+"""What lies beyond is not read, in bytes; RFC 9309 asks for at least 500 KiB minus what nobody needs."""
+
+READ_S = 10.0
+"""Seconds for reading one robots.txt, redirects included."""
+
+REMEMBER_S = 86_400.0
+"""How long the rules of a host hold, in seconds (RFC 9309: at most a day)."""
+
+FIRST_TROUBLE_S = 0.5
+"""After a first failure a host's robots.txt is asked for again, by the next attempt, after so many seconds..."""
+
+TROUBLE_S = 600.0
+"""... and after a further one only after so many."""
+
+HOSTS_REMEMBERED = 2000
+
+TEXT_REMEMBERED = 4_000_000
+"""Characters of robots.txt whose rules are kept; the hosts asked longest ago are forgotten first."""
+
+OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none", "noml"})
+"""What ``X-Robots-Tag`` may say that means: not this picture."""
+
+_WITH_VALUE = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
+"""What may stand before a colon in ``X-Robots-Tag`` without being the name of a crawler."""
+
+_NAMED = re.compile(r"\s*([\w*-]+)\s*:\s*(.*)", re.DOTALL)
+
+_AGENT_LINE = re.compile(r"^[ \t]*user[- ]?agent[ \t]*:?[ \t]*([^\r\n#]*)", re.IGNORECASE | re.MULTILINE)
+
+
+def opt_outs(robots_tags: Iterable[str], tdm_reservations: Iterable[str]) -> tuple[str, ...]:
+    """The signals in an answer's headers that its picture must not be taken.
+
+    Args:
+        robots_tags: Values of every ``X-Robots-Tag`` header. A name before a colon says whom the rest of that header
+            is for: ``googlebot: noindex`` is not for us, ``wss: noai`` is.
+        tdm_reservations: Values of every ``tdm-reservation`` header; ``1`` reserves.
+
+    Returns:
+        Such as ``("X-Robots-Tag: noai",)``, each once, in order.
+
+    Source:
+        https://developers.google.com/search/docs/crawling-indexing/robots-meta-tag for the grammar;
+        https://www.w3.org/community/reports/tdmrep/CG-FINAL-tdmrep-20240510/ for tdm-reservation.
+    """
+    found: dict[str, None] = {}
+    for value in robots_tags:
+        for_us = True
+        for part in value.split(","):
+            named = _NAMED.fullmatch(part)
+            if named and named[1].lower() not in _WITH_VALUE:
+                for_us = named[1].lower() in (NAME, "*")
+                part = named[2]
+            word = part.strip().lower()
+            if for_us and word in OPT_OUTS:
+                found[f"X-Robots-Tag: {word}"] = None
+    if any(value.strip() == "1" for value in tdm_reservations):
+        found["tdm-reservation: 1"] = None
+    return tuple(found)
+
+
+@dataclass
+class _Known:
+    """What is known of one host's robots.txt; ``until``: for how long."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    rules: "Protego | None" = None
+    trouble: DownloadError | None = None
+    failures: int = 0
+    until: float = float("-inf")
+    characters: int = 0
+
+
+class Robots:
+    """The robots.txt of every host, each read once.
+
+    Args:
+        read: Returns the text at an address; raises ``DownloadError``.
+        clock: Says how old what is known is.
+    """
+
+    def __init__(self, read: Callable[[str], str], clock: Clock) -> None:
+        self._read = read
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._hosts: OrderedDict[str, _Known] = OrderedDict()
+        self._characters = 0
+
+    def check(self, url: str, wait_s: float) -> None:
+        """Return if ``url`` may be asked for.
+
+        Args:
+            url: The address, with scheme and host.
+            wait_s: Seconds to wait at most while another thread reads the same robots.txt.
+
+        Raises:
+            DownloadError: ``robots`` if it may not; or, transient, why its robots.txt cannot be read.
+        """
+        origin, known = self._known(url)
+        if known.trouble is not None or self._clock.monotonic() >= known.until:
+            self._refresh(origin, known, wait_s)
+        if known.rules is not None and not known.rules.can_fetch(url, NAME):
+            raise DownloadError(
+                "robots", f"{url}: {origin}/robots.txt does not allow it.", opt_outs=("robots.txt: disallow",)
+            )
+
+    def crawl_delay(self, url: str) -> float | None:
+        """Seconds that the host wants between requests; ``None`` where it does not say, or was not asked yet."""
+        rules = self._known(url)[1].rules
+        if rules is None:
+            return None
+        delay = rules.crawl_delay(NAME)
+        rate = rules.request_rate(NAME)
+        delays = [float(delay)] if delay is not None else []
+        delays += [rate.seconds / rate.requests] if rate is not None else []
+        return max(delays, default=None)
+
+    def _known(self, url: str) -> tuple[str, _Known]:
+        parts = urlsplit(url)
+        origin = f"{parts.scheme}://{parts.netloc}".lower()
+        with self._lock:
+            known = self._hosts.get(origin)
+            if known is None:
+                known = self._hosts[origin] = _Known()
+            self._hosts.move_to_end(origin)
+            while len(self._hosts) > HOSTS_REMEMBERED or (self._characters > TEXT_REMEMBERED and len(self._hosts) > 1):
+                _, oldest = self._hosts.popitem(last=False)
+                self._characters -= oldest.characters
+        return origin, known
+
+    def _refresh(self, origin: str, known: _Known, wait_s: float) -> None:
+        if not known.lock.acquire(timeout=wait_s):
+            raise DownloadError("timeout", f"{origin}/robots.txt was not read in time.", transient=True)
+        try:
+            left = known.until - self._clock.monotonic()
+            if left <= 0:
+                self._ask(origin, known)
+            elif known.trouble is not None:
+                # Threads that waited for the same robots.txt share its failure; only a lasting one is worth a wait.
+                raise _not_asked(origin, known.trouble, left if known.failures > 1 else None)
+        finally:
+            known.lock.release()
+
+    def _ask(self, origin: str, known: _Known) -> None:
+        try:
+            text = self._read(f"{origin}/robots.txt")
+        except DownloadError as error:
+            if error.transient:
+                known.failures += 1
+                known.trouble = error
+                wait_s = FIRST_TROUBLE_S if known.failures == 1 else TROUBLE_S
+                known.until = self._clock.monotonic() + wait_s
+                raise _not_asked(origin, error, error.retry_after) from error
+            text = ""
+        rules = _parse(text) if text else None
+        with self._lock:
+            if self._hosts.get(origin) is known:
+                self._characters += len(text) - known.characters
+                known.characters = len(text)
+        known.rules, known.trouble, known.failures = rules, None, 0
+        known.until = self._clock.monotonic() + REMEMBER_S
+
+
+def _not_asked(origin: str, error: DownloadError, retry_after: float | None) -> DownloadError:
+    message = f"{origin} was not asked, since its robots.txt cannot be read: {error}"
+    return DownloadError(error.reason, message, transient=True, retry_after=retry_after)
+
+
+def _parse(text: str) -> "Protego":
+    # Loaded when the first rules are read, not with the package.
+    from protego import Protego
+
+    def ours_or_any(line: re.Match[str]) -> str:
+        name = line[1].strip().lower()
+        return f"User-agent: {name if name.replace('*', '') in ('', NAME) else 'another'}"
+
+    # A file that names thousands of other crawlers before thousands of rules would be stored as millions of rules.
+    # Protego ends lines wherever ``splitlines`` does, so the pattern must meet the same lines.
+    return Protego.parse(_AGENT_LINE.sub(ours_or_any, "\n".join(text.splitlines())))

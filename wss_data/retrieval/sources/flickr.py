@@ -1,0 +1,518 @@
+"""Flickr: flickrapi signs and sends, the pager is ours (``flickr_pager``).
+
+The key travels in a signed header. flickrapi and the libraries below it log
+that header, and their errors carry the request: while this module speaks to
+Flickr their loggers are mute, and no error of theirs is let through.
+"""
+
+import json
+import logging
+import os
+import re
+import stat
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from wss_data.errors import SourceError, SourceUnavailable, shown
+from wss_data.records import Provenance
+from wss_data.retrieval.clock import Clock, SystemClock
+from wss_data.retrieval.sources.api import LONGEST_WAIT, Pace, retry_after
+from wss_data.retrieval.sources.base import Hit, Pages, SourceState
+from wss_data.retrieval.sources.flickr_pager import PER_PAGE, Walk
+from wss_data.retrieval.sources.licences import FLICKR_LICENCES, spdx_from_url
+from wss_data.runtime.files import expanded
+from wss_data.spec import ClassSpec
+
+LOG = logging.getLogger(__name__)
+
+ENDPOINT = "https://api.flickr.com/services/rest/"
+
+DEFAULT_LICENCES = (4, 5, 7, 8, 9, 10, 11, 12)
+"""Flickr's ids of the licences that allow derivatives and reuse."""
+
+RATES = ((10, 10.0), (3500, 3600.0))
+"""Requests in so many seconds. Flickr permits 3,600 an hour for all that use the key; a little is left to others."""
+
+ATTEMPTS = 6
+
+_SIZES = {"t": 100, "s": 240, "n": 320, "m": 500, "z": 640, "c": 800, "l": 1024}
+"""Letter of each size -> its longest side in pixels. Squares (sq, q) are crops; originals (o) are never asked for."""
+
+_EXTRAS = ",".join(["license", "owner_name", "date_upload", "media", *(f"url_{letter}" for letter in _SIZES)])
+
+_KEY_REFUSED = {96, 97, 98, 99, 100}
+"""Invalid or missing signature, login failed, no permission, invalid key."""
+
+_PASSING = {0, 10, 105, 106, 201}
+"""Codes that come with ``service currently unavailable`` and the like, above all when too much was asked."""
+
+_DEADLINE = 120.0
+_MAX_BYTES = 32 * 2**20
+
+_WAY_OUT = "How to get a valid one: docs/how_to/get_a_flickr_key.md. Without a key, use the source openverse."
+
+_LOGGERS = {"flickrapi", "oauthlib", "requests_oauthlib", "requests_toolbelt", "urllib3"}
+
+T = TypeVar("T")
+
+
+class FlickrSource:
+    """Searches Flickr by text, best matches first as far as they reach.
+
+    Args:
+        longest_side: The smallest size whose longest side is at least this is downloaded, in pixels; where a photo has
+            none, its largest below. Crops and originals never.
+        licences: Flickr's licence ids to accept, or ``any``; by default those that allow derivatives and reuse.
+        endpoint: Address of the service, for tests: ``api.flickr.com`` or this machine.
+
+    Raises:
+        SourceError: If an option makes no sense.
+    """
+
+    name = "flickr"
+    local = False
+
+    def __init__(
+        self,
+        longest_side: int = 340,
+        licences: Sequence[int] | Literal["any"] = DEFAULT_LICENCES,
+        endpoint: str = ENDPOINT,
+    ) -> None:
+        if isinstance(longest_side, bool) or not isinstance(longest_side, int) or longest_side < 1:
+            raise SourceError(f"source 'flickr': longest_side is {shown(longest_side)}, wanted pixels, at least 1.")
+        numbers = isinstance(licences, Sequence) and not isinstance(licences, str)
+        if licences != "any" and not (numbers and licences and all(type(number) is int for number in licences)):
+            raise SourceError(
+                f"source 'flickr': licences is {shown(licences)}, wanted a list of Flickr's licence ids, as [4, 5, 9], "
+                "or any. The ids are listed in docs/how_to/get_a_flickr_key.md."
+            )
+        parts = urlsplit(str(endpoint))
+        here = parts.scheme in ("http", "https") and parts.hostname in ("127.0.0.1", "::1", "localhost")
+        if not here and (parts.scheme, parts.netloc) != ("https", "api.flickr.com"):
+            # A definition may come from anybody; it must not send the key elsewhere.
+            raise SourceError(f"source 'flickr': endpoint is {shown(endpoint)}; the key is sent to {ENDPOINT} only.")
+        self.longest_side = longest_side
+        self.licences: tuple[int, ...] | Literal["any"] = "any" if licences == "any" else tuple(map(int, licences))
+        self.endpoint = str(endpoint)
+        self.clock: Clock = SystemClock()
+        self._client: _Client | None = None
+        self._warned: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"FlickrSource(longest_side={self.longest_side}, licences={self.licences!r}, endpoint={self.endpoint!r})"
+
+    def state(self) -> SourceState:
+        """Whether there is a key; Flickr is not asked whether it is valid."""
+        try:
+            found = _read_key()
+        except SourceUnavailable as error:
+            return SourceState("needs", str(error))
+        return SourceState("ready", f"Key found in {found.where}. Flickr permits 3,600 queries an hour.")
+
+    def search(self, wanted: ClassSpec, limit: int | None, pages: Pages) -> Iterator[Hit]:
+        """Yield at most ``limit`` photos of one class, none twice.
+
+        Up to 4,000 are the most relevant. Beyond that, and where all are asked
+        for, windows of upload dates follow, newest first.
+
+        Raises:
+            SourceUnavailable: If there is no key, Flickr refuses it, or Flickr does not answer.
+            SourceError: If Flickr does not know a licence that was asked for.
+        """
+        if limit is not None and limit < 1:
+            return
+        accepted = self._accepted(pages)
+        now = pages.answer("flickr: now", lambda: int(self.clock.time()))
+        seen: set[str] = set()
+        given = 0
+        for query in wanted.queries:
+            ask = partial(self._page, pages, query)
+            for photo in Walk(ask, sorted(accepted), now, seen).photos(everything=limit is None):
+                if photo["licence"] not in accepted:
+                    self._warn(
+                        f"Flickr answered photos under licence {photo['licence']}, which was not asked for; left out."
+                    )
+                elif photo["url"] is not None:
+                    yield _hit(photo, wanted.name, query, *accepted[photo["licence"]])
+                    given += 1
+                    if given == limit:
+                        return
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def _accepted(self, pages: Pages) -> dict[int, tuple[str | None, str | None]]:
+        """Licence id -> (SPDX identifier, address) of the licences to ask for, as Flickr lists them now."""
+        listed = {
+            int(number): (name, url)
+            for number, name, url in pages.answer(
+                "flickr.photos.licenses.getInfo",
+                lambda: self._ask("flickr.photos.licenses.getInfo", {}, _read_licences),
+            )
+        }
+        known: dict[int, tuple[str | None, str | None]] = {}
+        for number, (name, url) in listed.items():
+            spdx, text, _ = FLICKR_LICENCES.get(number, (None, "", ""))
+            live = spdx_from_url(url)
+            if number not in FLICKR_LICENCES:
+                self._warn(f"Flickr has a licence that is not known here: {number}, '{name}' ({url}).")
+            elif live is not None and live != spdx:
+                self._warn(f"Flickr's licence {number} was {spdx} and now is '{name}' ({url}); left out by default.")
+            if self.licences != DEFAULT_LICENCES or (number in FLICKR_LICENCES and live in (None, spdx)):
+                known[number] = (live or spdx, url or text or None)
+        if self.licences == "any":
+            return known
+        if self.licences != DEFAULT_LICENCES and not set(self.licences) <= set(known):
+            wrong = ", ".join(str(number) for number in self.licences if number not in known)
+            names = ", ".join(f"{number} {name}" for number, (name, _) in sorted(listed.items()))
+            raise SourceError(f"source 'flickr': licences has {wrong}, unknown to Flickr. It knows: {names}.")
+        accepted = {number: known[number] for number in self.licences if number in known}
+        if not accepted:
+            raise SourceUnavailable(
+                f"Flickr lists none of the licences {', '.join(map(str, self.licences))} any more. Name those to "
+                "accept with the option 'licences' of the source flickr."
+            )
+        return accepted
+
+    def _page(self, pages: Pages, query: str, page: int, **given: Any) -> dict[str, Any]:
+        """One page of results: ``total`` and ``photos``, as ``_read_photo`` makes them."""
+        params = {
+            "text": query,
+            "page": page,
+            "per_page": PER_PAGE,
+            "media": "photos",
+            # Photographs, no screenshots or drawings: today's name of the setting and the one before.
+            "content_types": "0",
+            "content_type": 1,
+            "safe_search": 1,
+            "extras": _EXTRAS,
+            **given,
+        }
+        question = f"flickr.photos.search {json.dumps(params, sort_keys=True)} for {self.longest_side} px"
+        read = partial(_read_page, longest_side=self.longest_side)
+        return pages.answer(question, lambda: self._ask("flickr.photos.search", params, read))
+
+    def _ask(self, method: str, params: Mapping[str, Any], read: Callable[[Any], T]) -> T:
+        """What ``read`` makes of Flickr's answer; patient with passing faults."""
+        if self._client is None:
+            self._client = _Client(_read_key(), self.endpoint, self.clock)
+        return self._client.ask(method, params, read)
+
+    def _warn(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            LOG.warning(text)
+
+
+@dataclass(frozen=True)
+class _Key:
+    """A key, and in words where it was found."""
+
+    key: str = field(repr=False)
+    secret: str = field(repr=False)
+    where: str
+
+    def hidden_in(self, text: str) -> str:
+        """``text`` on one line, shortened, without the key, should Flickr have repeated it."""
+        for secret in (self.key, self.secret):
+            text = text.replace(secret, "***")
+        return " ".join(text.split())[:200]
+
+
+def _read_key() -> _Key:
+    """The key in ``FLICKR_API_KEY`` and ``FLICKR_API_SECRET``, or in the file that ``FLICKR_KEY_FILE`` names.
+
+    Raises:
+        SourceUnavailable: If there is none, or the file is open to others.
+    """
+    found = _find_key()
+    if isinstance(found, str):
+        # Raised here, where no variable holds what was read: some logs show the variables of an error's frames.
+        raise SourceUnavailable(found)
+    return found
+
+
+def _find_key() -> _Key | str:
+    """The key, or the sentence that says why there is none."""
+    key, secret = os.environ.get("FLICKR_API_KEY", "").strip(), os.environ.get("FLICKR_API_SECRET", "").strip()
+    file = os.environ.get("FLICKR_KEY_FILE", "").strip()
+    where = "FLICKR_API_KEY"
+    if not key and file:
+        where = f"the file {file} (FLICKR_KEY_FILE)"
+        kept = _key_of_file(expanded(file))
+        if isinstance(kept, str):
+            return kept
+        key, secret = kept
+    if not key:
+        return f"Flickr needs a key: FLICKR_API_KEY is not set, nor is FLICKR_KEY_FILE. {_WAY_OUT}"
+    if not secret:
+        return f"Flickr needs the secret of the key in {where} too (FLICKR_API_SECRET). {_WAY_OUT}"
+    if not all(re.fullmatch(r"[A-Za-z0-9_-]{8,128}", part) for part in (key, secret)):
+        return f"{where} and its secret hold no key: 32 and 16 letters and digits are usual. {_WAY_OUT}"
+    return _Key(key, secret, where)
+
+
+def _key_of_file(path: Path) -> tuple[str, str] | str:
+    """Key and secret in a file, or the sentence that says why there are none."""
+    try:
+        mode = path.stat().st_mode
+        text = path.read_bytes()
+    except OSError as error:
+        return f"{path}: the file in FLICKR_KEY_FILE cannot be read ({error.strerror})."
+    if mode & (stat.S_IROTH | stat.S_IWOTH):
+        return (
+            f"{path}: the file in FLICKR_KEY_FILE is open to every user of this machine (mode {stat.S_IMODE(mode):o}). "
+            f"Close it: chmod 600 {path}"
+        )
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict) or not all(isinstance(value.get(name), str) for name in ("key", "secret")):
+        return f'{path}: wanted {{"key": "...", "secret": "..."}} as JSON. {_WAY_OUT}'
+    return value["key"].strip(), value["secret"].strip()
+
+
+class _Mute(logging.Filter):
+    """Drops what libraries log in this thread while it speaks to Flickr: the key, and what is signed with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._here = threading.local()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not getattr(self._here, "speaking", False)
+
+    @contextmanager
+    def speaking(self) -> Iterator[None]:
+        """Drop records while the block runs."""
+        for name in list(logging.root.manager.loggerDict):
+            if name.split(".")[0] in _LOGGERS:
+                # Asked of each logger: a filter does not hold for those below it. Added once however often.
+                logging.getLogger(name).addFilter(self)
+        self._here.speaking = True
+        try:
+            yield
+        finally:
+            self._here.speaking = False
+
+
+_MUTE = _Mute()
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Why there is no answer, in words, and whether another attempt may help."""
+
+    text: str
+    passing: bool
+    pause: float | None = None
+    key_refused: bool = False
+
+
+class _HttpError(Exception):
+    """An answer with another status than 200."""
+
+    def __init__(self, status: int, pause: float | None, body: str) -> None:
+        super().__init__(f"HTTP {status}")
+        self.status, self.pause, self.body = status, pause, body
+
+
+class _Client:
+    """Speaks to Flickr through flickrapi: paced, patient, silent about the key."""
+
+    def __init__(self, key: _Key, endpoint: str, clock: Clock) -> None:
+        import requests
+        from flickrapi import FlickrAPI
+
+        from wss_data.retrieval.fetch import user_agent
+
+        session = requests.Session()
+        session.headers["User-Agent"] = user_agent()
+
+        class Transport(FlickrAPI):
+            REST_URL = endpoint
+
+            def __repr__(self) -> str:
+                # The original shows the key, in log lines too.
+                return "<Flickr>"
+
+            __str__ = __repr__
+
+            def _flickr_call(self, timeout: float | None = None, **params: Any) -> bytes:
+                # Instead of flickrapi's own: with time limits, without following redirects, and with the status and
+                # Retry-After of a refusal, which it drops (and logs the whole answer).
+                start = clock.monotonic()
+                with session.post(
+                    self.REST_URL,
+                    data=params,
+                    auth=self.flickr_oauth.oauth,
+                    timeout=(5.0, 30.0),
+                    allow_redirects=False,
+                    stream=True,
+                ) as response:
+                    body = bytearray()
+                    for part in response.iter_content(65536):
+                        body += part
+                        if len(body) > _MAX_BYTES or clock.monotonic() - start > _DEADLINE:
+                            raise requests.ConnectionError("answer too long")
+                    if response.status_code != 200:
+                        text = bytes(body[:2000]).decode("utf-8", "replace")
+                        raise _HttpError(response.status_code, retry_after(response.headers, clock), text)
+                    return bytes(body)
+
+        with _MUTE.speaking():
+            self._api = Transport(key.key, key.secret, format="parsed-json", store_token=False, cache=False)
+        self._session = session
+        self._key = key
+        self._pace = Pace(RATES, clock)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._session.close()
+
+    def ask(self, method: str, params: Mapping[str, Any], read: Callable[[Any], T]) -> T:
+        """What ``read`` makes of the answer; it raises ``ValueError`` or its like for one that makes no sense.
+
+        Raises:
+            SourceUnavailable: If the key is refused, or there is no answer after all attempts.
+        """
+        problem = _Problem("", passing=True)
+        for attempt in range(ATTEMPTS):
+            value, found = self._attempt(method, params, read)
+            if found is None:
+                return value  # type: ignore[return-value]
+            problem = found
+            LOG.debug("%s, attempt %d: %s", method, attempt + 1, problem.text)
+            if not problem.passing:
+                break
+            # 105 and 201 are what a key gets that asked for too much, so patience grows quickly: 2 s to 5 min.
+            pause = problem.pause if problem.pause is not None else 2.0 * 4.0**attempt
+            if problem.pause is not None and pause > LONGEST_WAIT:
+                raise SourceUnavailable(
+                    f"Flickr asks to wait {pause:.0f} s ({problem.text}). Start the same command again then: it goes "
+                    "on where it stopped."
+                )
+            if attempt + 1 < ATTEMPTS:
+                self._pace.hold(min(pause, LONGEST_WAIT))
+        if problem.key_refused:
+            raise SourceUnavailable(f"Flickr refused the key in {self._key.where} ({problem.text}). {_WAY_OUT}")
+        if not problem.passing:
+            raise SourceUnavailable(f"Flickr refused the request {method} ({problem.text}).")
+        raise SourceUnavailable(
+            f"Flickr gave no answer to {method} in {ATTEMPTS} attempts (last: {problem.text}). Start the same command "
+            "again later: it goes on where it stopped."
+        )
+
+    def _attempt(
+        self, method: str, params: Mapping[str, Any], read: Callable[[Any], T]
+    ) -> tuple[T | None, _Problem | None]:
+        """One request: what came of it. Nothing is raised in here, for the errors of the libraries carry the key."""
+        from flickrapi import FlickrError
+        from requests import RequestException
+
+        try:
+            with self._pace.turn(), _MUTE.speaking():
+                return read(self._api.do_flickr_call(method, **params)), None
+        except _HttpError as error:
+            text = f"HTTP {error.status}"
+            if error.status in (401, 403) and "oauth_problem" in error.body:
+                text = self._key.hidden_in(f"{text}: {error.body}")
+                return None, _Problem(text, passing=False, key_refused=True)
+            passing = error.status == 429 or error.status >= 500
+            return None, _Problem(text, passing, error.pause, key_refused=error.status == 401)
+        except FlickrError as error:
+            if error.code in _KEY_REFUSED:
+                return None, _Problem(f"code {error.code}", passing=False, key_refused=True)
+            said_by_flickr = self._key.hidden_in(str(error)).removeprefix(f"Error: {error.code}: ")
+            return None, _Problem(f"code {error.code}: {said_by_flickr}", passing=error.code in _PASSING)
+        except RequestException as error:
+            return None, _Problem(type(error).__name__, passing=True)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None, _Problem("status 200 with something else than the JSON asked for", passing=True)
+
+
+def _read_licences(value: Any) -> list[list[Any]]:
+    """[id, name, address] of each licence."""
+    return [
+        [int(one["id"]), str(one.get("name") or ""), str(one.get("url") or "")] for one in value["licenses"]["license"]
+    ]
+
+
+def _read_page(value: Any, longest_side: int) -> dict[str, Any]:
+    """``total`` and ``photos`` of one page of results."""
+    page = value["photos"]
+    photos = [photo for item in page["photo"] if (photo := _read_photo(item, longest_side)) is not None]
+    if page["photo"] and not photos:
+        raise ValueError("none of the photos has an id")
+    return {"total": int(page["total"]), "photos": photos}
+
+
+def _read_photo(photo: Any, longest_side: int) -> dict[str, Any] | None:
+    """What is kept of one search result, as plain values; ``None`` for nonsense.
+
+    ``url`` is ``None`` for a film and where no size can be had.
+    """
+    if not isinstance(photo, dict) or not re.fullmatch(r"\d{1,20}", str(photo.get("id"))):
+        return None
+    owner = str(photo.get("owner"))
+    return {
+        "id": str(photo["id"]),
+        "url": _address(photo, longest_side) if photo.get("media", "photo") == "photo" else None,
+        "title": _text(photo.get("title")),
+        "owner": owner if re.fullmatch(r"[\w@-]{1,64}", owner) and photo.get("owner") else "",
+        "owner_name": _text(photo.get("ownername")),
+        "licence": _number(photo.get("license"), -1),
+        "uploaded": _number(photo.get("dateupload"), 0),
+    }
+
+
+def _text(value: Any) -> str:
+    """``value`` as text that every database takes: JSON can hold halves of characters."""
+    return str(value or "").encode("utf-8", "replace").decode().replace("\0", "").strip()
+
+
+def _number(value: Any, otherwise: int) -> int:
+    """``value``, which Flickr gives as text here and as a number there."""
+    return int(value) if re.fullmatch(r"\d{1,12}", str(value)) else otherwise
+
+
+def _address(photo: Mapping[str, Any], longest_side: int) -> str | None:
+    """Address of the smallest size that is large enough, or else of the largest."""
+    sizes = []
+    for letter, usual in _SIZES.items():
+        url = photo.get(f"url_{letter}")
+        if isinstance(url, str) and url.startswith(("http://", "https://")):
+            sides = [_number(photo.get(f"{side}_{letter}"), 0) for side in ("width", "height")]
+            sizes.append((max(sides) or usual, url))
+    sizes.sort(key=lambda size: size[0])
+    large_enough = [url for side, url in sizes if side >= longest_side]
+    return large_enough[0] if large_enough else sizes[-1][1] if sizes else None
+
+
+def _hit(photo: Mapping[str, Any], class_name: str, query: str, spdx: str | None, license_url: str | None) -> Hit:
+    owner = photo["owner"]
+    return Hit(
+        class_name,
+        Provenance(
+            source=FlickrSource.name,
+            source_id=photo["id"],
+            query=query,
+            image_url=photo["url"],
+            page_url=f"https://www.flickr.com/photos/{owner}/{photo['id']}" if owner else None,
+            title=photo["title"] or None,
+            author=photo["owner_name"] or None,
+            author_url=f"https://www.flickr.com/people/{owner}/" if owner else None,
+            license=spdx,
+            license_url=license_url,
+        ),
+    )

@@ -1,0 +1,209 @@
+"""Images that are on disk already, in one folder a class; with a CSV beside them that says where they came from."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import lru_cache, partial
+from pathlib import Path, PurePosixPath
+from stat import S_ISREG
+from typing import Any
+
+from wss_data.errors import ImageError, SourceError
+from wss_data.errors.names import printable, same_name
+from wss_data.imaging.images import list_images
+from wss_data.reading.addresses import is_web_address
+from wss_data.reading.listing import require_text
+from wss_data.reading.tables import Row, columns_told, read_table
+from wss_data.records import Provenance
+from wss_data.retrieval.sources.base import Hit, Pages, SourceState
+from wss_data.runtime.files import expanded
+from wss_data.spec import ClassSpec
+
+PROVENANCE_FILE = "provenance.csv"
+"""Name of the optional table beside the class folders."""
+
+URL_COLUMNS = ("image_url", "page_url", "author_url", "license_url")
+COLUMNS = ("file", "image_url", "page_url", "title", "author", "author_url", "license", "license_url")
+"""Columns of that table; only ``file`` must be there, as ``<class>/<name>``."""
+
+_LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SHOWN = 5
+
+
+class FolderSource:
+    """Takes images from ``<path>/<class>/``, sorted by name.
+
+    Args:
+        path: The folder that holds one folder a class, named as the class, and perhaps ``provenance.csv``.
+
+    Raises:
+        SourceError: If there is no such folder, none was given, or a row of ``provenance.csv`` is wrong.
+
+    Attributes:
+        passed_over: Class -> why files of its folder are not taken -> how many; of the classes that were searched.
+    """
+
+    name = "folder"
+    local = True
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        if path is None:
+            raise SourceError(
+                "source 'folder' needs a folder of images, one folder a class inside. "
+                "Give it with --images FOLDER, or as options: {path: FOLDER} in the definition."
+            )
+        self.path = require_text(expanded(path), "the images")
+        if not self.path.is_dir():
+            raise SourceError(f"{self.path}: there is no such folder of images.")
+        self.passed_over: dict[str, Counter[str]] = {}
+        self._known = read_provenance(self.path)
+        self._listed: dict[str, dict[str, Path]] = {}
+
+    def state(self) -> SourceState:
+        """Ready: the folder is there."""
+        known = f", {len(self._known):,} of them with provenance" if self._known else ""
+        return SourceState("ready", f"Images in {self.path}{known}.")
+
+    def search(self, wanted: ClassSpec, limit: int | None, pages: Pages) -> Iterator[Hit]:
+        """Yield the images of one class in the order of their names.
+
+        Raises:
+            SourceError: If the class has no folder.
+        """
+        for identity, path in list(self._list(wanted.name).items())[:limit]:
+            known: dict[str, Any] = {"image_url": path.absolute().as_uri(), **self._known.get(same_name(identity), {})}
+            yield Hit(
+                class_name=wanted.name,
+                provenance=Provenance(source=self.name, source_id=identity, query=wanted.name, **known),
+                read=partial(_read, path),
+            )
+
+    def stamps(self, class_name: str, identities: Sequence[str]) -> list[str | None]:
+        """Size and dates of each file; ``None`` where there is none any more.
+
+        Raises:
+            SourceError: If the class has no folder.
+        """
+        self._list(class_name)
+        return [_stamp(self._file(identity)) for identity in identities]
+
+    def read(self, identity: str) -> bytes:
+        """The bytes of a file.
+
+        Raises:
+            ImageError: If it cannot be read.
+        """
+        return _read(self._file(identity))
+
+    def _file(self, identity: str) -> Path:
+        return self._listed.get(identity.partition("/")[0], {}).get(identity, self.path / identity)
+
+    def _list(self, class_name: str) -> dict[str, Path]:
+        """Identity -> file of the images of a class, in the order of their names."""
+        if class_name in self._listed:
+            return self._listed[class_name]
+        folder = self.path / class_name
+        if not folder.is_dir():
+            found = sorted(p.name for p in self.path.iterdir() if p.is_dir())
+            raise SourceError(
+                f"{folder}: class '{class_name}' has no folder. "
+                f"Folders found in {self.path}: {', '.join(found) if found else 'none'}."
+            )
+        listing = list_images(folder)
+        files: dict[str, Path] = {}
+        for path in listing:
+            files.setdefault(f"{class_name}/{printable(path.relative_to(folder).as_posix())}", path)
+        # A name with a byte that is not UTF-8 beside one with that byte's escape, letter by letter.
+        twice = Counter({"with another's printable name": len(listing) - len(files)})
+        self.passed_over[class_name] = listing.passed_over + twice
+        self._listed[class_name] = files
+        return files
+
+
+def _stamp(path: Path) -> str | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    # The last of them changes even where a copy is given the date of what it replaces.
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}" if S_ISREG(status.st_mode) else None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError("missing", f"{path}: the image cannot be opened ({error.strerror}).") from error
+
+
+def read_provenance(folder: Path) -> dict[str, dict[str, str]]:
+    """Read ``provenance.csv`` of a folder of images.
+
+    Args:
+        folder: Holds the table and the class folders.
+
+    Returns:
+        ``<class>/<name>``, in the form of ``same_name`` -> what is known of that image, by the fields of
+        ``Provenance``; empty cells are left out. Nothing where there is no table.
+
+    Raises:
+        SourceError: If the table cannot be read or a row is wrong; each with its line.
+    """
+    path = folder / PROVENANCE_FILE
+    if not path.is_file():
+        return {}
+    columns, rows = read_table(path)
+    _check_columns(path, columns)
+    there = lru_cache(1)(partial(_names_below, folder))
+    found: dict[str, dict[str, str]] = {}
+    wrong: list[str] = []
+    for row in rows:
+        name = row.cells["file"]
+        problem = "is there twice" if same_name(name) in found else _problem(folder, name, row, there)
+        if problem:
+            wrong.append(f"line {row.line}: {name[:80]!r} {problem}")
+        else:
+            found[same_name(name)] = {key: row.cells[key] for key in COLUMNS[1:] if row.cells.get(key)}
+    if wrong:
+        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise SourceError(
+            f"{path}: {len(wrong)} bad rows. {'; '.join(wrong[:_SHOWN])}{more}. Mend these rows or take them out."
+        )
+    return found
+
+
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
+    if "file" not in columns or not set(columns) <= set(COLUMNS) or len(set(columns)) < len(columns):
+        raise SourceError(
+            f"{path}, line 1: the columns are {columns_told(columns)}; wanted are 'file' and any of "
+            f"{', '.join(COLUMNS[1:])}, each once."
+        )
+
+
+def _names_below(folder: Path) -> set[str]:
+    """Every file below a folder by its path from there, in the form of ``same_name``."""
+    places = ((Path(place).relative_to(folder), names) for place, _, names in os.walk(folder))
+    return {same_name(place / name) for place, names in places for name in names}
+
+
+def _problem(folder: Path, name: str, row: Row, there: Callable[[], Collection[str]]) -> str | None:
+    """What is wrong with one row, or ``None``."""
+    parts = PurePosixPath(name).parts
+    if row.extra:
+        return "has more cells than there are columns (a comma without quotes?)"
+    if len(parts) < 2 or ".." in parts or name.startswith("/") or _CONTROL.search(name):
+        return "is no path of the form <class>/<name> inside the folder"
+    # Unlike Path.is_file, this takes a name that is too long for the file system for one of no file.
+    if not os.path.isfile(folder / name) and same_name(name) not in there():
+        return "is no file in the folder"
+    for key in COLUMNS[1:]:
+        value = row.cells.get(key, "")
+        if _CONTROL.search(value):
+            return f"has a control character in {key}"
+        if value and key in URL_COLUMNS and not is_web_address(value):
+            return f"has the {key} {value[:80]!r}, an address that begins with http:// or https:// is wanted"
+        if value and key == "license" and not _LICENSE.fullmatch(value):
+            return f"has the license {value[:80]!r}, an SPDX identifier such as CC-BY-4.0 is wanted"
+    return None

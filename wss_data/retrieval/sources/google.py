@@ -1,0 +1,190 @@
+"""Google's image search, through icrawler's feeder and parser; off unless it is asked for.
+
+The only door to icrawler. What it is good for is used, which addresses to ask
+(feeder) and which image addresses an answer holds (parser), here without its
+threads: on a page that is built by JavaScript the parser returns nothing, its
+thread dies of that, and ``crawl()`` comes back as if all were well. Pictures are
+downloaded by our own retriever, never by icrawler.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from functools import partial
+from queue import Queue
+from typing import Any
+
+from wss_data.errors import SourceError, SourceUnavailable, shown
+from wss_data.reading.addresses import is_web_address
+from wss_data.records import Provenance
+from wss_data.retrieval.sources.api import Pace
+from wss_data.retrieval.sources.base import Hit, Pages, SourceState
+from wss_data.spec import ClassSpec
+
+ENABLE_VARIABLE = "WSS_GOOGLE"
+"""Set to 1, it turns the source on for every definition that names it."""
+
+MOST_RESULTS = 1000
+"""Google repeats itself after so many results of one query."""
+
+HOST = "www.google.com"
+
+TIMEOUT = (5.0, 20.0)
+"""Seconds to connect and to wait for each read."""
+
+PACE = ((1, 5.0), (60, 3600.0))
+"""(requests, seconds): our own choice, since Google states no limit for programs; it allows none."""
+
+_THUMBNAILS = ("gstatic.com", "ggpht.com", "googleusercontent.com", "google.com")
+_INSTEAD = "Take openverse, wikimedia or flickr instead (docs/how_to/use_google.md)."
+_ID_DIGITS = 20
+
+
+class GoogleSource:
+    """Asks Google's image search, which permits no program to do so and answers few of them.
+
+    Licences and authors are not known of anything it finds.
+
+    Args:
+        enabled: Whether to ask at all; ``WSS_GOOGLE=1`` in the environment does the same.
+
+    Raises:
+        SourceError: If ``enabled`` is neither true nor false.
+    """
+
+    name = "google"
+    local = False
+
+    def __init__(self, enabled: bool = False) -> None:
+        if not isinstance(enabled, bool):
+            raise SourceError(f"source 'google': enabled is {shown(enabled)}, true or false is wanted.")
+        self.enabled = enabled or os.environ.get(ENABLE_VARIABLE, "").strip() == "1"
+        self.pace = Pace(PACE)
+        self._crawler: Any = None
+
+    @property
+    def crawler(self) -> Any:
+        """The crawler of icrawler, made when it is first asked for; its ``session`` makes the requests."""
+        if self._crawler is None:
+            self._crawler = _make_crawler()
+        return self._crawler
+
+    def state(self) -> SourceState:
+        """``off`` with the reasons, or ``ready`` with a warning."""
+        told = (
+            "Google's terms and its robots.txt forbid programs to search, its pages are built by JavaScript, which "
+            "icrawler's parser cannot read, and no licence is known of what is found."
+        )
+        if self.enabled:
+            return SourceState("ready", f"Turned on, but expect no results: {told}")
+        return SourceState("off", f"{told} To try all the same: options: {{enabled: true}}, or {ENABLE_VARIABLE}=1.")
+
+    def search(self, wanted: ClassSpec, limit: int | None, pages: Pages) -> Iterator[Hit]:
+        """Yield image addresses that Google's pages hold, query by query.
+
+        Raises:
+            SourceUnavailable: If the source is off, Google refuses, or no page holds an image address.
+        """
+        if not self.enabled:
+            raise SourceUnavailable(f"source 'google' is off. {self.state().detail}")
+        seen: set[str] = set()
+        nothing: _NothingFound | None = None
+        for query in wanted.queries:
+            try:
+                for url in self._addresses(query, limit, pages):
+                    if limit is not None and len(seen) >= limit:
+                        return
+                    if url not in seen:
+                        seen.add(url)
+                        yield self._hit(wanted, query, url)
+            except _NothingFound as error:
+                nothing = error
+        if not seen:
+            raise nothing or SourceUnavailable(f"Google found nothing for class '{wanted.name}'. {_INSTEAD}")
+
+    def _addresses(self, query: str, limit: int | None, pages: Pages) -> Iterator[str]:
+        """Image addresses of one query, page by page until one holds none."""
+        feeder = self.crawler.feeder
+        feeder.out_queue = Queue()
+        feeder.feed(keyword=query, offset=0, max_num=min(limit or MOST_RESULTS, MOST_RESULTS))
+        for number in range(feeder.out_queue.qsize()):
+            address = feeder.out_queue.get_nowait()
+            try:
+                yield from pages.answer(f"{query}, page {number}", partial(self._ask, address, query))
+            except _NothingFound:
+                if number == 0:
+                    raise
+                return
+
+    def _ask(self, address: str, query: str) -> list[str]:
+        """The image addresses that one page of results holds."""
+        import requests
+
+        with self.pace.turn():
+            try:
+                response = self.crawler.session.get(address, timeout=TIMEOUT)
+            except requests.RequestException as error:
+                raise SourceUnavailable(
+                    f"Google did not answer when asked for '{query}' ({type(error).__name__}). {_INSTEAD}"
+                ) from error
+        if response.status_code != 200 or "/sorry/" in response.url:
+            raise SourceUnavailable(
+                f"Google refused to answer a program that asked for '{query}' (status {response.status_code}). "
+                f"Asking more often makes it worse. {_INSTEAD}"
+            )
+        try:
+            # Nothing at all is what the parser returns for a page that it does not understand.
+            tasks = self.crawler.parser.parse(response) or []
+        except (ValueError, TypeError):
+            tasks = []
+        found = [url for task in tasks if (url := _clean(task["file_url"])) is not None]
+        if not found:
+            needs = ", a page that needs JavaScript" if b"<noscript" in response.content else ""
+            raise _NothingFound(
+                f"Google's answer to '{query}' holds no image address ({len(response.content):,} bytes{needs}). "
+                f"icrawler's parser is broken for most users since Google changed its pages. {_INSTEAD}"
+            )
+        return list(dict.fromkeys(found))
+
+    def _hit(self, wanted: ClassSpec, query: str, url: str) -> Hit:
+        # Google gives no identity of its own; the address stands for the picture.
+        identity = hashlib.sha256(url.encode()).hexdigest()[:_ID_DIGITS]
+        return Hit(wanted.name, Provenance(self.name, identity, query=query, image_url=url))
+
+
+class _NothingFound(SourceUnavailable):
+    """A page of results without a result."""
+
+
+def _make_crawler() -> Any:
+    """The Google crawler of icrawler with its logger left alone, no file storage, and our own name."""
+    from icrawler.builtin import GoogleImageCrawler
+
+    from wss_data.retrieval.fetch import user_agent
+
+    class Crawler(GoogleImageCrawler):
+        def set_logger(self, log_level: int = 0) -> None:
+            # Its own would configure the root logger of the whole program.
+            import logging
+
+            self.logger = logging.getLogger("icrawler.crawler")
+
+        def set_storage(self, storage: object) -> None:
+            self.storage = None
+
+    crawler = Crawler()
+    crawler.session.trust_env = False
+    crawler.session.headers.clear()
+    crawler.session.headers.update({"User-Agent": user_agent(), "Accept": "text/html"})
+    return crawler
+
+
+def _clean(text: str) -> str | None:
+    """The image address in what the parser took for one, or ``None``: its pattern is greedy to the left."""
+    text = text.strip()
+    if not is_web_address(text):
+        text = text[text.rfind("http") :]
+    if not is_web_address(text):
+        return None
+    host = text.split("/")[2].rpartition("@")[2].partition(":")[0].lower()
+    return None if any(host == own or host.endswith(f".{own}") for own in _THUMBNAILS) else text

@@ -1,0 +1,324 @@
+"""Wikimedia Commons: freely licensed pictures; needs no key, but a way to reach whoever asks."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from html.parser import HTMLParser
+from typing import Any
+from urllib.parse import urlencode, urljoin, urlsplit
+
+from wss_data.errors import SourceError, SourceUnavailable, shown
+from wss_data.records import Provenance
+from wss_data.retrieval.clock import Clock, SystemClock
+from wss_data.retrieval.fetch import CONTACT_VARIABLE, user_agent
+from wss_data.retrieval.sources.api import LONGEST_WAIT, Api, Pace
+from wss_data.retrieval.sources.base import Hit, Pages, SourceState, distinct
+from wss_data.retrieval.sources.licences import short_from_url, spdx_from_url
+from wss_data.spec import ClassSpec
+
+ENDPOINT = "https://commons.wikimedia.org/w/api.php"
+"""Address of the public service."""
+
+LICENCES = ("by", "by-sa", "cc0", "pdm", "other", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd")
+"""Licences that can be asked for; ``other`` stands for every free licence that is not one of Creative Commons."""
+
+OPEN_LICENCES = ("by", "by-sa", "cc0", "pdm", "other")
+"""Those that allow changes and any use."""
+
+LIMITS = ((120, 60.0),)
+"""(requests, seconds): the service allows 200 a minute to a client that names a contact; others may share them."""
+
+PAGE = 50
+"""Results a request."""
+
+MAX_OFFSET = 10_000
+"""The search shows no result after this one."""
+
+THUMBNAIL_WIDTHS = (20, 40, 60, 120, 250, 330, 500, 960, 1280, 1920, 3840)
+"""Widths in pixels that are kept ready; others are refused."""
+
+_METADATA = ("LicenseShortName", "LicenseUrl", "Artist", "ObjectName", "UsageTerms")
+
+_PASSING = ("maxlag", "ratelimited", "readonly", "cirrussearch-too-busy-error", "cirrussearch-backend-error")
+"""Codes of errors that pass; those of the kind ``internal_api_error_...`` do, too."""
+
+_WAY_OUT = "See docs/how_to/use_wikimedia.md."
+
+
+class WikimediaSource:
+    """Pictures that the search of Wikimedia Commons finds.
+
+    An image's identity is the id of its page. That stays the same when a file
+    is renamed and when a better version of it is uploaded. Its SHA-1 and its
+    name do not: an image that somebody asked us to forget would come back.
+
+    Requests are made one after the other, which is what the service asks for.
+
+    Args:
+        licences: Short codes of the licences to take; by default those that allow changes and any use.
+        longest_side: Pixels that are needed; the smallest standard thumbnail at least as wide is taken.
+        longest_wait: Seconds to wait for the service before it is left for now.
+        endpoint: Address of the service's ``api.php``.
+
+    Raises:
+        SourceError: If an option makes no sense.
+    """
+
+    name = "wikimedia"
+    local = False
+
+    def __init__(
+        self,
+        licences: Sequence[str] = OPEN_LICENCES,
+        longest_side: int = 340,
+        longest_wait: float = LONGEST_WAIT,
+        endpoint: str = ENDPOINT,
+    ) -> None:
+        no_list = isinstance(licences, str) or not isinstance(licences, Sequence)
+        if no_list or not licences or not set(licences) <= set(LICENCES):
+            raise SourceError(
+                f"source 'wikimedia': licences is {shown(licences)}, wanted a list of some of: {', '.join(LICENCES)}."
+            )
+        if type(longest_side) is not int or longest_side < 1:
+            raise SourceError(f"source 'wikimedia': longest_side is {shown(longest_side)}, wanted pixels, at least 1.")
+        if type(longest_wait) not in (int, float) or longest_wait < 0:
+            raise SourceError(f"source 'wikimedia': longest_wait is {shown(longest_wait)}, wanted seconds, at least 0.")
+        parts = urlsplit(str(endpoint))
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise SourceError(
+                f"source 'wikimedia': endpoint is {shown(endpoint)}, wanted an address such as {ENDPOINT}."
+            )
+        self.clock: Clock = SystemClock()
+        self._licences = tuple(licences)
+        self._longest_side = longest_side
+        self._longest_wait = longest_wait
+        self._endpoint = str(endpoint)
+        self._api: Api | None = None
+
+    def state(self) -> SourceState:
+        """Whether it can be asked."""
+        contact = os.environ.get(CONTACT_VARIABLE, "")
+        if "@" not in contact and "://" not in contact:
+            return SourceState(
+                "needs",
+                f"Wikimedia wants to know whom to contact: set {CONTACT_VARIABLE} to your e-mail address or web page. "
+                f"{_WAY_OUT}",
+            )
+        return SourceState("ready", f"10,000 results a query; every request carries your {CONTACT_VARIABLE}.")
+
+    def search(self, wanted: ClassSpec, limit: int | None, pages: Pages) -> Iterator[Hit]:
+        """Yield at most ``limit`` hits for one class, none twice.
+
+        Raises:
+            SourceUnavailable: If no contact is set, or the service does not answer or refuses.
+        """
+        state = self.state()
+        if state.state != "ready":
+            raise SourceUnavailable(f"wikimedia: {state.detail}")
+        results = ((query, page) for query in wanted.queries for page in self._results(query, pages))
+        yield from distinct((self._hit(page, wanted.name, query) for query, page in results), limit)
+
+    def _results(self, query: str, pages: Pages) -> Iterator[Mapping[str, Any]]:
+        """Results of one query, best first."""
+        place: dict[str, Any] = {"gsroffset": 0}
+        asked: set[str] = set()
+        while True:
+            # The width belongs to the question, for the answer holds the thumbnail's address.
+            question = urlencode(sorted({"gsrsearch": query, "iiurlwidth": self._width(), **place}.items()))
+            if question in asked or _offset(place) + PAGE > MAX_OFFSET:
+                return
+            asked.add(question)
+            answer = self._the_api().remembered(pages, question, partial(self._ask, query, place))
+            yield from answer["pages"]
+            if answer["continue"] is None:
+                return
+            place = answer["continue"]
+
+    def _ask(self, query: str, place: Mapping[str, Any]) -> dict[str, Any]:
+        params = {
+            "action": "query",
+            "format": "json",
+            "formatversion": "2",
+            "maxlag": "5",
+            "generator": "search",
+            "gsrnamespace": "6",
+            "gsrsearch": f"{query} filetype:bitmap",
+            "gsrlimit": PAGE,
+            "prop": "imageinfo",
+            "iiprop": "url|size|sha1|mime|extmetadata",
+            "iiurlwidth": self._width(),
+            "iiextmetadatafilter": "|".join(_METADATA),
+            "iiextmetadatalanguage": "en",
+            **place,
+        }
+        answer = self._the_api().get_json(self._endpoint, params)
+        error = answer.get("error")
+        if isinstance(error, Mapping):
+            if "offset" in str(error.get("code")):
+                # The search of this service ends earlier than that of Commons; what was found so far is good.
+                return {"pages": [], "continue": None}
+            said = " ".join(f"{error.get('code')}: {error.get('info')}".split())[:200]
+            raise SourceUnavailable(f"wikimedia: the service refused the search for {query!r} ({said}). {_WAY_OUT}")
+        found = (answer.get("query") or {}).get("pages") or []
+        kept = [_kept(page) for page in found if isinstance(page, Mapping) and page.get("imageinfo")]
+        further = answer.get("continue")
+        return {
+            "pages": sorted(kept, key=lambda page: page["index"]),
+            "continue": dict(further) if isinstance(further, Mapping) else None,
+        }
+
+    def _hit(self, page: Mapping[str, Any], class_name: str, query: str) -> Hit | None:
+        url = page["url"]
+        if page["pageid"] is None or url is None or _licence(page) not in self._licences:
+            return None
+        thumbnail = page["thumburl"]
+        # An original that is small enough is taken as it is, unless no browser could show it (TIFF).
+        if thumbnail is not None and (max(page["size"]) > self._longest_side or page["mime"] == "image/tiff"):
+            url = thumbnail
+        if urlsplit(url).scheme not in ("http", "https"):
+            return None
+        metadata = page["metadata"]
+        author, author_url = plain_text(metadata.get("Artist", ""), self._endpoint)
+        title = plain_text(metadata.get("ObjectName", ""))[0] or _file_name(page["title"])
+        licence_url = metadata.get("LicenseUrl") or None
+        return Hit(
+            class_name,
+            Provenance(
+                source=self.name,
+                source_id=str(page["pageid"]),
+                query=query,
+                image_url=url,
+                page_url=page["page_url"],
+                title=title,
+                author=author,
+                author_url=author_url,
+                license=_spdx(page),
+                license_url=licence_url,
+            ),
+        )
+
+    def _width(self) -> int:
+        return next((width for width in THUMBNAIL_WIDTHS if width >= self._longest_side), THUMBNAIL_WIDTHS[-1])
+
+    def _the_api(self) -> Api:
+        if self._api is None:
+            self._api = Api(
+                self.name,
+                user_agent(),
+                Pace(LIMITS, self.clock),
+                self.clock,
+                longest_wait=self._longest_wait,
+                again=_passing_fault,
+                way_out=_WAY_OUT,
+            )
+        return self._api
+
+
+def plain_text(html: str, base: str = "") -> tuple[str | None, str | None]:
+    """The text of a piece of HTML and the first web address it links to, each ``None`` if there is none.
+
+    Args:
+        html: Such as ``<a href="//commons.wikimedia.org/wiki/User:Ann">Ann</a>``.
+        base: Address that links without a host belong to.
+    """
+    reader = _TextReader()
+    reader.feed(html)
+    reader.close()
+    link = urljoin(base, reader.link) if reader.link else ""
+    return " ".join("".join(reader.texts).split()) or None, link if link.startswith(("http://", "https://")) else None
+
+
+class _TextReader(HTMLParser):
+    """Collects text and the first link; what a reader of the page would not see is left out."""
+
+    _HIDDEN = ("script", "style")
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.texts: list[str] = []
+        self.link: str | None = None
+        self._hidden = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in self._HIDDEN:
+            self._hidden += 1
+        elif tag in ("br", "p", "li", "div", "td", "tr"):
+            self.texts.append(" ")
+        elif tag == "a" and self.link is None:
+            self.link = dict(attrs).get("href")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._HIDDEN and self._hidden:
+            self._hidden -= 1
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self.texts.append(data)
+
+
+def _kept(page: Mapping[str, Any]) -> dict[str, Any]:
+    """What is remembered of a result."""
+    info = page["imageinfo"][0]
+    metadata = info.get("extmetadata")
+    values = {
+        name: str(metadata[name].get("value", ""))
+        for name in (_METADATA if isinstance(metadata, Mapping) else ())
+        if isinstance(metadata.get(name), Mapping)
+    }
+    index = page.get("index")
+    return {
+        "pageid": page.get("pageid"),
+        "title": str(page.get("title", "")),
+        "index": index if isinstance(index, int) else 0,
+        "url": info.get("url"),
+        "thumburl": info.get("thumburl"),
+        "page_url": info.get("descriptionurl"),
+        "size": [int(info.get("width") or 0), int(info.get("height") or 0)],
+        "mime": info.get("mime"),
+        "sha1": info.get("sha1"),
+        "metadata": values,
+    }
+
+
+def _licence(page: Mapping[str, Any]) -> str | None:
+    """Short code of a file's licence; ``other`` where it is none of Creative Commons, ``None`` where none is told."""
+    metadata = page["metadata"]
+    code = short_from_url(metadata.get("LicenseUrl", ""))
+    if code is not None:
+        return code
+    name = metadata.get("LicenseShortName") or metadata.get("UsageTerms") or ""
+    words = name.lower().replace("-", " ").split()
+    if not words:
+        return None
+    if words[0] in ("cc0", "pdm") or words[:2] == ["public", "domain"]:
+        return "cc0" if words[0] == "cc0" else "pdm"
+    if words[0] == "cc" and len(words) > 1:
+        return "-".join(word for word in words[1:] if word in ("by", "sa", "nd", "nc")) or "other"
+    return "other"
+
+
+def _spdx(page: Mapping[str, Any]) -> str | None:
+    """SPDX identifier of a file's licence. "Public domain" alone has none: it says no licence is needed, not why."""
+    metadata = page["metadata"]
+    found = spdx_from_url(metadata.get("LicenseUrl", ""))
+    if found is None and metadata.get("LicenseShortName", "").strip().lower() == "cc0":
+        return "CC0-1.0"
+    return found
+
+
+def _passing_fault(answer: Mapping[str, Any]) -> str | None:
+    """The fault that an answer tells, if it is one that passes."""
+    error = answer.get("error")
+    code = str(error.get("code")) if isinstance(error, Mapping) else ""
+    return f"error {code}" if code in _PASSING or code.startswith("internal_api_error") else None
+
+
+def _offset(place: Mapping[str, Any]) -> int:
+    offset = place.get("gsroffset", 0)
+    return offset if isinstance(offset, int) else 0
+
+
+def _file_name(title: str) -> str | None:
+    """``Cow`` of ``File:Cow.jpg``."""
+    name = title.removeprefix("File:")
+    return (name.rpartition(".")[0] or name) or None

@@ -1,0 +1,127 @@
+"""What every layout shares: the row of an image, a folder that is whole or not there, what the masks mean."""
+
+import csv
+import io
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wss_data.errors import StoreError
+from wss_data.imaging.images import read_image, write_jpeg
+from wss_data.imaging.masks import open_mask, write_mask
+from wss_data.ledger import Ledger
+from wss_data.records import Provenance
+from wss_data.runtime.files import WRITTEN, expanded, sweep, unfinished, write_json, write_text
+
+MASK_TABLE = "masks.csv"
+"""What is known of each mask, one line a mask; in every layout."""
+
+UNLABELLED = "unlabelled"
+"""Folder of images without a label."""
+
+
+@dataclass(frozen=True)
+class ExportRow:
+    """One image to write.
+
+    Args:
+        name: Its file name without suffix; unique in the whole export (layout ``folders``: in its class).
+        image_path: Its file.
+        mask_path: Its label mask (palette PNG), or ``None``.
+        labels: Classes that it shows; the first one names its folder in the layout ``folders``.
+        split: Name of the list it goes on, such as ``kept``.
+        sha256: Hex digest of the original bytes, or ``None``.
+        provenance: Where it came from, or ``None``.
+        mask_facts: What is known of the mask: ``method``, ``confidence``, ``foreground_ratio`` and its quality.
+    """
+
+    name: str
+    image_path: Path
+    mask_path: Path | None
+    labels: tuple[str, ...]
+    split: str
+    sha256: str | None = None
+    provenance: Provenance | None = None
+    mask_facts: Mapping[str, str | float | None] = field(default_factory=dict)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``folder`` that takes its name if the block succeeds, and is removed otherwise.
+
+    Raises:
+        StoreError: If ``folder`` exists and is not an empty folder.
+    """
+    folder = expanded(folder).absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise StoreError(f"{folder}: exists and is not an empty folder. Nothing was written; name another folder.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    sweep(folder.parent)
+    temporary = unfinished(folder.parent)
+    temporary.mkdir()
+    try:
+        yield temporary
+        # What is new as a whole holds nobody else's files.
+        for table in temporary.rglob(WRITTEN):
+            table.unlink()
+        if folder.exists():
+            folder.rmdir()
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def copy_image(source: Path, target: Path) -> None:
+    """Copy an image to a JPEG: byte by byte if it is one, else decoded and written anew."""
+    if source.suffix.lower() in (".jpg", ".jpeg"):
+        copy_file(source, target)
+    else:
+        write_jpeg(read_image(source), target)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file byte by byte; missing folders are made."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def copy_mask(source: Path, target: Path) -> None:
+    """Copy a label mask: byte by byte if other programs read its values as we do, else written anew.
+
+    Raises:
+        MaskError: If it cannot be read.
+    """
+    mask = open_mask(source)
+    if mask.by_colour or mask.depth < 8:
+        write_mask(mask.values, target)
+    else:
+        copy_file(source, target)
+
+
+def write_meaning(rows: Sequence[ExportRow], folder: Path, classes: Sequence[str], ledger: Ledger) -> None:
+    """Write what the mask values mean, what they were made from, and what is known of each mask.
+
+    ``classes.txt`` (line n is class n), ``ledger.json`` and, where anything is known of a mask, ``masks.csv``.
+
+    Args:
+        rows: The images.
+        folder: The export.
+        classes: Names of the classes 1..C.
+        ledger: What the masks and labels were made from.
+    """
+    write_text(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
+    write_json(folder / "ledger.json", ledger.to_dict())
+    known = [row for row in rows if row.mask_facts]
+    if not known:
+        return
+    columns = list(dict.fromkeys(key for row in known for key in row.mask_facts))
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["image", "class", *columns])
+    for row in known:
+        # repr of a float reads back as the same float; nothing is an empty cell.
+        values = ("" if (value := row.mask_facts.get(key)) is None else value for key in columns)
+        writer.writerow([row.name, row.labels[0] if row.labels else "", *values])
+    write_text(folder / MASK_TABLE, table.getvalue())

@@ -1,0 +1,133 @@
+"""The layout that Hugging Face's ``datasets`` loads by itself: an image folder with a table, and a README.
+
+Nothing of Hugging Face is needed to write it, and a person can look into it: images and masks stay files.
+
+Source:
+    https://huggingface.co/docs/datasets/image_dataset (``metadata.jsonl``; a column ``mask_file_name`` becomes the
+    image column ``mask``).
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from wss_data.imaging.masks import IGNORE_INDEX, mask_names
+from wss_data.ledger import Ledger
+from wss_data.runtime.files import write_json, write_text
+from wss_data.sharing.layouts.base import ExportRow, copy_image, copy_mask, write_meaning
+from wss_data.sharing.layouts.coco import provenance_values
+
+SPLITS = {"kept": "train"}
+"""Our name of a split -> the name that ``datasets`` expects; others stay."""
+
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+
+
+def write_huggingface(
+    rows: Sequence[ExportRow],
+    folder: Path,
+    classes: Sequence[str],
+    ledger: Ledger,
+    ignore_index: int = IGNORE_INDEX,
+    name: str = "",
+    card: str | None = None,
+) -> int:
+    """Write a folder that ``datasets.load_dataset(FOLDER)`` loads.
+
+    ``data/<split>/metadata.jsonl`` beside ``images/<name>.jpg`` and ``masks/<name>.png`` (palette, values are the
+    class indices), ``README.md``, ``id2label.json``, and the files of ``write_meaning``.
+
+    Args:
+        rows: The images; those of the split ``kept`` become ``train``.
+        folder: An empty folder.
+        classes: Names of the classes 1..C.
+        ledger: What the masks and labels were made from.
+        ignore_index: Value of void pixels in the masks.
+        name: Name of the dataset.
+        card: What the README says below its head, in Markdown; by default what the columns mean.
+
+    Returns:
+        Number of images written.
+    """
+    splits: dict[str, list[ExportRow]] = {}
+    for row in rows:
+        splits.setdefault(SPLITS.get(row.split, row.split), []).append(row)
+    for split, members in splits.items():
+        place = folder / "data" / split
+        # A column of images without one image has no type, and `datasets` would refuse it.
+        masks = any(row.mask_path for row in members)
+        lines = []
+        for row in members:
+            copy_image(row.image_path, place / "images" / f"{row.name}.jpg")
+            if row.mask_path is not None:
+                copy_mask(row.mask_path, place / "masks" / f"{row.name}.png")
+            lines.append(_line(row, masks))
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        write_text(place / "metadata.jsonl", text)
+    values = mask_names(classes, ignore_index)
+    write_json(folder / "id2label.json", {str(value): text for value, text in values.items()})
+    body = card or f"# {name}\n\n{columns_told(classes, ignore_index)}"
+    write_text(folder / "README.md", f"{front_matter(rows, name)}\n{body}")
+    write_meaning(rows, folder, classes, ledger)
+    return len(rows)
+
+
+def _line(row: ExportRow, masks: bool) -> dict[str, Any]:
+    line: dict[str, Any] = {"file_name": f"images/{row.name}.jpg"}
+    if masks:
+        line["mask_file_name"] = None if row.mask_path is None else f"masks/{row.name}.png"
+    line["labels"] = list(row.labels)
+    if row.sha256:
+        line["sha256"] = row.sha256
+    line |= dict(row.mask_facts)
+    if row.provenance is not None:
+        line |= provenance_values(row.provenance)
+    return line
+
+
+def columns_told(classes: Sequence[str], ignore_index: int) -> str:
+    """What the columns mean and how to load them, as Markdown."""
+    values = ", ".join(f"{value} {name}" for value, name in mask_names(classes, ignore_index).items())
+    return (
+        "```python\nimport datasets\n\nimages = datasets.load_dataset(FOLDER)\n```\n\n"
+        f"`mask` holds class indices: {values}. Read it without converting it to "
+        "RGB: `numpy.array(row['mask'])`. `labels` are the classes that an image was searched for or is said to show.\n"
+    )
+
+
+def front_matter(rows: Sequence[ExportRow], name: str) -> str:
+    """The head of the README, by which the Hub and ``datasets`` know what is there. YAML between two ``---``."""
+    splits: dict[str, bool] = {}
+    for row in rows:
+        split = SPLITS.get(row.split, row.split)
+        splits[split] = splits.get(split, False) or row.mask_path is not None
+    files = [{"split": split, "path": f"data/{split}/**"} for split in splits]
+    if len(set(splits.values())) == 1:
+        configs: list[dict[str, Any]] = [{"config_name": "default", "data_files": files}]
+    else:  # splits of one configuration must have the same columns
+        configs = [{"config_name": file["split"], "data_files": [file]} for file in files]
+    licences = {row.provenance.license if row.provenance else None for row in rows}
+    head = {
+        "pretty_name": name,
+        **licence_keys(licences),
+        "task_categories": ["image-segmentation"],
+        "tags": ["weakly-supervised"],
+        "size_categories": [size_category(len(rows))],
+        "configs": configs,
+    }
+    return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n"
+
+
+def licence_keys(licences: set[str | None]) -> dict[str, str]:
+    """The Hub's keys for the licence: one if all images share it, else ``other``. ``None`` is a licence not known."""
+    if len(licences) == 1 and (only := next(iter(licences))) is not None:
+        return {"license": only.lower()}
+    return {"license": "other", "license_name": "mixed", "license_link": "README.md"}
+
+
+def size_category(count: int) -> str:
+    """The Hub's word for a number of images, such as ``1K<n<10K``."""
+    return next((word for limit, word in _SIZES if count < limit), "n>1M")

@@ -1,0 +1,533 @@
+"""A dataset as a list without pictures, to be published: written, read and checked, built again.
+
+JSON Lines, gzipped where the name ends in ``.gz``. The first line says what the
+dataset is, each other line one image: where it was found, the digest of its bytes, its
+perceptual hash, who made it, under which licence, and the mask where it was asked for.
+Nothing of this machine is in it: no path, no setting of a source, no key.
+"""
+
+import base64
+import gzip
+import json
+import logging
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from wss_data.cosegmentation.base import PROGRAM_ENGINES
+from wss_data.errors import SourceError, SpecError, shown
+from wss_data.errors.text import is_clean
+from wss_data.imaging.images import MAX_PIXELS
+from wss_data.ledger import Ledger, LedgerEntry
+from wss_data.reading import checked
+from wss_data.reading.addresses import is_web_address
+from wss_data.reading.checked import LONGEST_LINE
+from wss_data.records import Provenance, stem_of
+from wss_data.runtime.files import check_outputs, expanded, output_path
+from wss_data.spec import CosegmentationSpec, DatasetSpec
+
+if TYPE_CHECKING:
+    from wss_data.store.provenance import ImageRow
+    from wss_data.store.types import Dataset
+
+LOGGER = logging.getLogger(__name__)
+
+FORMAT = "wss-manifest"
+VERSION = 1
+"""Goes up when an older reader would misunderstand a manifest."""
+
+SOURCE = "manifest"
+"""Name of the source that reads manifests."""
+
+_SHOWN = 5
+_MOST_WRONG = 1_000
+_MOST_TEXTS = 100
+_MOST_IMAGES = 10**9
+_LARGEST_RATIO = 100
+"""Bytes that a gzipped byte may become; hex digits, addresses and masks become far fewer."""
+
+_GZIP = b"\x1f\x8b"
+_PNG = b"\x89PNG\r\n\x1a\n"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_PHASH = re.compile(r"[0-9a-f]{16}")
+_LOCAL_PATH = re.compile(r"(?<![\w/:])(?:~|[A-Za-z]:)?[/\\](?=\S).*$|file:.*$", re.DOTALL)
+_URLS = ("image_url", "page_url", "author_url", "license_url")
+_TEXTS = ("title", "author", "license", "query")
+_FIELDS = (
+    *("class", "sha256", "phash", "size", "source", "source_id", *_URLS, *_TEXTS),
+    *("retrieved_at", "opt_outs", "tags", "verdict", "mask"),
+)
+_LONGEST_ID = 1_000
+_LONGEST_PNG_HEAD = 1 << 17
+_SOURCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_TAG = re.compile(r"(dropped:)?\w[^:]{0,199}")
+_DEFINITION = ("classes", "cosegmentation", "filters", "duplicates", "ignore_index", "longest_side")
+"""Parts of the definition that say what the dataset is; sources, downloads and target are the builder's own."""
+
+
+@dataclass(frozen=True)
+class ManifestMask:
+    """A published mask.
+
+    Args:
+        png: Label mask as the bytes of a palette PNG.
+        method: What made it.
+        confidence: In [0, 1], or ``None``.
+    """
+
+    png: bytes
+    method: str | None
+    confidence: float | None
+
+
+@dataclass(frozen=True)
+class ManifestImage:
+    """One image of a manifest.
+
+    Args:
+        class_name: Its class.
+        sha256: Hex digest of the original bytes.
+        phash: Perceptual hash, 16 hex digits, or ``None``.
+        size: Original (width, height) in pixels, or ``None``.
+        provenance: Where it came from.
+        tags: ``kept`` or ``dropped:<reason>`` when the manifest was written.
+        verdict: A person's ``keep`` or ``drop``, or ``None``.
+        mask: Its mask, where it was published and asked for.
+    """
+
+    class_name: str
+    sha256: str
+    phash: str | None
+    size: tuple[int, int] | None
+    provenance: Provenance
+    tags: tuple[str, ...] = ()
+    verdict: str | None = None
+    mask: ManifestMask | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A dataset as a list.
+
+    Args:
+        spec: What it was built by, as far as that can be published; its source is the manifest.
+        created: When the dataset was made.
+        ledger: What its masks were made from.
+        images: By class and digest.
+        program: Name of the engine that its masks were made by where that runs a program. ``spec`` asks for the usual
+            engine then: what others name to be run is not taken over.
+        unknown: Names of fields that this version does not read, each with the first line that has it.
+    """
+
+    spec: DatasetSpec
+    created: datetime
+    ledger: Ledger
+    images: tuple[ManifestImage, ...]
+    program: str | None = None
+    unknown: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes 1..C."""
+        return self.spec.class_names
+
+    @property
+    def unknown_told(self) -> str | None:
+        """One line about the fields that were not read, or ``None``."""
+        if not self.unknown:
+            return None
+        shown = [f"{name} (line {line:,})" for name, line in list(self.unknown.items())[:_SHOWN]]
+        more = f" and {len(self.unknown) - _SHOWN} more" if len(self.unknown) > _SHOWN else ""
+        return (
+            f"Fields of the manifest that this version of wss does not know were passed over: {', '.join(shown)}{more}."
+        )
+
+    def of_class(self, name: str) -> list[ManifestImage]:
+        """The images of one class."""
+        return [image for image in self.images if image.class_name == name]
+
+    def warn_of_program(self) -> None:
+        """Say that masks which are missing are made by the usual engine, where a program had made the others."""
+        if self.program is not None:
+            LOGGER.warning(
+                "%s: its masks were made by a program (method '%s'), which is not run here. Masks that are missing are "
+                "made by the method '%s'.",
+                *(self.spec.name, self.program, self.spec.cosegmentation.method),
+            )
+
+
+@dataclass(frozen=True)
+class WrittenManifest:
+    """What was written; prints as one or two lines.
+
+    Args:
+        path: The manifest.
+        images: Number of images listed.
+        masks: Number of masks inside.
+        without_url: Images without an address on the web: listed, but nobody can fetch them again.
+    """
+
+    path: Path
+    images: int
+    masks: int
+    without_url: int
+
+    def __str__(self) -> str:
+        lines = [f"{self.images:,} images listed in {self.path}, {self.masks:,} masks and no picture inside."]
+        if self.without_url:
+            lines.append(
+                f"{self.without_url:,} of them have no address on the web (files of this machine, say), and none is "
+                "written: nobody can fetch them from this manifest."
+            )
+        return "\n".join(lines)
+
+
+def source_id_of(provenance: Provenance) -> str:
+    """An image's identity among those of all sources, such as ``flickr:123``; the same after any number of rebuilds."""
+    if provenance.source == SOURCE:
+        return provenance.source_id
+    return f"{provenance.source}:{provenance.source_id}"
+
+
+def first_source(provenance: Provenance) -> tuple[str, str]:
+    """Source and identity by which an image was found first, whatever manifests it came through since."""
+    source, _, source_id = source_id_of(provenance).partition(":")
+    return source, source_id
+
+
+def write_manifest(dataset: "Dataset", path: Path | str, masks: bool = False) -> WrittenManifest:
+    """Write the manifest of a web dataset; byte by byte the same for the same dataset.
+
+    Args:
+        dataset: A web dataset.
+        path: Where to write; gzipped if it ends in ``.gz``. It is either whole or not there.
+        masks: Whether the co-segmentation masks are written, too.
+
+    Returns:
+        Counts.
+
+    Raises:
+        StoreError: If it is no web dataset.
+    """
+    from wss_data.store import MASKS, mask_ledger
+    from wss_data.store.info import info_of
+    from wss_data.store.provenance import image_rows
+
+    path = expanded(path)
+    check_outputs([path])
+    rows = image_rows(dataset, "listed in a manifest")
+    definition = info_of(dataset)["definition"]
+    lines = [_line(row, masks) for row in rows]
+    without_url = sum("image_url" not in line for line in lines)
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": definition["name"],
+        "created": dataset.created_at.replace(tzinfo=UTC, microsecond=0).isoformat(),
+        "classes": [item["name"] for item in definition["classes"]],
+        "images": len(rows),
+        "images_without_url": without_url,
+        "definition": public_definition(definition),
+        "ledger": public_ledger(mask_ledger(dataset, MASKS)).to_dict(),
+    }
+    with _compressed(path) as file:
+        for line in (header, *lines):
+            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+    return WrittenManifest(path, len(rows), sum("mask" in line for line in lines), without_url)
+
+
+@contextmanager
+def _compressed(path: Path) -> Iterator[IO[bytes]]:
+    with output_path(path) as temporary, temporary.open("wb") as raw:
+        if not path.name.endswith(".gz"):
+            yield raw
+            return
+        # Neither name nor time of writing inside: the same dataset gives the same bytes.
+        with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as file:
+            yield file  # type: ignore[misc]
+
+
+def _line(row: "ImageRow", masks: bool) -> dict[str, Any]:
+    at = row.provenance
+    source, source_id = first_source(at)
+    # Neither a path of this machine nor what a reader would refuse: the digest is as good an identity.
+    public = is_clean(source_id) and len(source_id) <= _LONGEST_ID and not _LOCAL_PATH.match(source_id)
+    line: dict[str, Any] = {
+        "class": row.class_name,
+        "sha256": row.sha256,
+        "phash": row.phash,
+        "size": list(row.original_size) if row.original_size else None,
+        "source": source,
+        "source_id": source_id if public else row.sha256[:20],
+        **{key: _public_url(getattr(at, key)) for key in _URLS},
+        **{key: getattr(at, key) for key in _TEXTS},
+        "retrieved_at": at.retrieved_at.isoformat() if at.retrieved_at else None,
+        "opt_outs": list(at.opt_outs),
+        "tags": sorted(row.tags),
+        "verdict": row.verdict,
+    }
+    if masks and row.mask_path and Path(row.mask_path).is_file():
+        png = base64.b64encode(Path(row.mask_path).read_bytes()).decode()
+        line["mask"] = {"png": png, "method": row.mask_method, "confidence": row.confidence}
+    return {key: value for key, value in line.items() if value not in (None, [])}
+
+
+def _public_url(text: str | None) -> str | None:
+    """The address if others can use it: on the web, and without a name and password before the host."""
+    if not text or not is_web_address(text) or "@" in text.split("/")[2]:
+        return None
+    return text
+
+
+def public_definition(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a definition that say what the dataset is, without what belongs to this machine."""
+    return {
+        key: public_cosegmentation(definition[key]) if key == "cosegmentation" else public_values(definition[key])
+        for key in _DEFINITION
+        if key in definition
+    }
+
+
+def public_cosegmentation(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Engine and options without paths of this machine; of an engine that runs a program, never the command line."""
+    if value.get("method") not in PROGRAM_ENGINES:
+        return public_values(value)
+    options = value.get("options")
+    known = options.get("supervision") if isinstance(options, Mapping) else None
+    return {"method": value["method"], "options": {} if known is None else {"supervision": known}}
+
+
+def public_values(value: Any) -> Any:
+    """Plain values without paths of this machine."""
+    if isinstance(value, Mapping):
+        return {key: public_values(item) for key, item in value.items() if not _is_local(item)}
+    if isinstance(value, (list, tuple)):
+        return [public_values(item) for item in value if not _is_local(item)]
+    return value
+
+
+def _is_local(value: Any) -> bool:
+    return isinstance(value, str) and (_LOCAL_PATH.match(value) is not None or ".." in re.split(r"[/\\]", value))
+
+
+def public_ledger(ledger: Ledger) -> Ledger:
+    """The ledger without paths of this machine."""
+    return Ledger(
+        tuple(LedgerEntry(_LOCAL_PATH.sub("a folder", e.what), e.supervision, e.used_for) for e in ledger.entries)
+    )
+
+
+def read_manifest(path: Path | str, masks: bool = True) -> Manifest:
+    """Read a manifest and check every line of it.
+
+    Args:
+        path: The file, gzipped or not, whatever its name.
+        masks: Whether masks are read, too.
+
+    Raises:
+        SourceError: If there is no such file, a newer version of wss wrote it, it is cut off, or lines are wrong; these
+            are named by their numbers.
+    """
+    path = expanded(path)
+    if not path.is_file():
+        raise SourceError(f"{path}: there is no such manifest.")
+    number = 0
+    wrong: list[str] = []
+    unknown: dict[str, int] = {}
+    images: dict[tuple[str, str], ManifestImage] = {}
+    identities: set[tuple[str, str]] = set()
+    try:
+        with _opened(path) as file:
+            header, number = _values(file.readline(LONGEST_LINE + 1)), 1
+            manifest, expected = _read_header(header, path)
+            unknown |= dict.fromkeys(_unknown_of_header(header), number)
+            left = LONGEST_LINE + _LARGEST_RATIO * path.stat().st_size
+            while data := file.readline(LONGEST_LINE + 1):
+                number += 1
+                left -= len(data)
+                if left < 0 or len(wrong) == _MOST_WRONG:
+                    wrong.append(f"line {number}: the file goes on for more than is read; is it a manifest?")
+                    break
+                try:
+                    value = _values(data)
+                    image = _read_image(value, manifest.spec, masks)
+                    # The stem: it names the files, so that two digests that begin alike would share one.
+                    key, identity = (image.class_name, stem_of(image.sha256)), source_id_of(image.provenance)
+                    if key in images or (image.class_name, identity) in identities:
+                        raise ValueError(f"class '{image.class_name}' has the image {identity} twice")
+                    if len(images) == expected:
+                        raise ValueError(f"more images than the {expected:,} that the first line promises")
+                    images[key] = image
+                    identities.add((image.class_name, identity))
+                    for name in _unknown_of_image(value):
+                        if len(unknown) < _MOST_TEXTS:
+                            unknown.setdefault(name, number)
+                except ValueError as error:
+                    wrong.append(f"line {number}: {error}")
+                    if len(data) > LONGEST_LINE:
+                        break
+    except (EOFError, gzip.BadGzipFile, zlib.error, OSError) as error:
+        raise SourceError(f"{path}, after line {number}: the file cannot be read ({error}). Get it again.") from error
+    except ValueError as error:
+        raise SourceError(f"{path}, line 1: {error}. Is it a manifest of `wss-data manifest`?") from error
+    if wrong:
+        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise SourceError(f"{path}: {len(wrong)} bad lines. {'; '.join(wrong[:_SHOWN])}{more}. Nothing was built.")
+    if len(images) != expected:
+        raise SourceError(
+            f"{path}: {len(images):,} images are listed, the first line promises {expected:,}. "
+            "The file was cut off or edited; get it again."
+        )
+    order = {name: position for position, name in enumerate(manifest.classes)}
+    listed = sorted(images.values(), key=lambda image: (order[image.class_name], image.sha256))
+    return replace(manifest, images=tuple(listed), unknown=unknown)
+
+
+def _opened(path: Path) -> IO[bytes]:
+    with path.open("rb") as file:
+        start = file.read(2)
+    return gzip.open(path, "rb") if start == _GZIP else path.open("rb")  # type: ignore[return-value]
+
+
+def _values(data: bytes) -> dict[str, Any]:
+    if len(data) > LONGEST_LINE:
+        raise ValueError(f"longer than {LONGEST_LINE:,} bytes")
+    return checked.an_object(checked.parse_json(data))
+
+
+def _unknown_of_header(value: Mapping[str, Any]) -> list[str]:
+    known = ("format", "version", "name", "created", "classes", "images", "images_without_url", "definition", "ledger")
+    inner = checked.unknown_keys(value["definition"], _DEFINITION)
+    return [*checked.unknown_keys(value, known), *(f"definition.{name}" for name in inner)]
+
+
+def _unknown_of_image(value: Mapping[str, Any]) -> list[str]:
+    mask = value.get("mask")
+    inner = checked.unknown_keys(mask, ("png", "method", "confidence")) if isinstance(mask, Mapping) else []
+    return [*checked.unknown_keys(value, _FIELDS), *(f"mask.{name}" for name in inner)]
+
+
+def _read_header(value: dict[str, Any], path: Path) -> tuple[Manifest, int]:
+    if value.get("format") != FORMAT:
+        raise ValueError(f"format is {shown(value.get('format'))}, '{FORMAT}' is wanted")
+    version = value.get("version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ValueError(f"version is {shown(version)}, a whole number is wanted")
+    if version > VERSION:
+        raise SourceError(
+            f"{path}: the manifest has version {version}, this version of wss reads up to {VERSION}. Update wss."
+        )
+    images = checked.whole(value.get("images"), "images", 0, _MOST_IMAGES)
+    definition = value.get("definition")
+    if not isinstance(definition, Mapping):
+        raise ValueError("'definition' is missing")
+    kept = {key: definition[key] for key in _DEFINITION if key in definition}
+    source = {"name": SOURCE, "options": {"path": str(path.absolute())}}
+    try:
+        if isinstance(kept.get("cosegmentation"), Mapping):
+            # A path in it would be read here, a command run: it is held to what a manifest of ours says.
+            kept["cosegmentation"] = public_cosegmentation(kept["cosegmentation"])
+        # Names become folders here, so that they are checked as those of a definition are.
+        spec = DatasetSpec.from_dict({"name": value.get("name"), **kept, "sources": [source]}, "definition")
+    except (SpecError, TypeError, RecursionError) as error:
+        raise ValueError(str(error).rstrip(".")) from error
+    if value.get("classes") != list(spec.class_names):
+        raise ValueError(f"classes are {shown(value.get('classes'))}, the definition has {list(spec.class_names)}")
+    try:
+        ledger = Ledger.from_dict(value.get("ledger") or {"entries": []})
+    except ValueError as error:
+        raise ValueError(f"the ledger cannot be read ({error})") from error
+    program = spec.cosegmentation.method if spec.cosegmentation.method in PROGRAM_ENGINES else None
+    if program is not None:
+        spec = replace(spec, cosegmentation=CosegmentationSpec())
+    return Manifest(spec, checked.moment(value.get("created"), "created"), ledger, (), program), images
+
+
+def _read_image(value: dict[str, Any], spec: DatasetSpec, masks: bool) -> ManifestImage:
+    class_name = value.get("class")
+    if class_name not in spec.class_names:
+        raise ValueError(f"class {shown(class_name)} is not one of {', '.join(spec.class_names)}")
+    for key, pattern in (("sha256", _DIGEST), ("phash", _PHASH)):
+        text = value.get(key)
+        if not (isinstance(text, str) and pattern.fullmatch(text)) and not (key == "phash" and text is None):
+            raise ValueError(f"{key} is {shown(text)}, lower-case hex digits are wanted")
+    known: dict[str, Any] = {key: _text(value, key) for key in _TEXTS}
+    for key in _URLS:
+        known[key] = address = value.get(key)
+        if address is not None and not (isinstance(address, str) and is_web_address(address)):
+            raise ValueError(f"{key} is {shown(address)}, an http or https address is wanted")
+    source, retrieved_at, verdict = value.get("source"), value.get("retrieved_at"), value.get("verdict")
+    if not (isinstance(source, str) and _SOURCE.fullmatch(source)):
+        raise ValueError(f"source is {shown(source)}, the name of a source is wanted, without ':'")
+    if verdict not in (None, "keep", "drop"):
+        raise ValueError(f"verdict is {shown(verdict)}, keep or drop is wanted")
+    provenance = Provenance(
+        source,
+        checked.identity(value.get("source_id"), "source_id", _LONGEST_ID),
+        **known,
+        retrieved_at=None if retrieved_at is None else checked.moment(retrieved_at, "retrieved_at"),
+        opt_outs=_texts(value, "opt_outs"),
+    )
+    tags = _texts(value, "tags")
+    for tag in tags:
+        if not _TAG.fullmatch(tag):
+            raise ValueError(f"tag {shown(tag)} is none: kept, dropped:<reason> or a word of your own is wanted")
+    has_mask = masks and value.get("mask") is not None
+    return ManifestImage(
+        str(class_name),
+        value["sha256"],
+        value.get("phash"),
+        _size(value.get("size")),
+        provenance,
+        tags,
+        verdict,
+        _read_mask(value["mask"], spec.longest_side) if has_mask else None,
+    )
+
+
+def _text(value: Mapping[str, Any], key: str) -> str | None:
+    return None if value.get(key) is None else checked.text(value[key], key)
+
+
+def _texts(value: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    texts = value.get(key, [])
+    if not isinstance(texts, list) or len(texts) > _MOST_TEXTS:
+        raise ValueError(f"{key} is {shown(texts)}, a list of at most {_MOST_TEXTS} texts is wanted")
+    return tuple(checked.text(text, key) for text in texts)
+
+
+def _size(value: Any) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    whole = isinstance(value, list) and len(value) == 2 and all(type(n) is int and n > 0 for n in value)
+    if not whole or value[0] * value[1] > MAX_PIXELS:
+        raise ValueError(
+            f"size is {shown(value)}, width and height in pixels are wanted, of an image of at most "
+            f"{MAX_PIXELS:,} pixels"
+        )
+    return value[0], value[1]
+
+
+def _read_mask(value: Any, longest_side: int) -> ManifestMask:
+    if not isinstance(value, Mapping) or not isinstance(value.get("png"), str):
+        raise ValueError(f"mask is {shown(value)}, 'png' in base64 is wanted")
+    confidence = value.get("confidence")
+    if confidence is not None:
+        confidence = checked.number(confidence, "confidence of the mask", 0, 1)
+    try:
+        # Nobody's palette PNG is larger than its pixels and palette by much.
+        png = base64.b64decode(value["png"][: 2 * longest_side**2 + _LONGEST_PNG_HEAD], validate=True)
+    except ValueError as error:  # binascii.Error is one; so is text beyond ASCII
+        raise ValueError(f"the mask is no base64 ({error})") from error
+    if not png.startswith(_PNG) or len(png) < 33:
+        raise ValueError("the mask is no PNG")
+    size = struct.unpack(">II", png[16:24])
+    if not all(1 <= side <= longest_side for side in size):
+        raise ValueError(f"the mask has {size[0]:,}x{size[1]:,} pixels, at most {longest_side:,} a side are wanted")
+    return ManifestMask(png, _text(value, "method"), confidence)

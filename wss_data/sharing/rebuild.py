@@ -1,0 +1,317 @@
+"""Build a published dataset again from its manifest, and say what has become of each image."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+from wss_data.errors import ImageError, MaskError, SourceError, StoreError
+from wss_data.filtering.filters import aligned
+from wss_data.reading.cells import text_cell
+from wss_data.retrieval.journal import Entry, Journal, secret_of
+from wss_data.runtime.files import expanded, write_output
+from wss_data.runtime.home import dataset_folder
+from wss_data.sharing.manifest import (
+    SOURCE,
+    Manifest,
+    ManifestImage,
+    ManifestMask,
+    first_source,
+    read_manifest,
+    source_id_of,
+)
+from wss_data.spec import DownloadSpec
+
+if TYPE_CHECKING:
+    from wss_data.store import MaskValues
+    from wss_data.store.provenance import ImageRow
+    from wss_data.store.types import Dataset
+
+State = Literal["alive", "changed", "placeholder", "dead", "opted_out", "failed", "no_url"]
+
+STATES: tuple[State, ...] = get_args(State)
+
+_MEANING: Mapping[State, str] = {
+    "alive": "the same bytes",
+    "changed": "other bytes: stored if it is the same picture, dropped if it is another",
+    "placeholder": "a picture that says that there is none",
+    "dead": "gone, refused, or no image any more",
+    "opted_out": "behind an opt-out, robots.txt, or forgotten on request",
+    "failed": "no answer this time; the same command again tries it once more",
+    "no_url": "the manifest has no address",
+}
+
+_OPTED_OUT = ("opted_out", "robots", "forgotten")
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class RebuiltImage:
+    """What became of one image of a manifest.
+
+    Args:
+        image: As it was published.
+        state: One of ``STATES``.
+        reason: Why, as a slug: ``gone``, ``timeout``, ``re-encoded``, ...
+        detail: Why, as a sentence.
+    """
+
+    image: ManifestImage
+    state: State
+    reason: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True)
+class RebuildReport:
+    """What became of a manifest; prints as a table.
+
+    Args:
+        dataset_name: The dataset that was built.
+        images: Every image of the manifest.
+        masks: Number of masks taken from the manifest.
+        masks_left: Number of masks not taken: their image is not the same any more, or they do not fit it.
+        problem: Why the build ended early, or ``None``.
+        passed_over: What of the manifest was not read, or ``None``.
+    """
+
+    dataset_name: str
+    images: tuple[RebuiltImage, ...]
+    masks: int = 0
+    masks_left: int = 0
+    problem: str | None = None
+    passed_over: str | None = None
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Number of images in each state."""
+        return Counter(item.state for item in self.images)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image is what it was."""
+        return self.counts["alive"] == len(self.images)
+
+    def __str__(self) -> str:
+        shown = [state for state in STATES if state == "alive" or self.counts[state]]
+        by_class: dict[str, Counter[str]] = {}
+        for item in self.images:
+            by_class.setdefault(item.image.class_name, Counter())[item.state] += 1
+        rows = [["class", "images", *shown]]
+        for name, counts in [*by_class.items(), ("all", self.counts)]:
+            rows.append([name, f"{counts.total():,}", *(f"{counts[state]:,}" for state in shown)])
+        lines = aligned(rows) + [f"{state}: {_MEANING[state]}" for state in shown]
+        if self.masks or self.masks_left:
+            lines.append(f"{self.masks:,} masks taken from the manifest, {self.masks_left:,} not: their image changed.")
+        return "\n".join([*lines, *(line for line in (self.passed_over, self.problem) if line)])
+
+    def write_csv(self, path: Path | str) -> None:
+        """Write one line an image: class, source, identity, address, digest, state, reason, detail.
+
+        Raises:
+            OutputError: If a file is there that this program did not write, or that was changed since.
+        """
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(["class", "source", "source_id", "image_url", "sha256", "state", "reason", "detail"])
+        for item in self.images:
+            at = item.image.provenance
+            row = (item.image.class_name, *first_source(at), at.image_url, item.image.sha256, item.state)
+            writer.writerow([text_cell(cell) for cell in (*row, item.reason, item.detail)])
+        write_output(expanded(path), table.getvalue())
+
+
+def rebuild(
+    manifest: Path | str,
+    name: str | None = None,
+    workers: int | None = None,
+    download: DownloadSpec | None = None,
+    progress: bool = True,
+) -> RebuildReport:
+    """Build the dataset of a manifest again, or go on where an earlier rebuild stopped.
+
+    Pictures are downloaded from where they were found first. One whose bytes are the
+    published ones takes its published mask, so that it is not co-segmented again; a
+    person's verdicts are taken over. What failed for a reason that may pass is tried
+    again by every further call. A program that had made the masks is not run here.
+
+    Args:
+        manifest: The file.
+        name: Name of the new dataset; by default that of the published one.
+        workers: Worker processes; ``None`` for one a processor.
+        download: How pictures are downloaded.
+        progress: Whether to show progress bars.
+
+    Returns:
+        What became of each image.
+
+    Raises:
+        SourceError: If the manifest is wrong.
+        SpecError: If ``name`` cannot be a dataset's.
+        StoreError: If a dataset of that name was not made from this manifest.
+    """
+    from wss_data import store
+    from wss_data.pipeline import build
+
+    listed = read_manifest(manifest)
+    spec = listed.spec if name is None else type(listed.spec).from_dict({**listed.spec.to_dict(), "name": name})
+    spec = replace(spec, download=download or DownloadSpec())
+    _refuse_another(spec.name, Path(manifest))
+    listed.warn_of_program()
+    taken = (0, 0)
+
+    def take(dataset: "Dataset") -> None:
+        nonlocal taken
+        taken = take_over(dataset, listed)
+
+    problem = None
+    try:
+        build(spec, workers=workers, retry="failed", search_again=True, progress=progress, before_masks=take)
+    except SourceError as error:
+        # A class without a single image left ends a build; what became of its images must be told all the same.
+        problem = str(error)
+    with Journal(dataset_folder(spec.name) / "journal.sqlite") as journal:
+        entries = {(entry.class_name, entry.source_id): entry for entry in journal.entries() if entry.source == SOURCE}
+        placeholders = journal.placeholders() | _tagged_placeholders(store.open_dataset(spec.name))
+    images = tuple(_became(image, entries, placeholders) for image in listed.images)
+    return RebuildReport(spec.name, images, *taken, problem, listed.unknown_told)
+
+
+def _refuse_another(name: str, path: Path) -> None:
+    """Leave a dataset alone that was built from anything but this manifest: the publisher's own, say."""
+    from wss_data import store
+    from wss_data.store.info import info_of
+
+    if name not in {row.name for row in store.list_datasets()}:
+        return
+    sources = info_of(store.open_dataset(name))["definition"].get("sources", [])
+    wanted = str(expanded(path).absolute())
+    if [source.get("options", {}).get("path") for source in sources if source["name"] == SOURCE] != [wanted]:
+        raise StoreError(
+            f"dataset '{name}' exists already and was not built from {path}. Give the copy a name of its own (--name)."
+        )
+
+
+def _tagged_placeholders(dataset: "Dataset") -> frozenset[str]:
+    return frozenset(dataset.match_tags("dropped:placeholder").values("sha256"))
+
+
+def _became(
+    image: ManifestImage, entries: Mapping[tuple[str, str], Entry], placeholders: frozenset[str]
+) -> RebuiltImage:
+    if not image.provenance.image_url:
+        return RebuiltImage(image, "no_url")
+    identity = source_id_of(image.provenance)
+    # Of a forgotten picture the journal keeps only a digest of its identity.
+    entry = entries.get((image.class_name, identity)) or entries.get((image.class_name, secret_of(identity)))
+    if entry is None:
+        return RebuiltImage(image, "failed", "not_asked", "The build ended before it was asked for.")
+    return RebuiltImage(image, _state(image, entry, placeholders), entry.reason, entry.detail)
+
+
+def _state(image: ManifestImage, entry: Entry, placeholders: frozenset[str]) -> State:
+    same = entry.sha256 == image.sha256
+    if entry.status == "dropped" and entry.reason in _OPTED_OUT:
+        return "opted_out"
+    if entry.reason == "placeholder" or (entry.sha256 in placeholders and not same):
+        return "placeholder"
+    if entry.status == "stored" or entry.reason in ("duplicate", "changed"):
+        return "alive" if same else "changed"
+    return "dead" if entry.status == "dropped" else "failed"
+
+
+def take_over(dataset: "Dataset", manifest: Manifest) -> tuple[int, int]:
+    """Give the images of a rebuilt dataset the verdicts and masks that the manifest has for them.
+
+    Masks count as imported: a build leaves them alone. They go to images with the same
+    bytes only, and only where they fit.
+
+    Args:
+        dataset: Its images are stored, perhaps not all.
+        manifest: What it is built from.
+
+    Returns:
+        Number of masks taken, those of an earlier call included, and of those not taken.
+    """
+    from wss_data import store
+    from wss_data.store.provenance import image_rows
+
+    rows = {(row.class_name, source_id_of(row.provenance)): row for row in image_rows(dataset)}
+    verdicts: dict[str, str] = {}
+    wanted: list[tuple[ImageRow, ManifestMask]] = []
+    taken = left = 0
+    for image in manifest.images:
+        row = rows.get((image.class_name, source_id_of(image.provenance)))
+        if row is not None and image.verdict and row.verdict is None:
+            verdicts[row.sample_id] = image.verdict
+        if image.mask is None:
+            continue
+        if row is None or row.sha256 != image.sha256:
+            left += 1
+        elif row.mask_method == store.IMPORTED:
+            taken += 1
+        else:
+            wanted.append((row, image.mask))
+    store.take_over_verdicts(dataset, verdicts, f"as in the manifest of '{manifest.spec.name}'")
+    if wanted:
+        store.set_ledger(dataset, store.MASKS, manifest.ledger, origin=store.IMPORTED)
+    for start in range(0, len(wanted), _BATCH):
+        values = _mask_values(wanted[start : start + _BATCH], dataset.name, manifest)
+        store.set_masks(dataset, store.MASKS, values)
+        taken += len(values)
+        left += len(wanted[start : start + _BATCH]) - len(values)
+    return taken, left
+
+
+def _mask_values(
+    wanted: Sequence[tuple["ImageRow", ManifestMask]], name: str, manifest: Manifest
+) -> list["MaskValues"]:
+    """Write the masks that fit their image; what is stored of each."""
+    from wss_data import store
+    from wss_data.cosegmentation.quality import mask_quality
+    from wss_data.imaging.images import read_image
+    from wss_data.imaging.masks import foreground_ratio, write_mask
+
+    values = []
+    for row, published in wanted:
+        index = manifest.spec.class_index(row.class_name)
+        mask = decode_mask(published.png, row.size, {0, index, manifest.spec.ignore_index})
+        if mask is None:
+            continue
+        foreground, band = mask == index, mask == manifest.spec.ignore_index
+        path = dataset_folder(name) / store.IMPORTED / row.class_name / f"{Path(row.path).stem}.png"
+        write_mask(mask, path)
+        try:
+            quality = mask_quality(read_image(row.path), foreground, band)
+        except (ImageError, ValueError):
+            quality = None  # an empty mask, or an image that was removed by hand; the filter sees to it
+        ratio = foreground_ratio(foreground, band)
+        values.append(
+            store.MaskValues(row.sample_id, str(path), published.confidence, ratio, quality, store.IMPORTED, None)
+        )
+    return values
+
+
+def decode_mask(png: bytes, size: tuple[int, int], allowed: set[int]) -> np.ndarray | None:
+    """The label mask in the bytes of a palette or grey PNG, or ``None`` if it does not fit.
+
+    Args:
+        png: The file's bytes.
+        size: (width, height) that it must have, in pixels; looked at before a pixel is decoded.
+        allowed: Values that it may hold.
+
+    Returns:
+        Shape (H, W), uint8.
+    """
+    from wss_data.imaging.masks import decode_mask as decode
+
+    try:
+        mask = decode(png, "the manifest", size).values
+    except MaskError:
+        return None
+    return mask if set(np.unique(mask).tolist()) <= allowed else None

@@ -1,0 +1,636 @@
+"""The target dataset: images with image-level labels for training, and masks for the final score only.
+
+Reads the folders of PASCAL VOC, and SBD's beside them. Pure but for reading and
+writing files: nothing here knows the database.
+
+The masks of training images are never opened, even where the folder has them:
+``TargetRecord.mask_path`` is ``None`` for them.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from wss_data.errors import ImageError, MaskError, SourceError, SpecError, shown
+from wss_data.imaging.images import SUFFIXES, decode_image, unseen_turn
+from wss_data.imaging.masks import (
+    FILE_REASONS,
+    IGNORE_INDEX,
+    MaskPicture,
+    check_size,
+    open_mask,
+    write_mask,
+)
+from wss_data.reading.labels import EXAMPLE, ClassWords, read_annotation, read_label_table
+from wss_data.reading.listing import Listing, by_name, list_files
+from wss_data.reading.lists import ImageList, read_list
+from wss_data.runtime.parallel import map_images
+from wss_data.spec import DatasetSpec
+from wss_data.target.sbd import VOC_CLASSES, Sbd, TrainAug, find_sbd, train_aug
+
+Split = Literal["train", "val", "test"]
+Origin = Literal["table", "annotation", "sbd", ""]
+
+LABELS_FILE = "image_labels.csv"
+LIST_FOLDER = Path("ImageSets") / "Segmentation"
+LIST_FOLDERS = (LIST_FOLDER, Path("ImageSets") / "SegmentationAug")
+AUGMENTED_LISTS = ("train_aug", "trainaug")
+"""Lists that are tried for the training split before VOC's own: with SBD's images, as the paper trains on them."""
+
+_JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
+_LIST_NAME = re.compile(r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]{0,199}")
+
+DROP_REASONS = frozenset(
+    ("no_labels", "not_listed", "leak", "missing", "unreadable", "unsupported_format", "truncated", "too_large")
+    + ("too_small", *(f"mask_{reason}" for reason in (*FILE_REASONS, "size", "rotated", "values", "binary")))
+)
+"""Why an image of a target dataset is not used.
+
+``not_listed``: an earlier import's lists had it; ``leak``: a train image with the bytes of one that is scored on;
+``mask_binary``: its mask is foreground in black and white, which does not say of which class.
+"""
+
+_READING = 2
+"""Counts up when masks are read in another way, so that what was imported before is read again."""
+
+DRAWN_DEFAULTS = {"train": 200, "val": 80, "seed": 1}
+"""Numbers of images, and the seed, of the drawn target dataset."""
+
+
+@dataclass(frozen=True)
+class TargetRecord:
+    """One image of a target dataset, as the lists and labels describe it.
+
+    Args:
+        id: Its name in the lists, such as ``2007_000528``.
+        image_path: Its file.
+        split: ``train``, ``val`` or ``test``.
+        labels: The definition's classes that it shows, in order of their index; of ``test`` none is known.
+        mask_path: Its mask, on ``val`` only.
+        labels_from: Where the labels came from: ``table``, ``annotation`` (VOC's), ``sbd`` (its list of classes
+            present), or nothing where nobody has them.
+    """
+
+    id: str
+    image_path: Path
+    split: Split
+    labels: tuple[str, ...]
+    mask_path: Path | None = None
+    labels_from: Origin = ""
+
+
+@dataclass(frozen=True)
+class TargetLayout:
+    """A target dataset as its lists and labels describe it.
+
+    Args:
+        folder: Holds ``JPEGImages``.
+        records: The images: train first, then val, then test, each in order of its list.
+        lists: Split -> the file of its list.
+        made: How the list of train was made of VOC's and SBD's; ``None`` if it is a file.
+        same_list: A list on disk that names the same images as the one made.
+        notes: What is not as it should be, as sentences.
+        counts: What of the lists, labels and files was passed over, as sentences; it may be as it should be.
+    """
+
+    folder: Path
+    records: tuple[TargetRecord, ...]
+    lists: Mapping[Split, Path]
+    made: TrainAug | None = None
+    same_list: Path | None = None
+    notes: tuple[str, ...] = ()
+    counts: tuple[str, ...] = ()
+
+    def split(self, split: Split) -> list[TargetRecord]:
+        """The images of one split."""
+        return [record for record in self.records if record.split == split]
+
+
+@dataclass(frozen=True)
+class TargetImage:
+    """A ``TargetRecord`` whose files were read.
+
+    Args:
+        record: What was read.
+        size: (width, height) in pixels; ``None`` if the image cannot be read.
+        sha256: Hex digest of the file; empty if there is none.
+        phash: Perceptual hash, 16 hex digits; empty if the image cannot be read.
+        mask_path: Its mask in the definition's indices.
+        dropped: Why it must not be used, as a slug such as ``truncated`` or ``mask_size``.
+        detail: The same as a sentence.
+        shown: The definition's classes that its mask shows.
+        by_colour: Whether its mask was read by the colours of its palette, which stand in another order than VOC's.
+        turned: EXIF orientation of an image with a mask whose size does not tell to which way up it belongs; 1 if none.
+    """
+
+    record: TargetRecord
+    size: tuple[int, int] | None
+    sha256: str
+    phash: str
+    mask_path: Path | None = None
+    dropped: str | None = None
+    detail: str | None = None
+    shown: tuple[str, ...] = ()
+    by_colour: bool = False
+    turned: int = 1
+
+
+def read_voc_layout(
+    folder: Path, spec: DatasetSpec, labels_csv: Path | None = None, sbd: Path | None = None
+) -> TargetLayout:
+    """Read which images a target dataset has, their split and their image-level labels.
+
+    Splits come from ``ImageSets/Segmentation``: ``val.txt``, ``test.txt`` where its images are there, and for train
+    what is made of ``train.txt`` and SBD where SBD is given, else ``train_aug.txt``, else ``train.txt``; the
+    definition's ``target: {options: {train: NAME, val: NAME, test: NAME}}`` names other lists. Labels come from
+    ``labels_csv``, else from ``image_labels.csv`` in the folder, else from ``Annotations/<id>.xml``, and of images
+    without one from SBD.
+
+    Args:
+        folder: Holds ``JPEGImages``, ``SegmentationClass``, ``ImageSets/Segmentation`` and labels; or a folder above,
+            such as VOCdevkit.
+        spec: The definition; labels of other classes are left out.
+        labels_csv: Table with the columns ``image`` and ``classes``, as ``read_label_table`` takes it.
+        sbd: SBD in one of the forms that ``find_sbd`` knows.
+
+    Raises:
+        SpecError: If the definition's target has unknown options.
+        SourceError: If a folder, a list or the labels are missing, an image is in two splits, no image file exists,
+            several files have the name of one image, or no training image shows a class of the definition.
+    """
+    folder = voc_folder(folder)
+    options = _options(spec)
+    found = list_files(folder / "JPEGImages", SUFFIXES, deep=False).with_text_names()
+    candidates = by_name(found)
+    extra = find_sbd(sbd, candidates) if sbd is not None else None
+    known = candidates.keys() | (extra.images.keys() if extra is not None else set())
+    lists = _list_files(folder, options, made=extra is not None)
+    read: dict[Split, ImageList] = {split: read_list(path, known) for split, path in lists.items()}
+    splits: dict[Split, list[str]] = {split: list(images.names) for split, images in read.items()}
+    counts = [note for images in read.values() for note in images.notes] + list(extra.notes if extra else ())
+    if str(found):
+        counts.append(f"JPEGImages: {found}.")
+    made, same, notes = None, None, []
+    if "test" in splits:
+        # A test list that repeats val, as some have it, adds nothing; one whose pictures were never fetched neither.
+        val = set(splits["val"])
+        splits["test"] = [name for name in splits["test"] if name not in val]
+        if not any(name in candidates for name in splits["test"]):
+            del splits["test"], lists["test"]
+    _check_apart(splits, lists)
+    if extra is not None and "train" not in options:
+        made = train_aug(splits["train"], splits["val"], extra.lists)
+        splits["train"] = list(made.ids)
+        for path in _augmented_lists(folder)[:1]:
+            if difference := _difference(made.ids, path, known):
+                notes.append(difference)
+            else:
+                same = path
+        _check_apart(splits, lists)  # SBD and the list of test, too
+
+    files, twins = _one_each(candidates, (name for names in splits.values() for name in names), _photograph)
+    if twins:
+        notes.append(twins)
+    true_masks = list_files(folder / "SegmentationClass", (".png",), deep=False).with_text_names()
+    if str(true_masks):
+        counts.append(f"SegmentationClass: {true_masks}.")
+    mask_files, _ = _one_each(by_name(true_masks), splits["val"], lambda several: None)
+    mask_classes = spec.target.mask_classes if spec.target else None
+    words = ClassWords(spec.class_names, (*(mask_classes or ()), *VOC_CLASSES))
+    labels = _read_labels(folder, labels_csv, splits, extra, words)
+    notes += [note for note in (*labels.notes, words.note()) if note]
+    counts += labels.counts
+    if extra is not None:
+        files = {**extra.images, **files}
+    records = tuple(
+        _record(folder, split, name, files, mask_files, labels.found.get(name), spec)
+        for split, ids in splits.items()
+        for name in ids
+    )
+    if not any(record.id in files for record in records):
+        raise SourceError(
+            f"{folder / 'JPEGImages'}: none of the {len(records)} listed images is there, such as {records[0].id}."
+        )
+    if not any(record.labels for record in records if record.split == "train"):
+        seen = sorted({name for classes, _ in labels.found.values() for name in classes})
+        why = " ".join(filter(None, [words.note(), *labels.counts]))
+        raise SourceError(
+            f"{folder}: no training image shows a class of definition '{spec.name}' ({', '.join(spec.class_names)}). "
+            f"Its labels name: {', '.join(seen[:12]) if seen else 'nothing'}. {why}".rstrip()
+        )
+    return TargetLayout(folder, records, lists, made, same, tuple(notes), tuple(counts))
+
+
+def _list_files(folder: Path, options: Mapping[str, Any], made: bool) -> dict[Split, Path]:
+    """The file of each split's list; ``made``: that of train is the one that SBD's images are added to."""
+
+    def file(name: object) -> Path:
+        return folder / LIST_FOLDER / f"{name}.txt"
+
+    found = [] if made else _augmented_lists(folder)
+    train = file(options["train"]) if "train" in options else [*found, file("train")][0]
+    lists: dict[Split, Path] = {"train": train, "val": file(options.get("val", "val"))}
+    if "test" in options or file("test").is_file():
+        lists["test"] = file(options.get("test", "test"))
+    return lists
+
+
+def _augmented_lists(folder: Path) -> list[Path]:
+    """Lists of train with SBD's images that people put into VOC's folder."""
+    paths = (folder / place / f"{name}.txt" for place in LIST_FOLDERS for name in AUGMENTED_LISTS)
+    return [path for path in paths if path.is_file()]
+
+
+def _one_each(
+    candidates: Mapping[str, Sequence[Path]],
+    listed: Iterable[str],
+    choose: Callable[[Sequence[Path]], Path | None],
+) -> tuple[dict[str, Path], str | None]:
+    """Name -> file, and what was decided where several files have a listed name, as a sentence.
+
+    Raises:
+        SourceError: If ``choose`` cannot tell which of them is meant.
+    """
+    several = [name for name in dict.fromkeys(listed) if len(candidates.get(name, ())) > 1]
+    chosen = {name: paths[0] for name, paths in candidates.items()}
+    for name in several:
+        if (wanted := choose(candidates[name])) is None:
+            names = " and ".join(path.name for path in candidates[name])
+            raise SourceError(
+                f"{candidates[name][0].parent}: {names} have one name, and which of them is meant cannot be told. "
+                f"Take the others out of the folder ({len(several):,} listed names have several files)."
+            )
+        chosen[name] = wanted
+    if not several:
+        return chosen, None
+    first = " and ".join(path.name for path in candidates[several[0]])
+    return chosen, (
+        f"{chosen[several[0]].parent.name}: {len(several):,} names have several files, such as {first}; the "
+        f"photographs, such as {chosen[several[0]].name}, were taken, and the masks or copies beside them left out."
+    )
+
+
+def _photograph(paths: Sequence[Path]) -> Path | None:
+    """Which of the files of one name is the photograph, beyond doubt: no mask is a JPEG or has full colour."""
+    jpegs = [path for path in paths if path.suffix.lower() in _JPEG]
+    colour = [path for path in paths if _is_in_colour(path)]
+    if len(jpegs) == 1 and (not colour or jpegs[0] in colour):
+        return jpegs[0]
+    return colour[0] if len(colour) == 1 and not jpegs else None
+
+
+def _is_in_colour(path: Path) -> bool:
+    """Whether an image has colours of its own; masks are grey or have a palette. An unreadable one counts as colour."""
+    try:
+        with Image.open(path) as image:
+            return image.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "LA", "PA")
+    except (
+        Exception
+    ):  # damaged bytes make Pillow's readers raise nearly anything; the image is refused by its name later
+        return True
+
+
+def _record(
+    folder: Path,
+    split: Split,
+    name: str,
+    files: Mapping[str, Path],
+    masks: Mapping[str, Path],
+    found: "tuple[set[str], Origin] | None",
+    spec: DatasetSpec,
+) -> TargetRecord:
+    classes, origin = found if found is not None and split != "test" else (set[str](), "")
+    return TargetRecord(
+        id=name,
+        image_path=files.get(name, folder / "JPEGImages" / f"{name}.jpg"),
+        split=split,
+        labels=tuple(c for c in spec.class_names if c in classes),
+        mask_path=masks.get(name, folder / "SegmentationClass" / f"{name}.png") if split == "val" else None,
+        labels_from=origin,
+    )
+
+
+def voc_folder(folder: Path) -> Path:
+    """The folder that holds ``JPEGImages``: the given one, or VOC2012 or VOCdevkit/VOC2012 inside it.
+
+    Raises:
+        SourceError: If there is none.
+    """
+    if not folder.is_dir():
+        raise SourceError(f"{folder}: there is no such folder of a target dataset.")
+    for inside in ("", "VOC2012", "VOCdevkit/VOC2012"):
+        if (folder / inside / "JPEGImages").is_dir():
+            return folder / inside
+    found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:6]) or "nothing"
+    raise SourceError(
+        f"{folder}: no folder JPEGImages inside, only: {found}. Give the folder that holds JPEGImages and ImageSets "
+        "(VOC2012), or the VOCdevkit above it."
+    )
+
+
+def _options(spec: DatasetSpec) -> Mapping[str, Any]:
+    options: Mapping[str, Any] = spec.target.options if spec.target and spec.target.layout == "voc" else {}
+    unknown = set(options) - {"train", "val", "test", "expect"}
+    if unknown:
+        raise SpecError(
+            f"definition '{spec.name}': target option {shown(min(unknown))} is not known. "
+            "Known: train, val, test (names of lists), expect (numbers of images)."
+        )
+    for split in ("train", "val", "test"):
+        name = options.get(split, split)
+        if not isinstance(name, str) or not _LIST_NAME.fullmatch(name):
+            raise SpecError(
+                f"definition '{spec.name}': target option {split} is {shown(name)}; the name of a list in "
+                f"{LIST_FOLDER} is wanted, without folders and without '.txt'."
+            )
+    expected_sizes(spec)
+    return options
+
+
+def expected_sizes(spec: DatasetSpec) -> dict[str, int]:
+    """Split -> the number of images that the definition expects on its list.
+
+    Raises:
+        SpecError: If it expects something else than numbers.
+    """
+    expect = spec.target.options.get("expect", {}) if spec.target and spec.target.layout == "voc" else {}
+    good = isinstance(expect, Mapping) and all(
+        key in ("train", "val", "test") and isinstance(value, int) and not isinstance(value, bool)
+        for key, value in expect.items()
+    )
+    if not good:
+        raise SpecError(
+            f"definition '{spec.name}': target option expect: {shown(expect)} is not possible. "
+            "Wanted: numbers of images, such as {train: 10582, val: 1449}."
+        )
+    return dict(expect)
+
+
+def _check_apart(splits: Mapping[Split, Sequence[str]], lists: Mapping[Split, Path]) -> None:
+    """Make sure that no image taught and scored on is the same."""
+    for split in ("val", "test"):
+        both = set(splits["train"]) & set(splits.get(split, ()))
+        if both:
+            train, other = lists["train"], lists[split]
+            raise SourceError(
+                f"{train.parent}: {len(both)} images are in both {train.name} and {other.name}, "
+                f"such as {min(both)}. A score on images that taught the model means nothing; take them out of one "
+                "list, or have the list made of VOC and SBD (--sbd)."
+            )
+
+
+def _difference(made: Sequence[str], path: Path, known: Collection[str]) -> str | None:
+    """How a list on disk differs from the one that was made, as a sentence; ``None`` if it does not."""
+    listed, ours = set(read_list(path, known).names), set(made)
+    parts = [
+        f"{len(more):,} only {where}, such as {min(more)}"
+        for where, more in (("there", listed - ours), ("in ours", ours - listed))
+        if more
+    ]
+    if not parts:
+        return None
+    return f"{path.name} on disk names other images ({'; '.join(parts)}); the list made of VOC and SBD is used."
+
+
+@dataclass
+class _Labels:
+    """Image -> its classes and where they came from; what is wrong, and what was passed over, as sentences."""
+
+    found: dict[str, tuple[set[str], Origin]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    counts: list[str] = field(default_factory=list)
+
+
+def _read_labels(
+    folder: Path,
+    labels_csv: Path | None,
+    splits: Mapping[Split, Sequence[str]],
+    sbd: Sbd | None,
+    words: ClassWords,
+) -> _Labels:
+    """The image-level labels of train and val, from the table, else from annotations and SBD."""
+    listed = {name for names in splits.values() for name in names}
+    path = labels_csv or folder / LABELS_FILE
+    if path.is_file():
+        table = read_label_table(path, words, listed)
+        return _Labels({name: (classes, "table") for name, classes in table.labels.items()}, counts=table.told(listed))
+    if labels_csv is not None:
+        raise SourceError(f"{labels_csv}: there is no such table of image-level labels.")
+    annotations = folder / "Annotations"
+    if not annotations.is_dir() and (sbd is None or sbd.label_files is None):
+        raise SourceError(
+            f"{folder}: no image-level labels. Wanted: {LABELS_FILE} with the columns image,classes as in: {EXAMPLE}; "
+            "or VOC's Annotations/<image>.xml, or a table given with --labels."
+        )
+    labels, damaged = _Labels(), []
+    listing = list_files(annotations, (".xml",), deep=False) if annotations.is_dir() else Listing()
+    if str(listing):
+        labels.counts.append(f"Annotations: {listing}.")
+    files = by_name(listing)
+    for name in dict.fromkeys((*splits["train"], *splits["val"])):
+        if name in files:
+            labels.found[name] = set().union(*(read_annotation(file, words) for file in files[name])), "annotation"
+        elif sbd is not None:
+            try:
+                if (present := sbd.classes_of(name)) is not None:
+                    labels.found[name] = present, "sbd"
+            except SourceError as error:
+                damaged.append(str(error))
+    if damaged:
+        labels.notes.append(f"{len(damaged):,} files of SBD's cannot be read. {damaged[0]}")
+    return labels
+
+
+def _mask_names(spec: DatasetSpec) -> Sequence[str]:
+    """Names of the classes 1, 2, ... in the target's masks."""
+    return (spec.target.mask_classes if spec.target else None) or spec.class_names
+
+
+def mask_translation(spec: DatasetSpec) -> np.ndarray:
+    """What each value of a target mask becomes in the definition's indices.
+
+    Returns:
+        Shape (256,), int16: background stays 0, a class of the definition takes its index there, every other known
+        class and void (255) become the ignore index, and -1 marks values that the masks must not hold.
+    """
+    names = _mask_names(spec)
+    table = np.full(256, -1, np.int16)
+    table[0] = 0
+    for value, name in enumerate(names, start=1):
+        table[value] = spec.class_index(name) if name in spec.class_names else spec.ignore_index
+    table[[IGNORE_INDEX, spec.ignore_index]] = spec.ignore_index
+    return table
+
+
+def translate_mask(mask: np.ndarray, translation: np.ndarray, image_size: tuple[int, int], name: str) -> np.ndarray:
+    """A target mask in the definition's indices.
+
+    Args:
+        mask: Shape (H, W), uint8.
+        translation: From ``mask_translation``. Shape (256,), int16.
+        image_size: (width, height) of its image in pixels.
+        name: What to call it in an error.
+
+    Returns:
+        Shape (H, W), uint8.
+
+    Raises:
+        MaskError: With reason ``size``, ``rotated`` or ``values``.
+    """
+    check_size((mask.shape[1], mask.shape[0]), image_size, name)
+    translated = translation[mask]
+    if (translated < 0).any():
+        wrong, last = np.unique(mask[translated < 0]).tolist(), int(np.flatnonzero(translation[:255] >= 0).max())
+        raise MaskError(
+            "values",
+            f"{name}: the mask holds the value {wrong[0]}, but classes end at {last}. "
+            "If its indices are those of other classes, name them in the definition (target: mask_classes).",
+        )
+    return translated.astype(np.uint8)
+
+
+def _refuse_foreground(mask: MaskPicture, record: TargetRecord, spec: DatasetSpec) -> None:
+    """Raise ``MaskError`` with reason ``binary`` if a mask is foreground in black and white, in place of classes.
+
+    White may be a class, as of 1 bit a pixel: then the image's labels name it. Where they are known and name no class
+    of the definition, whatever it shows becomes void.
+    """
+    white = mask.foreground_value
+    if white is None or (record.labels_from and not record.labels):
+        return
+    names = _mask_names(spec)
+    if white != IGNORE_INDEX and (not record.labels or (white <= len(names) and names[white - 1] in record.labels)):
+        return
+    meaning = f"void ({white})" if white == IGNORE_INDEX else f"class {white}"
+    raise MaskError(
+        "binary",
+        f"{record.mask_path}: the mask holds 0 and {white} only, drawn in black and white: foreground, which would be "
+        f"read as {meaning}, while the image's labels say: {', '.join(record.labels) or 'nothing'}. Write the index of "
+        "its class in place of white, and 255 for void alone.",
+    )
+
+
+def check_target(record: TargetRecord, spec: DatasetSpec, mask_folder: Path) -> TargetImage:
+    """Read the files of one record, and write its mask in the definition's indices. Runs on worker processes.
+
+    Args:
+        record: The image.
+        spec: The definition.
+        mask_folder: Receives ``<id>.png`` for a validation image.
+
+    Returns:
+        The image; what is wrong with it is told in ``dropped``, never raised.
+    """
+    from wss_data.retrieval.decode_pool import perceptual_hash
+
+    sha256 = phash = ""
+    size = None
+    try:
+        data = _read(record.image_path)
+        sha256 = hashlib.sha256(data).hexdigest()
+        image = decode_image(data, str(record.image_path))
+        size, phash = (image.shape[1], image.shape[0]), perceptual_hash(image)
+        if record.split == "train" and not record.labels:
+            detail = f"{record.id}: no image-level label of the classes {', '.join(spec.class_names)}."
+            return TargetImage(record, size, sha256, phash, dropped="no_labels", detail=detail)
+        if record.mask_path is not None:
+            found = open_mask(record.mask_path, size)
+            _refuse_foreground(found, record, spec)
+            mask = translate_mask(found.values, mask_translation(spec), size, str(record.mask_path))
+            written = mask_folder / f"{record.id}.png"
+            write_mask(mask, written)
+            present = np.bincount(mask.ravel(), minlength=256) > 0
+            classes = tuple(name for index, name in enumerate(spec.class_names, start=1) if present[index])
+            return TargetImage(
+                record, size, sha256, phash, written, None, None, classes, found.by_colour, unseen_turn(data)
+            )
+        return TargetImage(record, size, sha256, phash)
+    except ImageError as error:
+        return TargetImage(record, size, sha256, phash, dropped=error.reason, detail=str(error))
+    except MaskError as error:
+        return TargetImage(record, size, sha256, phash, dropped=f"mask_{error.reason}", detail=str(error))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError("missing", f"{path}: the image cannot be opened ({error.strerror}).") from error
+
+
+def source_fingerprint(layout: TargetLayout, spec: DatasetSpec) -> str:
+    """Short text that changes whenever a record, a file's size or date, or the meaning of the masks does."""
+    expected = sorted(expected_sizes(spec).items())
+    lines = [repr((_READING, spec.class_names, spec.ignore_index, mask_translation(spec).tolist()))]
+    lines.append(
+        repr(
+            (
+                sorted(map(str, layout.lists.values())),
+                layout.made is not None,
+                (*layout.notes, *layout.counts),
+                expected,
+            )
+        )
+    )
+    for record in layout.records:
+        stamps = []
+        for path in (record.image_path, record.mask_path):
+            try:
+                status = path.stat() if path else None
+            except OSError:
+                status = None
+            stamps.append((status.st_size, status.st_mtime_ns, status.st_ctime_ns) if status else None)
+        lines.append(repr((record.id, str(record.image_path), record.split, record.labels, stamps)))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def check_targets(
+    records: Sequence[TargetRecord], spec: DatasetSpec, mask_folder: Path, workers: int | None = None
+) -> list[TargetImage]:
+    """``check_target`` for all records, in their order; many of them on worker processes."""
+    check = partial(check_target, spec=spec, mask_folder=mask_folder)
+    # Worker processes take seconds to start: only for more images than one process reads in that time.
+    return list(map_images(check, records, workers=workers or (1 if len(records) < 400 else None)))
+
+
+def without_copies(images: Sequence[TargetImage]) -> list[TargetImage]:
+    """The images, those of train dropped whose bytes stand in val or test under another name."""
+    scored_on = {image.sha256: image.record for image in images if image.record.split != "train" and image.sha256}
+    kept = []
+    for image in images:
+        if image.record.split == "train" and (copy := scored_on.get(image.sha256)):
+            detail = f"{image.record.id}: the same file as {copy.id} of {copy.split}."
+            image = replace(image, dropped="leak", detail=detail)
+        kept.append(image)
+    return kept
+
+
+def write_drawn(spec: DatasetSpec, folder: Path) -> None:
+    """Write the drawn target dataset of a definition, unless it is there already.
+
+    Args:
+        spec: A definition whose target has the layout ``drawn``; its options ``train`` and ``val`` are numbers of
+            images, ``seed`` makes it another one.
+        folder: Receives the layout of VOC.
+
+    Raises:
+        SpecError: If an option is unknown or no whole number.
+        SourceError: If a class cannot be drawn.
+    """
+    from wss_data.retrieval.sources.drawn import write_drawn_target
+
+    options: dict[str, Any] = {**DRAWN_DEFAULTS, **(spec.target.options if spec.target else {})}
+    for key, value in options.items():
+        if key not in DRAWN_DEFAULTS or isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise SpecError(
+                f"definition '{spec.name}': target option {key}: {shown(value)} is not possible. "
+                f"Known, each a whole number: {', '.join(DRAWN_DEFAULTS)}."
+            )
+    write_drawn_target(folder, spec.class_names, **options)

@@ -1,0 +1,1 @@
+"""The command `wss-train`: one file a group of commands."""

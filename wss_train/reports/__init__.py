@@ -1,0 +1,1 @@
+"""What a run says: tables, ablations, checks, submissions."""

@@ -1,0 +1,438 @@
+"""Choosing a state of a network without a mask drawn by a person.
+
+A network that learns from noisy masks gets better, then learns the noise. Where to
+stop is usually read off true masks, which this method does not have. Here a
+``Selector`` looks at the network now and then during training and computes signals:
+
+- ``labels``: do the predicted masks name the classes that the images show? Needs image-level labels.
+- ``agreement``: do they agree with co-segmentation masks that were kept out of training?
+- ``change``: how much did they change since the last look?
+
+The state whose ``labels`` or ``agreement`` is best becomes the model. Whether a signal
+deserves that trust is what ``wss_train.selection.selection_report`` shows, after the fact.
+"""
+
+import math
+import re
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from wss_data.errors import CheckpointError, RecipeError, TrainingDataError
+from wss_data.ledger import Ledger, Supervision, UsedFor
+from wss_data.reading import checked
+from wss_data.records import ExampleTable
+from wss_data.runtime.files import atomic_path, digests_of, remove_unfinished, write_text
+from wss_train.checkpoints import MODEL_FILE, ModelCard, read_weights, write_model
+from wss_train.data import as_table
+from wss_train.models import SegmentationModel, usable_precision
+from wss_train.recipes import Kind, TrainRecipe
+from wss_train.selection.probes import Probes
+from wss_train.selection.signals import (
+    best_look,
+    changed_share,
+    class_shares,
+    hash_order,
+    label_average_precision,
+    label_f1,
+    settled_look,
+    smoothed,
+)
+
+if TYPE_CHECKING:
+    from wss_train.data import Examples
+
+Select = Literal["last", "labels", "agreement"]
+"""What chooses the model: nothing (the last state), or one of the signals."""
+
+SIGNALS = ("labels", "labels_ap", "agreement", "change")
+"""Columns of ``signals.csv``, beside ``iteration`` and ``seconds``; empty where a look had no such number."""
+
+_RANGE = -1e15, 1e15
+SIGNALS_FILE, SNAPSHOTS, LOOKS = "signals.csv", "snapshots", "looks"
+"""What a selector writes into a run folder: the signals, weights, and what the network predicted at each look."""
+
+REPORT = "selection_report"
+"""Folder in a run folder that ``wss_train.selection.selection_report`` writes."""
+
+FILES = (SIGNALS_FILE, SNAPSHOTS, LOOKS, REPORT)
+"""All of them: thrown away with the run."""
+
+_LOOKS = 20
+_LOOK_SHARE = 0.05
+_FEWEST_PROBES, _MOST_PROBES = 32, 200
+
+
+@dataclass(frozen=True)
+class SelectionSettings:
+    """How a run is looked at.
+
+    Args:
+        every: Iterations between two looks; ``None`` for a twentieth of the run.
+        probes: Images that a look predicts for each signal; ``None`` for as many as a twentieth of the training's
+            arithmetic pays for, but 32 to 200.
+        smooth: Looks whose mean is compared, odd: a single look is noisy.
+        patience: Looks without a new best after which the run stops; ``None`` to run to its end and choose then.
+        settle: Share of the pixels, in [0, 1]: the run stops when the last ``smooth`` looks together changed no more
+            than this from one to the next; ``None`` for no such stop.
+        held_out: Largest share of the images with masks that is kept out of training, in (0, 1); never more images
+            than are looked at.
+        keep_snapshots: Whether the weights of every look are kept, for the report.
+
+    Raises:
+        RecipeError: If a value is out of its range.
+    """
+
+    every: int | None = None
+    probes: int | None = None
+    smooth: int = 3
+    patience: int | None = None
+    settle: float | None = None
+    held_out: float = 0.1
+    keep_snapshots: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("every", "probes", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise RecipeError(f"{name} of the selection is {value}; a number of at least 1 is wanted.")
+        if self.smooth < 1 or self.smooth % 2 == 0:
+            raise RecipeError(f"smooth of the selection is {self.smooth}; an odd number of looks is wanted.")
+        if self.settle is not None and not 0 <= self.settle <= 1:
+            raise RecipeError(f"settle of the selection is {self.settle}; a share in [0, 1] is wanted.")
+        if not 0 < self.held_out < 1:
+            raise RecipeError(f"held_out of the selection is {self.held_out}; a share in (0, 1) is wanted.")
+
+    def resolved(self, recipe: TrainRecipe, kind: Kind) -> "SelectionSettings":
+        """The settings with numbers for ``every`` and ``probes``."""
+        every = self.every or max(1, math.ceil(recipe.iterations(kind) / _LOOKS))
+        # Forward and backward together cost about three times the forward pass; photographs are about 4:3.
+        pixels = _LOOK_SHARE * every * 3 * recipe.batch * recipe.crop**2
+        probes = round(pixels / (0.75 * recipe.long_side**2))
+        return replace(self, every=every, probes=self.probes or min(max(probes, _FEWEST_PROBES), _MOST_PROBES))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a selector looks at, and which signal chooses.
+
+    Args:
+        by: The signal that chooses.
+        settings: With numbers for ``every`` and ``probes``.
+        labelled: Images whose labels are compared; ``None`` for none.
+        held_out: Images whose masks are compared, and that training does not see; ``None`` for none.
+    """
+
+    by: Literal["labels", "agreement"]
+    settings: SelectionSettings
+    labelled: ExampleTable | None
+    held_out: ExampleTable | None
+
+    @property
+    def ledger(self) -> Ledger:
+        """What choosing adds to what the model learned from. The held-out masks' own entry is the training's."""
+        if self.by == "agreement" or self.labelled is None:
+            return Ledger()
+        what = f"image-level labels of the target images ({self.labelled.source or 'a table'})"
+        return Ledger().add(what, Supervision.IMAGE_LEVEL, UsedFor.SELECTION)
+
+    def identity(self) -> dict[str, Any]:
+        """Plain values that must agree for a stopped run to go on."""
+        digest, files = sha256(), sha256()
+        for table in (self.labelled, self.held_out):
+            if table is not None:
+                files.update("".join(digests_of(table.image_paths)).encode())
+                digest.update(repr((table.ids, table.classes, table.labels.astype(int).tolist())).encode())
+        for path in self.held_out.mask_paths if self.held_out else ():
+            digest.update(Path(str(path)).read_bytes())
+        settings = {name: value for name, value in asdict(self.settings).items() if name != "keep_snapshots"}
+        return {"by": self.by, **settings, "images": digest.hexdigest(), "files": files.hexdigest()}
+
+
+def plan_selection(
+    select: Select,
+    table: ExampleTable,
+    recipe: TrainRecipe,
+    kind: Kind,
+    target: "Examples | None" = None,
+    settings: SelectionSettings | None = None,
+) -> tuple[ExampleTable, Selection | None]:
+    """Which images training sees, and which are looked at.
+
+    Held-out images are the first in the order of their ids' hashes. A generator's
+    ``labels`` come from ``target``, which it does not learn from; a final model
+    learns from its target's labels, so its ``labels`` are those of held-out images.
+
+    Args:
+        select: What chooses the model.
+        table: Images with masks to learn from.
+        recipe: What is trained.
+        kind: Which of the two networks.
+        target: For a generator: target images with labels, such as ``target.match_tags("train")``; their masks are
+            not asked for.
+        settings: How to look; ``None`` for the defaults.
+
+    Returns:
+        The images that are left to learn from, and the plan; ``None`` for ``last``.
+
+    Raises:
+        RecipeError: If ``select`` is unknown, or ``labels`` is asked for without a target.
+        TrainingDataError: If the target has other classes or no labels, or no image can be held out.
+    """
+    if select not in ("last", "labels", "agreement"):
+        raise RecipeError(f"select is {select!r}; last, labels or agreement is wanted.")
+    if select == "last":
+        return table, None
+    chosen = (settings or SelectionSettings()).resolved(recipe, kind)
+    probes = chosen.probes or _FEWEST_PROBES
+    labelled, held_out, rest = None, None, table
+    if kind == "final" or select == "agreement":
+        count = min(probes, max(1, round(chosen.held_out * len(table))))
+        if count >= len(table):
+            raise TrainingDataError(
+                f"{table.source or 'the table'} has {len(table)} images with masks; at least 2 are wanted, to hold one "
+                "out of training for the selection. Use --select last."
+            )
+        order = hash_order(table.ids)
+        held_out, rest = table.take(sorted(order[:count])), table.take(sorted(order[count:]))
+    if kind == "final":
+        labelled = held_out
+    elif target is not None:
+        labelled = _label_probes(target, table, probes)
+    elif select == "labels":
+        raise RecipeError(
+            "selecting by labels looks at the image-level labels of a target dataset: name it with --target "
+            "(target=...), or select by agreement, which needs web images only."
+        )
+    if select == "labels" and labelled is not None and not labelled.labels.any():
+        raise TrainingDataError(
+            f"none of the {len(labelled)} images of {labelled.source or 'the target'} that would be looked at has an "
+            "image-level label. Import the target with its labels, or select by agreement."
+        )
+    return rest, Selection(select, chosen, labelled, held_out)
+
+
+def _label_probes(target: "Examples", table: ExampleTable, probes: int) -> ExampleTable:
+    images = as_table(target, None)
+    if images.classes != table.classes:
+        raise TrainingDataError(
+            f"{images.source or 'the target'} has the classes {', '.join(images.classes)}; the images to learn from "
+            f"have {', '.join(table.classes)}. Names and order must agree."
+        )
+    return images.take(sorted(hash_order(images.ids)[:probes]))
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen after some iterations.
+
+    Args:
+        iteration: Iterations done.
+        values: The numbers named in ``SIGNALS``; nan where there is none.
+        seconds: Wall time of the look.
+    """
+
+    iteration: int
+    values: Mapping[str, float]
+    seconds: float
+
+
+def read_signals(run: Path | str) -> list[Look]:
+    """The looks of a run, in their order; none if nobody looked.
+
+    Raises:
+        CheckpointError: If ``signals.csv`` is damaged.
+    """
+    path = Path(run) / SIGNALS_FILE
+    if not path.is_file():
+        return []
+    number = 0
+    try:
+        lines = checked.table_lines(path)
+        number, header = next(lines, (1, []))
+        looks = []
+        for place, cells in lines:
+            number = place
+            row = dict(zip(header, cells, strict=True))
+            iteration, seconds = checked.whole_of(row["iteration"], "iteration", 0), row["seconds"]
+            values = {name: checked.number_of(row[name], name, *_RANGE) if row[name] else math.nan for name in SIGNALS}
+            looks.append(Look(iteration, values, checked.number_of(seconds, "seconds", *_RANGE)))
+        return looks
+    except (OSError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}, line {number}: the signals cannot be read ({error}). Train again into another folder, or pass "
+            "--overwrite."
+        ) from error
+
+
+def signal(looks: list[Look], name: str) -> np.ndarray:
+    """One signal of all looks, float64, nan where there is none."""
+    return np.array([look.values[name] for look in looks], np.float64)
+
+
+def snapshots(run: Path | str) -> dict[int, Path]:
+    """The weights that are kept of a run: iterations -> folder."""
+    folders = sorted((Path(run) / SNAPSHOTS).glob("iteration_*"))
+    named = [folder for folder in folders if re.fullmatch(r"iteration_[0-9]{6,12}", folder.name)]
+    return {int(folder.name.split("_")[1]): folder for folder in named if (folder / MODEL_FILE).is_file()}
+
+
+class Selector:
+    """Looks at a network during training, keeps its best state, and may stop the run: a ``engine.loop.Watcher``.
+
+    A look draws no random numbers and changes no weight, so training goes the same way with and without one.
+
+    Args:
+        selection: What to look at.
+        card: What is trained.
+        run: The run folder; what an earlier, stopped call noted there is gone on from.
+        tell: Receives one line a look; ``None`` for nobody.
+
+    Attributes:
+        every: Iterations between two looks.
+
+    Raises:
+        ImageError: If an image that is looked at cannot be read.
+        TrainingDataError: If a held-out mask has another size than its image, or holds no class.
+    """
+
+    def __init__(
+        self, selection: Selection, card: ModelCard, run: Path, tell: Callable[[str], None] | None = None
+    ) -> None:
+        self.every: int = selection.settings.every or card.iterations
+        self._selection, self._card, self._run, self._tell = selection, card, run, tell
+        self._noted: list[Look] | None = None
+        self._labelled = None if selection.labelled is None else Probes(selection.labelled, card)
+        self._held_out = None if selection.held_out is None else Probes(selection.held_out, card, masked=True)
+        if selection.labelled is selection.held_out:
+            self._labelled = self._held_out
+
+    @property
+    def _looks(self) -> list[Look]:
+        """The looks so far; read late, as the folder may still hold those of a run that is thrown away."""
+        if self._noted is None:
+            remove_unfinished(self._run / SNAPSHOTS)
+            self._noted = read_signals(self._run)
+        return self._noted
+
+    def look(self, iteration: int, model: SegmentationModel) -> bool:
+        """Compute the signals, keep the weights while they may still be chosen; true to stop the run."""
+        started = time.monotonic()
+        # A run that was resumed before this iteration may have noted it, and more.
+        looks = [look for look in self._looks if look.iteration < iteration]
+        precision = usable_precision(self._card.recipe.precision, next(model.parameters()).device)
+        seen = {id(probes): probes.predict(model, precision) for probes in (self._labelled, self._held_out) if probes}
+        values = dict.fromkeys(SIGNALS, math.nan)
+        if self._labelled is not None:
+            cells, means = seen[id(self._labelled)]
+            labels = np.asarray(self._labelled.table.labels, bool)
+            shares = np.stack([class_shares(image, self._card.num_classes) for image in cells])
+            values["labels"] = label_f1(shares, labels)
+            values["labels_ap"] = label_average_precision(means, labels)
+        if self._held_out is not None:
+            values["agreement"] = self._held_out.agreement(seen[id(self._held_out)][0])
+        predicted = np.concatenate([image.ravel() for cells, _ in seen.values() for image in cells])
+        before = self._read_cells(looks[-1].iteration) if looks else None
+        if before is not None and before.shape == predicted.shape:
+            values["change"] = changed_share(before, predicted)
+
+        self._write_cells(iteration, predicted)
+        write_model(model.state_dict(), replace(self._card, iterations=iteration), self._snapshot(iteration))
+        self._noted = [*looks, Look(iteration, values, time.monotonic() - started)]
+        self._write_signals()
+        self._tidy()
+        return self._told()
+
+    def chosen(self) -> tuple[int, Mapping[str, Tensor]] | None:
+        """Iterations and weights of the best state; ``None`` if no look gave a number."""
+        best = self.best()
+        return None if best is None else (best.iteration, read_weights(self._snapshot(best.iteration)))
+
+    def best(self) -> Look | None:
+        """The look with the best running mean of the signal that chooses, among those whose weights are there."""
+        return self._best_of(self._looks)
+
+    def _best_of(self, looks: list[Look]) -> Look | None:
+        means, kept = self._means()[: len(looks)], snapshots(self._run)
+        means[[look.iteration not in kept for look in looks]] = math.nan
+        position = best_look(means, 1)
+        return None if position is None else looks[position]
+
+    def summary(self) -> str:
+        """One line: which state was chosen, and by what."""
+        best = self.best()
+        if best is None:
+            return f"selected by {self._selection.by}: no look gave a number, the last state is taken"
+        means = self._means()
+        return (
+            f"selected by {self._selection.by}: iteration {best.iteration:,} "
+            f"({means[self._looks.index(best)]:.3f} over {self._selection.settings.smooth} looks; the last, "
+            f"{self._looks[-1].iteration:,}, has {means[-1]:.3f})"
+        )
+
+    def _means(self) -> np.ndarray:
+        return smoothed(signal(self._looks, self._selection.by), self._selection.settings.smooth)
+
+    def _told(self) -> bool:
+        """Tell the last look; whether the run shall stop."""
+        now, settings = self._looks[-1], self._selection.settings
+        shown = [f"{name} {value:.3f}" for name, value in now.values.items() if not math.isnan(value)]
+        best = best_look(signal(self._looks, self._selection.by), settings.smooth)
+        since = 0 if best is None else len(self._looks) - 1 - best
+        settled = settings.settle is not None and (
+            settled_look(signal(self._looks, "change"), settings.settle, settings.smooth) is not None
+        )
+        lost = settings.patience is not None and since >= settings.patience
+        why = f"; no better for {since} looks, stopping" if lost else "; settled, stopping" if settled else ""
+        if self._tell:
+            self._tell(f"iteration {now.iteration:,}: {', '.join(shown)}{why}")
+        return lost or settled
+
+    def _tidy(self) -> None:
+        """Remove weights that can be chosen no more, and what stands beyond the last look."""
+        now = self._looks[-1].iteration
+        # The running mean of the last looks still moves; of those before it only the best can be chosen one day.
+        moving = max(1, self._selection.settings.smooth // 2)
+        wanted = {look.iteration for look in self._looks[-moving:]}
+        firm = self._best_of(self._looks[:-moving])
+        if firm is not None:
+            wanted.add(firm.iteration)
+        for iteration, folder in snapshots(self._run).items():
+            if iteration > now or (iteration not in wanted and not self._selection.settings.keep_snapshots):
+                shutil.rmtree(folder)
+        for file in (self._run / LOOKS).glob("iteration_*.npz"):
+            if int(file.stem.split("_")[1]) > now:
+                file.unlink()
+
+    def _snapshot(self, iteration: int) -> Path:
+        return self._run / SNAPSHOTS / f"iteration_{iteration:06d}"
+
+    def _cells_file(self, iteration: int) -> Path:
+        return self._run / LOOKS / f"iteration_{iteration:06d}.npz"
+
+    def _write_cells(self, iteration: int, cells: np.ndarray) -> None:
+        with atomic_path(self._cells_file(iteration)) as temporary:
+            np.savez_compressed(temporary, cells=cells)
+
+    def _read_cells(self, iteration: int) -> np.ndarray | None:
+        try:
+            with np.load(self._cells_file(iteration), allow_pickle=False) as file:
+                return np.asarray(file["cells"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def _write_signals(self) -> None:
+        lines = [",".join(("iteration", *SIGNALS, "seconds"))]
+        for look in self._looks:
+            # Whole numbers' worth of digits, so that a resumed run compares what an uninterrupted one compares.
+            numbers = ("" if math.isnan(value) else repr(value) for value in look.values.values())
+            lines.append(",".join([str(look.iteration), *numbers, f"{look.seconds:.3f}"]))
+        write_text(self._run / SIGNALS_FILE, "\n".join(lines) + "\n")

@@ -1,0 +1,326 @@
+"""After the fact: whether the signals that chose a state of a network deserve trust.
+
+The one place where signals meet true masks. It is for a run that has ended, changes
+nothing in its model, and its scores must not choose a state: that would be the
+pixel supervision that ``wss_train.selection.selection`` does without.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wss_data.errors import CheckpointError, shown
+from wss_data.imaging.pictures import FAINT, INK, KEPT
+from wss_data.ledger import Ledger
+from wss_data.reading import checked
+from wss_data.records import ExampleTable
+from wss_data.runtime.files import check_outputs, digests_of, output_folder, output_path, write_output
+from wss_train.checkpoints import read_card
+from wss_train.evaluate import Evaluation, evaluate_model, evaluation_of, percent, truth_table
+from wss_train.pseudo_masks import fingerprint_of
+from wss_train.selection.selection import REPORT, SIGNALS, Look, read_signals, signal, snapshots
+from wss_train.selection.signals import best_look, rank_correlation, settled_look, smoothed
+
+if TYPE_CHECKING:
+    from wss_train.data import Examples
+
+SETTLED = 0.02
+"""Share of changed pixels below which ``change`` would have stopped the run, in the report's table. Ours."""
+
+_NAMES = {
+    "labels": "labels: F1 of predicted classes",
+    "labels_ap": "labels: average precision",
+    "agreement": "agreement with held-out masks",
+    "change": f"change: settled at {100 * SETTLED:g} %",
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What one way to choose a state would have taken.
+
+    Args:
+        name: The signal, or ``last``.
+        correlation: Spearman's rank correlation of signal and true mean IoU over the looks, in [-1, 1]; of ``change``
+            with its sign turned, as small is good. nan where there is none.
+        iteration: The state it takes; ``None`` if it takes none.
+        mean_iou: True mean IoU of that state, in [0, 1]; nan if it takes none, or one whose weights were not kept.
+        lost: The best true mean IoU less this one, at least 0; nan as ``mean_iou``.
+    """
+
+    name: str
+    correlation: float
+    iteration: int | None
+    mean_iou: float
+    lost: float
+
+
+@dataclass(frozen=True)
+class SelectionReport:
+    """Signals beside the truth.
+
+    Args:
+        looks: The looks of the run, in their order.
+        mean_iou: True mean IoU of each, in [0, 1]; nan where the weights were not kept. Not all are nan.
+        chosen_by: The signal that chose the model.
+        chosen: Iterations of the model.
+        smooth: Looks that are averaged.
+        images: Images with true masks.
+        source: Name of their dataset.
+        ledger: What the model learned from, and that these masks gave scores.
+    """
+
+    looks: list[Look]
+    mean_iou: np.ndarray
+    chosen_by: str
+    chosen: int
+    smooth: int
+    images: int
+    source: str
+    ledger: Ledger
+
+    @property
+    def iterations(self) -> list[int]:
+        """Iterations of the looks."""
+        return [look.iteration for look in self.looks]
+
+    def choices(self) -> list[Choice]:
+        """Each signal that the run has, then the last state."""
+        found = []
+        for name in SIGNALS:
+            values = signal(self.looks, name)
+            if np.isnan(values).all():
+                continue
+            if name == "change":
+                correlation = rank_correlation(-values, self.mean_iou)
+                position = settled_look(values, SETTLED, self.smooth)
+            else:
+                correlation = rank_correlation(values, self.mean_iou)
+                # As a run chooses: the means are over all looks, the choice is among those whose weights are there.
+                means = np.where(np.isnan(self.mean_iou), np.nan, smoothed(values, self.smooth))
+                position = best_look(means, 1)
+            found.append(self._choice(name, correlation, position))
+        return [*found, self._choice("last", math.nan, len(self.looks) - 1)]
+
+    def _choice(self, name: str, correlation: float, position: int | None) -> Choice:
+        if position is None:
+            return Choice(name, correlation, None, math.nan, math.nan)
+        value = float(self.mean_iou[position])
+        return Choice(name, correlation, self.iterations[position], value, float(np.nanmax(self.mean_iou)) - value)
+
+    def to_markdown(self) -> str:
+        """The table and how to read it."""
+        best = int(np.nanargmax(self.mean_iou))
+        missing = int(np.isnan(self.mean_iou).sum())
+        fall = float(self.mean_iou[best] - self.mean_iou[-1])
+        last = (
+            f"{percent(float(self.mean_iou[-1]))} %, {100 * fall:.1f} points less"
+            if not math.isnan(fall)
+            else "no score"
+        )
+        lines = [
+            "# Signals beside the truth",
+            "",
+            f"The true masks of {self.images} images of {self.source or 'a table'} were looked at for this report "
+            "only, after the run had ended. They chose nothing; a state chosen by the last column of `selection.csv` "
+            "would have learned from masks.",
+            "",
+            f"The best of {len(self.looks) - missing} looks by the truth: iteration {self.iterations[best]:,} with "
+            f"mean IoU {percent(float(self.mean_iou[best]))} %. The last, {self.iterations[-1]:,}, has {last}.",
+            "",
+            "| chosen by | rank correlation | iteration | true mean IoU, % | lost, points |",
+            "|---|---:|---:|---:|---:|",
+        ]
+        for choice in self.choices():
+            name = _NAMES.get(choice.name, "nothing: the last state")
+            name = f"**{name}**" if choice.name == self.chosen_by else name
+            taken = "–" if choice.iteration is None else f"{choice.iteration:,}"
+            lost = "–" if math.isnan(choice.lost) else f"{100 * choice.lost:.1f}"
+            correlation = "–" if math.isnan(choice.correlation) else f"{choice.correlation:+.2f}"
+            lines.append(f"| {name} | {correlation} | {taken} | {percent(choice.mean_iou)} | {lost} |")
+        lines += [
+            "",
+            f"Bold: what the run was told to choose by; its model is iteration {self.chosen:,}. Each signal takes the "
+            f"state whose mean over {self.smooth} looks is best. The correlation is Spearman's, over the looks; that "
+            "of change has its sign turned. Small differences may be no more than another seed gives.",
+        ]
+        if missing:
+            lines += [
+                "",
+                f"{missing} looks have no score: their weights were not kept. Train with `--keep-snapshots` to "
+                "have all; of the few that are left correlation and loss say little.",
+            ]
+        lines += ["", "## Supervision", ""]
+        lines += [f"Strictly image-level: **{'yes' if self.ledger.strictly_image_level else 'NO'}**", ""]
+        lines += [f"- {entry.what}: {entry.supervision}, for {entry.used_for}" for entry in self.ledger.entries]
+        return "\n".join([*lines, ""])
+
+    def to_csv(self) -> str:
+        """One row a look: iteration, signals, true mean IoU."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["iteration", *SIGNALS, "true_mean_iou"])
+        for look, score in zip(self.looks, self.mean_iou, strict=True):
+            numbers = ("" if math.isnan(value) else f"{value:.6g}" for value in (*look.values.values(), score))
+            writer.writerow([look.iteration, *numbers])
+        return text.getvalue()
+
+
+def selection_report(
+    run: Path | str,
+    target: "Examples",
+    out: Path | str | None = None,
+    *,
+    scales: Sequence[float] = (1.0,),
+    device: str | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+) -> SelectionReport:
+    """Score every state of a run that was kept against true masks, beside what the signals said of it.
+
+    Scores are kept, so a call that was stopped goes on.
+
+    Args:
+        run: Run folder of a run that has ended, trained with ``select``, best with ``keep_snapshots``.
+        target: FiftyOne dataset or view with true masks, such as ``target.match_tags("val")``, or a table.
+        out: Folder for ``selection.md``, ``selection.csv``, ``selection.png`` and the scores; ``None`` for
+            ``selection_report`` in the run folder.
+        scales: Image scales whose probabilities are averaged.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for the GPU if there is one.
+        workers: See ``evaluate_model``.
+        progress: Whether to show progress bars.
+
+    Returns:
+        The report.
+
+    Raises:
+        CheckpointError: If the run has not ended, nobody looked at it, or no weights are left.
+        TrainingDataError: If the split cannot be scored.
+        OutputError: If a file in ``out`` is in the way that this program did not write, or that was changed since.
+    """
+    run = Path(run)
+    out = run / REPORT if out is None else Path(out)
+    # Of the model, not of a checkpoint: an unfinished run might still be changed by what is seen here.
+    card = read_card(run)
+    looks, kept = read_signals(run), snapshots(run)
+    if not any(look.iteration in kept for look in looks):
+        raise CheckpointError(
+            f"{run}: the run holds no {'weights of a look' if looks else 'signals'} to compare with the truth. Train "
+            "with --select labels or --select agreement, and --keep-snapshots."
+        )
+    plan = _plan(run)
+    table = truth_table(target)
+    masks = _hash_of_masks(table)
+    options = {"device": device, "workers": workers, "progress": progress}
+    with output_folder(out):
+        csv_file = out / "selection.csv"
+        proved = csv_file.is_file() and csv_file.read_bytes().startswith(",".join(("iteration", *SIGNALS)).encode())
+        notes = [out / "scores" / f"{kept[look.iteration].name}.json" for look in looks if look.iteration in kept]
+        check_outputs([csv_file, *(out / f"selection.{kind}" for kind in ("md", "png")), *notes], proved=proved)
+        scores, ledger = [], Ledger()
+        for look in looks:
+            if look.iteration not in kept:
+                scores.append(math.nan)
+                continue
+            evaluation = _evaluated_once(kept[look.iteration], table, masks, out, scales, options)
+            scores.append(evaluation.mean_iou)
+            ledger = ledger.merged_with(evaluation.ledger)
+        report = SelectionReport(
+            looks=looks,
+            mean_iou=np.array(scores),
+            chosen_by=plan["by"],
+            chosen=card.iterations,
+            smooth=plan["smooth"],
+            images=len(table),
+            source=table.source,
+            ledger=ledger,
+        )
+        write_output(out / "selection.md", report.to_markdown())
+        write_output(out / "selection.csv", report.to_csv())
+        write_picture(report, out / "selection.png")
+    return report
+
+
+def _hash_of_masks(table: ExampleTable) -> str:
+    digest = hashlib.sha256(repr((table.ids, table.classes, digests_of(table.image_paths))).encode())
+    for path in table.mask_paths:
+        digest.update(Path(str(path)).read_bytes())
+    return digest.hexdigest()
+
+
+def _plan(run: Path) -> dict[str, Any]:
+    """How the run's state was chosen: ``by`` and ``smooth``."""
+    path = run / "run.json"
+    try:
+        plan = checked.an_object(checked.an_object(checked.read_json(path))["selection"])
+        if plan["by"] not in SIGNALS:
+            raise ValueError(f"by is {shown(plan['by'])}, one of {', '.join(SIGNALS)} is wanted")
+        return {"by": plan["by"], "smooth": checked.whole(plan["smooth"], "smooth", 1)}
+    except (OSError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: how the run chose its state cannot be read ({error}). Train it again."
+        ) from error
+
+
+def _evaluated_once(
+    snapshot: Path, table: ExampleTable, masks: str, out: Path, scales: Sequence[float], options: dict[str, Any]
+) -> Evaluation:
+    """Score one state, or read the score that it had on the same masks."""
+    made_from = {"model": fingerprint_of(snapshot), "scales": list(scales), "masks": masks}
+    note = out / "scores" / f"{snapshot.name}.json"
+    known = checked.note(note)
+    same = isinstance(known, dict) and known.get("made_from") == made_from
+    scored = evaluation_of(known.get("evaluation")) if same else None
+    if scored is not None:
+        return scored
+    evaluation = evaluate_model(snapshot, table, scales=scales, **options)
+    write_output(note, json.dumps({"made_from": made_from, "evaluation": evaluation.to_dict()}, indent=2) + "\n")
+    return evaluation
+
+
+def write_picture(report: SelectionReport, path: Path) -> Path:
+    """Draw each signal and the true mean IoU over the iterations, with what each would choose, as a PNG."""
+    # A figure without pyplot: no global state and no display.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    choices = {choice.name: choice for choice in report.choices() if choice.name != "last"}
+    figure = Figure(figsize=(8.4, 2.5 * len(choices) + 0.9), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(choices), 1, sharex=True, squeeze=False).ravel()
+    best = report.iterations[int(np.nanargmax(report.mean_iou))]
+    scored = ~np.isnan(report.mean_iou)
+    truth_at, truth_values = np.array(report.iterations)[scored], 100 * report.mean_iou[scored]
+    for panel, (name, choice) in zip(panels, choices.items(), strict=True):
+        values = signal(report.looks, name)
+        panel.plot(report.iterations, values, "o", color=FAINT, markersize=3.5)
+        panel.plot(report.iterations, smoothed(values, report.smooth), color=INK, linewidth=1.6)
+        panel.set_ylabel(name, color=INK, fontsize=9.5)
+        truth = panel.twinx()
+        truth.plot(truth_at, truth_values, ".-", color=KEPT, linewidth=1.6)
+        truth.set_ylabel("true mean IoU, %", color=KEPT, fontsize=9.5)
+        panel.axvline(best, color=KEPT, linewidth=1, linestyle=(0, (4, 3)))
+        verdict = "chooses nothing"
+        if choice.iteration is not None:
+            lost = "" if math.isnan(choice.lost) else f": {100 * choice.lost:.1f} points below the best"
+            panel.axvline(choice.iteration, color=INK, linewidth=1, linestyle=(0, (1, 2)))
+            verdict = f"chooses {choice.iteration:,}{lost}"
+        correlation = "" if math.isnan(choice.correlation) else f", rank correlation {choice.correlation:+.2f}"
+        panel.set_title(f"{_NAMES[name]}{correlation}", loc="left", fontsize=10, color=INK)
+        panel.set_title(verdict, loc="right", fontsize=9, color=FAINT)
+        for axes in (panel, truth):
+            axes.spines["top"].set_visible(False)
+            axes.tick_params(labelsize=8.5, colors=INK)
+    panels[-1].set_xlabel("iterations (green, dashed: best by the truth; dotted: chosen)", fontsize=9.5, color=INK)
+    figure.suptitle(f"Signals and the truth on {report.source or 'a table'}", fontsize=12.5, color=INK)
+    with output_path(path) as temporary:
+        figure.savefig(temporary, format="png")
+    return path
