@@ -1,0 +1,168 @@
+"""Settings with the meaning and the range of each value on its field, checked by pydantic, refused in our words.
+
+::
+
+    @settings("co-segmentation method 'common'", CosegmentationError)
+    class CommonSettings:
+        folds: Annotated[int, Field(ge=2, le=10, description="Parts that a group is split into.")] = 3
+
+    CommonSettings(folds=1)
+    # CosegmentationError: co-segmentation method 'common': folds is 1, expected a whole number from 2 to 10.
+
+What several values must fulfil together stands in ``__post_init__``, which raises the error of its room.
+"""
+
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
+from difflib import get_close_matches
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar, dataclass_transform
+
+import annotated_types
+import pydantic
+import pydantic.dataclasses
+
+from wss_data.errors import WssError, shown
+
+_Kind = TypeVar("_Kind")
+
+_STRICT = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
+
+_BOUNDS = {annotated_types.Ge: "ge", annotated_types.Gt: "gt", annotated_types.Le: "le", annotated_types.Lt: "lt"}
+
+
+@dataclass_transform(frozen_default=True)
+def settings(what: str, error: type[WssError]) -> Callable[[type[_Kind]], type[_Kind]]:
+    """Make a class a frozen dataclass whose values are checked whenever one is made; also by ``dataclasses.replace``.
+
+    A whole number will do for a float, a list for a tuple; nothing else is converted: ``"3"`` and ``True`` are no
+    numbers, and no number is infinite.
+
+    Args:
+        what: Whose settings they are: the beginning of the sentence where one is refused.
+        error: What is raised then.
+    """
+
+    def make(kind: type[_Kind]) -> type[_Kind]:
+        made: Any = pydantic.dataclasses.dataclass(frozen=True, config=_STRICT)(kind)
+        check = made.__init__
+
+        @wraps(check)
+        def checked(self: Any, *values: Any, **named: Any) -> None:
+            names = [field.name for field in fields(made) if field.init]
+            given = {**dict(zip(names, values, strict=False)), **named}
+            unknown = [str(name) for name in given if name not in names]
+            if unknown:
+                raise error(f"{what} has no option {shown(unknown[0])}{_nearest(unknown[0], names)}")
+            try:
+                check(self, **{name: _as_tuples(value) for name, value in given.items()})
+            except pydantic.ValidationError as refusal:
+                raise error(f"{what}: {_sentence(made, refusal)}") from None
+
+        made.__init__ = checked
+        return made
+
+    return make
+
+
+class Option(NamedTuple):
+    """One setting, for a page or a help text.
+
+    Args:
+        name: Its name.
+        expected: Its kind and range, such as ``a whole number from 2 to 10``.
+        default: Its default; ``dataclasses.MISSING`` if a value must be given.
+        meaning: What it does, with its unit and the source of its default.
+    """
+
+    name: str
+    expected: str
+    default: Any
+    meaning: str
+
+
+def options_of(kind: type) -> list[Option]:
+    """The settings that a class made by ``settings`` has, in order."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    found = []
+    for field in fields(kind):
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        if isinstance(default, pydantic.fields.FieldInfo):
+            default = default.get_default(call_default_factory=True, validated_data={})
+        found.append(Option(field.name, expected(hints[field.name]), default, _meaning(hints[field.name])))
+    return found
+
+
+def expected(hint: Any) -> str:
+    """What a value of an annotation may be, in words.
+
+    >>> expected(typing.Annotated[int, pydantic.Field(ge=2, le=10)])
+    'a whole number from 2 to 10'
+    >>> expected(typing.Annotated[float, pydantic.Field(gt=0)] | None)
+    'a number over 0, or nothing'
+    >>> expected(typing.Literal["sgd", "adamw"])
+    'sgd or adamw'
+    """
+    hint, notes = _split(hint)
+    arguments = typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        parts = [expected(part) for part in arguments if part is not types.NoneType]
+        return " or ".join(parts) + (", or nothing" if types.NoneType in arguments else "")
+    if origin is typing.Literal:
+        return " or ".join([", ".join(map(str, arguments[:-1])), str(arguments[-1])] if arguments[1:] else arguments)
+    if origin is tuple:
+        if arguments[-1] is Ellipsis:
+            return f"a list{_length(notes)}, each {expected(arguments[0])}"
+        return f"a list of {len(arguments)}: {', '.join(expected(part) for part in arguments)}"
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+    return words.get(hint, getattr(hint, "__name__", str(hint))) + (_range(notes) if hint in (int, float) else "")
+
+
+def _split(hint: Any) -> tuple[Any, list[Any]]:
+    """An annotation without its notes, and these notes, those within a pydantic ``Field`` included."""
+    if typing.get_origin(hint) is not typing.Annotated:
+        return hint, []
+    bare, *notes = typing.get_args(hint)
+    return bare, [
+        n for note in notes for n in (note.metadata if isinstance(note, pydantic.fields.FieldInfo) else [note])
+    ]
+
+
+def _meaning(hint: Any) -> str:
+    notes = typing.get_args(hint)[1:] if typing.get_origin(hint) is typing.Annotated else ()
+    return next((note.description or "" for note in notes if isinstance(note, pydantic.fields.FieldInfo)), "")
+
+
+def _range(notes: list[Any]) -> str:
+    bounds = {name: getattr(note, name) for note in notes for kind, name in _BOUNDS.items() if isinstance(note, kind)}
+    if {"ge", "le"} <= set(bounds):
+        return f" from {bounds['ge']} to {bounds['le']}"
+    words = {"ge": "of at least", "gt": "over", "le": "of at most", "lt": "under"}
+    said = [f"{words[name]} {bounds[name]}" for name in ("ge", "gt", "le", "lt") if name in bounds]
+    return f" {' and '.join(said)}" if said else ""
+
+
+def _length(notes: list[Any]) -> str:
+    least = [note.min_length for note in notes if isinstance(note, annotated_types.MinLen)]
+    return f" of at least {least[0]}" if least else ""
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    close = get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]}?" if close else f". Known options: {', '.join(names)}."
+
+
+def _sentence(kind: type, refusal: pydantic.ValidationError) -> str:
+    first: Mapping[str, Any] = refusal.errors(include_url=False)[0]
+    name = str(first["loc"][0])
+    wanted = expected(typing.get_type_hints(kind, include_extras=True)[name])
+    if first["type"] in ("missing", "missing_argument"):
+        return f"{name} is missing, expected {wanted}."
+    return f"{name} is {shown(first['input'])}, expected {wanted}."
