@@ -42,10 +42,6 @@ def pool():
         yield pool
 
 
-def worker_pids(pool: DecodePool) -> list[int]:
-    return list(pool._pool._pool_manager.worker_manager.workers)
-
-
 def files_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*"))
 
@@ -102,17 +98,17 @@ def test_the_stored_picture_is_the_area_average_of_the_original_within_compressi
 
 def test_a_worker_gives_the_same_file_and_the_same_answer_as_this_process(pool, tmp_path):
     data = encode_jpeg(photo(3))
-    there = pool.submit(data, "picture", tmp_path / "there", 340).result()
+    there = pool.decode(data, "picture", tmp_path / "there", 340).result()
     here = decode_to_file(data, "picture", tmp_path / "here", 340)
     assert there.path.read_bytes() == here.path.read_bytes()
     assert (there.sha256, there.size, there.phash) == (here.sha256, here.size, here.phash)
 
 
 def test_what_is_wrong_with_an_image_comes_back_from_the_worker(pool, tmp_path):
-    error = pool.submit(b"<html>", "page", tmp_path, 340).exception()
+    error = pool.decode(b"<html>", "page", tmp_path, 340).exception()
     assert isinstance(error, ImageError)
     assert (error.reason, str(error)[:5]) == ("unreadable", "page:")
-    error = pool.submit(encode_jpeg(photo(4))[:30_000], "half", tmp_path, 340).exception()
+    error = pool.decode(encode_jpeg(photo(4))[:30_000], "half", tmp_path, 340).exception()
     assert error.reason == "truncated"
     assert files_in(tmp_path) == []
 
@@ -121,7 +117,7 @@ def test_an_image_that_kills_its_worker_is_dropped_and_the_others_are_stored(tmp
     monkeypatch.setattr(decoding, "_decode_in_worker", die_of_deadly)
     with DecodePool(workers=2) as pool:
         images = [encode_jpeg(photo(seed, 300, 200)) for seed in range(6)]
-        futures = [pool.submit(data, "picture", tmp_path, 340) for data in (*images[:3], b"deadly", *images[3:])]
+        futures = [pool.decode(data, "picture", tmp_path, 340) for data in (*images[:3], b"deadly", *images[3:])]
         errors = [future.exception() for future in futures]
     assert [error.reason if error else None for error in errors] == [None] * 3 + ["decoder_killed"] + [None] * 3
     assert len(files_in(tmp_path)) == 6
@@ -130,15 +126,15 @@ def test_an_image_that_kills_its_worker_is_dropped_and_the_others_are_stored(tmp
 def test_a_death_that_does_not_repeat_is_no_fault_of_the_image(tmp_path, monkeypatch):
     monkeypatch.setattr(decoding, "_decode_in_worker", die_of_deadly)
     with DecodePool(workers=1) as pool:
-        error = pool.submit(b"deadly once", "picture", tmp_path / "folder", 340).exception()
+        error = pool.decode(b"deadly once", "picture", tmp_path / "folder", 340).exception()
     assert isinstance(error, FileExistsError)  # it was tried again and got further
 
 
 def test_an_image_that_takes_too_long_is_given_up_and_the_next_is_stored(tmp_path, monkeypatch):
     monkeypatch.setattr(decoding, "_decode_in_worker", hang)
     with DecodePool(workers=1, seconds=0.5) as pool:
-        endless = pool.submit(b"endless", "picture", tmp_path, 340)
-        next_one = pool.submit(encode_jpeg(photo(5, 300, 200)), "picture", tmp_path, 340)
+        endless = pool.decode(b"endless", "picture", tmp_path, 340)
+        next_one = pool.decode(encode_jpeg(photo(5, 300, 200)), "picture", tmp_path, 340)
         assert endless.exception().reason == "decoder_timeout"
         assert next_one.result().size == (300, 200)
 
@@ -147,26 +143,26 @@ def test_an_image_that_needs_too_much_memory_is_refused_and_the_worker_lives(tmp
     buffer = io.BytesIO()
     Image.new("1", (9000, 9000)).save(buffer, "PNG")
     with DecodePool(workers=1, memory_mb=150) as pool:
-        error = pool.submit(buffer.getvalue(), "picture", tmp_path, 340).exception()
-        before = worker_pids(pool)
-        assert pool.submit(encode_jpeg(photo(6)), "picture", tmp_path, 340).result().size == (340, 232)
-        assert worker_pids(pool) == before
+        error = pool.decode(buffer.getvalue(), "picture", tmp_path, 340).exception()
+        before = pool.pids()
+        assert pool.decode(encode_jpeg(photo(6)), "picture", tmp_path, 340).result().size == (340, 232)
+        assert pool.pids() == before
     assert error.reason == "decoder_memory"
 
 
 def test_idle_workers_that_were_killed_are_replaced(tmp_path):
     with DecodePool(workers=1) as pool:
-        pool.submit(b"", "picture", tmp_path, 340).exception()
-        (pid,) = worker_pids(pool)
+        pool.decode(b"", "picture", tmp_path, 340).exception()
+        (pid,) = pool.pids()
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: worker_pids(pool) != [pid] or not pool._pool.active)
-        assert pool.submit(encode_jpeg(photo(7)), "picture", tmp_path, 340).result().size == (340, 232)
+        wait_until(lambda: pool.pids() != [pid])
+        assert pool.decode(encode_jpeg(photo(7)), "picture", tmp_path, 340).result().size == (340, 232)
 
 
 def test_a_disk_that_is_full_is_no_fault_of_the_image(tmp_path, monkeypatch):
     monkeypatch.setattr(decoding, "_decode_in_worker", no_space_left)
     with DecodePool(workers=1) as pool:
-        error = pool.submit(b"", "picture", tmp_path, 340).exception()
+        error = pool.decode(b"", "picture", tmp_path, 340).exception()
     assert type(error) is OSError
     assert (error.errno, error.filename) == (errno.ENOSPC, str(tmp_path / "picture.jpg"))
 
@@ -174,7 +170,7 @@ def test_a_disk_that_is_full_is_no_fault_of_the_image(tmp_path, monkeypatch):
 def test_a_file_that_cannot_be_written_whole_is_not_there_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(decoding, "_decode_in_worker", write_on_a_full_disk)
     with DecodePool(workers=1) as pool:
-        error = pool.submit(encode_jpeg(photo(8)), "picture", tmp_path, 340).exception()
+        error = pool.decode(encode_jpeg(photo(8)), "picture", tmp_path, 340).exception()
     assert (type(error), error.errno) == (OSError, errno.EFBIG)
     assert files_in(tmp_path) == []
 
@@ -182,9 +178,9 @@ def test_a_file_that_cannot_be_written_whole_is_not_there_at_all(tmp_path, monke
 def test_leaving_the_pool_on_an_error_kills_the_workers_and_leaves_no_future_waiting(tmp_path, monkeypatch):
     monkeypatch.setattr(decoding, "_decode_in_worker", hang)
     with pytest.raises(KeyboardInterrupt), DecodePool(workers=1) as pool:
-        futures = [pool.submit(b"endless", "picture", tmp_path, 340) for _ in range(3)]
-        wait_until(lambda: worker_pids(pool))
-        pids = worker_pids(pool)
+        futures = [pool.decode(b"endless", "picture", tmp_path, 340) for _ in range(3)]
+        wait_until(lambda: pool.pids())
+        pids = pool.pids()
         raise KeyboardInterrupt
     assert all(future.done() for future in futures)
     wait_until(lambda: not any(is_running(pid) for pid in pids))
@@ -193,7 +189,7 @@ def test_leaving_the_pool_on_an_error_kills_the_workers_and_leaves_no_future_wai
 def test_leaving_the_pool_on_an_error_leaves_no_half_written_image(tmp_path, monkeypatch):
     monkeypatch.setattr(decoding, "_decode_in_worker", hang_while_writing)
     with pytest.raises(KeyboardInterrupt), DecodePool(workers=1) as pool:
-        pool.submit(b"endless", "picture", tmp_path / "cat", 340)
+        pool.decode(b"endless", "picture", tmp_path / "cat", 340)
         wait_until(lambda: list(tmp_path.rglob(".writing-*")))
         raise KeyboardInterrupt
     assert files_in(tmp_path) == ["cat"]
@@ -203,11 +199,11 @@ def test_the_bytes_of_finished_images_are_let_go(pool, tmp_path):
     def memory() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
-    pool.submit(bytes(4_000_000), "zeros", tmp_path, 340).exception()
+    pool.decode(bytes(4_000_000), "zeros", tmp_path, 340).exception()
     before = memory()
     futures = []
     for _ in range(40):
-        futures.append(pool.submit(bytes(4_000_000), "zeros", tmp_path, 340))
+        futures.append(pool.decode(bytes(4_000_000), "zeros", tmp_path, 340))
         futures[-1].exception()
     assert memory() - before < 40_000_000
 
@@ -238,14 +234,15 @@ def test_workers_die_with_a_process_that_is_killed_even_if_they_hang(tmp_path):
         sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
         from pathlib import Path
         import test_decoding
-        from wss_data import decoding
+        from wss_data.retrieval import decode_pool as decoding
         decoding._decode_in_worker = test_decoding.hang
         pool = decoding.DecodePool(workers=2)
-        first = pool.submit(b"endless", "picture", Path({str(tmp_path)!r}), 340)
-        while len(test_decoding.worker_pids(pool)) < 2 or not any(j.worker_id for j in test_decoding.tasks(pool)):
+        futures = [pool.decode(b"endless", "picture", Path({str(tmp_path)!r}), 340) for _ in range(2)]
+        while len(pool.pids()) < 2:
             time.sleep(0.02)
-        print(*test_decoding.worker_pids(pool), flush=True)
-        first.result()
+        time.sleep(3)
+        print(*pool.pids(), flush=True)
+        futures[0].result()
     """
     with subprocess.Popen(script(tmp_path / "crawl.py", body), stdout=subprocess.PIPE, text=True) as process:
         pids = [int(pid) for pid in process.stdout.readline().split()]
@@ -253,10 +250,6 @@ def test_workers_die_with_a_process_that_is_killed_even_if_they_hang(tmp_path):
         assert all(is_running(pid) for pid in pids)
         process.kill()
     wait_until(lambda: not any(is_running(pid) for pid in pids))
-
-
-def tasks(pool: DecodePool) -> list:
-    return list(pool._pool._pool_manager.task_manager.tasks.values())
 
 
 def test_a_script_is_not_run_again_by_the_workers(tmp_path):
@@ -267,7 +260,7 @@ def test_a_script_is_not_run_again_by_the_workers(tmp_path):
         from wss_data.retrieval.decode_pool import DecodePool
         print("script")
         with DecodePool(workers=1) as pool:
-            print(pool.submit(b"", "picture", Path({str(tmp_path)!r}), 340).exception().reason)
+            print(pool.decode(b"", "picture", Path({str(tmp_path)!r}), 340).exception().reason)
     """
     done = subprocess.run(script(tmp_path / "crawl.py", body), capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.split() == ["script", "unreadable"]

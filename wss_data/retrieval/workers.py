@@ -223,7 +223,7 @@ class Workshop:
             self._pool = DecodePool(self._workers)
         data = job.fetched.data if job.fetched else job.hit.read
         assert data is not None
-        future = self._pool.submit(data, job.hit.provenance.source_id, folder, longest_side)
+        future = self._pool.decode(data, job.hit.provenance.source_id, folder, longest_side)
         future.add_done_callback(lambda done: self._events.put(Written(job, _outcome(done))))
 
 

@@ -37,9 +37,6 @@ _TEMPORARY = "wss-"
 _OURS = re.compile(r"(\.writing|wss)-(?P<here>[0-9a-f]{4})-(?P<process>\d+)-[0-9a-f]{4,16}(\.|$)")
 _DAY_S = 86_400
 
-_LONGEST_PLACE = 60
-"""Bytes of a folder for temporary files in which a socket may lie: the name of a socket has 107 at most."""
-
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -143,25 +140,13 @@ def sweep(folder: Path) -> None:
                 _remove(path)
 
 
-def new_temporary_folder(for_socket: bool = False) -> Path:
-    """Make a private folder for the caller to remove, among the temporary files.
-
-    Args:
-        for_socket: Whether a socket will lie in it: where its name would be too long for that, it is made in ``/tmp``.
-    """
-    place = Path(tempfile.gettempdir())
-    if for_socket and len(os.fsencode(place)) > _LONGEST_PLACE:
-        place = Path("/tmp")
-    sweep(place)
-    folder = place / f"{_TEMPORARY}{_here()}-{os.getpid()}-{secrets.token_hex(2)}"
-    folder.mkdir(mode=0o700)
-    return folder
-
-
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """A private folder for a while, on the disk for temporary files; those that killed processes left are removed."""
-    folder = new_temporary_folder()
+    place = Path(tempfile.gettempdir())
+    sweep(place)
+    folder = place / f"{_TEMPORARY}{_here()}-{os.getpid()}-{secrets.token_hex(2)}"
+    folder.mkdir(mode=0o700)
     try:
         yield folder
     finally:
