@@ -1,11 +1,14 @@
 """Masks in .mat files: the layouts that MATLAB code writes, each way to be wrong, and files made to do harm."""
 
 import io
+import os
 import random
+import signal
 import struct
 import subprocess
 import sys
 import textwrap
+import time
 import zlib
 from pathlib import Path
 
@@ -24,10 +27,10 @@ from wss_data.cosegmentation.imported import (
     write_imported,
 )
 from wss_data.errors import MaskError, StoreError
-from wss_data.imaging import mat_format
+from wss_data.imaging import mat
 from wss_data.imaging.images import write_jpeg
 from wss_data.imaging.masks import read_mask
-from wss_data.imaging.mat_file import read_mat_mask, read_mat_masks
+from wss_data.imaging.mat import read_mat_mask, read_mat_masks
 
 W, H = 40, 30
 MATLABS_OWN = Path(scipy.io.matlab.__file__).parent / "tests" / "data"
@@ -350,7 +353,7 @@ def test_a_bomb_takes_no_memory(tmp_path):
     path = written(tmp_path / "a.mat", struct.pack("<II", 15, len(data)) + data, packed(mask))
     code = f"""
         import resource
-        from wss_data.imaging.mat_file import read_mat_mask
+        from wss_data.imaging.mat import read_mat_mask
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         assert read_mat_mask({str(path)!r}).tolist() == [[1, 1], [0, 1]]
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
@@ -359,14 +362,49 @@ def test_a_bomb_takes_no_memory(tmp_path):
     assert int(done.stdout) < 20_000, "KiB"
 
 
-def test_a_bomb_of_many_elements_ends_at_the_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(mat_format, "MAX_INFLATED", 1 << 22)
-    filler = matrix(b"", (1, 1 << 21), element(2, bytes(1 << 21)))
+@pytest.fixture
+def small_reader(monkeypatch):
+    """A reading process with tight limits, in the place of those that wait."""
+    monkeypatch.setattr(mat, "_IDLE", [])
+    monkeypatch.setattr(mat, "MEMORY_BYTES", 1 << 25)
+    monkeypatch.setattr(mat, "TIME_LIMIT_S", 1)
+    yield
+    mat._end_idle()
+
+
+def test_a_bomb_of_many_elements_ends_at_the_limit(tmp_path, small_reader):
+    filler = matrix(b"", (1, 1 << 23), element(2, bytes(1 << 23)))
     variable = matrix(b"masks", (1, 9), 9 * filler, kind=1)
     path = written(tmp_path / "a.mat", packed(variable))
-    with pytest.raises(MaskError, match="more than 4,194,304 bytes inside when unpacked") as caught:
+    with pytest.raises(MaskError, match="more than 33,554,432 bytes of memory") as caught:
         list(read_mat_masks(path))
     assert caught.value.reason == "too_large"
+    assert len(read_mat_mask(save(tmp_path / "b.mat", mask=block()))) == H, "the next file is read"
+
+
+def test_a_file_that_takes_too_long_is_given_up(tmp_path, small_reader):
+    os.mkfifo(tmp_path / "a.mat")  # nothing ever comes out of it
+    with pytest.raises(MaskError, match=r"a\.mat: .*takes more than 1 seconds") as caught:
+        read_mat_mask(tmp_path / "a.mat")
+    assert caught.value.reason == "unreadable"
+
+
+def test_the_reading_process_ends_with_us(tmp_path):
+    path = save(tmp_path / "a.mat", mask=block())
+    code = f"""
+        from wss_data.imaging import mat
+        mat.read_mat_mask({str(path)!r})
+        print(mat._IDLE[0].pid, flush=True)
+        import os, signal
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
+    assert done.returncode == -signal.SIGKILL
+    for _ in range(100):
+        if not Path(f"/proc/{int(done.stdout)}").exists():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it is still there")
 
 
 def test_signs_that_steer_a_terminal_are_not_passed_on(tmp_path):

@@ -51,7 +51,7 @@ from wss_data.imaging.masks import (
     split_band,
     write_mask,
 )
-from wss_data.imaging.mat_file import read_mat_mask, read_mat_masks
+from wss_data.imaging.mat import read_mat_mask, read_mat_masks
 from wss_data.reading.listing import Listing, list_files
 from wss_data.reading.tables import lines_of, read_text
 from wss_data.runtime.files import temporary_folder

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from wss_data.errors import MaskError, SourceError
 from wss_data.imaging.images import SUFFIXES
-from wss_data.imaging.mat_format import Damaged, arrays, opened, vector
+from wss_data.imaging.mat import read_mat_numbers
 from wss_data.reading.listing import by_name, list_files
 from wss_data.reading.lists import read_list
 
@@ -170,7 +170,7 @@ def categories_present(path: Path) -> tuple[int, ...]:
 
     Args:
         path: A file of SBD's folder ``cls``: a struct ``GTcls`` with ``Boundaries``, ``Segmentation`` and
-            ``CategoriesPresent``. The bytes of the first two are unpacked, as they lie on the way, and dropped.
+            ``CategoriesPresent``. The first two are unpacked with it, in another process, and dropped there unread.
 
     Returns:
         Numbers of VOC's classes, ascending, in [1, 20].
@@ -179,16 +179,12 @@ def categories_present(path: Path) -> tuple[int, ...]:
         SourceError: If the file is missing, damaged or holds no such list.
     """
     last = len(VOC_CLASSES)
-    found: set[int] | None = None
     try:
-        with opened(path) as file:
-            for array in arrays(file, inside=True):
-                if array.name == "CategoriesPresent":
-                    found = set(vector(array, f"VOC's classes, 1 to {last}, are wanted").tolist())
-            if found is None:
-                raise Damaged("GTcls.CategoriesPresent is not inside")
+        found = read_mat_numbers(path, "CategoriesPresent", f"VOC's classes, 1 to {last}, are wanted")
     except MaskError as error:
         raise SourceError(str(error)) from error
+    if found is None:
+        raise SourceError(f"{path}: the .mat file is damaged (GTcls.CategoriesPresent is not inside).")
     wrong = sorted(number for number in found - {0, 255} if number > last)  # background and void are no classes
     if wrong:
         raise SourceError(f"{path}: CategoriesPresent holds {wrong[0]}; VOC's classes, 1 to {last}, are wanted.")

@@ -1,0 +1,425 @@
+"""MATLAB's .mat files (``save`` with ``-v6``, or ``-v7``, the default): masks and lists of numbers, read by SciPy.
+
+SciPy's reader is made for files one has written oneself: one wrong byte can end the whole process (a segmentation
+fault in SciPy 1.17, https://github.com/scipy/scipy/pull/25349), and its authors say that it is not hardened
+(https://github.com/scipy/scipy/pull/25166). So it runs in a process of its own, with limits of memory and time that
+the kernel keeps; what comes back is masks, names and numbers, already checked. A file that kills that process is a
+damaged file, nothing more.
+"""
+
+import atexit
+import math
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wss_data.errors import MaskError
+from wss_data.imaging.images import MAX_PIXELS
+
+MEMORY_BYTES = 4 << 30
+"""What the reading process may take: zlib can make a thousand bytes of one, and a file may hold a class's masks."""
+
+TIME_LIMIT_S = 60
+"""Seconds without an answer after which a file is given up; 4 GiB are unpacked in a quarter of that."""
+
+MAX_ITEMS = 1_000_000
+"""Elements of a cell or struct array, or of a list of numbers, at most."""
+
+MASK_NAMES = ("mask", "seg", "segmentation", "foreground", "fg", "bw")
+"""Names of a variable or field that holds a mask, small or capital letters, the first that is there; also with an s."""
+
+FILE_NAMES = ("name", "filename", "file", "stem", "image", "imname")
+"""Names of a variable or field that holds the images' names; likewise."""
+
+_IN_WORDS = {"numbers": "numbers", "cell": "a cell array", "struct": "a struct", "char": "text", "sparse": "sparse"}
+_NUMBERS = ("double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
+
+
+def read_mat_mask(path: Path | str) -> np.ndarray:
+    """The mask of one image from a .mat file.
+
+    It is the variable called as in ``MASK_NAMES``, else the only matrix. A struct or cell of one element counts as what
+    it holds.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its values. Shape (H, W), uint8.
+
+    Raises:
+        MaskError: With reason ``missing``, ``unreadable``, ``mat_version``, ``mat_no_mask``, ``mat_several``, ``rgb``,
+            ``values`` (not only whole numbers from 0 to 255) or ``too_large``.
+    """
+    (mask,) = _answers("mask", path)
+    return mask
+
+
+def read_mat_masks(
+    path: Path | str, names: Sequence[str] | None = None
+) -> Iterator[tuple[str, np.ndarray | MaskError]]:
+    """The masks of many images from one .mat file, one after the other.
+
+    Two layouts are known: a struct array with a field for the mask and one for the name (``MASK_NAMES``,
+    ``FILE_NAMES``), and a cell array of masks with as many names in a cell array or in the rows of a text.
+
+    Args:
+        path: The file.
+        names: The images' names in order, for a file that holds none.
+
+    Yields:
+        Name of the image as the file has it, and the mask's values, (H, W) uint8, or what is wrong with this one.
+
+    Raises:
+        MaskError: With a reason as in ``read_mat_mask``, or ``mat_names`` if names are missing or not as many as the
+            masks.
+    """
+    yield from _answers("masks", path, names)
+
+
+def read_mat_numbers(path: Path | str, name: str, wanted: str) -> set[int] | None:
+    """The numbers in a variable, or in a field of a struct of one element, whatever its dimensions.
+
+    Args:
+        path: The file.
+        name: Of the variable or field.
+        wanted: What an error says of other numbers, such as ``"1 to 20 are wanted"``.
+
+    Returns:
+        Its numbers, each a whole number from 0 to 255; ``None`` if nothing is called so.
+
+    Raises:
+        MaskError: With reason ``missing``, ``unreadable``, ``mat_version``, ``too_large`` or ``values``.
+    """
+    (found,) = _answers("numbers", path, name, wanted)
+    return found
+
+
+# ------------------------------------------------------------- the reading process, seen from here
+
+_IDLE: list["subprocess.Popen[bytes]"] = []
+"""Processes that wait for the next file: starting one takes as long as reading a hundred files."""
+
+_START = "import sys; sys.path[:] = {path!r}; from wss_data.imaging import mat; mat.serve({memory}, {seconds})"
+
+
+def _answers(question: str, path: Path | str, *details: Any) -> Iterator[Any]:
+    """What the reading process has to say; raises the ``MaskError`` that it found, or that its death is."""
+    while _IDLE and _IDLE[-1].poll() is not None:
+        _end(_IDLE.pop())  # killed from outside meanwhile
+    process = _IDLE.pop() if _IDLE else _begin()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        pickle.dump((question, os.path.abspath(path), *details), process.stdin)
+        process.stdin.flush()
+        while (answer := pickle.load(process.stdout)) is not None:
+            if isinstance(answer, MaskError):
+                break
+            yield answer[0]
+    except (EOFError, OSError, pickle.UnpicklingError) as error:
+        slow = process.wait() == -signal.SIGALRM
+        why = f"reading it takes more than {TIME_LIMIT_S} seconds" if slow else "SciPy's reader dies of it"
+        raise MaskError("unreadable", f"{path}: the .mat file is damaged ({why}).") from error
+    except BaseException:
+        _end(process)  # it may still be at work on this file
+        raise
+    _IDLE.append(process)
+    if answer is not None:
+        raise MaskError(answer.reason, f"{path}: {answer}")
+
+
+def _begin() -> "subprocess.Popen[bytes]":
+    code = _START.format(path=sys.path, memory=MEMORY_BYTES, seconds=TIME_LIMIT_S)
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # what SciPy says of hostile files is in the errors, or nobody's business
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # each thread's stack would count as memory
+        start_new_session=True,  # Ctrl-C is for us alone; its standard input ends when we do, and so does it
+    )
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    process.communicate()
+
+
+@atexit.register
+def _end_idle() -> None:
+    while _IDLE:
+        _end(_IDLE.pop())
+
+
+os.register_at_fork(after_in_child=_IDLE.clear)  # they are the parent's
+
+
+# ------------------------------------------------------------- the reading process, seen from inside
+
+
+def serve(memory_bytes: int, seconds: int) -> None:
+    """Answer questions on standard input until it ends: the main function of the reading process.
+
+    Args:
+        memory_bytes: What it may take beyond what it has taken by then.
+        seconds: How long it may think before each answer.
+    """
+    import scipy.io  # noqa: F401  what it takes by itself does not count
+
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + memory_bytes, used + memory_bytes))
+    readers = {"mask": _mask, "masks": _masks, "numbers": _numbers}
+
+    def tell(answer: Any) -> None:
+        signal.alarm(0)  # whoever asked may take their time to listen
+        pickle.dump(answer, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+        signal.alarm(seconds)  # SIGALRM ends the process, whatever C code it is in
+
+    while True:
+        signal.alarm(0)
+        try:
+            question, path, *details = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        signal.alarm(seconds)
+        try:
+            _check_version(path)
+            for found in readers[question](path, *details):
+                tell((found,))
+            tell(None)
+        except MaskError as error:
+            tell(error)
+        except MemoryError:
+            tell(MaskError("too_large", f"reading it takes more than {memory_bytes:,} bytes of memory."))
+        except FileNotFoundError:
+            tell(MaskError("missing", "there is no such .mat file."))
+        except Exception as error:  # SciPy raises whatever the bytes make it stumble over
+            tell(MaskError("unreadable", f"the .mat file is damaged ({error})."))
+
+
+@dataclass(frozen=True)
+class _Array:
+    """A variable, field or element: its name, MATLAB's word for its kind, its dimensions, and itself once loaded."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    value: Any = None
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def may_be_mask(self) -> bool:
+        """Whether it is a matrix of numbers, no vector."""
+        return self.kind == "numbers" and len(self.shape) == 2 and min(self.shape) > 1
+
+    @property
+    def in_words(self) -> str:
+        """Such as ``numbers of size 340x255``."""
+        what = _IN_WORDS.get(self.kind, "something else")
+        return f"{what} of size {'x'.join(map(str, self.shape))}" if self.shape else what
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.in_words})"
+
+
+def _check_version(path: str) -> None:
+    """Raise ``MaskError`` for what only looks like a .mat file, or is one of a version that is not read."""
+    with open(path, "rb") as file:
+        head = file.read(128)
+    saved = "Save it again with save(file, 'mask', '-v7')."
+    if head.startswith(b"\x89HDF"):
+        raise MaskError("mat_version", f"this is an HDF5 file, which is not read. {saved}")
+    if len(head) == 128 and head[126:] in (b"IM", b"MI"):
+        version = int.from_bytes(head[124:126], "little" if head[126:] == b"IM" else "big")
+        if version == 0x0100:
+            return
+        found = "7.3 (HDF5)" if version == 0x0200 else f"{version >> 8}.{version & 255}"
+        raise MaskError("mat_version", f"this is a .mat file of version {found}, which is not read. {saved}")
+    if len(head) >= 20 and b"\0" in head[:4]:
+        raise MaskError("mat_version", f"this is no .mat file, or one of version 4, which is not read. {saved}")
+    if head.startswith(b"# ") or b"Octave" in head:
+        raise MaskError("mat_version", f"this is a text file of GNU Octave. {saved}")
+    raise MaskError("unreadable", "the .mat file is damaged (it does not begin as a .mat file).")
+
+
+def _variables(path: str) -> list[_Array]:
+    """The variables of a file by their headers alone: nothing is unpacked, however large it says it is."""
+    from scipy.io import whosmat
+
+    found = [(name, "numbers" if kind in _NUMBERS else kind, shape) for name, shape, kind in whosmat(path)]
+    # SciPy calls the insides of MATLAB's objects so, which have no name of their own.
+    return [_Array(*header) for header in found if not header[0].startswith("__")]
+
+
+def _loaded(path: str, arrays: Sequence[_Array]) -> list[_Array]:
+    from scipy.io import loadmat
+
+    values = loadmat(path, variable_names=[array.name for array in arrays])
+    return [_array(array.name, values[array.name]) for array in arrays]
+
+
+def _array(name: str, value: Any) -> _Array:
+    from scipy.sparse import issparse
+
+    kind = "struct" if value.dtype.names else {"O": "cell", "U": "char"}.get(value.dtype.kind, "numbers")
+    return _Array(name, "sparse" if issparse(value) else kind, value.shape, value)
+
+
+def _inside(path: str) -> list[_Array]:
+    """The variables, with each struct or cell array of one element replaced by what it holds."""
+    found = []
+    for array in _variables(path):
+        if array.kind not in ("struct", "cell") or array.size != 1:
+            found.append(array)
+            continue
+        (whole,) = _loaded(path, [array])
+        names = whole.value.dtype.names or ()
+        found += [_array(name, whole.value.flat[0][name]) for name in names]
+        found += [] if names else [_array(array.name, whole.value.flat[0])]
+    return found
+
+
+def _mask(path: str) -> Iterator[np.ndarray]:
+    seen = _inside(path)
+    named = [one for one in seen if _rank(one.name, MASK_NAMES) < len(MASK_NAMES)]
+    candidates = named or [one for one in seen if one.may_be_mask]
+    if not candidates:
+        raise MaskError("mat_no_mask", f"no matrix is inside. Found: {_listed(seen)}. Call the mask 'mask'.")
+    best = _best(candidates, MASK_NAMES)
+    _check_matrix(best)  # by its header: what is too large, or no matrix, is not unpacked
+    yield _matrix(best if best.value is not None else _loaded(path, [best])[0])
+
+
+def _numbers(path: str, name: str, wanted: str) -> Iterator[set[int] | None]:
+    found = [array for array in _inside(path) if array.name == name]
+    if not found:
+        yield None
+        return
+    array = found[-1]
+    if array.size > MAX_ITEMS:
+        raise MaskError("too_large", f"'{name}' has {array.size:,} numbers; {wanted}.")
+    (array,) = [array] if array.value is not None else _loaded(path, [array])
+    if array.size and array.kind != "numbers":
+        raise MaskError("values", f"'{name}' is {array.in_words}; {wanted}.")
+    yield set(_whole_numbers(array, wanted).ravel().tolist())
+
+
+def _masks(path: str, names: Sequence[str] | None) -> Iterator[tuple[str, np.ndarray | MaskError]]:
+    headers = _variables(path)
+    few = [one for one in headers if one.kind in ("struct", "cell", "char") and one.size <= MAX_ITEMS]
+    seen = _loaded(path, few)
+    structs = [one for one in seen if one.kind == "struct" and _first(one.value.dtype.names, MASK_NAMES)]
+    cells = [one for one in seen if one.kind == "cell" and _first_kind(one) == "matrix"]
+    if not structs and not cells:
+        raise MaskError(
+            "mat_no_mask",
+            "neither a struct array with the fields name and mask nor a cell array of masks is inside. "
+            f"Found: {_listed(headers)}.",
+        )
+    best = _best(structs or cells, MASK_NAMES)
+    items = best.value.ravel(order="F")  # MATLAB counts down the columns
+    fields = best.value.dtype.names or ()
+    mask_field, name_field = _first(fields, MASK_NAMES), _first(fields, FILE_NAMES)
+    if name_field is None:
+        names = _names([] if structs else seen, best.size, names, path)
+    for position, item in enumerate(items):
+        name = (_text(item[name_field]) if name_field else "") or (names[position] if names else "")
+        try:
+            yield name, _matrix(_array(mask_field, item[mask_field]) if mask_field else _array(best.name, item))
+        except MaskError as error:
+            yield name, MaskError(error.reason, f"element {position + 1}: {error}")
+
+
+def _names(seen: Sequence[_Array], count: int, listed: Sequence[str] | None, path: str) -> Sequence[str]:
+    """A name for each mask: from a cell array of texts or the rows of one if there are as many, else as listed."""
+    texts = [one for one in seen if one.kind == "char" or (one.kind == "cell" and _first_kind(one) == "text")]
+    texts = [one for one in texts if one.size == count]
+    names = [_text(text) for text in _best(texts, FILE_NAMES).value.ravel(order="F")] if texts else listed
+    if names is None:
+        listing = Path(path).with_suffix(".txt").name
+        way_out = f"Add a cell array called names, or write one name a line into {listing}."
+        raise MaskError("mat_names", f"the {count} masks have no names. {way_out}")
+    if len(names) != count:
+        raise MaskError("mat_names", f"{count} masks but {len(names)} names are there; one each is wanted, in order.")
+    return names
+
+
+def _first_kind(cell: _Array) -> str | None:
+    """What a cell array holds, ``matrix`` or ``text``, by the first element that is either."""
+    arrays = (_array("", item) for item in cell.value.ravel(order="F"))
+    return next(
+        ("matrix" if one.may_be_mask else "text" for one in arrays if one.may_be_mask or one.kind == "char"), None
+    )
+
+
+def _check_matrix(array: _Array) -> None:
+    if array.kind == "numbers" and len(array.shape) == 3 and array.shape[2] in (3, 4):
+        raise MaskError("rgb", f"'{array.name}' holds colours ({array.shape[2]} planes), one plane is wanted.")
+    if not array.may_be_mask:
+        hint = f" Save full({array.name})." if array.kind == "sparse" else ""
+        raise MaskError("mat_no_mask", f"'{array.name}' is {array.in_words}, no matrix.{hint}")
+    if array.size > MAX_PIXELS:
+        raise MaskError("too_large", f"'{array.name}' has {array.size:,} pixels, at most {MAX_PIXELS:,} are read.")
+
+
+def _matrix(array: _Array) -> np.ndarray:
+    _check_matrix(array)
+    return _whole_numbers(array, "0 and 255 (or 0 and 1) are wanted")
+
+
+def _whole_numbers(array: _Array, wanted: str) -> np.ndarray:
+    """The numbers of an array, each a whole number from 0 to 255. Its shape, uint8."""
+    if np.iscomplexobj(array.value):
+        raise MaskError("values", f"'{array.name}' holds complex numbers; {wanted}.")
+    with np.errstate(invalid="ignore"):
+        found = np.ascontiguousarray(array.value).astype(np.uint8)
+    wrong = array.value[found != array.value]
+    if len(wrong):
+        shown = ", ".join(f"{value:g}" for value in wrong[:3].astype(float))
+        raise MaskError("values", f"'{array.name}' holds {shown}; {wanted}.")
+    return found
+
+
+def _text(value: Any) -> str:
+    """A text, or a row of one; empty for anything else."""
+    return "".join(np.ravel(value)).rstrip() if np.asarray(value).dtype.kind == "U" else ""
+
+
+def _best(arrays: Sequence[_Array], wanted: Sequence[str]) -> _Array:
+    """The one whose name comes first in ``wanted``, or the only one there is."""
+    first = min(_rank(one.name, wanted) for one in arrays)
+    best = [one for one in arrays if _rank(one.name, wanted) == first]
+    if len(best) > 1:
+        several = f"{len(best)} variables may be meant: {_listed(best)}. Call the right one '{wanted[0]}'."
+        raise MaskError("mat_several", several)
+    return best[0]
+
+
+def _rank(name: str, wanted: Sequence[str]) -> int:
+    """Where ``name`` stands in ``wanted``, whatever its letters, one or many; after all of them if it does not."""
+    return next((i for i, one in enumerate(wanted) if name.lower() in (one, f"{one}s")), len(wanted))
+
+
+def _first(names: Sequence[str], wanted: Sequence[str]) -> str | None:
+    """The name that comes first in ``wanted``, or ``None``."""
+    return min(
+        (name for name in names if _rank(name, wanted) < len(wanted)), key=lambda n: _rank(n, wanted), default=None
+    )
+
+
+def _listed(seen: Sequence[_Array]) -> str:
+    return ", ".join(map(str, seen[:5])) or "nothing"
