@@ -17,7 +17,7 @@ HELD_ELSEWHERE = {
     "wss-data compare-saliency": "test_compare_saliency.py",
     "wss-data rebuild": "test_manifest.py",
     "wss-train predict": "test_train_cli.py",
-    "wss-train doctor": "test_doctor.py",
+    "wss-train check": "test_check.py",
 }
 
 

@@ -37,7 +37,7 @@ def test_the_page_tells_every_step():
     data = ("sources", "build", "import-target", "leaks")
     steps = {
         *(f"wss-data {step}" for step in data),
-        *(f"wss-train {s}" for s in ("doctor", "ablation", "voc-submission")),
+        *(f"wss-train {s}" for s in ("check", "ablation", "voc-submission")),
     }
     assert steps <= told
 

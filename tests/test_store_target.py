@@ -275,7 +275,7 @@ def test_masks_in_the_database_are_said_to_be_there_and_how_they_become_files(tm
     for sample in dataset:
         sample["mine"] = fo.Segmentation(mask=np.ones((H, W), np.uint8))
         sample.save()
-    for command in (["generator"], ["doctor"]):
+    for command in (["generator"], ["check"]):
         options = ["--recipe", "cpu", "--out", str(tmp_path / "run")]
         field = "--mask-field" if command == ["generator"] else "--field"
         assert train([*command, "in-database", field, "mine", *options]) == 2

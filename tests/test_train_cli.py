@@ -62,7 +62,7 @@ def test_every_command_has_help_that_ends_with_a_line_to_paste():
         "selection-report",
         "score-masks",
         "export",
-        "doctor",
+        "check",
         "cooccurrence",
         "voc-submission",
     }

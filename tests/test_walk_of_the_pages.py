@@ -59,7 +59,7 @@ for path in Path(sys.argv[1]).glob("*.png"):
 """Somebody's program that co-segments."""
 
 STATUS = {
-    r"wss-train doctor": ({0, 1}, {0, 1}, "status 1 where something is worth a warning: check_a_dataset.md"),
+    r"wss-train check": ({0, 1}, {0, 1}, "status 1 where something is worth a warning: check_a_dataset.md"),
     r"wss-data forget .*": ({1}, {1}, "there is no such image, and it says so"),
     r"wss-data leaks pets --against pets-target": ({0, 2}, {0, 2}, "a target of one's own, which is not built here"),
     r"wss-data import-masks .*--skip-bad": ({1}, {1}, "status is 1, as something was missing: correct_masks.md"),

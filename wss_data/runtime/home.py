@@ -38,7 +38,7 @@ def dataset_folder(name: str) -> Path:
 def dataset_owner(name: str) -> Iterator[Path]:
     """Work on a dataset as the only process that does; every command that changes images, masks or tags asks for this.
 
-    Those that only read a dataset (``manifest``, ``export``, ``card``, ``doctor``) do not: records are read in one go,
+    Those that only read a dataset (``manifest``, ``export``, ``card``, ``check``) do not: records are read in one go,
     and files are only ever replaced whole. A person's verdict is added to its file under a lock of its own.
 
     Yields:

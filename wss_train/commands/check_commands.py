@@ -8,7 +8,7 @@ from wss_train.commands.arguments import add_checkpoint, add_inference, add_set,
 
 
 def add_check_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add ``voc-submission``, ``cooccurrence`` and ``doctor``."""
+    """Add ``voc-submission``, ``cooccurrence`` and ``check``."""
     add = add_command(
         commands,
         "voc-submission",
@@ -44,12 +44,12 @@ def add_check_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
 
     add = add_command(
         commands,
-        "doctor",
-        _doctor,
+        "check",
+        _check,
         """\
         Check a dataset and this machine before training: one line for each finding, the most severe first, with what to
         do about it. Reads every image and mask, changes nothing. Exit status 1 where something is wrong.""",
-        "wss-train doctor drawn --recipe cpu",
+        "wss-train check drawn --recipe cpu",
     )
     add.add_argument("dataset", metavar="DATASET", help="web or target dataset")
     add.add_argument("--split", help="tag of the images (default: kept images of a web dataset, train of a target)")
@@ -97,9 +97,9 @@ def _cooccurrence(options: argparse.Namespace) -> int:
     return 0
 
 
-def _doctor(options: argparse.Namespace) -> int:
+def _check(options: argparse.Namespace) -> int:
     recipe = read_recipe(options)
-    from wss_train.reports.doctor import check_dataset, is_sound
+    from wss_train.reports.check import check_dataset, is_sound
 
     findings = check_dataset(options.dataset, recipe, split=options.split, field=options.field, out=options.out)
     print("\n".join(map(str, findings)))

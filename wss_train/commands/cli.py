@@ -6,6 +6,7 @@ refused, with one line that says why; 130 interrupted.
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,9 +28,16 @@ from wss_train.commands.arguments import (
 from wss_train.commands.check_commands import add_check_commands
 from wss_train.engine.processes import only_alone
 
+RENAMED = {"doctor": "check"}
+"""Old name of a command -> its name now. The old ones go on for one version, with a warning."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and (name := RENAMED.get(arguments[0])):
+        print(f"wss-train: {arguments[0]} is now called {name}; the old name will go.", file=sys.stderr)
+        arguments = [name, *arguments[1:]]
     return run(make_parser(), arguments, check=_check_checkpoint)
 
 

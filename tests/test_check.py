@@ -16,7 +16,7 @@ from wss_data.imaging.masks import read_mask, voc_palette, write_mask
 from wss_train.commands.cli import main
 from wss_train.models import build_model
 from wss_train.recipes import with_values
-from wss_train.reports import doctor
+from wss_train.reports import check
 
 KINDS = kinds()
 
@@ -24,17 +24,17 @@ KINDS = kinds()
 @pytest.fixture
 def table(tmp_path, monkeypatch):
     """Three red and three green rectangles of 40 x 30 px, nothing wrong with them."""
-    monkeypatch.setattr(doctor, "FEW_IMAGES", 3)
+    monkeypatch.setattr(check, "FEW_IMAGES", 3)
     return rectangles(tmp_path / "rectangles")
 
 
 def told(table, crop=None) -> list[str]:
-    return [str(finding) for finding in doctor.check_table(table, crop) if finding.severity != "note"]
+    return [str(finding) for finding in check.check_table(table, crop) if finding.severity != "note"]
 
 
 def test_nothing_is_wrong_with_sound_files(table):
     assert told(table, crop=40) == []
-    assert doctor.is_sound(doctor.check_table(table))
+    assert check.is_sound(check.check_table(table))
 
 
 def test_masks_of_0_and_255_are_told_from_label_masks_of_background_and_void(table):
@@ -105,14 +105,14 @@ def test_labels_classes_and_sizes_are_looked_at(table):
         "error:   1 of 6 images have no mask, the first 0. Make them: wss-data cosegment for a web dataset, wss-train "
         "masks for a target; or leave the images out."
     ]
-    scored = [str(f) for f in doctor.check_table(replace(without, labels=labels), scored=True) if f.severity != "note"]
+    scored = [str(f) for f in check.check_table(replace(without, labels=labels), scored=True) if f.severity != "note"]
     assert len(scored) == 1 and scored[0].startswith("warning: 1 of 6 images have no mask, the first 0. They are not")
 
 
 def test_a_class_that_no_mask_shows_and_a_class_with_few_images_are_told(table, monkeypatch):
     for path in table.mask_paths[::2]:
         write_mask(np.full((30, 40), 2, np.uint8), Path(path))
-    monkeypatch.setattr(doctor, "FEW_IMAGES", 4)
+    monkeypatch.setattr(check, "FEW_IMAGES", 4)
     first, *others = told(table)
     assert first.startswith("warning: masks: 3 of 6 disagree with their image's labels: 3 (green in 3) show")
     assert [line.split(":", 1)[1].strip().split(".")[0] for line in others] == [
@@ -123,7 +123,7 @@ def test_a_class_that_no_mask_shows_and_a_class_with_few_images_are_told(table, 
 
 def test_void_is_a_fact_until_it_is_most_of_the_pixels(table):
     write_mask(np.full((30, 40), 255, np.uint8), Path(table.mask_paths[0]))
-    facts = [str(finding) for finding in doctor.check_table(table)]
+    facts = [str(finding) for finding in check.check_table(table)]
     assert "note:    16.7 % of the mask pixels are void (255)." in facts  # one mask of six
     for path in table.mask_paths[:4]:
         write_mask(np.full((30, 40), 255, np.uint8), Path(path))
@@ -146,8 +146,8 @@ def test_a_palette_in_another_order_is_read_by_its_colours_and_told(table):
     image.putpalette(voc_palette()[::-1].tobytes())
     image.save(table.mask_paths[0])
     assert np.array_equal(read_mask(table.mask_paths[0]), mask)
-    lines = [str(finding) for finding in doctor.check_table(table)]
-    assert doctor.is_sound(doctor.check_table(table))
+    lines = [str(finding) for finding in check.check_table(table)]
+    assert check.is_sound(check.check_table(table))
     assert any(line.startswith("note:    1 masks have their palette in another order") for line in lines)
 
 
@@ -156,7 +156,7 @@ def test_every_mask_that_cannot_be_read_is_an_error_with_its_way_out(table, name
     Path(table.mask_paths[3]).write_bytes(KINDS[name].data)
     (line,) = told(table)
     assert line.startswith("error:   1 masks ") and table.mask_paths[3] in line
-    assert doctor.inspect_row(table.image_paths[3], table.mask_paths[3]).mask_reason == KINDS[name].reason
+    assert check.inspect_row(table.image_paths[3], table.mask_paths[3]).faults == (KINDS[name].reason,)
 
 
 def test_masks_that_show_other_classes_than_their_labels_are_counted_in_one_line(table):
@@ -167,9 +167,9 @@ def test_masks_that_show_other_classes_than_their_labels_are_counted_in_one_line
     assert "1 (green in 1) lack classes that a label names" in line and table.mask_paths[1] in line
 
     both = replace(table, labels=np.ones_like(table.labels))
-    (line,) = [str(f) for f in doctor.check_table(both) if "disagree" in str(f)]
+    (line,) = [str(f) for f in check.check_table(both) if "disagree" in str(f)]
     assert line.startswith("note:    masks: 6 of 6 disagree"), "a pseudo mask may lack what a label names"
-    (line,) = [str(f) for f in doctor.check_table(both, scored=True) if "disagree" in str(f)]
+    (line,) = [str(f) for f in check.check_table(both, scored=True) if "disagree" in str(f)]
     assert line.startswith("warning: masks: 6 of 6 disagree"), "a true mask may not, in most images"
 
 
@@ -178,7 +178,7 @@ def test_truth_of_0_and_255_is_an_error_though_an_import_wrote_it_in_vocs_colour
     foreground[10:20, 10:20] = 255
     for path in table.mask_paths:
         write_mask(foreground, Path(path))
-    (line,) = [str(f) for f in doctor.check_table(table, scored=True) if f.severity != "note"]
+    (line,) = [str(f) for f in check.check_table(table, scored=True) if f.severity != "note"]
     assert line.startswith("error:   6 masks hold 0 and 255 only") and "import the target again" in line
 
 
@@ -189,15 +189,15 @@ def test_an_image_that_exif_turns_without_changing_its_size_is_told_where_its_ma
     path = Path(table.image_paths[0]).with_suffix(".jpg")
     Image.open(table.image_paths[0]).convert("RGB").save(path, exif=exif)
     table = replace(table, image_paths=(str(path), *table.image_paths[1:]))
-    (line,) = [str(f) for f in doctor.check_table(table, scored=True) if f.severity != "note"]
+    (line,) = [str(f) for f in check.check_table(table, scored=True) if f.severity != "note"]
     assert line.startswith("warning: 1 images with a mask are turned upright by their EXIF orientation")
     assert told(table) == [], "masks that we made of the upright image fit"
 
 
 def test_the_most_severe_comes_first_and_notes_alone_are_sound():
-    findings = [doctor.Finding(severity, "x") for severity in ("note", "warning", "error", "note")]
-    assert [f.severity for f in doctor.by_severity(findings)] == ["error", "warning", "note", "note"]
-    assert not doctor.is_sound(findings) and doctor.is_sound(findings[:1])
+    findings = [check.Finding(severity, "x") for severity in ("note", "warning", "error", "note")]
+    assert [f.severity for f in check.by_severity(findings)] == ["error", "warning", "note", "note"]
+    assert not check.is_sound(findings) and check.is_sound(findings[:1])
 
 
 def test_the_room_for_checkpoints_is_counted_from_the_network(tmp_path, monkeypatch):
@@ -205,41 +205,44 @@ def test_the_room_for_checkpoints_is_counted_from_the_network(tmp_path, monkeypa
     state = build_model(recipe, 3, pretrained=False).state_dict()
     weights = sum(t.numel() * t.element_size() for t in state.values())
     # the model, and 3 checkpoints of weights, two tensors of AdamW and the average
-    assert doctor.checkpoint_bytes(recipe, 3, multilabel=False) == weights * (1 + 3 * 4)
+    assert check.checkpoint_bytes(recipe, 3, multilabel=False) == weights * (1 + 3 * 4)
 
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
-    first = doctor.check_machine(recipe, 3, tmp_path / "not" / "yet", False)[0]
+    monkeypatch.setattr(check.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    first = check.check_machine(recipe, 3, tmp_path / "not" / "yet", False)[0]
     assert first.severity == "error" and f"are free in {tmp_path}" in first.what
 
 
 def test_the_program_of_the_crf_is_named_and_a_wrong_name_is_an_error(monkeypatch, tmp_path):
     monkeypatch.delenv("WSS_CRF", raising=False)
-    assert "the dense CRF is computed by builtin." in [f.what for f in doctor.check_machine(TINY, 3, tmp_path, False)]
+    assert "the dense CRF is computed by builtin." in [f.what for f in check.check_machine(TINY, 3, tmp_path, False)]
     monkeypatch.setenv("WSS_CRF", "magic")
-    assert doctor.check_machine(TINY, 3, tmp_path, False)[0].severity == "error"
+    assert check.check_machine(TINY, 3, tmp_path, False)[0].severity == "error"
 
 
 # ------------------------------------------------------------- stored datasets
 
 
 def test_the_command_reads_a_web_dataset_and_ends_with_status_1_where_something_is_wrong(database, capsys, monkeypatch):
-    dataset = make_web("doctor-web")
-    monkeypatch.setattr(doctor, "FEW_IMAGES", 1)
+    dataset = make_web("check-web")
+    monkeypatch.setattr(check, "FEW_IMAGES", 1)
     small = ["--set", f"long_side={W}", "--set", "crop=32"]
-    assert main(["doctor", "doctor-web", *small]) == 0
+    assert main(["check", "check-web", *small]) == 0
     out = capsys.readouterr().out
     assert "2 of 4 images are used (1 dropped:too_large, 1 dropped:too_small)." in out
     assert all(line.startswith("note:") for line in out.splitlines())
 
     mask = dataset.match_tags("kept").values("cosegmentation.mask_path")[0]
     write_mask(np.full((H, W), 7, np.uint8), Path(mask))
-    assert main(["doctor", "doctor-web", *small]) == 1
+    assert main(["check", "check-web", *small]) == 1
     assert capsys.readouterr().out.startswith("error:   1 masks hold values outside the classes (7)")
+
+    assert main(["doctor", "check-web", *small]) == 1, "the name of before"
+    assert "doctor is now called check" in capsys.readouterr().err
 
 
 def test_a_target_is_checked_with_and_without_pseudo_masks(database, tmp_path):
-    target = store.import_target(target_definition("doctor-t"), write_target(tmp_path))
-    lines = [str(f) for f in doctor.check_dataset("doctor-t-target", TINY)]
+    target = store.import_target(target_definition("check-t"), write_target(tmp_path))
+    lines = [str(f) for f in check.check_dataset("check-t-target", TINY)]
     assert lines[0].startswith("error:   2 of 2 images have no mask, the first t1.")
     assert any(line.startswith("warning: images that could not be used: 1 no_labels.") for line in lines)
 
@@ -249,13 +252,13 @@ def test_a_target_is_checked_with_and_without_pseudo_masks(database, tmp_path):
     store.set_target_masks(
         target, "pseudo_mask", {key: path for key in ids if key != "t3"}, store.mask_ledger(target, "ground_truth")
     )
-    lines = [str(f) for f in doctor.check_dataset("doctor-t-target", TINY)]
+    lines = [str(f) for f in check.check_dataset("check-t-target", TINY)]
     assert not any("have no mask" in line for line in lines)
     assert any(line.startswith("note:    2 of 3 images are used") for line in lines)
 
-    val = [str(f) for f in doctor.check_dataset("doctor-t-target", TINY, split="val")]
+    val = [str(f) for f in check.check_dataset("check-t-target", TINY, split="val")]
     assert not any("have no mask" in line for line in val)
     with pytest.raises(TrainingDataError, match=r"no image with the tag 'tset' \(tags: .*train"):
-        doctor.check_dataset("doctor-t-target", TINY, split="tset")
+        check.check_dataset("check-t-target", TINY, split="tset")
     with pytest.raises(StoreError, match="no masks in a field 'mine'"):
-        doctor.check_dataset("doctor-t-target", TINY, field="mine")
+        check.check_dataset("check-t-target", TINY, field="mine")
