@@ -399,7 +399,7 @@ def test_the_command_to_cosegment_a_folder_passes_method_and_options_on(tmp_path
     assert "long_side is 6" in capsys.readouterr().err
     assert main(["cosegment-folder", *folders, "--method", "magic"]) == 2
     assert main(["cosegment-folder", *folders, "--address", "localhost:8786"]) == 2
-    assert "take the engine dask or ray" in capsys.readouterr().err
+    assert "take the executor dask" in capsys.readouterr().err
 
 
 def test_a_bar_shows_how_much_of_the_group_was_looked_at_each_image_once(tmp_path, capsys):

@@ -140,6 +140,7 @@ VALUES = {
     "drop": ["cat/1"],
     "clear": ["cat/1"],
     "port": ["99999", "-5"],
+    "executor": ["process"],
     "engine": ["process"],
     "executor": ["process"],
     "weights": ["run/model.safetensors"],

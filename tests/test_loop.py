@@ -115,7 +115,7 @@ def test_control_c_tells_how_to_go_on_and_leaves_a_checkpoint_that_goes_on(table
     script = f"""
 import argparse, pickle, signal, os, sys, torch
 from pathlib import Path
-from wss_data.commands.cli import run
+from wss_data.commands.run import run
 from wss_train import loop
 from wss_train.training import train_generator
 torch.set_num_threads(1)

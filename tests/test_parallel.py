@@ -156,24 +156,9 @@ def test_an_item_that_kills_every_worker_of_a_cluster_can_be_left_out(dask):
     assert results == [-7 if n == 7 else n * n for n in range(12)]
 
 
-@pytest.mark.slow
-def test_ray_gives_the_same_in_the_same_order_and_loses_nothing(tmp_path, monkeypatch):
-    pytest.importorskip("ray")
-    # Its workers find installed packages; this file is none.
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    items = [(n, tmp_path / "first") for n in range(40)]
-    with workers_on("ray", count=2):
-        assert list(map_images(square, range(150))) == [n * n for n in range(150)]
-        assert os.getpid() not in set(map_images(process_of, range(8)))
-        assert list(map_images(square_of_a_survivor, items)) == [n * n for n in range(40)]
-        results = list(map_images(square_but_seven_kills, range(12), if_killed=minus))
-    assert results == [-7 if n == 7 else n * n for n in range(12)]
-
-
-@pytest.mark.parametrize(("engine", "package"), [("dask", "distributed"), ("ray", "ray")])
-def test_a_cluster_engine_that_is_not_installed_says_how_to_get_it(monkeypatch, engine, package):
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(WorkerError, match=rf"pip install 'wss\[{engine}\]'"), workers_on(engine):
+def test_an_executor_that_is_not_installed_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(WorkerError, match=r"pip install 'wss\[dask\]'"), workers_on("dask"):
         pass
 
 
@@ -183,17 +168,16 @@ def test_after_dask_fiftyone_can_still_be_imported():
     subprocess.run([sys.executable, "-W", "ignore", "-c", "import distributed; import eta.constants"], check=True)
 
 
-@pytest.mark.parametrize("engine", ["dask", "ray"])
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
-def test_a_cluster_that_does_not_answer_is_told_with_its_address(monkeypatch, engine, address):
-    pytest.importorskip("distributed" if engine == "dask" else "ray")
+def test_a_cluster_that_does_not_answer_is_reported_with_its_address(monkeypatch, address):
+    pytest.importorskip("distributed")
     monkeypatch.setattr(parallel, "CONNECT_S", 0.3)
-    with pytest.raises(WorkerError, match=f"answers at {address}"), workers_on(engine, address):
+    with pytest.raises(WorkerError, match=f"answers at {address}"), workers_on("dask", address):
         pass
 
 
-def test_an_address_without_a_cluster_and_an_unknown_engine_are_refused():
-    with pytest.raises(WorkerError, match="take the engine dask or ray"), workers_on("process", "localhost:8786"):
+def test_an_address_without_a_cluster_and_an_unknown_executor_are_refused():
+    with pytest.raises(WorkerError, match="take the executor dask"), workers_on("process", "localhost:8786"):
         pass
-    with pytest.raises(WorkerError, match="no engine 'slurm'"), workers_on("slurm"):
+    with pytest.raises(WorkerError, match="no executor 'slurm'"), workers_on("slurm"):
         pass

@@ -44,8 +44,8 @@ class Kettle:
         ({"litres": 1, "marks": 3}, "kettle: marks is 3, expected a list, each a number of at least 0."),
         ({"litres": 1, "marks": [1, -1]}, "kettle: marks is -1, expected a list, each a number of at least 0."),
         ({"litres": 1, "size": [1, 2, 3]}, "kettle: size is (1, 2, 3), expected a list of 2: a whole number, a whole"),
-        ({"litres": 1, "cup": 3}, "kettle has no option 'cup'; did you mean cups?"),
-        ({"litres": 1, "x\x1b": 3}, "kettle has no option 'x\\x1b'. Known options: litres, cups, colour"),
+        ({"litres": 1, "cup": 3}, "kettle: there is no option 'cup' (is cups meant?). Known options: litres, cups"),
+        ({"litres": 1, "x\x1b": 3}, "kettle: there is no option 'x\\x1b'. Known options: litres, cups, colour"),
         ({"litres": 1, "name": "silent"}, "kettle: a silent one does not whistle."),
     ],
 )

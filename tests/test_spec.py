@@ -56,7 +56,7 @@ def test_target_mask_classes_named_by_a_definition_become_its_class_names():
 
 def test_an_unknown_key_is_refused_with_the_known_ones():
     message = refused(changed(colour="red"))
-    assert message.startswith("zoo.yaml: unknown key 'colour'") and "longest_side" in message
+    assert message.startswith("zoo.yaml: there is no option 'colour'") and "longest_side" in message
 
 
 def test_a_gap_in_the_indices_is_refused_with_found_and_expected():
@@ -71,14 +71,14 @@ def test_a_gap_in_the_indices_is_refused_with_found_and_expected():
         ({"classes": ["cat", "cat"]}, "'cat' is listed 2 times"),
         ({"classes": ["background"]}, "'background' cannot be a class"),
         ({"classes": ["../etc"]}, "letters, digits"),
-        ({"classes": "cat"}, "wanted a list"),
+        ({"classes": "cat"}, "expected a list"),
         ({"sources": []}, "sources is empty"),
         ({"sources": [{"name": "drawn", "limit": 0}]}, "limit is 0"),
         ({"filters": {"min_foreground": 20}}, "min_foreground is 20"),
         ({"filters": {"min_foreground": 0.8, "max_foreground": 0.2}}, "not below"),
         ({"longest_side": "big"}, "longest_side is 'big'"),
         ({"target": {"layout": "coco"}}, "layout is 'coco'"),
-        ({"name": None}, "'name' is missing"),
+        ({"name": None}, "name is None"),
         ({"ignore_index": 1}, "ignore_index is 1"),
     ],
 )
@@ -88,7 +88,7 @@ def test_what_is_wrong_is_named(values, part):
 
 def test_a_definition_that_is_no_mapping_or_no_yaml_is_refused(tmp_path):
     file = tmp_path / "zoo.yaml"
-    for text, part in [("- cat\n", "wanted a mapping"), ("a: [", "not a readable YAML file")]:
+    for text, part in [("- cat\n", "expected a mapping"), ("a: [", "not a readable YAML file")]:
         file.write_text(text)
         with pytest.raises(SpecError, match=part):
             read_spec(file)

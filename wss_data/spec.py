@@ -2,16 +2,24 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
+
+import pydantic
+from pydantic import Field
 
 from wss_data.errors import SpecError, shown
 from wss_data.errors.names import is_of_tool
 from wss_data.errors.text import is_clean
 from wss_data.reading.listing import require_text
+from wss_data.reading.plain_yaml import read_plain_file
+from wss_data.reading.settings import Expected, Line, settings, settings_of
 from wss_data.runtime.files import expanded
+
+_Kind = TypeVar("_Kind")
 
 MAX_CLASSES = 254
 """Masks are 8 bit: 0 is background and 255 ignore."""
@@ -24,149 +32,172 @@ _LONGEST_QUERY = 500
 _LONGEST_CHAIN = 3
 
 
-@dataclass(frozen=True)
+_Options = Annotated[
+    Mapping[str, Any],
+    pydantic.AfterValidator(lambda options: dict(_checked_names(options))),
+    Expected("a mapping with words for keys"),
+]
+
+
+def _checked_names(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not all(isinstance(name, str) and 0 < len(name) <= LONGEST_NAME and is_clean(name) for name in options):
+        raise ValueError
+    return options
+
+
+@settings("class", SpecError)
 class ClassSpec:
-    """One class.
+    """One class."""
 
-    Args:
-        index: Value of its pixels in a label mask, 1..C; background is 0.
-        name: Its name, used for folders, tags and reports.
-        queries: What the sources are asked for; by default the name.
-    """
+    index: Annotated[
+        int, Field(ge=1, le=MAX_CLASSES, description="Value of its pixels in a label mask; background is 0.")
+    ]
+    name: Annotated[str, Line(LONGEST_NAME), Field(description="Its name, used for folders, tags and reports.")]
+    queries: Annotated[
+        tuple[Annotated[str, Line(_LONGEST_QUERY)], ...],
+        Field(description="What the sources are asked for; by default the name."),
+    ]
 
-    index: int
-    name: str
-    queries: tuple[str, ...]
 
-
-@dataclass(frozen=True)
+@settings("source", SpecError)
 class SourceSpec:
-    """One source of web images.
+    """One source of web images."""
 
-    Args:
-        name: Name of the source.
-        limit: Most images to take for each class; ``None`` for all that it has.
-        options: Settings of that source.
-    """
-
-    name: str
-    limit: int | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    name: Annotated[str, Line(LONGEST_NAME), Field(description="Name of the source.")]
+    limit: Annotated[
+        Annotated[int, Field(ge=1)] | None,
+        Field(description="Most images to take for each class; without it all that the source has."),
+    ] = None
+    options: Annotated[_Options, Field(description="Settings of that source.")] = field(default_factory=dict)
 
 
 DEFAULT_SOURCES = (SourceSpec("openverse"), SourceSpec("wikimedia"))
 """Where images come from when a definition does not say: the sources that need no key."""
 
 
-@dataclass(frozen=True)
+@settings("cosegmentation", SpecError)
 class CosegmentationSpec:
     """Which engine makes the masks, and its settings."""
 
-    method: str = "common"
-    options: Mapping[str, Any] = field(default_factory=dict)
+    method: Annotated[str, Line(LONGEST_NAME), Field(description="Name of the engine.")] = "common"
+    options: Annotated[_Options, Field(description="Settings of that engine.")] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+_Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+@settings("filters", SpecError)
 class FilterSpec:
     """Which masks are kept.
-
-    Args:
-        min_foreground: Smallest foreground share of the image, in [0, 1].
-        max_foreground: Largest.
-        min_confidence: Smallest confidence of the engine, in [0, 1]; 0 keeps all. Masks without one are kept.
 
     Source:
         Shen et al., BMVC 2017, section 4.1: 20 % to 80 %. The confidence is our own.
     """
 
-    min_foreground: float = 0.2
-    max_foreground: float = 0.8
-    min_confidence: float = 0.0
+    min_foreground: Annotated[
+        _Fraction, Field(description="Smallest foreground fraction of the image that is kept; the paper's is 0.2.")
+    ] = 0.2
+    max_foreground: Annotated[_Fraction, Field(description="Largest; the paper's is 0.8.")] = 0.8
+    min_confidence: Annotated[
+        _Fraction,
+        Field(description="Smallest confidence of the engine that is kept; 0 keeps all. Masks without one are kept."),
+    ] = 0.0
+
+    def __post_init__(self) -> None:
+        if self.min_foreground >= self.max_foreground:
+            raise SpecError(f"min_foreground {self.min_foreground} is not below max_foreground {self.max_foreground}.")
 
 
-@dataclass(frozen=True)
+_Count = Annotated[int, Field(ge=1, le=1000)]
+_Seconds = Annotated[float, Field(ge=0, le=3600)]
+
+
+@settings("download", SpecError)
 class DownloadSpec:
-    """How pictures are downloaded.
+    """How images are downloaded."""
 
-    Args:
-        connections: Downloads at once.
-        per_host: Downloads at once from one host; a host with a stricter rule of its own keeps that.
-        pause_s: Seconds between the starts of two downloads from one host; a longer ``Crawl-delay`` wins.
-        attempts: Requests for one picture at most; only what may pass by itself is asked for again.
-        backoff_s: Seconds before the second attempt; four times as long before each one after that.
-        deadline_s: Seconds that all attempts for one picture may take together, waiting between them apart.
-        max_megabytes: Size of a file at most, in MiB.
-        respect_robots: Whether what ``robots.txt`` disallows is left alone.
-        respect_opt_outs: Whether pictures behind ``X-Robots-Tag: noai`` and its like are left alone.
-        allow_hosts: ``host:port`` of servers in a private network that may be asked all the same.
-    """
+    connections: Annotated[_Count, Field(description="Downloads at once.")] = 16
+    per_host: Annotated[
+        _Count, Field(description="Downloads at once from one host; a host with a stricter rule of its own keeps that.")
+    ] = 6
+    pause_s: Annotated[
+        _Seconds,
+        Field(description="Seconds between the starts of two downloads from one host; a longer Crawl-delay wins."),
+    ] = 0.0
+    attempts: Annotated[
+        _Count,
+        Field(description="Requests for one image at most; only what may pass by itself is asked for again."),
+    ] = 3
+    backoff_s: Annotated[
+        _Seconds, Field(description="Seconds before the second attempt; four times as long before each one after that.")
+    ] = 1.0
+    deadline_s: Annotated[
+        _Seconds,
+        Field(description="Seconds that all attempts for one image may take together, waiting between them apart."),
+    ] = 25.0
+    max_megabytes: Annotated[_Count, Field(description="Size of a file at most, in MiB.")] = 16
+    respect_robots: Annotated[bool, Field(description="Whether what robots.txt disallows is left alone.")] = True
+    respect_opt_outs: Annotated[
+        bool, Field(description="Whether images behind X-Robots-Tag: noai and its like are left alone.")
+    ] = True
+    allow_hosts: Annotated[
+        tuple[Annotated[str, Line(300)], ...],
+        Field(description="host:port of servers in a private network that may be asked all the same."),
+    ] = ()
 
-    connections: int = 16
-    per_host: int = 6
-    pause_s: float = 0.0
-    attempts: int = 3
-    backoff_s: float = 1.0
-    deadline_s: float = 25.0
-    max_megabytes: int = 16
-    respect_robots: bool = True
-    respect_opt_outs: bool = True
-    allow_hosts: tuple[str, ...] = ()
 
-
-@dataclass(frozen=True)
+@settings("duplicates", SpecError)
 class DuplicateSpec:
-    """Which images count as the same picture.
+    """Which images count as the same image."""
 
-    Args:
-        max_distance: Bits in which two perceptual hashes may differ, of 64; ``None`` leaves near-duplicates in.
-    """
+    max_distance: Annotated[
+        Annotated[int, Field(ge=0, le=32)] | None,
+        Field(description="Bits in which two perceptual hashes may differ, of 64; null leaves near-duplicates in."),
+    ] = 8
 
-    max_distance: int | None = 8
 
-
-@dataclass(frozen=True)
+@settings("target", SpecError)
 class TargetSpec:
-    """The dataset that the final model is trained and scored on.
+    """The dataset that the final model is trained and scored on."""
 
-    Args:
-        layout: ``voc`` (folders as PASCAL VOC has them) or ``drawn``.
-        mask_classes: Class names in the order of the target masks' indices 1..K, where they are not the definition's
-            own. Masks are then translated by name, and pixels of a class that the definition lacks become void.
-        options: Settings of the layout.
-    """
+    layout: Annotated[Literal["voc", "drawn"], Field(description="voc (folders as PASCAL VOC has them) or drawn.")]
+    mask_classes: Annotated[
+        tuple[Annotated[str, Line(LONGEST_NAME)], ...] | None,
+        Field(
+            description="Class names in the order of the target masks' indices 1..K, where they are not the "
+            "definition's own, or the name of a definition that has them. Masks are then translated by name, and "
+            "pixels of a class that the definition lacks become void."
+        ),
+    ] = None
+    options: Annotated[_Options, Field(description="Settings of the layout.")] = field(default_factory=dict)
 
-    layout: str
-    mask_classes: tuple[str, ...] | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
 
-
-@dataclass(frozen=True)
+@settings("definition", SpecError)
 class DatasetSpec:
-    """A whole definition.
+    """A whole definition."""
 
-    Args:
-        name: Name of the FiftyOne dataset; the target dataset is called ``<name>-target``.
-        classes: The classes, index 1 first.
-        sources: Where images come from, in this order; those that need no key where the definition names none.
-        download: How pictures are downloaded.
-        duplicates: Which images count as the same picture.
-        cosegmentation: How masks are made.
-        filters: Which masks are kept.
-        target: The target dataset, if the definition has one.
-        ignore_index: Value of void pixels.
-        longest_side: Longest side of a stored image, in pixels.
-    """
-
-    name: str
-    classes: tuple[ClassSpec, ...]
-    sources: tuple[SourceSpec, ...] = DEFAULT_SOURCES
-    download: DownloadSpec = DownloadSpec()
-    duplicates: DuplicateSpec = DuplicateSpec()
-    cosegmentation: CosegmentationSpec = CosegmentationSpec()
-    filters: FilterSpec = FilterSpec()
-    target: TargetSpec | None = None
-    ignore_index: int = 255
-    longest_side: int = 340
+    name: Annotated[
+        Annotated[str, Line(LONGEST_NAME)],
+        Field(description="Name of the FiftyOne dataset; the target dataset is called <name>-target."),
+    ]
+    classes: Annotated[
+        tuple[ClassSpec, ...], Field(description="The classes, index 1 first: names, or mappings with the keys below.")
+    ]
+    sources: Annotated[
+        tuple[SourceSpec, ...],
+        Field(description="Where images come from, in this order; without it, those that need no key."),
+    ] = DEFAULT_SOURCES
+    download: Annotated[DownloadSpec, Field(description="How images are downloaded.")] = DownloadSpec()
+    duplicates: Annotated[DuplicateSpec, Field(description="Which images count as the same.")] = DuplicateSpec()
+    cosegmentation: Annotated[CosegmentationSpec, Field(description="How masks are made.")] = CosegmentationSpec()
+    filters: Annotated[FilterSpec, Field(description="Which masks are kept.")] = FilterSpec()
+    target: Annotated[TargetSpec | None, Field(description="The target dataset, if there is one.")] = None
+    ignore_index: Annotated[
+        int, Field(ge=2, le=255, description="Value of void pixels in masks; over all class indices.")
+    ] = 255
+    longest_side: Annotated[
+        int, Field(ge=32, le=10_000, description="Longest side of a stored image, in pixels; the paper's is 340.")
+    ] = 340
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -237,8 +268,6 @@ def read_spec(name_or_path: str | Path) -> DatasetSpec:
 
 def _read_file(name_or_path: str | Path, within: tuple[str, ...]) -> DatasetSpec:
     """The definition in a file; ``within``: the files that led to it by their ``mask_classes``."""
-    from wss_data.reading.plain_yaml import read_plain_file
-
     text = str(name_or_path)
     path = Path(text)
     # Unlike Path.is_file, this takes a name that no file system has for one of no file.
@@ -283,27 +312,39 @@ def spec_from_folder(images: str | Path, name: str) -> DatasetSpec:
 
 
 def _read_dataset(value: Any, where: str, within: tuple[str, ...]) -> DatasetSpec:
-    known = _mapping(value, DatasetSpec, where, required=("name", "classes"))
-    name = _name(known["name"], f"{where}: name")
-    classes = _read_classes(known["classes"], where)
-    extra: dict[str, Any] = {}
+    known = _mapping(value, DatasetSpec, where)
+    if known.get("target", ...) is None:
+        del known["target"]  # as where it is left out
+    if "name" in known:
+        known["name"] = _name(known["name"], f"{where}: name")
+    if "classes" in known:
+        known["classes"] = _read_classes(known["classes"], where)
     if "sources" in known:
-        extra["sources"] = _read_sources(known["sources"], where)
-    if "download" in known:
-        extra["download"] = _read_download(known["download"], f"{where}: download")
-    if "duplicates" in known:
-        extra["duplicates"] = _read_duplicates(known["duplicates"], f"{where}: duplicates")
-    if "cosegmentation" in known:
-        part = _mapping(known["cosegmentation"], CosegmentationSpec, f"{where}: cosegmentation")
-        _text(part.get("method", ""), f"{where}: cosegmentation: method", LONGEST_NAME)
-        extra["cosegmentation"] = CosegmentationSpec(**part)
-    if "filters" in known:
-        extra["filters"] = read_filters(known["filters"], f"{where}: filters")
-    if known.get("target") is not None:
-        extra["target"] = _read_target(known["target"], f"{where}: target", within)
-    ignore = _integer(known.get("ignore_index", 255), f"{where}: ignore_index", low=len(classes) + 1, high=255)
-    side = _integer(known.get("longest_side", 340), f"{where}: longest_side", low=32, high=10_000)
-    return DatasetSpec(name, classes, ignore_index=ignore, longest_side=side, **extra)
+        known["sources"] = _read_sources(known["sources"], where)
+    for key, kind in _PARTS.items():
+        if key in known:
+            place = f"{where}: {key}"
+            part = _mapping(known[key], kind, place)
+            if key == "target" and isinstance(named := part.get("mask_classes"), str):
+                # A definition's name stands for its classes, so that VOC's twenty are written down once.
+                part["mask_classes"] = _read_file(named, within).class_names
+            known[key] = _made(kind, part, place)
+    spec = _made(DatasetSpec, known, where)
+    if spec.ignore_index <= len(spec.classes):
+        raise SpecError(
+            f"{where}: ignore_index is {spec.ignore_index}, expected a whole number from {len(spec.classes) + 1} to "
+            "255: classes have those below."
+        )
+    return spec
+
+
+_PARTS = {
+    "download": DownloadSpec,
+    "duplicates": DuplicateSpec,
+    "cosegmentation": CosegmentationSpec,
+    "filters": FilterSpec,
+    "target": TargetSpec,
+}
 
 
 def _read_classes(value: Any, where: str) -> tuple[ClassSpec, ...]:
@@ -311,27 +352,24 @@ def _read_classes(value: Any, where: str) -> tuple[ClassSpec, ...]:
     for position, item in enumerate(_sequence(value, f"{where}: classes"), start=1):
         if isinstance(item, str):
             item = {"name": item, "index": position}
-        part = _mapping(item, ClassSpec, f"{where}: class {position}", required=("name", "index"))
-        name = _name(part["name"], f"{where}: name of class {position}")
-        if part["index"] != position or isinstance(part["index"], bool):
+        place = f"{where}: class {position}"
+        part = _mapping(item, ClassSpec, place)
+        name = part["name"] = _name(part.get("name"), f"{where}: name of class {position}")
+        if part.get("index") != position or isinstance(part["index"], bool):
             raise SpecError(
-                f"{where}: class '{name}' has index {shown(part['index'])}, expected {position}. "
+                f"{where}: class '{name}' has index {shown(part.get('index'))}, expected {position}. "
                 "Indices run from 1 without gaps, in file order; 0 is background."
             )
-        place = f"{where}: queries of class '{name}'"
-        queries = [str(q) if type(q) is int else q for q in _sequence(part.get("queries", [name]), place)]
-        queries = [_text(query, place, _LONGEST_QUERY) for query in queries]
-        classes.append(ClassSpec(position, name, tuple(queries) or (name,)))
+        queries = _sequence(part.get("queries") or [name], f"{place}: queries")
+        part["queries"] = [str(query) if type(query) is int else query for query in queries]
+        classes.append(_made(ClassSpec, part, place))
     if not 1 <= len(classes) <= MAX_CLASSES:
         raise SpecError(f"{where}: {len(classes)} classes, between 1 and {MAX_CLASSES} are possible.")
-    names = [c.name for c in classes]
-    for name in names:
-        if names.count(name) > 1:
-            raise SpecError(f"{where}: class '{name}' is listed {names.count(name)} times, once is wanted.")
+    _check_once([one.name for one in classes], "class", where)
+    alike: dict[str, str] = {}
+    for name in (one.name for one in classes):
         if name == "background":
             raise SpecError(f"{where}: 'background' cannot be a class; index 0 always is background.")
-    alike: dict[str, str] = {}
-    for name in names:
         other = alike.setdefault(re.sub("[-_]+", "-", name.casefold()).rstrip("-"), name)
         if other != name:
             raise SpecError(
@@ -342,119 +380,49 @@ def _read_classes(value: Any, where: str) -> tuple[ClassSpec, ...]:
 
 
 def _read_sources(value: Any, where: str) -> tuple[SourceSpec, ...]:
-    sources = tuple(
-        _read_source(item, f"{where}: source {position}")
-        for position, item in enumerate(_sequence(value, f"{where}: sources"), start=1)
-    )
+    sources = []
+    for position, item in enumerate(_sequence(value, f"{where}: sources"), start=1):
+        place = f"{where}: source {position}"
+        part = {"name": item} if isinstance(item, str) else _mapping(item, SourceSpec, place)
+        sources.append(_made(SourceSpec, part, place))
     if not sources:
         raise SpecError(f"{where}: sources is empty; name at least one source, or leave 'sources' out.")
-    names = [source.name for source in sources]
-    for name in names:
-        if names.count(name) > 1:
-            raise SpecError(f"{where}: source '{name}' is listed {names.count(name)} times, once is wanted.")
-    return sources
-
-
-def _read_source(value: Any, where: str) -> SourceSpec:
-    if isinstance(value, str):
-        value = {"name": value}
-    part = _mapping(value, SourceSpec, where, required=("name",))
-    _text(part["name"], f"{where}: name", LONGEST_NAME)
-    if part.get("limit") is not None:
-        part["limit"] = _integer(part["limit"], f"{where}: limit", low=1)
-    return SourceSpec(**part)
-
-
-def _read_download(value: Any, where: str) -> DownloadSpec:
-    part = _mapping(value, DownloadSpec, where)
-    for key, low in (("connections", 1), ("per_host", 1), ("attempts", 1), ("max_megabytes", 1)):
-        if key in part:
-            part[key] = _integer(part[key], f"{where}: {key}", low=low, high=1000)
-    for key in ("pause_s", "backoff_s", "deadline_s"):
-        seconds = part.get(key, 1.0)
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= 3600:
-            raise SpecError(f"{where}: {key} is {shown(seconds)}, wanted seconds between 0 and 3600.")
-    for key in ("respect_robots", "respect_opt_outs"):
-        if not isinstance(part.get(key, True), bool):
-            raise SpecError(f"{where}: {key} is {shown(part[key])}, wanted true or false.")
-    if "allow_hosts" in part:
-        place = f"{where}: allow_hosts"
-        part["allow_hosts"] = tuple(_text(host, place, 300) for host in _sequence(part["allow_hosts"], place))
-    return DownloadSpec(**part)
-
-
-def _read_duplicates(value: Any, where: str) -> DuplicateSpec:
-    part = _mapping(value, DuplicateSpec, where)
-    if part.get("max_distance") is not None:
-        part["max_distance"] = _integer(part["max_distance"], f"{where}: max_distance", low=0, high=32)
-    return DuplicateSpec(**part)
+    _check_once([source.name for source in sources], "source", where)
+    return tuple(sources)
 
 
 def read_filters(value: Any, where: str) -> FilterSpec:
     """Check the thresholds of the filter.
 
     Raises:
-        SpecError: If one is no share in [0, 1] or they are in the wrong order.
+        SpecError: If one is no fraction in [0, 1] or they are in the wrong order.
     """
-    filters = FilterSpec(**_mapping(value, FilterSpec, where))
-    for key, ratio in asdict(filters).items():
-        if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 <= ratio <= 1:
-            raise SpecError(f"{where}: {key} is {shown(ratio)}, a share between 0 and 1 is wanted.")
-    if filters.min_foreground >= filters.max_foreground:
-        raise SpecError(
-            f"{where}: min_foreground {filters.min_foreground} is not below max_foreground {filters.max_foreground}."
-        )
-    return filters
+    return _made(FilterSpec, _mapping(value, FilterSpec, where), where)
 
 
-def _read_target(value: Any, where: str, within: tuple[str, ...]) -> TargetSpec:
-    part = _mapping(value, TargetSpec, where, required=("layout",))
-    if part["layout"] not in ("voc", "drawn"):
-        raise SpecError(f"{where}: layout is {shown(part['layout'])}, known layouts: voc, drawn.")
-    if part.get("mask_classes") is not None:
-        named = part["mask_classes"]
-        # A definition's name stands for its classes, so that VOC's twenty are written down once.
-        if isinstance(named, str):
-            part["mask_classes"] = _read_file(named, within).class_names
-        else:
-            place = f"{where}: mask_classes"
-            part["mask_classes"] = tuple(_text(name, place, LONGEST_NAME) for name in _sequence(named, place))
-    return TargetSpec(**part)
+def _made(kind: type[_Kind], part: dict[str, Any], where: str) -> _Kind:
+    with settings_of(where):
+        return kind(**part)
 
 
-def _mapping(value: Any, kind: type, where: str, required: Sequence[str] = ()) -> dict[str, Any]:
-    """``value`` as a dict whose keys are fields of ``kind``."""
-    known = [f.name for f in fields(kind)]
+def _mapping(value: Any, kind: type, where: str) -> dict[str, Any]:
+    """``value`` as a dict; ``kind`` looks at what is in it. Options that are left empty are none."""
     if not isinstance(value, Mapping):
-        raise SpecError(f"{where}: found {shown(value)}, wanted a mapping with the keys {', '.join(known)}.")
-    for key in value:
-        if key not in known:
-            raise SpecError(f"{where}: unknown key {shown(key)}. Known keys: {', '.join(known)}.")
-    for key in required:
-        if value.get(key) is None:
-            raise SpecError(f"{where}: '{key}' is missing.")
-    part = dict(value)
-    if "options" in part:
-        options = part["options"] or {}
-        if not isinstance(options, Mapping):
-            raise SpecError(f"{where}: options is {shown(options)}, wanted a mapping.")
-        for key in options:
-            _text(key, f"{where}: name of an option", LONGEST_NAME)
-        part["options"] = dict(options)
-    return part
+        keys = ", ".join(field.name for field in fields(kind))
+        raise SpecError(f"{where}: found {shown(value)}, expected a mapping with the keys {keys}.")
+    return {key: item for key, item in value.items() if not (key == "options" and item is None)}
 
 
 def _sequence(value: Any, where: str) -> Sequence[Any]:
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise SpecError(f"{where}: found {shown(value)}, wanted a list.")
+        raise SpecError(f"{where}: found {shown(value)}, expected a list.")
     return value
 
 
-def _integer(value: Any, where: str, low: int, high: int | None = None) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
-        wanted = f"at least {low}" if high is None else f"between {low} and {high}"
-        raise SpecError(f"{where} is {shown(value)}, wanted a whole number {wanted}.")
-    return value
+def _check_once(names: Sequence[str], what: str, where: str) -> None:
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise SpecError(f"{where}: {what} '{name}' is listed {count} times, once is expected.")
 
 
 def _name(value: Any, where: str) -> str:
@@ -462,15 +430,6 @@ def _name(value: Any, where: str) -> str:
         raise SpecError(
             f"{where} is {shown(value)}; letters, digits, '_' and '-' are possible, a letter or digit first, "
             f"{LONGEST_NAME} at most{'' if isinstance(value, str) else ', in quotes where it would be something else'}."
-        )
-    return value
-
-
-def _text(value: Any, where: str, longest: int) -> str:
-    if not isinstance(value, str) or len(value) > longest or not is_clean(value):
-        quoted = "" if isinstance(value, str) else " (in quotes where it would be something else)"
-        raise SpecError(
-            f"{where} is {shown(value)}, wanted a text of at most {longest} characters on one line{quoted}."
         )
     return value
 

@@ -66,7 +66,7 @@ def work(arguments: argparse.Namespace) -> None:
 
     cv2.setNumThreads(1)
     begun = time.monotonic()
-    with workers_on(arguments.engine, arguments.address, arguments.workers):
+    with workers_on(arguments.executor, arguments.address, arguments.workers):
         summary = cosegment_folder(
             arguments.work / "images",
             arguments.work / "masks",
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="folder of photographs, searched with its folders")
     parser.add_argument("--count", type=int, default=4000, help="images in the group (default: 4000)")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="worker processes")
-    parser.add_argument("--engine", default="process", choices=["process", "dask", "ray"])
+    parser.add_argument("--executor", default="process", choices=["process", "dask"])
     parser.add_argument("--address", help="HOST:PORT of the cluster")
     parser.add_argument("--method", default="common", help="co-segmentation engine (default: common)")
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)

@@ -8,11 +8,19 @@ import argparse
 import math
 import os
 import re
+import sys
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from wss_data.errors import WssError, shown
+from wss_data.reading.plain_yaml import plain_values
 from wss_data.runtime.files import expanded
+from wss_data.runtime.version import __version__
+
+Command = Callable[[argparse.Namespace], int]
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 LONGEST_NAME = 255
 """Bytes of a file's name, and of any name of ours: what the usual file systems take."""
@@ -47,6 +55,32 @@ class Parser(argparse.ArgumentParser):
         """Print what is wrong in one line, and where help is; exit with status 2."""
         message = message.replace("\n", " ")
         self.exit(2, f"{self.prog}: {message}. See: {self.prog} --help\n")
+
+
+def program(name: str, description: str, epilog: str) -> tuple[argparse.ArgumentParser, Commands]:
+    """The parser of a program, and what its commands are added to."""
+    parser: argparse.ArgumentParser = Parser(prog=name, description=description, epilog=epilog)
+    parser.add_argument("--version", action="version", version=f"wss {__version__}")
+    return parser, parser.add_subparsers(metavar="COMMAND", required=True)
+
+
+def add_command(
+    commands: Commands,
+    name: str,
+    command: Command,
+    text: str,
+    example: str,
+) -> argparse.ArgumentParser:
+    """Add one subcommand: its help is ``text``, and ends with a line one can paste."""
+    parser = commands.add_parser(
+        name,
+        help=text.split("\n")[0],
+        description=textwrap.dedent(text),
+        epilog=f"example:  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=command)
+    return parser
 
 
 def text(value: str) -> str:
@@ -121,6 +155,27 @@ def share(value: str) -> float:
     return float(value)
 
 
+class _OldName(argparse.Action):
+    """Takes an option by the name that it had, with a warning."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        new = f"--{self.dest.replace('_', '-')}"
+        print(f"{parser.prog}: {option} is called {new} now; the old name goes with the next version.", file=sys.stderr)
+        setattr(namespace, self.dest, values)
+
+
+def add_old_name(parser: argparse.ArgumentParser, old: str, new: str, **options: Any) -> None:
+    """Take an option by its old name for one version more; it stands in no help text."""
+    parser.add_argument(
+        old,
+        dest=new.lstrip("-").replace("-", "_"),
+        action=_OldName,
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS,
+        **options,
+    )
+
+
 def add_dataset(parser: argparse.ArgumentParser) -> None:
     """Add ``DATASET``, a FiftyOne dataset of ours."""
     parser.add_argument("dataset", metavar="DATASET", help="FiftyOne dataset, as listed by `wss-data list`")
@@ -132,19 +187,20 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:
-    """Add ``--workers``, ``--engine`` and ``--address``: where co-segmentation runs."""
+    """Add ``--workers``, ``--executor`` and ``--address``: where co-segmentation runs."""
     add_workers(parser)
     parser.add_argument(
-        "--engine",
-        choices=["process", "dask", "ray"],
+        "--executor",
+        choices=["process", "dask"],
         default="process",
-        help="where co-segmentation runs: processes of this machine, or a Dask or Ray cluster; the masks are the same "
+        help="where co-segmentation runs: processes of this machine, or a Dask cluster; the masks are the same "
         "(default: process)",
     )
+    add_old_name(parser, "--engine", "--executor", choices=["process", "dask"])
     parser.add_argument(
         "--address",
         metavar="HOST:PORT",
-        help="scheduler of the cluster, with --engine dask or ray; --workers is then the cluster's affair "
+        help="scheduler of the cluster, with --executor dask; --workers is then the cluster's affair "
         "(default: start N workers on this machine)",
     )
 
@@ -174,8 +230,6 @@ def add_programs(parser: argparse.ArgumentParser) -> None:
 
 def option(given: str) -> tuple[str, object]:
     """NAME=VALUE as (name, value): the value as in a definition (YAML), and what is none as it stands."""
-    from wss_data.reading.plain_yaml import plain_values
-
     name, equals, value = text(given).partition("=")
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{shown(given)} is no NAME=VALUE")

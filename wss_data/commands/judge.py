@@ -1,19 +1,94 @@
-"""The command ``wss-data verdict``."""
+"""Commands of ``wss-data`` that decide which images take part in training."""
 
 import argparse
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
-from wss_data.commands.arguments import add_dataset, free_text
+import wss_data
+from wss_data.commands.arguments import Commands, add_command, add_dataset, add_filter, add_workers, free_text, share
 from wss_data.errors import StoreError
 from wss_data.filtering.filters import Verdict
+from wss_data.filtering.verdicts import told
 from wss_data.reading.tables import decode_text, lines_of, read_text
+from wss_data.runtime.home import dataset_owner
 
 
-def add_verdict_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add ``verdict``."""
-    from wss_data.commands.cli import add_command
+def add_commands(commands: Commands) -> None:
+    """Add ``filter``, ``leaks``, ``verdict``, ``embed``."""
+    for add in (_add_filter, _add_leaks, _add_verdict, _add_embed):
+        add(commands)
 
+
+def _add_filter(commands: Commands) -> None:
+    add = add_command(
+        commands,
+        "filter",
+        _filter,
+        """\
+        Keep the images whose co-segmentation mask covers a plausible share of the frame.
+        Nothing is deleted: the others stay, tagged with the reason. A person's verdict wins.""",
+        "wss-data filter voc-animals --min-foreground 0.2 --max-foreground 0.8 --dry-run",
+    )
+    add_dataset(add)
+    add_filter(add)
+    add.add_argument(
+        "--min-confidence",
+        type=share,
+        default=0.0,
+        metavar="CONFIDENCE",
+        help="smallest confidence kept, 0 to 1: 0.5 drops most images that show nothing of their class (default: 0, "
+        "as in the paper)",
+    )
+    add.add_argument(
+        "--dry-run", action="store_true", help="print how many images each class would keep; change nothing"
+    )
+
+
+def _filter(options: argparse.Namespace) -> int:
+    thresholds = {name: getattr(options, name) for name in ("min_foreground", "max_foreground", "min_confidence")}
+    filters = wss_data.read_filters(thresholds, "wss-data filter")
+    with nullcontext() if options.dry_run else dataset_owner(options.dataset):
+        report = wss_data.apply_filter(wss_data.open_dataset(options.dataset), filters, dry_run=options.dry_run)
+    print(report)
+    if options.dry_run:
+        print("nothing was changed (--dry-run).")
+    return 0
+
+
+def _add_leaks(commands: Commands) -> None:
+    add = add_command(
+        commands,
+        "leaks",
+        _leaks,
+        """\
+        Drop web images that stand in an evaluation split, too: exact and near copies.
+        They stay visible, tagged dropped:leak. A build checks its own target dataset by itself.""",
+        "wss-data leaks voc-animals --against voc-animals-target --dry-run",
+    )
+    add_dataset(add)
+    add.add_argument(
+        "--against",
+        metavar="SPLIT",
+        required=True,
+        help="a target dataset (its val), NAME:TAG for other images of it, a folder of images, or a file of hashes",
+    )
+    add.add_argument("--dry-run", action="store_true", help="list the leaks; change nothing")
+
+
+def _leaks(options: argparse.Namespace) -> int:
+    dataset = wss_data.open_dataset(options.dataset)
+    spec = wss_data.store.definition(dataset)
+    with nullcontext() if options.dry_run else dataset_owner(dataset.name):
+        print(wss_data.store.leaks(dataset, options.against, spec.duplicates.max_distance, dry_run=options.dry_run))
+        if not options.dry_run:
+            wss_data.apply_filter(dataset)
+    if options.dry_run:
+        print("nothing was changed (--dry-run).")
+    return 0
+
+
+def _add_verdict(commands: Commands) -> None:
     add = add_command(
         commands,
         "verdict",
@@ -46,13 +121,9 @@ def add_verdict_command(commands: "argparse._SubParsersAction[argparse.ArgumentP
 
 
 def _verdict(options: argparse.Namespace) -> int:
-    from wss_data import store
-    from wss_data.filtering.verdicts import told
-    from wss_data.store.verdicts import act_told
-
-    dataset = store.open_dataset(options.dataset)
+    dataset = wss_data.store.open_dataset(options.dataset)
     if options.undo:
-        print(f"taken back: {act_told(store.undo_verdict(dataset))}")
+        print(f"taken back: {wss_data.store.act_told(wss_data.store.undo_verdict(dataset))}")
         return 0
     orders: tuple[tuple[str, Verdict | None], ...] = (("keep", "keep"), ("drop", "drop"), ("clear", None))
     for name, verdict in orders:
@@ -61,16 +132,41 @@ def _verdict(options: argparse.Namespace) -> int:
             if options.listed is not None:
                 files, images = (images, []) if options.listed is True else ([options.listed], images)
                 images = [*images, *(line for file in files for line in _lines(file))]
-            count = store.judge(dataset, store.find_images(dataset, images), verdict, options.reason)
+            count = wss_data.store.judge(dataset, wss_data.store.find_images(dataset, images), verdict, options.reason)
             print(f"{name}: {count:,} image{'' if count == 1 else 's'} of {dataset.name}")
             return 0
     if options.listed is not None or options.reason:
         raise StoreError("--from and --reason go with --keep, --drop or --clear; nothing was judged.")
-    acts = store.verdict_acts(dataset)
+    acts = wss_data.store.verdict_acts(dataset)
     for number, act in enumerate(acts, start=1):
         print(told(number, act))
     if not acts:
         print(f"nothing was judged in {dataset.name} yet.")
+    return 0
+
+
+def _add_embed(commands: Commands) -> None:
+    add = add_command(
+        commands,
+        "embed",
+        _embed,
+        """\
+        Draw a map of the images, index them for search by example, and find those that are odd in their class.
+        Uses what the co-segmentation saw of each image; others are looked at now. Nothing is downloaded or dropped.""",
+        "wss-data embed drawn",
+    )
+    add_dataset(add)
+    add.add_argument(
+        "--method", choices=["tsne", "pca"], help="what draws the map (default: t-SNE up to 10,000 images, else PCA)"
+    )
+    add_workers(add)
+
+
+def _embed(options: argparse.Namespace) -> int:
+    dataset = wss_data.store.open_dataset(options.dataset)
+    print(wss_data.embed(dataset, options.method, options.workers))
+    view = wss_data.store.ODD_VIEW
+    print(f"wss-data view {dataset.name}:  + > Embeddings shows the map; the view '{view}' sorts by oddness.")
     return 0
 
 

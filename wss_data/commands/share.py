@@ -1,15 +1,118 @@
-"""Commands of ``wss-data`` that hand a dataset on, and take one in that was handed on."""
+"""Commands of ``wss-data`` that hand a dataset on, take one in that was handed on, and forget images."""
 
 import argparse
 from pathlib import Path
 
-from wss_data.commands.arguments import add_dataset
+import wss_data
+from wss_data.commands.arguments import Commands, add_command, add_dataset, add_workers
+from wss_data.runtime.files import check_outputs
 
 
-def add_share_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add ``export``, ``import-dataset`` and ``card``."""
-    from wss_data.commands.cli import add_command
+def add_commands(commands: Commands) -> None:
+    """Add ``manifest``, ``rebuild``, ``attribution``, ``forget``, ``export``, ``import-dataset``, ``card``."""
+    for add in (
+        _add_manifest,
+        _add_rebuild,
+        _add_attribution,
+        _add_forget,
+        _add_export,
+        _add_import_dataset,
+        _add_card,
+    ):
+        add(commands)
 
+
+def _add_manifest(commands: Commands) -> None:
+    add = add_command(
+        commands,
+        "manifest",
+        _manifest,
+        """\
+        Write a manifest: all that others need to build the dataset again, without a picture in it.
+        One line an image: address, sha256 of the original, perceptual hash, licence, attribution.""",
+        "wss-data manifest pascal-voc --out pascal-voc.jsonl.gz",
+    )
+    add_dataset(add)
+    add.add_argument("--out", metavar="FILE", type=Path, required=True, help="where it goes (.jsonl or .jsonl.gz)")
+    add.add_argument("--masks", action="store_true", help="put the co-segmentation masks in, too")
+
+
+def _manifest(options: argparse.Namespace) -> int:
+    print(wss_data.write_manifest(wss_data.open_dataset(options.dataset), options.out, masks=options.masks))
+    return 0
+
+
+def _add_rebuild(commands: Commands) -> None:
+    add = add_command(
+        commands,
+        "rebuild",
+        _rebuild,
+        """\
+        Build a dataset again from its manifest, and report what became of each picture:
+        alive, changed, dead, placeholder, opted out, failed. Goes on where it stopped.""",
+        "wss-data rebuild pascal-voc.jsonl.gz --name pascal-voc-again",
+    )
+    add.add_argument("manifest", metavar="MANIFEST", type=Path, help="file that `wss-data manifest` wrote")
+    add.add_argument("--name", help="name of the dataset (default: as in the manifest)")
+    add.add_argument("--report", metavar="CSV", type=Path, help="write what became of each picture to this file")
+    add_workers(add)
+
+
+def _rebuild(options: argparse.Namespace) -> int:
+    if options.report is not None:
+        check_outputs([options.report], apart_from=[options.manifest])
+    report = wss_data.rebuild(options.manifest, options.name, workers=options.workers)
+    print(report)
+    if options.report is not None:
+        report.write_csv(options.report)
+    return 0 if report.complete else 1
+
+
+def _add_attribution(commands: Commands) -> None:
+    add = add_command(
+        commands,
+        "attribution",
+        _attribution,
+        """\
+        Write the credits of a dataset: title, author, source, licence and changes made of each image.
+        The format follows the file's name: .md, .csv or .html.""",
+        "wss-data attribution pascal-voc --out CREDITS.md",
+    )
+    add_dataset(add)
+    add.add_argument("--out", metavar="FILE", type=Path, required=True, help="where they go")
+    add.add_argument("--all", action="store_true", help="of dropped images, too (default: of the kept ones)")
+
+
+def _attribution(options: argparse.Namespace) -> int:
+    count = wss_data.write_attribution(wss_data.open_dataset(options.dataset), options.out, all=options.all)
+    print(f"credits of {count} images written to {options.out}.")
+    return 0
+
+
+def _add_forget(commands: Commands) -> None:
+    add = add_command(
+        commands,
+        "forget",
+        _forget,
+        """\
+        Remove images for good, with everything derived from them, and never fetch them again.
+        WHAT is the address of a picture or its page, the sha256 of its original, or an author.""",
+        "wss-data forget pascal-voc https://example.org/photo.jpg --dry-run",
+    )
+    add_dataset(add)
+    add.add_argument("what", metavar="WHAT", help="URL, sha256 or author (name or address of the author's page)")
+    add.add_argument("--dry-run", action="store_true", help="list what would be removed; change nothing")
+
+
+def _forget(options: argparse.Namespace) -> int:
+    report = wss_data.forget(wss_data.open_dataset(options.dataset), options.what, dry_run=options.dry_run)
+    print(report)
+    if options.dry_run:
+        print("nothing was changed (--dry-run).")
+    return 1 if report.is_empty else 0
+
+
+def _add_export(commands: Commands) -> None:
     add = add_command(
         commands,
         "export",
@@ -34,6 +137,15 @@ def add_share_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
         help="field of the masks (default: cosegmentation; of a target dataset ground_truth)",
     )
 
+
+def _export(options: argparse.Namespace) -> int:
+    dataset = wss_data.open_dataset(options.dataset)
+    count = wss_data.export_dataset(dataset, options.out, layout=options.layout, mask_field=options.mask_field)
+    print(f"{count} images with masks written to {options.out} (layout: {options.layout}).")
+    return 0
+
+
+def _add_import_dataset(commands: Commands) -> None:
     add = add_command(
         commands,
         "import-dataset",
@@ -46,6 +158,15 @@ def add_share_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     add.add_argument("folder", metavar="FOLDER", type=Path, help="what `wss-data export --layout voc` wrote")
     add.add_argument("--name", help="name of the dataset (default: that of the exported one)")
 
+
+def _import_dataset(options: argparse.Namespace) -> int:
+    imported = wss_data.import_dataset(options.folder, options.name)
+    print(imported)
+    print(f"dataset:   {imported.name}    (wss-data view {imported.name})")
+    return 0
+
+
+def _add_card(commands: Commands) -> None:
     add = add_command(
         commands,
         "card",
@@ -69,29 +190,7 @@ def add_share_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     add.add_argument("--url", help="where the card will be published, for croissant.json")
 
 
-def _export(options: argparse.Namespace) -> int:
-    from wss_data.sharing.export import export_dataset
-    from wss_data.store import open_dataset
-
-    dataset = open_dataset(options.dataset)
-    count = export_dataset(dataset, options.out, layout=options.layout, mask_field=options.mask_field)
-    print(f"{count} images with masks written to {options.out} (layout: {options.layout}).")
-    return 0
-
-
-def _import_dataset(options: argparse.Namespace) -> int:
-    from wss_data.sharing.import_dataset import import_dataset
-
-    imported = import_dataset(options.folder, options.name)
-    print(imported)
-    print(f"dataset:   {imported.name}    (wss-data view {imported.name})")
-    return 0
-
-
 def _card(options: argparse.Namespace) -> int:
-    from wss_data.sharing.card import write_card
-    from wss_data.store import open_dataset
-
-    dataset = open_dataset(options.dataset)
-    print(write_card(dataset, options.out, pictures=options.pictures, masks=options.masks, url=options.url))
+    dataset = wss_data.open_dataset(options.dataset)
+    print(wss_data.write_card(dataset, options.out, pictures=options.pictures, masks=options.masks, url=options.url))
     return 0

@@ -14,7 +14,9 @@ What several values must fulfil together stands in ``__post_init__``, which rais
 
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from functools import wraps
@@ -23,10 +25,14 @@ from typing import Any, NamedTuple, TypeVar, dataclass_transform
 import annotated_types
 import pydantic
 import pydantic.dataclasses
+from pydantic_core import core_schema
 
 from wss_data.errors import WssError, shown
+from wss_data.errors.text import is_clean
 
 _Kind = TypeVar("_Kind")
+
+_WHERE: ContextVar[str] = ContextVar("where settings stand", default="")
 
 _STRICT = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 
@@ -45,26 +51,64 @@ def settings(what: str, error: type[WssError]) -> Callable[[type[_Kind]], type[_
         error: What is raised then.
     """
 
+    def refused(words: str) -> WssError:
+        return error(f"{_WHERE.get() or what}{words}")
+
     def make(kind: type[_Kind]) -> type[_Kind]:
         made: Any = pydantic.dataclasses.dataclass(frozen=True, config=_STRICT)(kind)
         check = made.__init__
 
         @wraps(check)
-        def checked(self: Any, *values: Any, **named: Any) -> None:
+        def checked(self: Any, /, *values: Any, **named: Any) -> None:
             names = [field.name for field in fields(made) if field.init]
             given = {**dict(zip(names, values, strict=False)), **named}
             unknown = [str(name) for name in given if name not in names]
             if unknown:
-                raise error(f"{what} has no option {shown(unknown[0])}{_nearest(unknown[0], names)}")
+                raise refused(f": there is no option {shown(unknown[0])}{_nearest(unknown[0], names)}")
             try:
                 check(self, **{name: _as_tuples(value) for name, value in given.items()})
             except pydantic.ValidationError as refusal:
-                raise error(f"{what}: {_sentence(made, refusal)}") from None
+                raise refused(f": {_sentence(made, refusal)}") from None
 
         made.__init__ = checked
         return made
 
     return make
+
+
+class Expected(NamedTuple):
+    """A note on a field: what is expected, where its kind and range do not say it in the best words."""
+
+    words: str
+
+
+class Line(NamedTuple):
+    """A note on a text: it is on one line, without control characters, of 1 to ``longest`` characters."""
+
+    longest: int
+
+    @property
+    def words(self) -> str:
+        """What is expected."""
+        return f"a text of 1 to {self.longest} characters on one line (in quotes where it would be something else)"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: pydantic.GetCoreSchemaHandler) -> Any:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, value: str) -> str:
+        if not 0 < len(value) <= self.longest or not is_clean(value):
+            raise ValueError
+        return value
+
+
+@contextmanager
+def settings_of(where: str) -> Iterator[None]:
+    """Name ``where`` in what is refused in the block, such as a file and a key in it."""
+    token = _WHERE.set(where)
+    try:
+        yield
+    finally:
+        _WHERE.reset(token)
 
 
 class Option(NamedTuple):
@@ -106,6 +150,8 @@ def expected(hint: Any) -> str:
     'sgd or adamw'
     """
     hint, notes = _split(hint)
+    if said := [note.words for note in notes if isinstance(note, (Expected, Line))]:
+        return said[0]
     arguments = typing.get_args(hint)
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
@@ -156,7 +202,7 @@ def _as_tuples(value: Any) -> Any:
 
 def _nearest(name: str, names: list[str]) -> str:
     close = get_close_matches(name, names, n=1)
-    return f"; did you mean {close[0]}?" if close else f". Known options: {', '.join(names)}."
+    return f"{f' (is {close[0]} meant?)' if close else ''}. Known options: {', '.join(names)}."
 
 
 def _sentence(kind: type, refusal: pydantic.ValidationError) -> str:

@@ -1,22 +1,21 @@
-"""Map a pure function over images, results in order: in process, on worker processes, or on a Dask or Ray cluster.
+"""Map a pure function over images, results in order: in process, on worker processes, or on a Dask cluster.
 
-joblib runs the calls on whichever of them is asked for (``workers_on``); nothing
-here schedules. What is added: results never pile up, and a worker that dies, killed
-by hand or for want of memory, loses nothing.
+joblib or Dask runs the calls, whichever is asked for (``workers_on``); nothing here schedules. What is added: results
+never pile up, and a worker that dies, killed by hand or for want of memory, loses nothing.
 """
 
 import logging
 import os
 import re
-import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from tqdm import tqdm
 
@@ -28,7 +27,7 @@ R = TypeVar("R")
 
 LOGGER = logging.getLogger(__name__)
 
-EngineName = Literal["process", "dask", "ray"]
+ExecutorName = Literal["process", "dask"]
 
 WINDOW = 32
 """Items a worker between two waits for all of them: bounds the results that a slow reader leaves waiting."""
@@ -37,11 +36,15 @@ TRIES = 2
 """Runs of the same items side by side: if a worker dies in each, they go on one at a time. Runs of one item alone: if
 its worker dies in each, it is the item that kills. Dask has tried four times by itself before it reports a death."""
 
-DASK_BACKEND = "wss-dask"
-"""What joblib knows our Dask backend by."""
-
 CONNECT_S = 30
 """Seconds to wait for a cluster's scheduler, and for its first worker."""
+
+
+Call: TypeAlias = tuple[Callable[[T], R], T]
+"""A function and what it is called with."""
+
+Run: TypeAlias = Callable[[Iterator[Call[Any, Any]]], Iterator[Any]]
+"""Runs calls on workers, takes them a few ahead, and gives the results in order."""
 
 
 @dataclass(frozen=True)
@@ -49,24 +52,16 @@ class _Workers:
     """Where calls run.
 
     Args:
-        name: ``process``, ``dask`` or ``ray``.
-        backend: What joblib's ``parallel_config`` is told of it.
-        return_as: How joblib can give results: as they come, or a window at a time.
-        deaths: Exceptions that mean that a worker died, beside joblib's own for processes.
-        count: Workers there are, asked anew each time: clusters grow. ``None``: as many as ``map_images`` is told.
+        start: Given a number of workers, a context in which calls run on as many, or on all of a cluster.
+        deaths: Exceptions that mean that a worker died.
+        count: Workers there are, asked anew each time: clusters grow. ``None``: as many as ``map_images`` asks for.
         tries: See ``TRIES``.
     """
 
-    name: EngineName
-    backend: Mapping[str, Any]
-    return_as: Literal["generator", "list"] = "generator"
-    deaths: tuple[type[BaseException], ...] = ()
+    start: Callable[[int], AbstractContextManager[Run]]
+    deaths: Callable[[], tuple[type[BaseException], ...]]
     count: Callable[[], int] | None = None
     tries: int = TRIES
-
-
-_HERE = _Workers("process", {"backend": "loky"})
-_IN_FORCE: ContextVar[_Workers] = ContextVar("workers", default=_HERE)
 
 
 def default_workers() -> int:
@@ -80,11 +75,13 @@ def default_workers() -> int:
 
 
 @contextmanager
-def workers_on(engine: EngineName = "process", address: str | None = None, count: int | None = None) -> Iterator[None]:
+def workers_on(
+    executor: ExecutorName = "process", address: str | None = None, count: int | None = None
+) -> Iterator[None]:
     """Run what ``map_images`` maps in the block on other workers than this machine's processes.
 
     Args:
-        engine: ``process`` (no set-up), ``dask`` or ``ray``.
+        executor: ``process`` (no set-up) or ``dask``.
         address: The cluster's scheduler, ``HOST:PORT``; ``None`` starts workers on this machine for the block.
         count: Workers to start where there is no address; ``None`` for one a processor.
 
@@ -92,121 +89,70 @@ def workers_on(engine: EngineName = "process", address: str | None = None, count
         WorkerError: If the package is not installed, the cluster does not answer or has no worker, or an address is
             given for ``process``.
     """
-    if engine == "process":
-        if address is not None:
-            raise WorkerError(f"an address ({address}) needs a cluster: take the engine dask or ray, or no address.")
-        chosen = _in_force(_HERE)
-    elif engine == "dask":
-        chosen = _on_dask(address, count or default_workers())
-    elif engine == "ray":
-        chosen = _on_ray(address, count or default_workers())
-    else:
-        raise WorkerError(f"there is no engine '{engine}' for workers. Known: process, dask, ray.")
-    with chosen:
-        yield
+    if executor not in ("process", "dask"):
+        raise WorkerError(f"there is no executor '{executor}'. Known: process, dask.")
+    if executor == "process" and address is not None:
+        raise WorkerError(f"an address ({address}) needs a cluster: take the executor dask, or no address.")
+    with ExitStack() as stack:
+        if executor == "dask":
+            token = _IN_FORCE.set(_on_dask(stack, address, count or default_workers()))
+        else:
+            token = _IN_FORCE.set(_HERE)
+        try:
+            yield
+        finally:
+            _IN_FORCE.reset(token)
 
 
-@contextmanager
-def _in_force(workers: _Workers) -> Iterator[None]:
-    token = _IN_FORCE.set(workers)
-    try:
-        yield
-    finally:
-        _IN_FORCE.reset(token)
-
-
-@contextmanager
-def _on_dask(address: str | None, count: int) -> Iterator[None]:
+def _on_dask(stack: ExitStack, address: str | None, count: int) -> _Workers:
+    """Workers of a Dask cluster, connected until ``stack`` ends."""
     try:
         from distributed import Client, LocalCluster
         from distributed.client import FutureCancelledError
         from distributed.scheduler import KilledWorker
     except ImportError as error:
-        raise WorkerError("the engine dask is not installed: pip install 'wss[dask]'") from error
-    _register_dask()
-    with ExitStack() as stack:
-        try:
-            where: Any = address
-            if address is None:
-                # Processes of one thread each, as OpenCV and BLAS are set to: a death takes one image along.
-                where = stack.enter_context(LocalCluster(count, threads_per_worker=1, dashboard_address=None))
-            client = stack.enter_context(Client(where, timeout=CONNECT_S, set_as_default=False))
-            client.wait_for_workers(1, timeout=CONNECT_S)
-        except (OSError, ValueError) as error:
-            raise _unreachable("Dask", address, error) from error
-        backend = {"backend": DASK_BACKEND, "client": client}
-        deaths = (KilledWorker, FutureCancelledError)
-        with _in_force(_Workers("dask", backend, "generator", deaths, lambda: sum(client.ncores().values()), tries=1)):
-            yield
-
-
-def _register_dask() -> None:
-    from distributed import Future
-    from joblib import register_parallel_backend
-    from joblib._dask import DaskDistributedBackend
-
-    class Backend(DaskDistributedBackend):
-        """joblib's, but for three things that matter when a worker dies.
-
-        joblib 1.6 waits for ever for a task that Dask gives up for killing workers; what is aborted stays on the
-        cluster, where it would go on killing them (the client is our own, so that all its tasks may go); and while
-        one worker is left, calls run in this process, to kill it.
-        """
-
-        def effective_n_jobs(self, n_jobs: int) -> int:
-            return max(2, super().effective_n_jobs(n_jobs))
-
-        def submit(self, func: Any, callback: Callable[[Any], None]) -> Any:
-            future = super().submit(func, callback)
-            future.add_done_callback(lambda done: callback(done.exception()) if done.exception() else None)
-            return future
-
-        def abort_everything(self, ensure_ready: bool = True) -> None:
-            super().abort_everything(ensure_ready)
-            self.client.cancel([Future(key, self.client) for key in list(self.client.futures)], force=True)
-
-    register_parallel_backend(DASK_BACKEND, Backend)
-
-
-@contextmanager
-def _on_ray(address: str | None, count: int) -> Iterator[None]:
+        raise WorkerError("the executor dask is not installed: pip install 'wss[dask]'") from error
     try:
-        import ray
-        from ray.exceptions import RayActorError, WorkerCrashedError
-        from ray.util.joblib import register_ray
-    except ImportError as error:
-        raise WorkerError("the engine ray is not installed: pip install 'wss[ray]'") from error
-    # A library does not report to its makers unless its user says so.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    register_ray()
-    place: dict[str, Any] = {"address": address}
-    if address is None:
-        place = {"address": "local", "num_cpus": count, "include_dashboard": False}
+        where: Any = address
+        if address is None:
+            # Processes of one thread each, as OpenCV and BLAS are set to: a death takes one image along.
+            where = stack.enter_context(LocalCluster(count, threads_per_worker=1, dashboard_address=None))
+        client = stack.enter_context(Client(where, timeout=CONNECT_S, set_as_default=False))
+        client.wait_for_workers(1, timeout=CONNECT_S)
+    except (OSError, ValueError) as error:
+        raise _unreachable(address, error) from error
+
+    def cores() -> int:
+        return sum(client.ncores().values())
+
+    @contextmanager
+    def start(_: int) -> Iterator[Run]:
+        yield partial(_on_client, client, cores)
+
+    return _Workers(start, lambda: (KilledWorker, FutureCancelledError), cores, tries=1)
+
+
+def _on_client(client: Any, cores: Callable[[], int], calls: Iterator[Call[T, R]]) -> Iterator[R]:
+    """Run calls on a Dask cluster, twice as many under way as it has cores."""
+    # joblib's own Dask backend waits for ever (joblib 1.6) for a task that Dask gives up for killing workers.
+    under_way: deque[Any] = deque()
     try:
-        if address is not None:
-            # Ray itself takes minutes, and prints much, before it gives up.
-            host, port = address.removeprefix("ray://").rsplit(":", 1)
-            socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **place)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise _unreachable("Ray", address, error) from error
-    try:
-        deaths = (RayActorError, WorkerCrashedError)
-        with _in_force(_Workers("ray", {"backend": "ray"}, "list", deaths, lambda: _cpus(ray))):
-            yield
+        for call in calls:
+            under_way.append(client.submit(_single_threaded, call, pure=False))
+            if len(under_way) >= 2 * cores():
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
     finally:
-        ray.shutdown()
+        # What stays on the cluster would go on killing its workers.
+        client.cancel(list(under_way), force=True)
 
 
-def _cpus(ray: Any) -> int:
-    return int(ray.cluster_resources().get("CPU", 1))
-
-
-def _unreachable(kind: str, address: str | None, error: Exception) -> WorkerError:
+def _unreachable(address: str | None, error: Exception) -> WorkerError:
     where = f"at {address}" if address else "on this machine"
     why = str(error)[:200] or type(error).__name__
     return WorkerError(
-        f"no {kind} cluster with a worker answers {where} ({why}). Are scheduler and workers running, and reachable "
+        f"no Dask cluster with a worker answers {where} ({why}). Are scheduler and workers running, and reachable "
         "from here? docs/how_to/use_a_cluster.md shows how to start them."
     )
 
@@ -315,28 +261,15 @@ def _mapped(
     workers: int | None,
     if_killed: Callable[[T], R] | None,
 ) -> Iterator[R]:
-    # Worker processes cost seconds to start, so joblib is loaded only where they pay.
-    from joblib import delayed
-    from joblib.externals.loky.backend import resource_tracker
-    from joblib.externals.loky.process_executor import TerminatedWorkerError
-
-    if where is _HERE:
-        resource_tracker.ensure_running()  # as in ``deaf_children``: loky has its own
-
     # With one worker, or one item for one, joblib would run it in this process, to kill it.
     jobs = max(2, where.count() if where.count else workers or 1)
-    call = delayed(_single_threaded)
-    deaths = (TerminatedWorkerError, *where.deaths)
     feed, done, died, alone = _Feed(items), 0, 0, 0
     while not feed.ended:
         size = 1 if alone else WINDOW * (where.count() if where.count else workers or 1)
         try:
-            with _parallel(where, 2 if alone else jobs) as parallel:
+            with where.start(2 if alone else jobs) as run:
                 while not feed.ended:
-                    # A pair in a tuple: Dask's backend would put bare arguments on one worker, to die with it.
-                    with deaf_children():  # they are started here, not while results are read
-                        results = parallel(call((function, item)) for item in feed.window(size))
-                    for result in results:
+                    for result in run((function, item) for item in feed.window(size)):
                         feed.finish()
                         done += 1
                         yield result
@@ -345,7 +278,7 @@ def _mapped(
                         alone -= 1
                         if not alone:
                             break
-        except deaths as error:
+        except where.deaths() as error:
             died += 1
             waiting = feed.after_death()
             if alone and died >= where.tries:
@@ -382,16 +315,31 @@ def _current_folder() -> str:
         return "/"
 
 
-def _parallel(where: _Workers, jobs: int) -> Any:
-    """A ``joblib.Parallel`` on these workers; the caller's own use of joblib is not touched."""
-    from joblib import Parallel, parallel_config
+@contextmanager
+def _processes(jobs: int) -> Iterator[Run]:
+    """Worker processes of this machine, kept by joblib for the next time; the caller's own use of it is not touched."""
+    # They cost seconds to start, so joblib is loaded only where they pay.
+    from joblib import Parallel, delayed, parallel_config
+    from joblib.externals.loky.backend import resource_tracker
 
-    backend = dict(where.backend)
-    if where is _HERE:
-        # A worker that waits for somebody to read its result would wait for ever if this process were killed.
-        backend |= {"initializer": _begin, "initargs": (os.getpid(), _current_folder())}
-    with parallel_config(**backend):
-        return Parallel(n_jobs=jobs, return_as=where.return_as)
+    resource_tracker.ensure_running()  # as in ``deaf_children``: loky has its own
+    # A worker that waits for somebody to read its result would wait for ever if this process were killed.
+    with (
+        parallel_config(backend="loky", initializer=_begin, initargs=(os.getpid(), _current_folder())),
+        Parallel(n_jobs=jobs, return_as="generator") as parallel,
+    ):
+
+        def run(calls: Iterator[Call[Any, Any]]) -> Iterator[Any]:
+            with deaf_children():  # they are started here, not while results are read
+                return parallel(delayed(_single_threaded)(call) for call in calls)
+
+        yield run
+
+
+def _loky_deaths() -> tuple[type[BaseException], ...]:
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    return (TerminatedWorkerError,)
 
 
 def _name(item: object, number: int) -> str:
@@ -402,10 +350,14 @@ def _name(item: object, number: int) -> str:
     return str(path) if path is not None else f"image {number if position is None else position}"
 
 
-def _single_threaded(call: tuple[Callable[[T], R], T]) -> R:
+def _single_threaded(call: Call[T, R]) -> R:
     """Run a function on an item with OpenCV on one thread: the processes already fill the machine."""
     import cv2
 
     cv2.setNumThreads(1)
     function, item = call
     return function(item)
+
+
+_HERE = _Workers(_processes, _loky_deaths)
+_IN_FORCE: ContextVar[_Workers] = ContextVar("workers", default=_HERE)

@@ -40,7 +40,7 @@ from wss_data.store.datasets import (
     open_dataset,
     target_name,
 )
-from wss_data.store.descriptors import Embedded, embed, set_descriptors
+from wss_data.store.descriptors import ODD_VIEW, Embedded, embed, set_descriptors
 from wss_data.store.info import (
     BEFORE_IMPORT,
     GROUND_TRUTH,
@@ -68,6 +68,7 @@ from wss_data.store.tables import example_table
 from wss_data.store.target import import_report, import_target, set_target_masks, target_summary
 from wss_data.store.verdicts import (
     CHOSEN,
+    act_told,
     choose_for_training,
     find_images,
     judge,
@@ -93,6 +94,7 @@ __all__ = [
     "GROUND_TRUTH",
     "IMPORTED",
     "MASKS",
+    "ODD_VIEW",
     "DatasetRow",
     "Embedded",
     "Kind",
@@ -100,6 +102,7 @@ __all__ = [
     "MaskValues",
     "Member",
     "ScreenReport",
+    "act_told",
     "add_records",
     "adopt_masks",
     "applied_filters",

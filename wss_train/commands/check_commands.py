@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from wss_data.commands.cli import add_command
+from wss_data.commands.arguments import add_command
 from wss_train.commands.arguments import add_checkpoint, add_inference, add_set, read_recipe
 
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wss_data.commands.arguments import Parser, path_text, workers
-from wss_data.commands.cli import add_command, run
+from wss_data.commands.arguments import Parser, add_command, path_text, workers
+from wss_data.commands.run import run
 from wss_train.commands.arguments import (
     add_checkpoint,
     add_device,
