@@ -142,7 +142,6 @@ VALUES = {
     "port": ["99999", "-5"],
     "executor": ["process"],
     "engine": ["process"],
-    "executor": ["process"],
     "weights": ["run/model.safetensors"],
     "backbone": ["efficientnet_lite0", "resnet18"],
     "min_foreground": ["0.1"],
