@@ -41,5 +41,5 @@ def test_wanted_positions_are_in_order_and_within_the_group():
 
 def test_every_engine_has_its_name():
     for name in ENGINES:
-        options = {"command": "true {images} {masks}"} if name == "outside" else {}
-        assert make_engine(name, options, allow_programs=name == "outside").name == name
+        options = {"command": "true {images} {masks}"} if name == "external" else {}
+        assert make_engine(name, options, allow_programs=name == "external").name == name

@@ -14,7 +14,7 @@ from web_server import WebServer, jpeg, photo, picture
 
 from wss_data import build, store
 from wss_data.commands.cli import main
-from wss_data.cosegmentation.base import ENGINES, PROGRAM_ENGINES, make_engine
+from wss_data.cosegmentation.base import ENGINES, OLD_NAMES, PROGRAM_ENGINES, make_engine
 from wss_data.cosegmentation.compare import compare_saliency
 from wss_data.cosegmentation.folder import cosegment_folder
 from wss_data.errors import CosegmentationError, WssError
@@ -32,7 +32,7 @@ from wss_data.spec import DownloadSpec
 
 pytestmark = pytest.mark.usefixtures("database")
 
-REFUSED = r"'outside' runs a program \('touch .*--allow-programs"
+REFUSED = r"'external' runs a program \('touch .*--allow-programs"
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def marker(tmp_path) -> Path:
 def engine(marker) -> dict:
     """A definition's ``cosegmentation`` whose command leaves a file."""
     options = {"command": f"touch {marker} {{masks}}", "missing_at_most": 1.0, "supervision": "masks"}
-    return {"method": "outside", "options": options}
+    return {"method": "external", "options": options}
 
 
 @pytest.fixture
@@ -79,20 +79,20 @@ def refused(capsys, *arguments: object) -> None:
 
 
 def test_an_engine_that_runs_a_program_is_refused_unless_it_is_allowed_in_so_many_words(engine):
-    assert set(PROGRAM_ENGINES) <= set(ENGINES)
+    assert set(PROGRAM_ENGINES) <= {*ENGINES, *OLD_NAMES}
     with pytest.raises(CosegmentationError, match=REFUSED):
         make_engine(**engine)
-    assert make_engine(**engine, allow_programs=True).name == "outside"
+    assert make_engine(**engine, allow_programs=True).name == "external"
 
 
 def test_no_function_runs_a_program_by_itself(engine, file, photographs, marker, tmp_path):
-    dataset, by_engine = stored("programs-python", engine), {"outside": engine["options"]}
+    dataset, by_engine = stored("programs-python", engine), {"external": engine["options"]}
     for run in (
         lambda: build(file, progress=False),
         lambda: cosegment_again(dataset, progress=False),
         lambda: cosegment_again(dataset, **engine, progress=False),
         lambda: cosegment_folder(photographs, tmp_path / "masks", **engine, progress=False),
-        lambda: compare_saliency(photographs / "cat", tmp_path / "a.png", ["outside"], options=by_engine),
+        lambda: compare_saliency(photographs / "cat", tmp_path / "a.png", ["external"], options=by_engine),
         lambda: zoo.prepare(tmp_path / "zoo", str(file)),
     ):
         with pytest.raises(CosegmentationError, match="--allow-programs"):
@@ -106,14 +106,14 @@ def test_no_command_runs_a_program_that_only_a_file_or_the_database_names(engine
     refused(capsys, "build", file)
     refused(capsys, "build", file, "--images", photographs)
     refused(capsys, "cosegment", "programs-commands")
-    refused(capsys, "cosegment", "programs-commands", "--method", "outside", "--option", command)
-    refused(capsys, "compare-saliency", photographs / "cat", "--out", photographs / "a.png", "--method", "outside")
+    refused(capsys, "cosegment", "programs-commands", "--method", "external", "--option", command)
+    refused(capsys, "compare-saliency", photographs / "cat", "--out", photographs / "a.png", "--method", "external")
     assert not marker.exists()
     assert not store.dataset_exists("theirs") and not dataset_folder("theirs").exists(), "refused before all else"
 
 
 def test_a_program_runs_where_the_command_line_says_so(engine, file, photographs, marker, tmp_path, capsys):
-    typed = ["--method", "outside", "--option", f"command={engine['options']['command']}"]
+    typed = ["--method", "external", "--option", f"command={engine['options']['command']}"]
     stored("programs-typed", engine)
     for arguments in (
         ["build", file, "--allow-programs"],
@@ -129,8 +129,8 @@ def test_a_manifest_never_hands_on_a_command_line(engine, tmp_path):
     text = (tmp_path / "m.jsonl").read_text()
     assert "touch" not in text
     header = json.loads(text.splitlines()[0])
-    assert header["definition"]["cosegmentation"] == {"method": "outside", "options": {"supervision": "masks"}}
-    assert read_manifest(tmp_path / "m.jsonl").program == "outside"
+    assert header["definition"]["cosegmentation"] == {"method": "external", "options": {"supervision": "masks"}}
+    assert read_manifest(tmp_path / "m.jsonl").program == "external"
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -185,7 +185,7 @@ def test_rebuild_makes_the_masks_that_are_missing_without_the_program_and_says_s
         with caplog.at_level(logging.WARNING):
             report = rebuild(tmp_path / "m.jsonl", workers=1, download=download, progress=False)
     assert report.complete and not marker.exists()
-    assert "made by a program (method 'outside'), which is not run here" in caplog.text
+    assert "made by a program (method 'external'), which is not run here" in caplog.text
     assert store.open_dataset("programs-rebuilt").values("cosegmentation.method") == ["common"]
 
 
@@ -205,7 +205,7 @@ def test_the_app_neither_offers_nor_starts_a_program(engine, marker):
     method = form["type"]["properties"]["method"]
     assert method["type"]["values"] == sorted(set(ENGINES) - set(PROGRAM_ENGINES)) and method["default"] == "common"
     options = yaml.safe_dump(engine["options"])
-    for params in ({}, {"method": "outside"}, {"method": "outside", "options": options}):
+    for params in ({}, {"method": "external"}, {"method": "external", "options": options}):
         context = {"dataset_name": dataset.name, "params": {"class_name": "cat", **params}, "delegated": True}
         with pytest.raises(CosegmentationError, match="--allow-programs"):
             CosegmentAgain().execute(ExecutionContext(context))

@@ -138,14 +138,14 @@ def small_data(work: Path) -> None:
         draw(work / name, [f"{name}_{i}" for i in range(2)])
     (work / "hashes.txt").write_text("0123456789abcdef\n")
     (work / "pets.yaml").write_text("name: pets\nclasses: [cat, cow]\n")
-    outside = {"method": "outside", "options": {"command": "coseg {images} {masks}"}}
+    external = {"method": "external", "options": {"command": "coseg {images} {masks}"}}
     (work / "my_definition.yaml").write_text(
         yaml.safe_dump(
             {
                 "name": "my-definition",
                 "classes": ["cat", "cow"],
                 "sources": [{"name": "folder", "options": {"path": str(work / "photos")}}],
-                "cosegmentation": outside,
+                "cosegmentation": external,
             }
         )
     )

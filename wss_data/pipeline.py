@@ -88,7 +88,7 @@ def build(
         progress: Whether to show progress bars.
         before_masks: Called with the dataset when its images are stored and before they are co-segmented, to give it
             masks that are known already; as those of ``import_masks`` they are left alone.
-        allow_programs: Whether the program that the definition's co-segmentation names (method ``outside``) is run;
+        allow_programs: Whether the program that the definition's co-segmentation names (method ``external``) is run;
             otherwise such a definition is refused.
 
     Returns:
@@ -357,7 +357,7 @@ def cosegment_again(
         field: Field for the masks. Another than ``cosegmentation``, such as ``cosegmentation_2``, leaves the masks in
             use, the numbers and the filter as they are, to be compared first.
         watch: As in ``cosegment``.
-        allow_programs: Whether the engine may be one that runs a program (``outside``).
+        allow_programs: Whether the engine may be one that runs a program (``external``).
 
     Returns:
         Number of masks made.

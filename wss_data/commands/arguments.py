@@ -223,7 +223,7 @@ def add_programs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-programs",
         action="store_true",
-        help="run the program that the co-segmentation method 'outside' names, with all that you may do; look at its "
+        help="run the program that the co-segmentation method 'external' names, with all that you may do; look at its "
         "command first where the definition is not your own (default: refuse)",
     )
 

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import logging
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,15 +18,20 @@ from wss_data.errors import CosegmentationError, ImageError, shown
 from wss_data.imaging.images import read_image, resize_longest_side
 from wss_data.ledger import Ledger
 
+LOGGER = logging.getLogger(__name__)
+
 ENGINES = {
     "common": "wss_data.cosegmentation.common:CommonEngine",
-    "outside": "wss_data.cosegmentation.external:OutsideEngine",
+    "external": "wss_data.cosegmentation.external:ExternalEngine",
     "subcategories": "wss_data.cosegmentation.subcategories.engine:SubcategoriesEngine",
 }
 """Name of each engine -> where its class lives; loaded when it is asked for."""
 
-PROGRAM_ENGINES = ("outside",)
+PROGRAM_ENGINES = ("external", "outside")
 """Those that run a program named by an option. Definitions, manifests, exports and databases come from others, too."""
+
+OLD_NAMES = {"outside": "external"}
+"""What engines were called before, in definitions and on the command line; understood, with a warning, until 0.3."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +97,13 @@ def make_engine(method: str, options: Mapping[str, Any] | None = None, allow_pro
     Args:
         method: Its name.
         options: Its options.
-        allow_programs: Whether it may be one that runs a program, ``outside``. Only for options that the user typed, or
-            for which the user has said so: no caller takes that from a file or a database.
+        allow_programs: Whether it may be one that runs a program, ``external``. Only for options that the user typed,
+            or for which the user has said so: no caller takes that from a file or a database.
 
     Raises:
         CosegmentationError: If there is no such engine, it refuses an option, or it runs a program and may not.
     """
-    if not isinstance(method, str) or method not in ENGINES:
+    if not isinstance(method, str) or method not in {*ENGINES, *OLD_NAMES}:
         raise CosegmentationError(
             f"there is no co-segmentation method {shown(method)}. Known: {', '.join(sorted(ENGINES))}."
         )
@@ -106,9 +112,11 @@ def make_engine(method: str, options: Mapping[str, Any] | None = None, allow_pro
         raise CosegmentationError(
             f"co-segmentation method '{method}' runs a program{f' ({shown(command)})' if command else ''}, and a "
             "program runs only if you say so: give wss-data build or cosegment the option --allow-programs, or type "
-            "the command in wss-data cosegment-folder --method outside (in Python: allow_programs=True)."
+            "the command in wss-data cosegment-folder --method external (in Python: allow_programs=True)."
         )
-    module, kind = ENGINES[method].split(":")
+    if method in OLD_NAMES:
+        LOGGER.warning("co-segmentation method '%s' is called '%s' now.", method, OLD_NAMES[method])
+    module, kind = ENGINES[OLD_NAMES.get(method, method)].split(":")
     try:
         return getattr(import_module(module), kind)(**(options or {}))
     except TypeError as error:  # an option called self, say: engines check names, Python checks that one first
@@ -209,3 +217,19 @@ def group_fingerprint(engine: Engine, members: Iterable[str], *settings: object)
     """
     text = "\n".join([engine.name, engine.fingerprint(), *map(str, settings), *sorted(members)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def wanted_positions(images: Sequence[np.ndarray], wanted: Collection[int] | None) -> list[int]:
+    """The positions of a group of which masks are wanted, in order.
+
+    Args:
+        images: The group.
+        wanted: Positions; ``None`` for all.
+
+    Raises:
+        CosegmentationError: If the group is empty.
+    """
+    if len(images) == 0:
+        raise CosegmentationError("the group is empty: co-segmentation needs at least one readable image.")
+    every = range(len(images))
+    return list(every) if wanted is None else sorted(set(wanted) & set(every))

@@ -129,7 +129,7 @@ def compare_saliency(
         saliencies: Names of ``SALIENCY``.
         options: Engine -> its options.
         workers: Worker processes; ``None`` for one a processor. Nothing depends on it but the time.
-        allow_programs: Whether an engine may be one that runs a program (``outside``).
+        allow_programs: Whether an engine may be one that runs a program (``external``).
 
     Returns:
         What was drawn, and the scores: all baselines, then the engines.

@@ -1,27 +1,37 @@
-"""The engine ``outside``: a program that is not ours co-segments the group, such as the original MATLAB code."""
+"""The engine ``external``: a program that is not ours co-segments the group, such as the original MATLAB code."""
 
+import contextlib
 import hashlib
 import json
 import logging
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
 import tempfile
+import threading
+import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Annotated, Any, Literal
 
 import cv2
 import numpy as np
+from pydantic import Field
 
-from wss_data.cosegmentation.base import Segmented
+from wss_data.cosegmentation import supervisor
+from wss_data.cosegmentation.base import Segmented, wanted_positions
 from wss_data.cosegmentation.imported import MASK_SUFFIXES, read_values
-from wss_data.cosegmentation.options import check_names, wanted_positions
-from wss_data.cosegmentation.program import expand_command, last_lines, run_program
 from wss_data.errors import CosegmentationError, MaskError, shown
 from wss_data.imaging.images import encode_jpeg
 from wss_data.imaging.masks import check_foreground, split_band
 from wss_data.ledger import Ledger, LedgerEntry, Supervision, UsedFor
+from wss_data.reading.settings import settings
 from wss_data.runtime.files import expanded, sole_owner, temporary_folder, write_json, write_text
 from wss_data.runtime.parallel import default_workers
 
@@ -36,65 +46,75 @@ IMAGES, MASKS, LIST, LOG, DONE = "images", "masks", "list.txt", "program.log", "
 NOBODY_KNOWS = 0.5
 """Confidence of a good mask: the program does not say."""
 
+LOG_BYTES = 4 << 20
+"""What is kept of the beginning of a program's output, and a 16th of it of the end: some print without end."""
 
-@dataclass(frozen=True)
-class OutsideSettings:
-    """Settings of the engine.
+GRACE_S = 5.0
+"""Seconds between asking a program to end (SIGTERM) and killing it: enough to give back a licence."""
 
-    Args:
-        command: The program, as one types it. ``{images}`` stands for a folder with the images of the group
-            (000000.png, 000001.png, ...), ``{masks}`` for the folder where masks of the same names are expected (.png
-            or .mat), ``{list}`` for a text file with the images' names, ``{workers}`` for the number of processors.
-        timeout_s: Seconds that the program may take for one group.
-        shell: Whether ``command`` is for ``sh``, with pipes and variables; else it is one program with its arguments.
-        image_format: ``png`` or ``jpg``.
-        working_folder: Where the program is started; ``None`` for the current folder.
-        work: Folder that keeps images, masks and log of each group, so that a build that was stopped after the program
-            had ended does not run it again; ``None`` for temporary folders.
-        missing_at_most: Share of a group's images that may come back without a good mask, in [0, 1].
-        supervision: What the program had learned from, for the ledger: a value of ``Supervision``.
-        version: Any text; change it when the program itself has changed, and masks are made again.
+_LAST_LINES, _LAST_LETTERS = 15, 1500
+_PLACES = {"images": IMAGES, "masks": MASKS, "list": LIST, "workers": "1"}
+_PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+_BREAKS_A_STRING = re.compile(r"""['"\\`$\x00-\x1f]""")
+_SAFE_IN_A_SHELL = re.compile(r"[A-Za-z0-9_@%+=:,./-]*")
 
-    Raises:
-        CosegmentationError: If a value is of the wrong kind or out of its range.
-    """
 
-    command: str
-    timeout_s: float = 86_400.0
-    shell: bool = False
-    image_format: str = "png"
-    working_folder: str | None = None
-    work: str | None = None
-    missing_at_most: float = 0.5
-    supervision: str = Supervision.UNKNOWN
-    version: str = ""
+@settings("co-segmentation method 'external'", CosegmentationError)
+class ExternalSettings:
+    """Settings of the engine."""
+
+    command: Annotated[
+        str,
+        Field(
+            description="The program, as one types it. {images} stands for a folder with the images of the group "
+            "(000000.png, 000001.png, ...), {masks} for the folder where masks of the same names are expected (.png "
+            "or .mat), {list} for a text file with the images' names, {workers} for the number of processors.",
+        ),
+    ]
+    timeout_s: Annotated[
+        float, Field(ge=0.01, le=1e8, description="Seconds that the program may take for one group.")
+    ] = 86_400.0
+    shell: Annotated[
+        bool,
+        Field(description="Whether command is for sh, with pipes and variables; else one program with its arguments."),
+    ] = False
+    image_format: Annotated[Literal["png", "jpg"], Field(description="Format of the images for the program.")] = "png"
+    working_folder: Annotated[
+        str | None, Field(min_length=1, description="Where the program is started; else in the current folder.")
+    ] = None
+    work: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="Folder that keeps images, masks and log of each group, so that a build that was stopped after "
+            "the program had ended does not run it again; else temporary folders.",
+        ),
+    ] = None
+    missing_at_most: Annotated[
+        float, Field(ge=0, le=1, description="Fraction of a group's images that may come back without a good mask.")
+    ] = 0.5
+    supervision: Annotated[str, Field(description="What the program had learned from, for the ledger.")] = (
+        Supervision.UNKNOWN
+    )
+    version: Annotated[
+        str | int | float,
+        Field(description="Change it when the program itself has changed, and masks are made again."),
+    ] = ""
 
     def __post_init__(self) -> None:
-        told = isinstance(self.command, str) and "{masks}" in self.command
-        self._check("command", told, "a text that holds {masks} is wanted")
-        self._check("timeout_s", _is_number(self.timeout_s, 0.01, 1e8), "seconds from 0.01 to 100,000,000 are wanted")
-        self._check("shell", isinstance(self.shell, bool), "true or false is wanted")
-        self._check("image_format", self.image_format in ("png", "jpg"), "png or jpg is wanted")
-        for name in ("working_folder", "work"):
-            value = getattr(self, name)
-            given = isinstance(value, str) and value != ""
-            self._check(name, value is None or given, "the path of a folder is wanted")
-        self._check("missing_at_most", _is_number(self.missing_at_most, 0, 1), "a share from 0 to 1 is wanted")
         known = [str(member) for member in Supervision]
-        self._check("supervision", self.supervision in known, f"one of {', '.join(known)} is wanted")
-        self._check("version", isinstance(self.version, str | int | float), "a text is wanted")
-        expand_command(self.command, dict.fromkeys(("images", "masks", "list", "workers"), "x"), self.shell)
-
-    def _check(self, name: str, good: bool, wanted: str) -> None:
-        if not good:
-            raise CosegmentationError(f"co-segmentation option {name} is {shown(getattr(self, name))}; {wanted}.")
-
-
-def _is_number(value: Any, low: float, high: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+        wanted = {
+            "command": ("{masks}" in self.command, "a text that holds {masks}"),
+            "supervision": (self.supervision in known, f"one of {', '.join(known)}"),
+        }
+        for name, (good, expected) in wanted.items():
+            if not good:
+                found = shown(getattr(self, name))
+                raise CosegmentationError(f"co-segmentation method 'external': {name} is {found}, expected {expected}.")
+        expand_command(self.command, _PLACES, self.shell)
 
 
-class OutsideEngine:
+class ExternalEngine:
     """Have a program that is not ours co-segment a group.
 
     The masks are checked as ``import-masks`` checks them. An image without a good one gets an empty mask with
@@ -102,29 +122,28 @@ class OutsideEngine:
     the confidence 0.5, empty and full ones 0.
 
     Args:
-        **options: Fields of ``OutsideSettings``; ``command`` is needed.
+        **options: Fields of ``ExternalSettings``; ``command`` is needed.
 
     Raises:
         CosegmentationError: If there is no such option, its value is out of its range, or ``command`` is missing.
     """
 
-    name = "outside"
+    name = "external"
 
     def __init__(self, **options: Any) -> None:
-        check_names(self.name, options, [field.name for field in fields(OutsideSettings)])
         if "command" not in options:
             raise CosegmentationError(
-                "co-segmentation method 'outside' needs the option command: the program to run, such as "
+                "co-segmentation method 'external' needs the option command: the program to run, such as "
                 "coseg {images} {masks}. See docs/how_to/run_the_original_code.md."
             )
-        self.settings = OutsideSettings(**options)
+        self.settings = ExternalSettings(**options)
 
     @property
     def ledger(self) -> Ledger:
         """What the engine learned from: what the option ``supervision`` says; unknown if it says nothing."""
         words = expand_command(self.settings.command, _PLACES, self.settings.shell)
         program = "a shell command" if self.settings.shell else Path(words[0]).name
-        what = f"masks by an outside program ({program})"
+        what = f"masks by an external program ({program})"
         return Ledger((LedgerEntry(what, Supervision(self.settings.supervision), UsedFor.COSEGMENTATION),))
 
     def fingerprint(self) -> str:
@@ -133,8 +152,9 @@ class OutsideEngine:
         What the program itself does is not looked at; that is what the option ``version`` is for.
         """
         names = ("command", "shell", "image_format", "working_folder", "version")
-        values = {name: asdict(self.settings)[name] for name in names} | {"ours": VERSION}
-        return f"{self.name}-{hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]}"
+        values = {name: getattr(self.settings, name) for name in names} | {"ours": VERSION}
+        # The engine's name of before: folders of the option work go on being found.
+        return f"outside-{hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]}"
 
     def segment_group(
         self, images: Sequence[np.ndarray], wanted: Collection[int] | None = None, workers: int | None = None
@@ -159,30 +179,50 @@ class OutsideEngine:
         with ExitStack() as stack:
             if self.settings.work is None:
                 folder = stack.enter_context(temporary_folder())
-                sizes = _write_images(images, folder / IMAGES, self.settings.image_format)
                 # Beside the folder, not in it: after a failure one wants to read it.
-                with tempfile.NamedTemporaryFile(prefix="wss-outside-", suffix=".log", delete=False) as file:
+                with tempfile.NamedTemporaryFile(prefix="wss-external-", suffix=".log", delete=False) as file:
                     log = Path(file.name)
                 try:
+                    sizes, _ = self._take(images, folder / IMAGES)
                     self._run(folder, log, len(images), workers)
-                    bad = self._look(folder / MASKS, sizes, log)
+                    bad = self._check(folder / MASKS, sizes, log)
                     log.write_bytes(b"")
                 finally:
                     if log.stat().st_size == 0:
                         log.unlink()
             else:
-                sizes, digest = _group_digest(images)
+                sizes, digest = self._take(images)
                 folder = expanded(self.settings.work).absolute() / f"{self.fingerprint()}-{digest}"
                 stack.enter_context(sole_owner(folder / "lock", "the program is being run on this group"))
                 if not _is_done(folder):
-                    _write_images(images, folder / IMAGES, self.settings.image_format)
+                    self._take(images, folder / IMAGES)
                     self._run(folder, folder / LOG, len(images), workers)
-                bad = self._look(folder / MASKS, sizes, folder / LOG)
+                bad = self._check(folder / MASKS, sizes, folder / LOG)
                 write_json(folder / DONE, {"command": self.settings.command, "masks": _count(folder / MASKS)})
                 for path in (folder / IMAGES).glob("*"):
                     path.unlink()  # can be written again; the masks cannot
             for position in positions:
-                yield position, _segmented(folder / MASKS, position, sizes[position], bad)
+                empty = Segmented(np.zeros(sizes[position][::-1], bool), 0.0)
+                yield position, empty if position in bad else _read_mask(folder / MASKS, position, sizes[position])
+
+    def _take(self, images: Sequence[np.ndarray], folder: Path | None = None) -> tuple[list[tuple[int, int]], str]:
+        """The (width, height) of a group's images and a digest of their pixels; writes them, if there is a folder."""
+        digest, sizes = hashlib.sha256(), []
+        for position in range(len(images)):
+            image = images[position]
+            digest.update(repr(image.shape).encode())
+            digest.update(np.ascontiguousarray(image).data)
+            sizes.append((image.shape[1], image.shape[0]))
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                path = folder / f"{_stem(position)}.{self.settings.image_format}"
+                if self.settings.image_format == "jpg":
+                    path.write_bytes(encode_jpeg(image))
+                else:
+                    # The program reads it once: fast rather than small. OpenCV's imwrite would hide a full disk.
+                    fast = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+                    path.write_bytes(cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), fast)[1].tobytes())
+        return sizes, digest.hexdigest()[:16]
 
     def _run(self, folder: Path, log: Path, count: int, workers: int | None) -> None:
         (folder / MASKS).mkdir(exist_ok=True)
@@ -198,7 +238,7 @@ class OutsideEngine:
         where = self.settings.working_folder
         run_program(command, log, self.settings.timeout_s, expanded(where) if where else None)
 
-    def _look(self, masks: Path, sizes: Sequence[tuple[int, int]], log: Path) -> dict[int, MaskError]:
+    def _check(self, masks: Path, sizes: Sequence[tuple[int, int]], log: Path) -> dict[int, MaskError]:
         """Position -> what is wrong with its mask; raises ``CosegmentationError`` if that are too many."""
         bad: dict[int, MaskError] = {}
         for position, size in enumerate(sizes):
@@ -219,42 +259,8 @@ class OutsideEngine:
         return bad
 
 
-_PLACES = {"images": IMAGES, "masks": MASKS, "list": LIST, "workers": "1"}
-
-
 def _stem(position: int) -> str:
     return f"{position:06d}"
-
-
-def _write_images(images: Sequence[np.ndarray], folder: Path, image_format: str) -> list[tuple[int, int]]:
-    """Write a group's images; returns their (width, height)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    sizes = []
-    for position in range(len(images)):
-        image = images[position]
-        if image_format == "jpg":
-            data = encode_jpeg(image)
-        else:
-            # The program reads it once: fast rather than small.
-            written, png = cv2.imencode(
-                ".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1]
-            )
-            assert written
-            data = png.tobytes()
-        (folder / f"{_stem(position)}.{image_format}").write_bytes(data)
-        sizes.append((image.shape[1], image.shape[0]))
-    return sizes
-
-
-def _group_digest(images: Sequence[np.ndarray]) -> tuple[list[tuple[int, int]], str]:
-    """The (width, height) of a group's images, and a digest of their pixels in order."""
-    digest, sizes = hashlib.sha256(), []
-    for position in range(len(images)):
-        image = images[position]
-        digest.update(repr(image.shape).encode())
-        digest.update(np.ascontiguousarray(image).data)
-        sizes.append((image.shape[1], image.shape[0]))
-    return sizes, digest.hexdigest()[:16]
 
 
 def _is_done(folder: Path) -> bool:
@@ -285,10 +291,138 @@ def _read_mask(masks: Path, position: int, size: tuple[int, int]) -> Segmented:
         return Segmented(values > 0, 0.0, band)  # an answer like any other; the filter judges it
 
 
-def _segmented(masks: Path, position: int, size: tuple[int, int], bad: dict[int, MaskError]) -> Segmented:
-    if position in bad:
-        return Segmented(np.zeros(size[::-1], bool), 0.0)
+def expand_command(template: str, values: Mapping[str, str], shell: bool = False) -> list[str]:
+    """Put values in the places of a command template.
+
+    The template is parted into words first and filled after, so that a path with spaces stays one word.
+
+    Args:
+        template: Words as for a shell, with places such as ``{images}``; ``{{`` and ``}}`` stand for braces.
+        values: Name of each place -> what to put there.
+        shell: Whether the whole is for ``sh``, with pipes and the like.
+
+    Returns:
+        Program and arguments.
+
+    Raises:
+        CosegmentationError: If quotes or braces do not match, there is no such place, or a value would be taken for
+            something else where it stands: in a shell, or inside a word that is a program of its own.
+    """
+
+    def fill(word: str) -> str:
+        def put(found: re.Match[str]) -> str:
+            if found.group() in ("{{", "}}"):
+                return found.group()[0]
+            name = found.group(1)
+            if name not in values:
+                raise CosegmentationError(
+                    f"the command has {found.group()!r} in {word!r}; known places: "
+                    f"{', '.join(f'{{{known}}}' for known in values)}. Write braces of your own twice: {{{{ and }}}}."
+                )
+            value = values[name]
+            alone = found.group() == word
+            if (shell and not _SAFE_IN_A_SHELL.fullmatch(value)) or (not alone and _BREAKS_A_STRING.search(value)):
+                raise CosegmentationError(
+                    f"{value!r} cannot stand for {found.group()} in the command: its quotes, spaces or other signs "
+                    "would be taken for a part of the program. Choose another folder with the option work."
+                )
+            return value
+
+        return _PLACE.sub(put, word)
+
+    if shell:
+        words = ["/bin/sh", "-c", fill(template)]
+    else:
+        try:
+            words = [fill(word) for word in shlex.split(template)]
+        except ValueError as error:
+            raise CosegmentationError(f"the command {template!r} cannot be parted into words: {error}.") from error
+    if not template.strip():
+        raise CosegmentationError("the command is empty.")
+    return words
+
+
+def run_program(command: Sequence[str], log: Path, timeout_s: float, folder: Path | None = None) -> None:
+    """Run a program until it ends, and end what it started.
+
+    It gets this process's environment, no standard input, and a process group of its own, so that Ctrl-C comes to us
+    alone. When we leave, by whatever way, nothing of it is running any more: see ``supervisor``.
+
+    Args:
+        command: Program and arguments.
+        log: Gets what it prints, at most ``LOG_BYTES`` of the beginning and a little of the end.
+        timeout_s: Seconds that it may take.
+        folder: Working folder; ``None`` for ours.
+
+    Raises:
+        CosegmentationError: If it cannot be started, takes longer, or ends with another status than 0. The last lines
+            that it printed are in the message.
+    """
+    name, start = command[0], time.monotonic()
+    if folder is not None and not folder.is_dir():
+        raise CosegmentationError(f"{folder}: there is no such working folder for {name}.")
+    if shutil.which(os.path.join(folder or "", name) if os.sep in name else name) is None:
+        raise CosegmentationError(f"the program {name!r} cannot be started (not found). Is it installed, and in PATH?")
+    log.write_bytes(b"")  # before anything is started: a disk that is full is noticed here
+    process = subprocess.Popen(
+        [sys.executable, "-I", supervisor.__file__, *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=folder,
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    reader = threading.Thread(target=_copy, args=(process.stdout, log), daemon=True)
+    reader.start()
+    in_time = True
     try:
-        return _read_mask(masks, position, size)
-    except MaskError as error:
-        raise CosegmentationError(f"a mask changed after the program had ended: {error}") from error
+        process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        in_time = False
+        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_S)
+    finally:
+        process.stdin.close()  # the supervisor takes this for our end, and kills whatever is left
+        process.wait()
+    reader.join(GRACE_S)
+    name, seconds, status = Path(name).name, time.monotonic() - start, process.returncode
+    if not in_time:
+        raise CosegmentationError(
+            f"{name} was ended, with all that it had started, because it took longer than timeout_s = {timeout_s:g} "
+            f"seconds. {last_lines(log)}"
+        )
+    if status:
+        how = f"ended with status {status}" if status > 0 else f"was killed by {signal.Signals(-status).name}"
+        raise CosegmentationError(f"{name} {how} after {seconds:.0f} s. {last_lines(log)}")
+
+
+def last_lines(log: Path) -> str:
+    """The end of a log as a sentence."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 4 * _LAST_LETTERS))
+        text = file.read().decode(errors="replace")
+    lines = ["".join(c if c.isprintable() else " " for c in line).rstrip() for line in text.splitlines()]
+    last = "\n".join([line for line in lines if line][-_LAST_LINES:])[-_LAST_LETTERS:]
+    return f"Its last lines (more: {log}):\n{last}" if last else "It printed nothing."
+
+
+def _copy(stream: IO[bytes], log: Path) -> None:
+    """Copy a stream to a file until its end: the beginning as it comes, and the last of what was too much."""
+    total, tail = 0, b""
+    with stream, contextlib.suppress(OSError), log.open("wb", buffering=0) as file:
+        full = False
+        while data := os.read(stream.fileno(), 1 << 16):
+            room = max(0, LOG_BYTES - total)
+            total += len(data)
+            tail = (tail + data[room:])[-LOG_BYTES // 16 :]
+            if room and not full:
+                try:
+                    file.write(data[:room])
+                except OSError:  # the disk is full; the program must not wait for a reader all the same
+                    full = True
+        left_out = total - LOG_BYTES - len(tail)
+        if left_out > 0:
+            file.write(f"\n... {left_out:,} bytes left out ...\n".encode())
+        file.write(tail)

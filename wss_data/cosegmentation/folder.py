@@ -157,7 +157,7 @@ def cosegment_folder(
         min_foreground: Smallest foreground share that counts as kept.
         max_foreground: Largest such share.
         progress: Whether to show a progress bar per group.
-        allow_programs: Whether the engine may be one that runs a program (``outside``).
+        allow_programs: Whether the engine may be one that runs a program (``external``).
 
     Returns:
         What was done.

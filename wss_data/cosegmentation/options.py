@@ -1,9 +1,8 @@
-"""What all engines check in the same way: their options, and what is wanted of a group."""
+"""What engines check in the same way."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
-
+from wss_data.cosegmentation.base import wanted_positions as wanted_positions
 from wss_data.errors import CosegmentationError, shown
 
 Range = tuple[float, float]
@@ -56,19 +55,3 @@ def check_values(
             raise CosegmentationError(
                 f"co-segmentation option {name} is {shown(getattr(settings, name))}; true or false is wanted."
             )
-
-
-def wanted_positions(images: Sequence[np.ndarray], wanted: Collection[int] | None) -> list[int]:
-    """The positions of a group of which masks are wanted, in order.
-
-    Args:
-        images: The group.
-        wanted: Positions; ``None`` for all.
-
-    Raises:
-        CosegmentationError: If the group is empty.
-    """
-    if len(images) == 0:
-        raise CosegmentationError("the group is empty: co-segmentation needs at least one readable image.")
-    every = range(len(images))
-    return list(every) if wanted is None else sorted(set(wanted) & set(every))

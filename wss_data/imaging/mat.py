@@ -15,7 +15,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,7 +178,7 @@ def serve(memory_bytes: int, seconds: int) -> None:
 
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + memory_bytes, used + memory_bytes))
-    readers = {"mask": _mask, "masks": _masks, "numbers": _numbers}
+    readers: dict[str, Callable[..., Iterator[Any]]] = {"mask": _mask, "masks": _masks, "numbers": _numbers}
 
     def tell(answer: Any) -> None:
         signal.alarm(0)  # whoever asked may take their time to listen

@@ -1,4 +1,4 @@
-"""The engine ``outside``: small programs that do well, crash, hang, flood, and lie, and what becomes of the group."""
+"""The engine ``external``: small programs that do well, crash, hang, flood, and lie, and what becomes of the group."""
 
 import logging
 import shlex
@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from wss_data.cosegmentation import base
-from wss_data.cosegmentation.external import LOG, OutsideEngine
+from wss_data.cosegmentation.external import LOG, LOG_BYTES, ExternalEngine, expand_command, run_program
 from wss_data.cosegmentation.folder import cosegment_folder
-from wss_data.cosegmentation.program import LOG_BYTES, expand_command, run_program
 from wss_data.errors import CosegmentationError
 from wss_data.imaging.images import write_jpeg
 from wss_data.imaging.masks import read_mask
@@ -62,7 +61,7 @@ def group(count: int = 3) -> list[np.ndarray]:
     return images
 
 
-def masks_of(engine: OutsideEngine, images: list[np.ndarray], wanted=None) -> dict[int, base.Segmented]:
+def masks_of(engine: ExternalEngine, images: list[np.ndarray], wanted=None) -> dict[int, base.Segmented]:
     return dict(engine.segment_group(images, wanted, workers=2))
 
 
@@ -139,7 +138,7 @@ def test_a_shell_gets_plain_paths_only():
 @pytest.mark.parametrize("image_format", ["png", "jpg"])
 def test_each_image_gets_the_mask_that_the_program_made_of_it(tmp_path, image_format):
     images = group()
-    found = masks_of(OutsideEngine(command=program(tmp_path, WELL), image_format=image_format), images)
+    found = masks_of(ExternalEngine(command=program(tmp_path, WELL), image_format=image_format), images)
     assert list(found) == [0, 1, 2]
     for position, segmented in found.items():
         assert np.array_equal(segmented.mask, images[position][:, :, 0] > 128)
@@ -149,7 +148,7 @@ def test_each_image_gets_the_mask_that_the_program_made_of_it(tmp_path, image_fo
 
 def test_the_program_sees_the_whole_group_whatever_is_wanted(tmp_path):
     command = program(tmp_path, f"assert len(stems) == 3, stems\n{WELL}")
-    assert list(masks_of(OutsideEngine(command=command), group(), wanted=[2, 0])) == [0, 2]
+    assert list(masks_of(ExternalEngine(command=command), group(), wanted=[2, 0])) == [0, 2]
 
 
 def test_masks_may_be_mat_files(tmp_path):
@@ -157,7 +156,7 @@ def test_masks_may_be_mat_files(tmp_path):
         from scipy.io import savemat
         for stem in stems: savemat(masks / f"{stem}.mat", {"mask": bright(stem)})
     """
-    found = masks_of(OutsideEngine(command=program(tmp_path, body)), group(2))
+    found = masks_of(ExternalEngine(command=program(tmp_path, body)), group(2))
     assert [int(found[position].mask.sum()) for position in (0, 1)] == [H, 2 * H]
 
 
@@ -171,7 +170,7 @@ def test_the_program_gets_list_workers_environment_and_working_folder(tmp_path, 
         for stem in stems: save(stem, bright(stem))
     """
     command = f"{program(tmp_path, body)} {{list}} {{workers}}"
-    assert len(masks_of(OutsideEngine(command=command, working_folder=str(tmp_path / "here")), group(2))) == 2
+    assert len(masks_of(ExternalEngine(command=command, working_folder=str(tmp_path / "here")), group(2))) == 2
 
 
 def test_a_band_of_128_is_taken_as_uncertain(tmp_path):
@@ -182,14 +181,14 @@ def test_a_band_of_128_is_taken_as_uncertain(tmp_path):
             values[:, -2:] = 128
             save(stem, values)
     """
-    (segmented,) = masks_of(OutsideEngine(command=program(tmp_path, body)), group(1)).values()
+    (segmented,) = masks_of(ExternalEngine(command=program(tmp_path, body)), group(1)).values()
     assert segmented.mask.sum() == H
     assert segmented.uncertain.sum() == 2 * H
 
 
 def test_an_empty_mask_is_an_answer_and_no_mistake(tmp_path, caplog):
     body = "for stem in stems: save(stem, bright(stem) & False)"
-    found = masks_of(OutsideEngine(command=program(tmp_path, body), missing_at_most=0), group(2))
+    found = masks_of(ExternalEngine(command=program(tmp_path, body), missing_at_most=0), group(2))
     assert [(int(s.mask.sum()), s.confidence) for s in found.values()] == [(0, 0.0), (0, 0.0)]
     assert not caplog.records
 
@@ -198,7 +197,7 @@ def test_it_runs_through_a_shell_if_asked_to(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     command = f"test -d {{images}} && {program(tmp_path, WELL, 'well.py')} | cat"
-    assert len(masks_of(OutsideEngine(command=command, shell=True), group(2))) == 2
+    assert len(masks_of(ExternalEngine(command=command, shell=True), group(2))) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["well.py"], "nothing is left behind"
 
 
@@ -215,7 +214,7 @@ def test_a_crash_is_told_with_the_last_lines_and_the_log(tmp_path):
         sys.exit("no licence for the Image Processing Toolbox")
     """
     with pytest.raises(CosegmentationError, match="ended with status 1 after") as caught:
-        masks_of(OutsideEngine(command=program(tmp_path, body)), group())
+        masks_of(ExternalEngine(command=program(tmp_path, body)), group())
     assert str(caught.value).endswith("step 99 no licence for the Image Processing Toolbox")
     assert "step 0 " not in str(caught.value)
     assert log_in(caught).read_text().startswith("step 0\nstep 1\n")
@@ -229,9 +228,9 @@ def test_a_killed_program_is_told_by_its_signal(tmp_path):
 
 def test_a_program_that_is_not_there_is_told(tmp_path):
     with pytest.raises(CosegmentationError, match=r"'no-such-coseg' cannot be started .*Is it installed, and in PATH"):
-        masks_of(OutsideEngine(command="no-such-coseg {masks}"), group())
+        masks_of(ExternalEngine(command="no-such-coseg {masks}"), group())
     with pytest.raises(CosegmentationError, match="there is no such working folder for coseg"):
-        masks_of(OutsideEngine(command="coseg {masks}", working_folder=str(tmp_path / "nowhere")), group())
+        masks_of(ExternalEngine(command="coseg {masks}", working_folder=str(tmp_path / "nowhere")), group())
 
 
 def test_a_program_that_hangs_is_ended_with_all_that_it_started(tmp_path):
@@ -246,14 +245,14 @@ def test_a_program_that_hangs_is_ended_with_all_that_it_started(tmp_path):
     with pytest.raises(
         CosegmentationError, match=r"took longer than timeout_s = 4 seconds(.|\n)*nobody sees"
     ) as caught:
-        masks_of(OutsideEngine(command=program(tmp_path, body), timeout_s=4), group(1))
+        masks_of(ExternalEngine(command=program(tmp_path, body), timeout_s=4), group(1))
     assert time.monotonic() - start < 30
     assert not any(is_running(int(pid)) for pid in (tmp_path / "pids").read_text().split())
     log_in(caught).unlink()
 
 
 def test_a_program_that_will_not_hear_of_an_end_is_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr("wss_data.cosegmentation.program.GRACE_S", 0.3)
+    monkeypatch.setattr("wss_data.cosegmentation.external.GRACE_S", 0.3)
     body = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
     with pytest.raises(CosegmentationError, match="took longer"):
         run_program([sys.executable, "-c", body], tmp_path / "log", 0.5)
@@ -265,7 +264,7 @@ def test_what_a_program_leaves_running_is_ended_when_it_ends(tmp_path):
         Path({str(tmp_path / "pids")!r}).write_text(str(child.pid))
         for stem in stems: save(stem, bright(stem))
     """
-    masks_of(OutsideEngine(command=program(tmp_path, body)), group(1))
+    masks_of(ExternalEngine(command=program(tmp_path, body)), group(1))
     assert not is_running(int((tmp_path / "pids").read_text()))
 
 
@@ -280,7 +279,7 @@ def test_when_we_are_stopped_the_program_stops_too(tmp_path, number):
     """
     ours = f"""
         from pathlib import Path
-        from wss_data.cosegmentation.program import run_program
+        from wss_data.cosegmentation.external import run_program
         run_program({words(tmp_path, body)!r}, Path({str(tmp_path / "log")!r}), 99)
     """
     us = subprocess.Popen([sys.executable, "-c", textwrap.dedent(ours)], stderr=subprocess.DEVNULL)
@@ -301,7 +300,7 @@ def test_a_flood_of_words_neither_blocks_the_program_nor_fills_memory_or_disk(tm
     peak = f"""
         import resource
         from pathlib import Path
-        from wss_data.cosegmentation.program import run_program
+        from wss_data.cosegmentation.external import run_program
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         run_program({words(tmp_path, body)!r}, Path({str(tmp_path / "log")!r}), 99)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
@@ -332,7 +331,7 @@ REASONS = ["size", "rotated", "values", "rgb", "2 unreadable", "ambiguous", "mis
 
 
 def test_masks_that_are_bad_or_missing_count_as_empty_and_are_told_by_reason(tmp_path, caplog):
-    engine = OutsideEngine(command=program(tmp_path, BAD), missing_at_most=0.9)
+    engine = ExternalEngine(command=program(tmp_path, BAD), missing_at_most=0.9)
     with caplog.at_level(logging.WARNING):
         found = masks_of(engine, group(9))
     assert found[0].confidence == 0.5
@@ -350,7 +349,7 @@ def test_too_many_without_a_mask_are_an_error(tmp_path):
     with pytest.raises(
         CosegmentationError, match=r"2 of 3 images got no good mask(.|\n)*At most 50%(.|\n)*wrote one"
     ) as e:
-        masks_of(OutsideEngine(command=program(tmp_path, body)), group(3))
+        masks_of(ExternalEngine(command=program(tmp_path, body)), group(3))
     log_in(e).unlink()
 
 
@@ -361,27 +360,27 @@ def test_too_many_without_a_mask_are_an_error(tmp_path):
     ("options", "told"),
     [
         ({}, "needs the option command"),
-        ({"command": "coseg {images}"}, r"a text that holds \{masks\} is wanted"),
-        ({"command": 3}, r"a text that holds \{masks\}"),
+        ({"command": "coseg {images}"}, r"a text that holds \{masks\}"),
+        ({"command": 3}, "command is 3, expected a text"),
         ({"command": "coseg {masks} {folder}"}, "known places"),
-        ({"command": "coseg {masks}", "timeout": 3}, "no option 'timeout'. Known options: command, timeout_s,"),
-        ({"command": "coseg {masks}", "timeout_s": 0}, "timeout_s is 0; seconds from 0.01"),
+        ({"command": "coseg {masks}", "timeout": 3}, "no option 'timeout'; did you mean timeout_s?"),
+        ({"command": "coseg {masks}", "timeout_s": 0}, "timeout_s is 0, expected a number from 0.01"),
         ({"command": "coseg {masks}", "timeout_s": True}, "timeout_s is True"),
         ({"command": "coseg {masks}", "shell": "yes"}, "true or false"),
         ({"command": "coseg {masks}", "image_format": "bmp"}, "png or jpg"),
-        ({"command": "coseg {masks}", "work": ""}, "the path of a folder"),
-        ({"command": "coseg {masks}", "missing_at_most": 2}, "a share from 0 to 1"),
+        ({"command": "coseg {masks}", "work": ""}, "work is '', expected a text"),
+        ({"command": "coseg {masks}", "missing_at_most": 2}, "a number from 0 to 1"),
         ({"command": "coseg {masks}", "supervision": "some"}, "one of none, image_level, points"),
     ],
 )
 def test_a_wrong_option_is_refused_at_once(options, told):
     with pytest.raises(CosegmentationError, match=told):
-        OutsideEngine(**options)
+        ExternalEngine(**options)
 
 
 def test_the_fingerprint_follows_what_changes_masks_and_nothing_else():
     def fingerprint(**options) -> str:
-        return OutsideEngine(**{"command": "coseg {masks}", **options}).fingerprint()
+        return ExternalEngine(**{"command": "coseg {masks}", **options}).fingerprint()
 
     assert fingerprint() == fingerprint(timeout_s=9, work="/w", missing_at_most=0.1, supervision="none")
     others = [
@@ -395,15 +394,15 @@ def test_the_fingerprint_follows_what_changes_masks_and_nothing_else():
 
 
 def test_nobody_is_strict_about_a_program_of_unknown_origin():
-    engine = OutsideEngine(command="/home/me/coseg {masks}")
+    engine = ExternalEngine(command="/home/me/coseg {masks}")
     assert not engine.ledger.strictly_image_level
-    assert engine.ledger.entries[0].what == "masks by an outside program (coseg)", "no path of somebody's machine"
-    assert OutsideEngine(command="coseg {masks}", supervision="none").ledger.strictly_image_level
+    assert engine.ledger.entries[0].what == "masks by an external program (coseg)", "no path of somebody's machine"
+    assert ExternalEngine(command="coseg {masks}", supervision="none").ledger.strictly_image_level
 
 
 def test_an_empty_group_is_refused():
     with pytest.raises(CosegmentationError, match="the group is empty"):
-        masks_of(OutsideEngine(command="coseg {masks}"), [])
+        masks_of(ExternalEngine(command="coseg {masks}"), [])
 
 
 # ------------------------------------------------------------- going on
@@ -420,20 +419,20 @@ def runs(tmp_path: Path) -> int:
 
 def test_with_a_work_folder_a_group_that_is_done_is_not_run_again(tmp_path):
     command, work = counting(tmp_path), tmp_path / "work"
-    first = masks_of(OutsideEngine(command=command, work=str(work)), group(), wanted=[0])
-    again = masks_of(OutsideEngine(command=command, work=str(work), timeout_s=60), group())
+    first = masks_of(ExternalEngine(command=command, work=str(work)), group(), wanted=[0])
+    again = masks_of(ExternalEngine(command=command, work=str(work), timeout_s=60), group())
     assert runs(tmp_path) == 1
     assert np.array_equal(first[0].mask, again[0].mask)
     (folder,) = work.iterdir()
     assert list((folder / "images").iterdir()) == []
     assert (folder / LOG).is_file()
 
-    masks_of(OutsideEngine(command=command, work=str(work)), group(2))
+    masks_of(ExternalEngine(command=command, work=str(work)), group(2))
     assert runs(tmp_path) == 2, "another group"
-    masks_of(OutsideEngine(command=command, work=str(work), version="2"), group())
+    masks_of(ExternalEngine(command=command, work=str(work), version="2"), group())
     assert runs(tmp_path) == 3, "another program"
     (folder / "masks" / "000001.png").unlink()
-    masks_of(OutsideEngine(command=command, work=str(work)), group())
+    masks_of(ExternalEngine(command=command, work=str(work)), group())
     assert runs(tmp_path) == 4, "a mask was removed"
 
 
@@ -443,7 +442,7 @@ def test_a_program_that_was_stopped_finds_its_masks_again(tmp_path):
         save(left[0], bright(left[0]))
         sys.exit(len(left) > 1)
     """
-    engine = OutsideEngine(command=counting(tmp_path, body), work=str(tmp_path / "work"))
+    engine = ExternalEngine(command=counting(tmp_path, body), work=str(tmp_path / "work"))
     for _ in range(2):
         with pytest.raises(CosegmentationError, match="ended with status 1"):
             masks_of(engine, group(3))
@@ -455,22 +454,37 @@ def test_without_a_work_folder_nothing_is_left_and_the_group_runs_again(tmp_path
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    engine = OutsideEngine(command=counting(tmp_path))
+    engine = ExternalEngine(command=counting(tmp_path))
     masks_of(engine, group())
     masks_of(engine, group())
     assert runs(tmp_path) == 2
     assert list(temporary.iterdir()) == []
 
 
-def test_folders_of_photographs_become_folders_of_the_programs_masks(tmp_path, monkeypatch):
-    monkeypatch.setitem(base.ENGINES, "outside", "wss_data.cosegmentation.external:OutsideEngine")
+def test_folders_of_photographs_become_folders_of_the_programs_masks(tmp_path):
     for class_name in ("cat", "dog"):
         for position, image in enumerate(group(2)):
             enlarged = image.repeat(8, axis=0).repeat(8, axis=1)
             write_jpeg(enlarged, tmp_path / "photos" / class_name / f"{position}.jpg")
     options = {"command": program(tmp_path, WELL)}
-    wanted = {"method": "outside", "options": options, "workers": 1, "progress": False, "allow_programs": True}
+    wanted = {"method": "external", "options": options, "workers": 1, "progress": False, "allow_programs": True}
     summary = cosegment_folder(tmp_path / "photos", tmp_path / "masks", **wanted)
     assert summary.made == 4
     assert np.unique(read_mask(tmp_path / "masks" / "dog" / "1.png")[:, :10]).tolist() == [255]
     assert cosegment_folder(tmp_path / "photos", tmp_path / "masks", **wanted).made == 0
+
+
+def test_the_engines_old_name_is_understood_with_a_warning(caplog):
+    engine = base.make_engine("outside", {"command": "coseg {masks}"}, allow_programs=True)
+    assert engine.name == "external"
+    assert "'outside' is called 'external' now" in caplog.text
+    with pytest.raises(CosegmentationError, match="--allow-programs"):
+        base.make_engine("outside", {"command": "coseg {masks}"})
+
+
+def test_a_program_that_cannot_be_run_is_reported_by_what_the_system_says(tmp_path):
+    script = tmp_path / "coseg"
+    script.write_bytes(bytes(range(1, 200)))
+    script.chmod(0o755)
+    with pytest.raises(CosegmentationError, match=r"ended with status 126 .*cannot be started: Exec format error"):
+        run_program([str(script)], tmp_path / "log", 60)

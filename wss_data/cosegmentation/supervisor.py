@@ -1,0 +1,58 @@
+"""Runs a program, and ends all that it has started when it is over or whoever asked for it is gone. A script.
+
+Its standard input is a pipe that only the process that asked holds: the operating system closes it when that process
+ends, however it ends. (A ``finally`` does not run after SIGKILL, and PR_SET_PDEATHSIG looks at a thread.) As a
+*subreaper* it becomes the parent of whatever the program leaves running, in whatever group or session that is.
+
+Nothing but the standard library is imported, and nothing of this package: it starts in a few hundredths of a second.
+"""
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+PR_SET_CHILD_SUBREAPER = 36
+CANNOT_BE_STARTED = 126
+"""Exit status then, as a shell's."""
+
+
+def main(command: list[str]) -> int:
+    """Run the command; returns its exit status, negative the signal that ended it."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    # SIGTERM is for the program, which has our group; a handler, unlike SIG_IGN, is not handed on to it.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    except OSError as error:
+        print(f"{command[0]} cannot be started: {error.strerror}", flush=True)
+        return CANNOT_BE_STARTED
+    poll = select.poll()
+    poll.register(sys.stdin.fileno(), select.POLLIN)
+    poll.register(os.pidfd_open(process.pid), select.POLLIN)
+    poll.poll()
+    status = process.poll()
+    kill_children()
+    return 1 if status is None else status
+
+
+def kill_children() -> None:
+    """Kill every child until there is none: the children of the dead become ours, and the dying may start others."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children")  # this process has one thread
+    while found := children.read_text().split():
+        for child in found:
+            os.kill(int(child), signal.SIGKILL)  # not reaped yet, so nobody else has its number
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(-1, 0)
+
+
+if __name__ == "__main__":
+    ended = main(sys.argv[1:])
+    if ended < 0:  # end as it did, so that the same is seen of us
+        signal.signal(-ended, signal.SIG_DFL) if -ended not in (signal.SIGKILL, signal.SIGSTOP) else None
+        os.kill(os.getpid(), -ended)
+    sys.exit(ended)
