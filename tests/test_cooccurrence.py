@@ -15,6 +15,7 @@ from wss_data.imaging.masks import write_mask
 from wss_data.ledger import Ledger
 from wss_data.records import ExampleTable
 from wss_train.commands.cli import main
+from wss_train.evaluate import with_masks
 from wss_train.reports.cooccurrence import (
     boundary_lengths,
     cooccurrence,
@@ -22,7 +23,6 @@ from wss_train.reports.cooccurrence import (
     lift,
     report_of,
     swallowed,
-    with_masks,
 )
 
 BOAT, PERSON, CAT = 0, 1, 2
@@ -162,7 +162,7 @@ def test_an_image_without_a_mask_is_refused(tmp_path):
     table = stored_table(tmp_path)
     table = with_masks(table, tmp_path)
     (tmp_path / "2.png").unlink()
-    with pytest.raises(TrainingDataError, match=r"1 of 4 images have no mask there, the first wanted is 2\.png"):
+    with pytest.raises(TrainingDataError, match=r"1 of 4 masks are missing, the first is 2\.png"):
         with_masks(table, tmp_path)
     empty = ExampleTable(("a",), ("a.jpg",), (None,), np.ones((1, 1), bool), ("cat",))
     with pytest.raises(TrainingDataError, match="1 of 1 images of the table have no mask, the first is a"):

@@ -9,9 +9,10 @@ from pictures import TINY, rectangles
 from wss_data.errors import CheckpointError, MaskError, TrainingDataError
 from wss_data.imaging.masks import read_mask, write_mask
 from wss_data.ledger import Ledger, Supervision, UsedFor
-from wss_train.evaluate import Evaluation, evaluate_masks, evaluate_model, percent, score_masks
+from wss_train.evaluate import Evaluation, evaluate_masks, evaluate_model, score_masks
 from wss_train.metrics import ConfusionMatrix
 from wss_train.reports.ablation import Row, partial_means
+from wss_train.reports.tables import percent
 from wss_train.training import train
 
 

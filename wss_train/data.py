@@ -30,8 +30,10 @@ from wss_data.cosegmentation.agreement import disagreement
 from wss_data.errors import TrainingDataError
 from wss_data.imaging.images import read_at_least, read_size
 from wss_data.imaging.masks import read_mask
+from wss_data.ledger import UsedFor
 from wss_data.records import ExampleTable
 from wss_data.runtime.files import digests_of
+from wss_data.store import example_table
 from wss_train.noise import balanced_order, boundary_to_void, image_weights
 from wss_train.recipes import TrainRecipe
 from wss_train.transforms import augment, draw_augmentation
@@ -207,23 +209,24 @@ def batches(
         yield from _stacked(read, size, draws.weights is not None)
 
 
-def as_table(examples: "Examples", mask_field: str | None) -> ExampleTable:
+def as_table(
+    examples: "Examples", mask_field: str | None, used_for: UsedFor = UsedFor.TRAINING, include_dropped: bool = False
+) -> ExampleTable:
     """Plain paths and labels of a FiftyOne dataset or view; a table is returned as it is.
 
     Args:
         examples: A FiftyOne dataset or view, or a table.
         mask_field: Field that holds the masks, such as ``cosegmentation`` or ``pseudo_mask``; samples without it are
             left out. ``None`` for images and labels only.
+        used_for: What the labels are used for, and masks drawn by people: goes into the ledger.
+        include_dropped: Whether images that were dropped are taken, too.
 
     Raises:
         StoreError: If the view has no such field.
     """
     if isinstance(examples, ExampleTable):
         return examples
-    # Late, because it brings FiftyOne with it; a user who holds a view has loaded that already.
-    from wss_data.store import example_table
-
-    return example_table(examples, mask_field)
+    return example_table(examples, mask_field, include_dropped, used_for)
 
 
 def check_training_table(table: ExampleTable, needs_labels: bool = False) -> DataSummary:

@@ -6,11 +6,12 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from tqdm import tqdm
 
 from wss_data.crf.dense_crf import CrfSettings
@@ -20,13 +21,14 @@ from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.reading import checked
 from wss_data.records import ExampleTable
 from wss_data.runtime.files import check_outputs, digests_of, output_folder, output_path, write_output
-from wss_train.data import check_imported
+from wss_train.data import as_table, check_imported
 from wss_train.engine.threads import in_threads
 from wss_train.inference import device_of, predict_files, settings_for
 from wss_train.labelling import LabelledImage, chosen_crf, label_images, pixels_of
 from wss_train.metrics import ConfusionMatrix
 from wss_train.models import load_model
 from wss_train.reports.failures import write_failures
+from wss_train.reports.tables import markdown_table, percent
 
 if TYPE_CHECKING:
     from wss_train.data import Examples
@@ -82,14 +84,15 @@ class Evaluation:
         return {name: None if math.isnan(value) else value for name, value in zip(names, values, strict=True)}
 
     def __str__(self) -> str:
-        return "\n".join([*(_line(name, value) for name, value in self.per_class().items()), self._last_line()])
+        lines = [f"{name:<16}{percent(value):>6}" for name, value in self.per_class().items()]
+        return "\n".join([*lines, self._last_line()])
 
     def to_markdown(self) -> str:
         """The scores as a Markdown table."""
-        rows = ["| class | IoU, % |", "|---|---:|"]
-        rows += [f"| {name} | {percent(value)} |" for name, value in self.per_class().items()]
         of = "" if self.mean_over > len(self.classes) else f" of {self.mean_over}"
-        return "\n".join([*rows, f"| **mean{of}** | **{percent(self.mean_iou)}** |", "", self._last_line(), ""])
+        rows = [(name, percent(value)) for name, value in self.per_class().items()]
+        table = markdown_table(["class", "IoU, %"], [*rows, (f"**mean{of}**", f"**{percent(self.mean_iou)}**")])
+        return "\n".join([*table, "", self._last_line(), ""])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -130,15 +133,6 @@ class Evaluation:
         return f"mean IoU {percent(self.mean_iou)} % over {self.mean_of()}, {self.images} images; {how}"
 
 
-def percent(value: float | None) -> str:
-    """A share in [0, 1] as percent with one digit; a dash for ``None`` or nan."""
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
-
-
-def _line(name: str, value: float | None) -> str:
-    return f"{name:<16}{percent(value):>6}"
-
-
 def evaluate_model(
     checkpoint: Path | str,
     target: "Examples",
@@ -146,7 +140,6 @@ def evaluate_model(
     scales: Sequence[float] = (1.0,),
     crf: bool | CrfSettings = False,
     out: Path | str | None = None,
-    mask_field: str = "ground_truth",
     device: str | None = None,
     workers: int | None = None,
     progress: bool = True,
@@ -155,13 +148,12 @@ def evaluate_model(
 
     Args:
         checkpoint: Run folder or ``model.safetensors``.
-        target: FiftyOne dataset or view, such as ``target.match_tags("val")``, or a table; images without a true mask
-            are left out.
+        target: FiftyOne dataset or view, such as ``target.match_tags("val")``, with true masks in the field
+            ``ground_truth``, or a table (``truth_table`` reads another field); images without one are left out.
         scales: Image scales whose probabilities are averaged; one scale by default.
         crf: Whether a dense CRF sharpens the masks; ``True`` takes the settings of the model's recipe.
         out: Folder for ``evaluation.json``, ``evaluation.md``, ``failures.png`` and ``predictions/<id>.png``; ``None``
             to keep none.
-        mask_field: Field that holds the true masks.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for the GPU if there is one.
         workers: Threads or processes of the CRF; ``None`` for one a processor.
         progress: Whether to show a progress bar.
@@ -179,19 +171,20 @@ def evaluate_model(
         Shen et al., BMVC 2017, section 4: mean IoU as PASCAL VOC counts it.
     """
     start = time.monotonic()
-    table = truth_table(target, mask_field)
+    table = truth_table(target)
     if table.sha256 is not None:
         check_imported(table, digests_of(table.image_paths))
     place = device_of(device)
     model, card = load_model(checkpoint, table.classes, place)
     settings = settings_for(card, scales, place)
-    with nullcontext() if out is None else output_folder(Path(out)):
-        if out is not None:
-            _check_outputs(Path(out), table, predictions=True)
+    folder = None if out is None else Path(out)
+    with nullcontext() if folder is None else output_folder(folder):
+        if folder is not None:
+            _check_outputs(folder, ["failures.png", *(f"predictions/{name}.png" for name in table.ids)])
         matrix = ConfusionMatrix(table.num_classes, table.ignore_index)
         images = predict_files(model, table.image_paths, settings)
         labelled = label_images(images, None, chosen_crf(crf, card.recipe), workers)
-        score = partial(_score, table=table, predictions=None if out is None else Path(out) / "predictions")
+        score = partial(_score, table=table, predictions=None if folder is None else folder / "predictions")
         parts = in_threads(score, labelled, pixels=pixels_of)
         for part in tqdm(parts, total=len(table), desc="evaluate", unit="image", disable=not progress):
             matrix.merge(part)
@@ -205,20 +198,16 @@ def evaluate_model(
             source=table.source,
             ledger=card.ledger.merged_with(table.ledger),
         )
-        if out is not None:
-            settings_of_run = {"checkpoint": str(checkpoint), "inference": asdict(settings)}
-            _write(evaluation, settings_of_run, Path(out))
-            write_failures(table, Path(out) / "predictions", Path(out) / "failures.png")
+        if folder is not None:
+            _write(evaluation, {"checkpoint": str(checkpoint), "inference": asdict(settings)}, folder)
+            write_failures(table, folder / "predictions", folder / "failures.png")
     return evaluation
 
 
-def _check_outputs(out: Path, table: ExampleTable, predictions: bool) -> None:
-    """Refuse to replace what this program did not write."""
-    names = ["evaluation.json", "evaluation.md"]
-    if predictions:
-        names += ["failures.png", *(f"predictions/{name}.png" for name in table.ids)]
+def _check_outputs(out: Path, names: Sequence[str] = ()) -> None:
+    """Refuse to replace what this program did not write: the scores, and the files ``names``."""
     known = evaluation_of(checked.note(out / "evaluation.json"))
-    check_outputs([out / name for name in names], proved=known is not None)
+    check_outputs([out / name for name in ("evaluation.json", "evaluation.md", *names)], proved=known is not None)
 
 
 def evaluation_of(value: Any) -> Evaluation | None:
@@ -239,16 +228,36 @@ def _score(result: LabelledImage, table: ExampleTable, predictions: Path | None)
     """Count one image, and keep its mask below ``predictions``. Raises as ``evaluate_model``."""
     if result.mask is None:
         raise TrainingDataError(f"the split cannot be scored: {result.error}")
-    mask_path = str(table.mask_paths[result.position])
     matrix = ConfusionMatrix(table.num_classes, table.ignore_index)
-    try:
-        matrix.update(read_mask(mask_path), result.mask)
-    except ValueError as error:
-        raise TrainingDataError(f"{mask_path}: the mask cannot be scored: {error}.") from error
+    truth = str(table.mask_paths[result.position])
+    _count(matrix, truth, result.mask, f"{truth}: the mask cannot be scored")
     if predictions is not None:
         with output_path(predictions / f"{table.ids[result.position]}.png") as temporary:
             write_mask(result.mask, temporary)
     return matrix
+
+
+def _count(matrix: ConfusionMatrix, truth: Path | str, prediction: np.ndarray, problem: str) -> None:
+    """Count one prediction against a mask file; ``problem`` begins the sentence if they do not fit."""
+    try:
+        matrix.update(read_mask(truth), prediction)
+    except ValueError as error:
+        raise TrainingDataError(f"{problem}: {error}.") from error
+
+
+def with_masks(table: ExampleTable, folder: Path) -> ExampleTable:
+    """The table with the masks ``<id>.png`` of a folder, such as ``predictions`` of ``wss-train evaluate``.
+
+    Raises:
+        TrainingDataError: If the folder has no mask for an image: some of the images would say little of all.
+    """
+    paths = [folder / f"{name}.png" for name in table.ids]
+    if missing := [path for path in paths if not path.is_file()]:
+        raise TrainingDataError(
+            f"{folder}: {len(missing)} of {len(paths)} masks are missing, the first is {missing[0].name}. Masks of all "
+            "images of the split are wanted: predict all of them, or choose the split that they belong to (--split)."
+        )
+    return replace(table, mask_paths=tuple(map(str, paths)))
 
 
 def score_masks(
@@ -256,7 +265,6 @@ def score_masks(
     target: "Examples",
     *,
     out: Path | str | None = None,
-    mask_field: str = "ground_truth",
     workers: int | None = None,
     progress: bool = True,
 ) -> Evaluation:
@@ -264,9 +272,8 @@ def score_masks(
 
     Args:
         predictions: Folder of label masks, ``<id>.png``, such as the ``predictions`` that ``evaluate_model`` writes.
-        target: FiftyOne dataset or view, or a table; images without a true mask are left out.
+        target: See ``evaluate_model``.
         out: Folder for ``evaluation.json`` and ``evaluation.md``; ``None`` to keep none.
-        mask_field: Field that holds the true masks.
         workers: Threads that read and count; ``None`` for one a processor.
         progress: Whether to show a progress bar.
 
@@ -276,21 +283,12 @@ def score_masks(
     Raises:
         TrainingDataError: If a mask is missing, or does not fit its image or the classes.
         MaskError: If a mask cannot be read.
-
-    Source:
-        Shen et al., BMVC 2017, section 4: mean IoU as PASCAL VOC counts it.
     """
     start = time.monotonic()
-    table, folder = truth_table(target, mask_field), Path(predictions)
+    table, folder = truth_table(target), Path(predictions)
     if out is not None:
-        _check_outputs(Path(out), table, predictions=False)
-    found = [folder / f"{name}.png" for name in table.ids]
-    if missing := [path for path in found if not path.is_file()]:
-        raise TrainingDataError(
-            f"{folder}: {len(missing)} of {len(found)} masks are missing, the first is {missing[0].name}. A score over "
-            "some of the images means nothing; predict all of them, or take the others out of the split."
-        )
-    truths = [str(path) for path in table.mask_paths]
+        _check_outputs(Path(out))
+    truths, found = ([str(path) for path in each.mask_paths] for each in (table, with_masks(table, folder)))
     matrix = evaluate_masks(truths, found, table.num_classes, table.ignore_index, workers, progress)
     ledger = table.ledger.add(f"masks in {folder.name}", Supervision.UNKNOWN, UsedFor.TRAINING)
     evaluation = Evaluation(
@@ -309,7 +307,7 @@ def evaluate_masks(
     workers: int | None = None,
     progress: bool = False,
 ) -> ConfusionMatrix:
-    """Count the pixels of mask files against those of others; no database, no model.
+    """One confusion matrix of mask files against others: no database, no model.
 
     Args:
         truths: Label masks drawn by people: palette or greyscale PNGs of class indices.
@@ -319,22 +317,22 @@ def evaluate_masks(
         workers: Threads that read and count; ``None`` for one a processor.
         progress: Whether to show a progress bar.
 
-    Returns:
-        One confusion matrix over all pairs.
-
     Raises:
         TrainingDataError: If the numbers of files differ, or a pair does not fit together or to the classes.
         MaskError: If a mask is missing or cannot be read.
-
-    Source:
-        Everingham et al., The PASCAL Visual Object Classes Challenge 2012 development kit, ``VOCevalseg.m``.
     """
     if len(truths) != len(predictions):
         raise TrainingDataError(
             f"{len(truths)} true masks and {len(predictions)} predictions; one prediction for each is wanted."
         )
+
+    def count(pair: tuple[Path | str, Path | str]) -> ConfusionMatrix:
+        truth, prediction = pair
+        part = ConfusionMatrix(num_classes, ignore_index)
+        _count(part, truth, read_mask(prediction), f"{prediction}: the mask cannot be scored against {truth}")
+        return part
+
     matrix = ConfusionMatrix(num_classes, ignore_index)
-    count = partial(_matrix_of, num_classes=num_classes, ignore_index=ignore_index)
     threads = workers or len(os.sched_getaffinity(0))
     parts = in_threads(count, zip(truths, predictions, strict=True), threads, ahead=4 * threads)
     for part in tqdm(parts, total=len(truths), desc="score", unit="image", disable=not progress):
@@ -342,20 +340,6 @@ def evaluate_masks(
     return matrix
 
 
-def _matrix_of(pair: tuple[Path | str, Path | str], num_classes: int, ignore_index: int) -> ConfusionMatrix:
-    truth, prediction = pair
-    matrix = ConfusionMatrix(num_classes, ignore_index)
-    try:
-        matrix.update(read_mask(truth), read_mask(prediction))
-    except ValueError as error:
-        raise TrainingDataError(f"{prediction}: the mask cannot be scored against {truth}: {error}.") from error
-    return matrix
-
-
 def truth_table(target: "Examples", mask_field: str = "ground_truth") -> ExampleTable:
     """The images of a dataset or view that have a true mask, with a ledger that says it is for the final score."""
-    if isinstance(target, ExampleTable):
-        return target
-    from wss_data.store import example_table
-
-    return example_table(target, mask_field, used_for=UsedFor.FINAL_SCORE)
+    return as_table(target, mask_field, UsedFor.FINAL_SCORE)

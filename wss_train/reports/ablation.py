@@ -26,7 +26,7 @@ from wss_data.runtime.files import (
 )
 from wss_train.checkpoints import read_card
 from wss_train.data import as_table
-from wss_train.evaluate import Evaluation, evaluate_model, evaluation_of, percent, truth_table
+from wss_train.evaluate import Evaluation, evaluate_model, evaluation_of, truth_table
 from wss_train.pseudo_masks import MADE_BY, fingerprint_of, make_pseudo_masks
 from wss_train.recipes import TrainRecipe, as_recipe
 from wss_train.reports.cooccurrence import OUTPUTS as COOCCURRENCE_FILES
@@ -34,6 +34,7 @@ from wss_train.reports.cooccurrence import cooccurrence
 from wss_train.reports.memory import peak_megabytes, reset_peak
 from wss_train.reports.published import FIELD, TABLE_2, TABLE_3, VOC_CLASSES, paper_val_iou
 from wss_train.reports.report import write_masks, write_predictions
+from wss_train.reports.tables import percent
 from wss_train.training import train
 
 if TYPE_CHECKING:

@@ -8,17 +8,22 @@ swallowed by A. No truth is needed, so that this may be read while one trains.
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from itertools import permutations
+from dataclasses import dataclass
+from itertools import combinations, permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from wss_data.errors import TrainingDataError
 from wss_data.imaging.masks import read_mask
+from wss_data.imaging.pictures import FAINT, INK
 from wss_data.records import ExampleTable
 from wss_data.runtime.files import check_outputs, output_path, write_output
+from wss_data.store import MASKS, example_table, kind_of
+from wss_train.evaluate import with_masks
+from wss_train.reports.tables import markdown_table, number
 
 if TYPE_CHECKING:
     from wss_data.store.types import Collection
@@ -35,6 +40,9 @@ def counts_together(shown: np.ndarray) -> np.ndarray:
 
     Returns:
         Shape (C, C), int64, symmetric.
+
+    >>> counts_together(np.array([[True, True], [True, False]])).tolist()
+    [[2, 1], [1, 1]]
     """
     numbers = shown.astype(np.int64)
     return numbers.T @ numbers
@@ -50,14 +58,13 @@ def lift(shown: np.ndarray) -> np.ndarray:
 
     Returns:
         Shape (C, C), float64, at least 0; nan on the diagonal and for a class without images.
+
+    >>> lift(np.array([[1, 1], [1, 0], [0, 1], [0, 0]], bool))[0, 1]  # each in a half, both in a quarter
+    np.float64(1.0)
     """
-    together = counts_together(shown).astype(np.float64)
-    alone = np.diag(together)
-    expected = np.outer(alone, alone) / max(len(shown), 1)
-    result = np.full(together.shape, np.nan)
-    np.divide(together, expected, out=result, where=expected > 0)
-    np.fill_diagonal(result, np.nan)
-    return result
+    together = counts_together(shown)
+    alone = np.diag(together).astype(np.float64)
+    return _divided(together, np.outer(alone, alone) / max(len(shown), 1))
 
 
 def swallowed(labelled: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -68,17 +75,18 @@ def swallowed(labelled: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, 
         predicted: Which classes each image's mask shows. Shape (N, C), bool.
 
     Returns:
-        Images, entry [a, b] for A = a and B = b, shape (C, C), int64, 0 on the diagonal; and their share of the images
-        labelled with both, shape (C, C), float64, nan where there are none and on the diagonal.
+        Images, entry [a, b] for A = a and B = b, shape (C, C), int64, 0 on the diagonal; and their fraction of the
+        images labelled with both, shape (C, C), float64, nan where there are none and on the diagonal.
     """
-    keeps = (labelled & predicted).astype(np.int64)
-    loses = (labelled & ~predicted).astype(np.int64)
-    images = keeps.T @ loses
-    both = counts_together(labelled)
-    share = np.full(both.shape, np.nan)
-    np.divide(images, both, out=share, where=both > 0)
-    np.fill_diagonal(share, np.nan)
-    return images, share
+    images = (labelled & predicted).astype(np.int64).T @ (labelled & ~predicted).astype(np.int64)
+    return images, _divided(images, counts_together(labelled))
+
+
+def _divided(counts: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """Quotients of two (C, C) matrices; nan where the divisor is 0, and on the diagonal."""
+    result = np.full(counts.shape, np.nan)
+    np.divide(counts, by, out=result, where=(by > 0) & ~np.eye(len(counts), dtype=bool))
+    return result
 
 
 def boundary_lengths(mask: np.ndarray, num_classes: int) -> np.ndarray:
@@ -92,6 +100,9 @@ def boundary_lengths(mask: np.ndarray, num_classes: int) -> np.ndarray:
 
     Returns:
         Pixels. Shape (C + 1, C + 1), int64, symmetric, 0 on the diagonal; row 0 is background.
+
+    >>> boundary_lengths(np.array([[0, 1, 1], [0, 0, 1]], np.uint8), 2).tolist()
+    [[0, 3], [3, 0]]
     """
     total = np.zeros(num_classes * num_classes, np.int64)
     for one, other in ((mask[:, :-1], mask[:, 1:]), (mask[:-1], mask[1:])):
@@ -104,31 +115,16 @@ def boundary_lengths(mask: np.ndarray, num_classes: int) -> np.ndarray:
     return ordered + ordered.T
 
 
-@dataclass(frozen=True)
-class Pair:
-    """What is known of an ordered pair of classes A, B.
-
-    Args:
-        a: Name of A.
-        b: Name of B.
-        labelled: Images labelled with both.
-        predicted: Images whose mask shows both.
-        labelled_lift: Times as often labelled together as by chance; nan where that is unknown.
-        predicted_lift: The same of the masks.
-        swallowed: Images labelled with both whose mask shows A and not B.
-        share: Their share of the images labelled with both, in [0, 1]; nan where there are none.
-        boundary_px: Length of the boundary between A and B in all masks, pixels.
-    """
-
-    a: str
-    b: str
-    labelled: int
-    predicted: int
-    labelled_lift: float
-    predicted_lift: float
-    swallowed: int
-    share: float
-    boundary_px: int
+_FORMATS = {
+    "labelled": ".0f",
+    "predicted": ".0f",
+    "labelled_lift": ".4f",
+    "predicted_lift": ".4f",
+    "swallowed": ".0f",
+    "swallowed_share": ".4f",
+    "boundary_px": ".0f",
+}
+"""Columns of the CSV beside the two classes, and how their numbers are written."""
 
 
 @dataclass(frozen=True)
@@ -155,43 +151,42 @@ class CooccurrenceReport:
         """Whether no image has two labels, as in a web dataset: then nothing can be said of pairs of labels."""
         return bool((self.labelled.sum(axis=1) <= 1).all())
 
-    def pairs(self) -> list[Pair]:
-        """Every ordered pair of two classes, in the order of their indices."""
-        labelled, predicted = counts_together(self.labelled), counts_together(self.predicted)
-        labelled_lift, predicted_lift = lift(self.labelled), lift(self.predicted)
+    def matrices(self) -> dict[str, np.ndarray]:
+        """What is known of each ordered pair of classes A, B: by column of the CSV, each (C, C), float64.
+
+        Images labelled with both and images whose mask shows both, the lift of each, images in which A has swallowed
+        B and their fraction of those labelled with both, and the boundary between A and B in pixels. nan where a
+        number cannot be known.
+        """
+        together = counts_together(self.labelled).astype(np.float64)
+        labelled_lift = lift(self.labelled)
         if self.one_label:
             # Zero would say that the classes avoid each other, where nobody could have named both.
             labelled_lift = np.full_like(labelled_lift, np.nan)
-        images, share = swallowed(self.labelled, self.predicted)
-        return [
-            Pair(
-                self.classes[a],
-                self.classes[b],
-                int(labelled[a, b]),
-                int(predicted[a, b]),
-                float(labelled_lift[a, b]),
-                float(predicted_lift[a, b]),
-                int(images[a, b]),
-                float(share[a, b]),
-                int(self.boundaries[a + 1, b + 1]),
-            )
-            for a, b in permutations(range(len(self.classes)), 2)
-        ]
+        images, fraction = swallowed(self.labelled, self.predicted)
+        columns = (
+            together,
+            counts_together(self.predicted).astype(np.float64),
+            labelled_lift,
+            lift(self.predicted),
+            # Without a pair of labels nothing could be swallowed: 0 would say that nothing was.
+            np.where(together > 0, images, np.nan),
+            fraction,
+            self.boundaries[1:, 1:].astype(np.float64),
+        )
+        return dict(zip(_FORMATS, columns, strict=True))
 
     def to_csv(self) -> str:
         """One line for each ordered pair; a number that cannot be computed is empty."""
-        lines = ["a,b,labelled,predicted,labelled_lift,predicted_lift,swallowed,swallowed_share,boundary_px"]
-        for pair in self.pairs():
-            shares = [_number(pair.labelled_lift, 4), _number(pair.predicted_lift, 4)]
-            # Without a pair of labels nothing could be swallowed: 0 would say that nothing was.
-            lost = [str(pair.swallowed) if pair.labelled else "", _number(pair.share, 4)]
-            cells = [pair.a, pair.b, str(pair.labelled), str(pair.predicted), *shares, *lost, str(pair.boundary_px)]
-            lines.append(",".join(cells))
+        matrices = self.matrices()
+        lines = [",".join(("a", "b", *matrices))]
+        for a, b in permutations(range(len(self.classes)), 2):
+            cells = (number(matrix[a, b], _FORMATS[name], "") for name, matrix in matrices.items())
+            lines.append(",".join((self.classes[a], self.classes[b], *cells)))
         return "\n".join(lines) + "\n"
 
     def to_markdown(self) -> str:
         """Tables of the pairs that come together most and of those that merge most."""
-        pairs = self.pairs()
         lines = [f"# Classes that come together in {self.source or 'a table'}", ""]
         lines += [f"{len(self.labelled)} images, {len(self.classes)} classes. No truth was used.", ""]
         if self.one_label:
@@ -201,40 +196,50 @@ class CooccurrenceReport:
                 "For that, take a target dataset: its pseudo masks, or the masks that a model predicts.",
                 "",
             ]
-        # Of both orders of a pair these numbers are the same: one line.
-        index = {name: i for i, name in enumerate(self.classes)}
-        once = [p for p in pairs if index[p.a] < index[p.b]]
-        together = sorted((p for p in once if p.labelled or p.predicted), key=lambda p: (-p.labelled, -p.predicted))
         lines += ["## Together", "", "Lift: how many times as often as by chance; 1 is independence.", ""]
-        if together:
-            lines += ["| classes | labelled | lift | in the masks | lift | boundary, px |"]
-            lines += ["|---|---:|---:|---:|---:|---:|"]
-        for p in together[:FIRST_PAIRS]:
-            lifts = _number(p.labelled_lift, 2, "–"), _number(p.predicted_lift, 2, "–")
-            lines.append(
-                f"| {p.a}, {p.b} | {p.labelled} | {lifts[0]} | {p.predicted} | {lifts[1]} | {p.boundary_px:,} |"
-            )
-        lines += _more(len(together)) if together else ["No two classes come together."]
-
+        lines += self._together() or ["No two classes come together."]
         if not self.one_label:
-            merged = sorted((p for p in pairs if p.swallowed), key=lambda p: (-p.swallowed, -p.share))
             lines += ["", "## Merged", "", "Images labelled with A and B whose mask shows A and not B.", ""]
-            if merged:
-                lines += ["| A swallows B | images | of those labelled with both | boundary, px |"]
-                lines += ["|---|---:|---:|---:|"]
-            for p in merged[:FIRST_PAIRS]:
-                share = f"{100 * p.share:.0f} % of {p.labelled}"
-                lines.append(f"| {p.a} swallows {p.b} | {p.swallowed} | {share} | {p.boundary_px:,} |")
-            lines += _more(len(merged)) if merged else ["No class swallows another."]
+            lines += self._merged() or ["No class swallows another."]
         return "\n".join([*lines, ""])
 
+    def _together(self) -> list[str]:
+        of = self.matrices()
+        labelled, predicted = of["labelled"], of["predicted"]
+        # Of both orders of a pair these numbers are the same: one line.
+        pairs = [p for p in combinations(range(len(self.classes)), 2) if labelled[p] or predicted[p]]
+        pairs.sort(key=lambda p: (-labelled[p], -predicted[p]))
+        forms = _FORMATS | {"labelled_lift": ".2f", "predicted_lift": ".2f", "boundary_px": ",.0f"}
+        shown = ("labelled", "labelled_lift", "predicted", "predicted_lift", "boundary_px")
+        rows = [
+            [", ".join(self.classes[i] for i in p), *(number(of[name][p], forms[name]) for name in shown)]
+            for p in pairs
+        ]
+        return _first_rows(["classes", "labelled", "lift", "in the masks", "lift", "boundary, px"], rows)
 
-def _more(count: int) -> list[str]:
-    return [] if count <= FIRST_PAIRS else ["", f"{count - FIRST_PAIRS} further pairs: see the CSV."]
+    def _merged(self) -> list[str]:
+        of = self.matrices()
+        images, fraction, both, boundary = (
+            of[name] for name in ("swallowed", "swallowed_share", "labelled", "boundary_px")
+        )
+        pairs = [p for p in permutations(range(len(self.classes)), 2) if images[p] > 0]
+        pairs.sort(key=lambda p: (-images[p], -fraction[p]))
+        rows = [
+            [
+                " swallows ".join(self.classes[i] for i in p),
+                f"{images[p]:.0f}",
+                f"{100 * fraction[p]:.0f} % of {both[p]:.0f}",
+                f"{boundary[p]:,.0f}",
+            ]
+            for p in pairs
+        ]
+        return _first_rows(["A swallows B", "images", "of those labelled with both", "boundary, px"], rows)
 
 
-def _number(value: float, digits: int, nothing: str = "") -> str:
-    return nothing if np.isnan(value) else f"{value:.{digits}f}"
+def _first_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table of the first rows, and how many more there are; nothing without rows."""
+    more = [] if len(rows) <= FIRST_PAIRS else ["", f"{len(rows) - FIRST_PAIRS} further pairs: see the CSV."]
+    return [*markdown_table(columns, rows[:FIRST_PAIRS]), *more] if rows else []
 
 
 def report_of(
@@ -296,22 +301,6 @@ def cooccurrence(table: ExampleTable, out: Path | None = None, workers: int | No
     return report
 
 
-def with_masks(table: ExampleTable, folder: Path) -> ExampleTable:
-    """The table with the masks ``<id>.png`` of a folder, such as ``predictions`` of ``wss-train evaluate``.
-
-    Raises:
-        TrainingDataError: If the folder has no mask for an image.
-    """
-    paths = [folder / f"{name}.png" for name in table.ids]
-    without = [path for path in paths if not path.is_file()]
-    if without:
-        raise TrainingDataError(
-            f"{folder}: {len(without)} of {len(table)} images have no mask there, the first wanted is "
-            f"{without[0].name}. Give the masks of the same split; another one is chosen with --split."
-        )
-    return replace(table, mask_paths=tuple(map(str, paths)))
-
-
 def table_of(
     dataset: "Collection", field: str | None = None, split: str | None = None, masks: Path | None = None
 ) -> ExampleTable:
@@ -327,8 +316,6 @@ def table_of(
         StoreError: If there is no such field.
         TrainingDataError: If no image has the tag and a mask, or the folder lacks one.
     """
-    from wss_data.store import MASKS, example_table, kind_of
-
     web = kind_of(dataset) == "web"
     tag = split or (None if web else "train")
     view = dataset if tag is None else dataset.match_tags(tag)
@@ -339,28 +326,20 @@ def table_of(
 
 def write_picture(report: CooccurrenceReport, path: Path) -> Path:
     """Draw three matrices as a PNG: labelled together, together in the masks, swallowed."""
-    # A figure without pyplot: no global state and no display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from wss_data.imaging.pictures import FAINT, INK
-
-    labelled, predicted = counts_together(report.labelled), counts_together(report.predicted)
-    _, share = swallowed(report.labelled, report.predicted)
-    count = len(report.classes)
+    of, count = report.matrices(), len(report.classes)
     side = max(3.2, 0.34 * count + 1.6)
+    # Not by pyplot: it keeps figures in a global list and asks for a display.
     figure = Figure(figsize=(3 * side + 0.6, side + 1.0), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(1, 3)
     apart = ~np.eye(count, dtype=bool)
-    titles = (
-        ("labelled together, images", labelled.astype(float), "Blues"),
-        ("together in the masks, images", predicted.astype(float), "Blues"),
-        ("row swallows column, % of images", 100 * share, "Reds"),
-    )
     # One scale for labels and masks, so that a pale second matrix says that pairs were lost.
-    most = max(1, int(labelled[apart].max(initial=0)), int(predicted[apart].max(initial=0)))
-    for panel, (title, values, colours), top in zip(panels, titles, (most, most, 100), strict=True):
+    most = max(1, of["labelled"][apart].max(initial=0), of["predicted"][apart].max(initial=0))
+    titles = (
+        ("labelled together, images", of["labelled"], "Blues", most),
+        ("together in the masks, images", of["predicted"], "Blues", most),
+        ("row swallows column, % of images", 100 * of["swallowed_share"], "Reds", 100),
+    )
+    for panel, (title, values, colours, top) in zip(panels, titles, strict=True):
         shown = np.where(apart, values, np.nan)
         panel.imshow(shown, cmap=colours, vmin=0, vmax=top)
         for a in range(count):

@@ -24,8 +24,9 @@ from wss_data.reading import checked
 from wss_data.records import ExampleTable
 from wss_data.runtime.files import check_outputs, digests_of, output_folder, output_path, write_output
 from wss_train.checkpoints import read_card
-from wss_train.evaluate import Evaluation, evaluate_model, evaluation_of, percent, truth_table
+from wss_train.evaluate import Evaluation, evaluate_model, evaluation_of, truth_table
 from wss_train.pseudo_masks import fingerprint_of
+from wss_train.reports.tables import percent
 from wss_train.selection.selection import REPORT, SIGNALS, Look, read_signals, signal, snapshots
 from wss_train.selection.signals import best_look, rank_correlation, settled_look, smoothed
 
