@@ -10,9 +10,11 @@ from fake_service import HTML, FakeService, KeptPages, Reply
 from virtual_clock import VirtualClock
 
 from wss_data.errors import SourceUnavailable
+from wss_data.retrieval.fetch import retry_after
 from wss_data.retrieval.sources import api as api_module
-from wss_data.retrieval.sources.api import Api, Pace, Refused, retry_after
+from wss_data.retrieval.sources.api import Api, Pace, Refused, Service
 from wss_data.retrieval.sources.base import Forgetful
+from wss_data.runtime.version import __version__
 
 SECRET = "canary-5e1ec7ed-secret"
 
@@ -34,8 +36,13 @@ class Scripted(FakeService):
         return self.replies.pop(0) if self.replies else Reply(200, {"good": True})
 
 
-def make_api(service, pace=None, **others):
-    return Api("farm", "wss/1 (a@b.example)", pace or Pace([], service.clock), service.clock, **others)
+def make_api(service, pace=None, authorize=None, **how):
+    return Api(Service("farm", **how), pace or Pace([], service.clock), authorize)
+
+
+def ask(pace):
+    with pace.turn():
+        pass
 
 
 def most_in_window(times, seconds):
@@ -60,9 +67,9 @@ def test_requests_go_out_at_once_while_the_limit_is_not_reached():
     clock = VirtualClock()
     pace = Pace([(20, 60.0)], clock)
     for _ in range(20):
-        pace.wait()
+        ask(pace)
     assert clock.slept == []
-    pace.wait()
+    ask(pace)
     assert clock.slept == [60.0]
 
 
@@ -79,13 +86,13 @@ def test_threads_share_one_limit():
     pace = Pace([(10, 60.0)], clock)
     times, lock = [], threading.Lock()
 
-    def ask():
+    def ask_often():
         for _ in range(15):
-            pace.wait()
+            ask(pace)
             with lock:
                 times.append(clock.monotonic())
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
+    threads = [threading.Thread(target=ask_often) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -101,7 +108,7 @@ def test_nobody_goes_while_the_pace_is_held():
     clock = VirtualClock()
     pace = Pace([(20, 60.0)], clock)
     pace.hold(33.0)
-    pace.wait()
+    ask(pace)
     assert clock.monotonic() == 33.0
 
 
@@ -109,21 +116,21 @@ def test_the_limits_told_in_headers_replace_those_assumed():
     clock = VirtualClock()
     pace = Pace([(100, 60.0), (10_000, 86_400.0)], clock)
     pace.note_headers({"X-RateLimit-Limit-anon_burst": "2/min", "x-ratelimit-limit-anon_sustained": "3/day"})
-    pace.wait()
-    pace.wait()
+    ask(pace)
+    ask(pace)
     assert pace.delay() == 60.0
     clock.advance(60.0)
-    pace.wait()
+    ask(pace)
     assert pace.delay() == 86_400.0 - 60.0
 
 
 def test_what_others_used_of_a_limit_counts():
     clock = VirtualClock()
     pace = Pace([(20, 60.0)], clock)
-    pace.wait()
+    ask(pace)
     pace.note_headers({"X-RateLimit-Limit-anon_burst": "20/min", "X-RateLimit-Available-anon_burst": "2"})
-    pace.wait()
-    pace.wait()
+    ask(pace)
+    ask(pace)
     assert pace.delay() == 60.0
 
 
@@ -142,7 +149,7 @@ def test_the_limits_of_thumbnails_and_headers_that_cannot_be_read_are_passed_ove
         }
     )
     for _ in range(20):
-        pace.wait()
+        ask(pace)
     assert pace.delay() == 60.0
 
 
@@ -183,10 +190,10 @@ def test_the_pause_that_the_service_asks_for_is_kept_to_the_second():
 
 def test_retry_after_can_be_a_date():
     clock = VirtualClock(start=1_800_000_000.0)
-    assert retry_after({"retry-after": "Fri, 15 Jan 2027 08:00:30 GMT"}, clock) == 30.0
-    assert retry_after({"Retry-After": "Fri, 15 Jan 2027 07:00:00 GMT"}, clock) == 0.0
-    assert retry_after({"Retry-After": "soon"}, clock) is None
-    assert retry_after({}, clock) is None
+    assert retry_after("Fri, 15 Jan 2027 08:00:30 GMT", clock) == 30.0
+    assert retry_after("Fri, 15 Jan 2027 07:00:00 GMT", clock) == 0.0
+    assert retry_after("soon", clock) is None
+    assert retry_after(None, clock) is None
 
 
 def test_a_service_that_asks_for_too_much_patience_is_left_after_one_request():
@@ -212,7 +219,8 @@ def test_after_five_attempts_the_service_counts_as_dead_and_the_message_says_whe
             make_api(service, way_out="See the page.").get_json(service.url + "/v1/images/", {"q": "cow"})
         assert service.requests == 5
         assert str(caught.value) == (
-            "farm: 127.0.0.1/v1/images/ gave no answer in 5 attempts (last: HTTP 502). See the page."
+            "farm: 127.0.0.1/v1/images/ gave no answer in 5 attempts (last: HTTP 502). Start the same command again "
+            "later: it goes on where it stopped. See the page."
         )
 
 
@@ -233,7 +241,7 @@ def test_a_service_that_hangs_is_told():
             return super().reply(*args)
 
     with Hanging() as service:
-        api = make_api(service, timeout=(1.0, 0.05), attempts=2)
+        api = make_api(service, timeout=(1.0, 0.05), pauses=(1.0,))
         with pytest.raises(SourceUnavailable, match="ReadTimeout"):
             api.get_json(service.url)
         lock.set()
@@ -290,16 +298,17 @@ def test_a_line_in_netrc_does_not_replace_the_token(tmp_path, monkeypatch):
     netrc.write_text("machine 127.0.0.1 login somebody password else\n")
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("WSS_CONTACT", "a@b.example")
     with Scripted() as service:
         make_api(service, authorize=lambda fresh: {"Authorization": "Bearer mine"}).get_json(service.url)
         assert service.headers[0]["Authorization"] == "Bearer mine"
-        assert service.headers[0]["User-Agent"] == "wss/1 (a@b.example)"
+        assert service.headers[0]["User-Agent"] == f"wss/{__version__} (a@b.example)"
 
 
 def test_an_endless_answer_is_cut_off(monkeypatch):
     monkeypatch.setattr(api_module, "MAX_BYTES", 1000)
     with Scripted(*[Reply(200, {"text": "x" * 5000})] * 2) as service:
-        api = make_api(service, attempts=2)
+        api = make_api(service, pauses=(1.0,))
         with pytest.raises(SourceUnavailable, match="no answer in 2 attempts"):
             api.get_json(service.url)
 

@@ -16,7 +16,7 @@ from virtual_clock import VirtualClock
 import wss_data
 from wss_data.errors import DownloadError, SpecError
 from wss_data.retrieval import network
-from wss_data.retrieval.fetch import Fetched, Fetcher, FetchSettings, _retry_after, user_agent
+from wss_data.retrieval.fetch import Fetched, Fetcher, FetchSettings, retry_after, user_agent
 from wss_data.retrieval.robots import FIRST_TROUBLE_S
 
 JPEG = pictures.jpeg("fetch")
@@ -289,7 +289,7 @@ def test_the_message_of_an_error_is_short_however_long_the_answer():
     ],
 )
 def test_the_wait_that_a_server_asks_for_is_read_as_seconds_or_as_a_date(value, seconds):
-    assert _retry_after(value, VirtualClock(1_800_000_000.0)) == seconds
+    assert retry_after(value, VirtualClock(1_800_000_000.0)) == seconds
 
 
 @pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Service Unavailable"])

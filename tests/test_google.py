@@ -66,7 +66,7 @@ def google(monkeypatch, clock):
         server = WebServer(served).__enter__()
         servers.append(server)
         source = GoogleSource(enabled=True)
-        source.pace = Pace(PACE, clock)
+        vars(source)["pace"] = Pace(PACE, clock)
         adapter = ToServer(server)
         source.crawler.session.mount("https://", adapter)
         source.crawler.session.mount("http://", adapter)
@@ -99,7 +99,7 @@ def test_the_environment_or_an_option_turns_it_on_with_a_warning(monkeypatch):
     state = make_source("google", {"enabled": True}).state()
     assert state.state == "ready"
     assert "expect no results" in state.detail
-    with pytest.raises(SourceError, match="enabled is 'yes', true or false"):
+    with pytest.raises(SourceError, match="enabled is 'yes', expected true or false"):
         make_source("google", {"enabled": "yes"})
 
 

@@ -41,7 +41,7 @@ def key(monkeypatch):
 
 def make(service, **options):
     source = make_source("openverse", {"endpoint": service.url, **options})
-    source.clock = service.clock
+    vars(source)["clock"] = service.clock
     return source
 
 
@@ -375,7 +375,7 @@ def test_a_blocked_address_is_told_after_one_request():
 )
 def test_wrong_options_are_named(options):
     (option,) = options
-    with pytest.raises(SourceError, match=f"source 'openverse': {option} is .*, wanted"):
+    with pytest.raises(SourceError, match=f"source 'openverse': {option} is .*, expected"):
         make_source("openverse", options)
 
 

@@ -170,7 +170,7 @@ def test_a_package_of_a_third_party_adds_a_source_by_an_entry_point_and_cannot_h
     (site / "museum_wss.py").write_text(third_party())
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: museum-wss\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text(
-        "[wss_data.retrieval.sources]\nmuseum = museum_wss:MuseumSource\nfolder = museum_wss:MuseumSource\n"
+        "[wss_data.sources]\nmuseum = museum_wss:MuseumSource\nfolder = museum_wss:MuseumSource\n"
     )
     code = f"import sys; sys.path.insert(0, {str(site)!r})\n" + textwrap.dedent(ASKS)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

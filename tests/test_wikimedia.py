@@ -32,7 +32,7 @@ def contact(monkeypatch):
 
 def make(service, **options):
     source = make_source("wikimedia", {"endpoint": f"{service.url}/w/api.php", **options})
-    source.clock = service.clock
+    vars(source)["clock"] = service.clock
     return source
 
 
@@ -269,5 +269,5 @@ def test_html_becomes_the_text_that_a_reader_sees(html, text, link):
 )
 def test_wrong_options_are_named(options):
     (option,) = options
-    with pytest.raises(SourceError, match=f"source 'wikimedia': {option} is .*, wanted"):
+    with pytest.raises(SourceError, match=f"source 'wikimedia': {option} is .*, expected"):
         make_source("wikimedia", options)

@@ -14,16 +14,18 @@ import http.client
 import os
 import re
 import ssl
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from wss_data.errors import DownloadError, SpecError
-from wss_data.retrieval.clock import Clock, SystemClock
+from wss_data.retrieval.clock import Clock
 from wss_data.retrieval.robots import MAX_BYTES as ROBOTS_MAX_BYTES
 from wss_data.retrieval.robots import READ_S as ROBOTS_READ_S
 from wss_data.retrieval.robots import Robots, opt_outs
@@ -150,12 +152,12 @@ class Fetcher:
             by the real time: the network knows no other.
     """
 
-    def __init__(self, settings: FetchSettings, clock: Clock | None = None) -> None:
+    def __init__(self, settings: FetchSettings, clock: Clock = time) -> None:
         # urllib3 and TLS are loaded by whoever fetches, not by whoever imports the settings.
         from wss_data.retrieval import network
 
         self._settings = settings
-        self._clock: Clock = clock or SystemClock()
+        self._clock = clock
         self._headers = {
             "User-Agent": user_agent(settings.contact),
             "Accept": _ACCEPT,
@@ -369,7 +371,7 @@ def _check_status(response: "urllib3.BaseHTTPResponse", url: str, clock: Clock) 
     if status in (200, 203):
         return
     said = f"{url}: the server answered {status}"
-    wait_s = _retry_after(response.headers.get("Retry-After"), clock)
+    wait_s = retry_after(response.headers.get("Retry-After"), clock)
     if status == 429 or (status == 503 and wait_s is not None):
         asked = "." if wait_s is None else f", to be asked again in {wait_s:.0f} s."
         raise DownloadError("rate_limited", said + asked, transient=True, retry_after=wait_s)
@@ -386,15 +388,19 @@ def _check_status(response: "urllib3.BaseHTTPResponse", url: str, clock: Clock) 
     raise DownloadError("bad_answer", f"{said}, which is no answer to a plain request.")
 
 
-def _retry_after(value: str | None, clock: Clock) -> float | None:
-    """Seconds to wait as said by a Retry-After header, in seconds or as a date; ``None`` if it cannot be read."""
-    if value is None:
-        return None
-    value = value.strip()
-    if value.isascii() and value.isdigit():
+def retry_after(value: str | None, clock: Clock) -> float | None:
+    """Seconds to wait as a ``Retry-After`` header says, in seconds or as a date; ``None`` if it cannot be read.
+
+    >>> retry_after("120", time), retry_after("Fri, 15 Jan 2010 08:00:30 GMT", time), retry_after("soon", time)
+    (120.0, 0.0, None)
+    """
+    value = (value or "").strip()
+    if re.fullmatch(r"[0-9]+(\.[0-9]*)?", value):
         return float(value[:12])
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - clock.time())
+        moment = parsedate_to_datetime(value)
+        # Such dates are in GMT; one that does not say so is read as if it did.
+        return max(0.0, moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - clock.time())
     except (ValueError, TypeError, OverflowError):
         return None
 

@@ -24,11 +24,11 @@ from tqdm import tqdm
 
 from wss_data.errors import DownloadError, ImageError, SourceUnavailable, WssError
 from wss_data.records import ImageRecord, stem_of
+from wss_data.retrieval.changed_files import Changes, Watched, find_moved, look_for_changes
 from wss_data.retrieval.journal import Entry, Journal, StoredImage, secret_of
 from wss_data.retrieval.schedule import HostSchedule
 from wss_data.retrieval.sources.base import Forgetful, Hit, Source
 from wss_data.retrieval.workers import Downloaded, Event, Found, Job, Searched, Workshop, Written
-from wss_data.runtime.changed_files import Changes, Watched, find_moved, look_for_changes
 from wss_data.spec import ClassSpec, DatasetSpec, SourceSpec
 
 _STORED_NAME = re.compile(r"[0-9a-f]{20}\.jpg")

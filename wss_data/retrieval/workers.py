@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from wss_data.retrieval.clock import Clock, SystemClock
+from wss_data.retrieval.clock import Clock
 from wss_data.retrieval.journal import Entry, Journal, Status
 from wss_data.retrieval.sources.base import Hit, Source
 from wss_data.spec import ClassSpec, DownloadSpec
@@ -111,8 +112,8 @@ class Workshop:
         clock: Where the time comes from.
     """
 
-    def __init__(self, download: DownloadSpec, workers: int | None, clock: Clock | None = None) -> None:
-        self.clock = clock or SystemClock()
+    def __init__(self, download: DownloadSpec, workers: int | None, clock: Clock = time) -> None:
+        self.clock = clock
         self._download, self._workers = download, workers
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._orders: queue.SimpleQueue[Job | None] = queue.SimpleQueue()

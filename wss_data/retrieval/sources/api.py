@@ -1,18 +1,19 @@
-"""Asking a web service politely: at the pace that it permits, patient with its faults, silent about secrets."""
+"""Asking a web service for JSON: at the pace that it permits, again after faults that pass, silent about secrets."""
 
 import json
 import re
 import threading
+import time
 from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from wss_data.errors import SourceUnavailable
-from wss_data.retrieval.clock import Clock, SystemClock
+from wss_data.errors import SourceError, SourceUnavailable, shown
+from wss_data.retrieval.clock import Clock
+from wss_data.retrieval.fetch import retry_after, user_agent
 from wss_data.retrieval.sources.base import Pages
 
 LONGEST_WAIT = 300.0
@@ -24,10 +25,13 @@ MAX_BYTES = 32 * 2**20
 _DEADLINE = 120.0
 """Seconds for one whole answer; the timeouts hold for each read only."""
 
+_TOO_MANY = 15.0
+"""Seconds of the first pause after a 429 that names none; each further one is twice as long."""
+
 _PERIODS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 _LARGEST_LIMIT = 100_000
-"""Requests; a limit told as zero or as more than this is a mistake or a trap, and is passed over."""
+"""Requests; a limit reported as zero or as more than this is a mistake or a trap, and is ignored."""
 
 _RATE = re.compile(r"\s*(\d+)\s*/\s*([smhd])[a-z]*\s*", re.IGNORECASE)
 
@@ -36,7 +40,7 @@ class Refused(SourceUnavailable):
     """A service refused a request for good.
 
     Args:
-        status: The HTTP status, 300 to 499.
+        status: The HTTP status: 300 to 499, or 200 where the answer itself says so.
         message: The sentence for the user.
     """
 
@@ -46,6 +50,10 @@ class Refused(SourceUnavailable):
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         return type(self), (self.status, str(self))
+
+
+class PassingFault(Exception):
+    """An answer with status 200 reports a fault that may pass; raised by the ``read`` of a request."""
 
 
 class Pace:
@@ -58,8 +66,8 @@ class Pace:
         clock: Where the time comes from.
     """
 
-    def __init__(self, windows: Sequence[tuple[int, float]], clock: Clock | None = None) -> None:
-        self._clock = clock or SystemClock()
+    def __init__(self, windows: Sequence[tuple[int, float]], clock: Clock = time) -> None:
+        self.clock = clock
         self._limits = {float(seconds): requests for requests, seconds in windows}
         self._times: list[float] = []  # of the requests counted, oldest first
         self._not_before = float("-inf")
@@ -68,19 +76,14 @@ class Pace:
     def delay(self) -> float:
         """Seconds until a request may go out; 0 if it may now."""
         with self._lock:
-            return self._delay(self._clock.monotonic())
-
-    def wait(self) -> None:
-        """Wait for a turn and take it; it counts from now on."""
-        self._take_turn()
+            return self._delay(self.clock.monotonic())
 
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Wait for a turn and take it; it counts from the end of the ``with`` block.
 
-        A service counts a request when it arrives, which is some time before
-        its answer is here. Counted from its sending, a slow request followed by
-        quick ones would look further apart here than there.
+        A service counts a request when it arrives, which is some time before its answer is here. Counted from its
+        sending, a slow request followed by quick ones would look further apart here than there.
         """
         taken = self._take_turn()
         try:
@@ -89,17 +92,17 @@ class Pace:
             with self._lock:
                 if taken in self._times:
                     self._times.remove(taken)
-                insort(self._times, self._clock.monotonic())
+                insort(self._times, self.clock.monotonic())
 
     def hold(self, seconds: float) -> None:
-        """Let nobody go for ``seconds`` from now, as a ``Retry-After`` asks."""
+        """Let no request out for ``seconds`` from now, as a ``Retry-After`` asks."""
         with self._lock:
-            self._not_before = max(self._not_before, self._clock.monotonic() + seconds)
+            self._not_before = max(self._not_before, self.clock.monotonic() + seconds)
 
     def count_earlier(self, seconds_ago: float) -> None:
         """Count a request that an earlier run of this program made, ``seconds_ago``."""
         with self._lock:
-            now = self._clock.monotonic()
+            now = self.clock.monotonic()
             # The wall clock may have been set back since: then it counts as of now.
             moment = now - max(0.0, seconds_ago)
             if moment > now - max(self._limits, default=0.0):
@@ -108,9 +111,8 @@ class Pace:
     def note_headers(self, headers: Mapping[str, str]) -> None:
         """Learn the limits, and what others have used of them, from the headers of an answer.
 
-        Understood are pairs such as ``X-RateLimit-Limit-anon_burst: 20/min`` and
-        ``X-RateLimit-Available-anon_burst: 17``; thumbnails have limits of their
-        own, which are passed over.
+        Understood are pairs such as ``X-RateLimit-Limit-anon_burst: 20/min`` and ``X-RateLimit-Available-anon_burst:
+        17``; thumbnails have limits of their own, which are ignored.
 
         Source:
             Openverse, ``api/api/utils/throttle.py``.
@@ -131,7 +133,7 @@ class Pace:
                 used[seconds] = max(requests - int(available), used.get(seconds, 0))
         with self._lock:
             self._limits.update(limits)
-            now = self._clock.monotonic()
+            now = self.clock.monotonic()
             # Shortest window first: what is added for it counts in the longer ones too.
             for seconds in sorted(used):
                 unseen = used[seconds] - self._count(seconds, now)
@@ -140,7 +142,7 @@ class Pace:
     def _take_turn(self) -> float:
         while True:
             with self._lock:
-                now = self._clock.monotonic()
+                now = self.clock.monotonic()
                 delay = self._delay(now)
                 if delay <= 0:
                     longest = max(self._limits, default=0.0)
@@ -148,7 +150,7 @@ class Pace:
                     insort(self._times, now)
                     return now
             # Rounding can leave less than the clock can tell apart.
-            self._clock.sleep(max(delay, 0.001))
+            self.clock.sleep(max(delay, 0.001))
 
     def _delay(self, now: float) -> float:
         delay = max(0.0, self._not_before - now)
@@ -162,82 +164,81 @@ class Pace:
         return len(self._times) - bisect_right(self._times, now - seconds)
 
 
-class Api:
-    """Asks one web service for JSON.
-
-    Every request waits for its turn. Passing faults are tried again after a
-    growing pause, or the pause that the service asks for: 429, every 5xx,
-    time-outs, broken connections, a page of HTML or broken JSON with status
-    200. Nothing that was sent in a header or a form is ever put into a message.
+@dataclass(frozen=True)
+class Service:
+    """How one web service is asked.
 
     Args:
-        name: Name of the service, for messages.
-        user_agent: How to introduce oneself.
-        pace: The service's limits.
-        clock: Where the time comes from.
-        timeout: Seconds to connect and to wait for each read.
-        attempts: Most requests for one answer.
-        longest_wait: Longest pause in seconds before the service is left for now.
-        authorize: Gives the headers that carry a token; asked with ``True`` for a fresh one after a 401.
-        again: Says of an answer with status 200 whether it is a passing fault, and what fault; ``None`` if it is none.
+        name: For messages.
         way_out: Sentence added to messages: what a user can do.
+        pauses: Seconds before the second, third, ... attempt at one answer, where the service names no pause.
+        timeout: Seconds to connect, and to wait for each read.
+        longest_wait: Longest pause in seconds before the service is left for now.
+    """
+
+    name: str
+    way_out: str = ""
+    pauses: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+    timeout: tuple[float, float] = (5.0, 20.0)
+    longest_wait: float = LONGEST_WAIT
+
+
+class Api:
+    """Asks one web service for JSON: the only place where requests to services are repeated.
+
+    Every request waits for its turn. Faults that may pass are tried again after a growing pause, or the pause that the
+    service asks for: 429, every 5xx, timeouts, broken connections, and with status 200 a page of HTML, broken JSON or
+    what ``read`` finds. Nothing that was sent in a header or a form is ever put into a message.
+
+    Args:
+        service: What is asked, and how patiently.
+        pace: The service's limits, and the clock.
+        authorize: Gives the headers that carry a token; asked with ``True`` for a fresh one after a 401.
+        sign: Signs each request, as the ``auth`` of requests.
     """
 
     def __init__(
         self,
-        name: str,
-        user_agent: str,
+        service: Service,
         pace: Pace,
-        clock: Clock | None = None,
-        timeout: tuple[float, float] = (5.0, 20.0),
-        attempts: int = 5,
-        longest_wait: float = LONGEST_WAIT,
         authorize: Callable[[bool], Mapping[str, str]] | None = None,
-        again: Callable[[Mapping[str, Any]], str | None] | None = None,
-        way_out: str = "",
+        sign: Callable[[Any], Any] | None = None,
     ) -> None:
-        self.name = name
-        self._user_agent = user_agent
-        self._pace = pace
-        self._clock = clock or SystemClock()
-        self._timeout = timeout
-        self._attempts = attempts
-        self._longest_wait = longest_wait
-        self._authorize = authorize
-        self._again = again
-        self._way_out = way_out
+        self._service, self._pace, self._clock = service, pace, pace.clock
+        self._authorize, self._sign = authorize, sign
         self._session: Any = None
 
     def get_json(
-        self, url: str, params: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
-    ) -> dict[str, Any]:
-        """The JSON object at an address.
+        self, url: str, params: Mapping[str, Any] | None = None, read: Callable[[dict[str, Any]], Any] = dict
+    ) -> Any:
+        """What ``read`` makes of the JSON object at an address.
 
         Args:
             url: Where to ask.
             params: The query; must hold no secret, for libraries below log addresses.
-            headers: Sent as they are.
+            read: Raises ``PassingFault``, or the error of a value that is missing or of the wrong kind, for an answer
+                that is no good; the request is repeated then.
 
         Raises:
             Refused: If the service refuses the request (3xx, 4xx other than 429); 401 after a fresh token was tried.
             SourceUnavailable: If it does not answer after all attempts, or asks for too much patience.
         """
-        return self._ask("GET", url, params or {}, headers or {}, authorized=self._authorize is not None)
+        return self._ask("GET", url, params or {}, read)
 
-    def post_json(self, url: str, form: Mapping[str, str]) -> dict[str, Any]:
-        """The JSON object that a service answers to a form; sent without the token.
+    def post_json(self, url: str, form: Mapping[str, Any], read: Callable[[dict[str, Any]], Any] = dict) -> Any:
+        """What ``read`` makes of the JSON object that a service answers to a form; sent without the token.
 
         Raises:
-            Refused: If the service refuses the request.
-            SourceUnavailable: If it does not answer after all attempts, or asks for too much patience.
+            Refused: As ``get_json``.
+            SourceUnavailable: As ``get_json``.
         """
-        return self._ask("POST", url, form, {}, authorized=False)
+        return self._ask("POST", url, form, read)
 
     def remembered(self, pages: Pages, question: str, ask: Callable[[], Any]) -> Any:
         """What was answered to ``question``, asked now or in an earlier run that was killed.
 
-        The moment is kept with the answer. A search that goes on within the
-        minute, or the day, counts the requests of the run before, too.
+        The moment is kept with the answer. A search that goes on within the minute, or the day, counts the requests of
+        the run before, too.
 
         Args:
             pages: Where answers are kept.
@@ -264,78 +265,77 @@ class Api:
             self._session = None
 
     def _ask(
-        self,
-        method: Literal["GET", "POST"],
-        url: str,
-        values: Mapping[str, Any],
-        headers: Mapping[str, str],
-        authorized: bool,
-    ) -> dict[str, Any]:
-        from requests import RequestException
-
-        problem = ""
+        self, method: Literal["GET", "POST"], url: str, values: Mapping[str, Any], read: Callable[[dict[str, Any]], Any]
+    ) -> Any:
         renew = renewed = False
         attempt = 0
-        while attempt < self._attempts:
-            sent = dict(headers)
-            if authorized and self._authorize is not None:
-                sent.update(self._authorize(renew))
-                renewed, renew = renewed or renew, False
+        while True:
+            # Errors are raised here, where no variable holds what was sent or came back: some logs show an error's
+            # frames with their variables.
             self._refuse_long_wait(self._pace.delay(), "its limit of requests is used up")
-            try:
-                with self._pace.turn():
-                    status, answered, body = self._request(method, url, values, sent)
-            except RequestException as error:
-                # Only its kind: the text of such an error can hold addresses and header values.
-                problem, pause = f"{type(error).__name__} while asking", None
-            else:
-                self._pace.note_headers(answered)
-                if status == 200:
-                    value = _json_object(body)
-                    fault = "HTTP 200 with something else than a JSON object"
-                    if value is not None:
-                        said = self._again(value) if self._again is not None else None
-                        if said is None:
-                            return value
-                        fault = said
-                    problem, pause = fault, retry_after(answered, self._clock)
-                elif status == 401 and authorized and not renewed:
-                    # A token can end at any moment. One fresh one, and the attempt is not counted.
-                    renew = True
-                    continue
-                elif status != 429 and status < 500:
-                    private = [*sent.values(), *(values.values() if method == "POST" else ())]
-                    raise Refused(status, self._refusal(status, url, body, private))
-                else:
-                    problem, pause = f"HTTP {status}", retry_after(answered, self._clock)
-                    if status == 429 and pause is None:
-                        pause = 15.0 * 2**attempt
+            status, wait, problem, value = self._attempt(method, url, values, renew, read)
+            if not problem:
+                return value
+            if status == 401 and method == "GET" and self._authorize and not renewed:
+                # A token can end at any moment. One fresh one, and the attempt is not counted.
+                renew = renewed = True
+                continue
+            if 200 < status < 500 and status != 429:
+                raise Refused(status, self._sentence(f"{_place(url)} refused the request ({problem})."))
+            renew = False
             attempt += 1
-            if pause is not None:
-                self._refuse_long_wait(pause, f"{problem} with the wish to wait {pause:.0f} s")
-                self._pace.hold(pause)
-            elif attempt < self._attempts:
-                self._pace.hold(2.0 ** (attempt - 1))
-        raise SourceUnavailable(
-            self._sentence(f"{self.name}: {_place(url)} gave no answer in {attempt} attempts (last: {problem}).")
-        )
+            if wait is None and status == 429:
+                wait = _TOO_MANY * 2 ** (attempt - 1)
+            if wait is not None:
+                self._refuse_long_wait(wait, f"{problem} with the wish to wait {wait:.0f} s")
+            if attempt > len(self._service.pauses):
+                said = f"gave no answer in {attempt} attempts (last: {problem}). Start the same command again later: "
+                raise SourceUnavailable(self._sentence(f"{_place(url)} {said}it goes on where it stopped."))
+            self._pace.hold(self._service.pauses[attempt - 1] if wait is None else wait)
+
+    def _attempt(
+        self, method: str, url: str, values: Mapping[str, Any], renew: bool, read: Callable[[dict[str, Any]], Any]
+    ) -> tuple[int, float | None, str, Any]:
+        """One request: the status (0 without one), the pause asked for, what is wrong, and what was read."""
+        from requests import RequestException
+
+        headers = self._authorize(renew) if method == "GET" and self._authorize else {}
+        try:
+            with self._pace.turn():
+                status, answered, body = self._request(method, url, values, headers)
+        except RequestException as error:
+            # Only its kind: the text of such an error can hold addresses and header values.
+            return 0, None, f"{type(error).__name__} while asking", None
+        self._pace.note_headers(answered)
+        wait = retry_after(answered.get("Retry-After"), self._clock)
+        if status == 200:
+            try:
+                return status, wait, "", read(_json_object(body))
+            except PassingFault as fault:
+                return status, wait, str(fault), None
+            except (LookupError, TypeError, ValueError, AttributeError):
+                return status, wait, "HTTP 200 with something else than the JSON asked for", None
+        said = _reason(body) if status < 500 and status != 429 else ""
+        # An echo of what was sent must not come back through the message; word by word, for "Bearer" may be left out.
+        private = [*headers.values(), *(values.values() if method == "POST" else ())]
+        for word in " ".join(map(str, private)).split():
+            said = said.replace(word, "***") if len(word) >= 8 else said
+        return status, wait, f"HTTP {status}{': ' + said if said else ''}", None
 
     def _request(
         self, method: str, url: str, values: Mapping[str, Any], headers: Mapping[str, str]
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """One request: status, headers and body of the answer."""
         import requests
 
         if self._session is None:
             self._session = requests.Session()
-            # Otherwise a line for this host in ~/.netrc would replace the token.
-            self._session.auth = lambda request: request
-        sent = {"User-Agent": self._user_agent, "Accept": "application/json", **headers}
-        given: dict[str, Any] = {"params": values} if method == "GET" else {"data": values}
+            # Without an ``auth`` of its own, a line for this host in ~/.netrc would replace the token.
+            self._session.auth = self._sign or (lambda request: request)
+        sent = {"User-Agent": user_agent(), "Accept": "application/json", **headers}
+        given = {"params" if method == "GET" else "data": values}
+        options = {"timeout": self._service.timeout, "allow_redirects": False, "stream": True}
         start = self._clock.monotonic()
-        with self._session.request(
-            method, url, headers=sent, timeout=self._timeout, allow_redirects=False, stream=True, **given
-        ) as response:
+        with self._session.request(method, url, headers=sent, **given, **options) as response:
             body = bytearray()
             for part in response.iter_content(65536):
                 body += part
@@ -344,53 +344,47 @@ class Api:
             return response.status_code, response.headers, bytes(body)
 
     def _refuse_long_wait(self, seconds: float, why: str) -> None:
-        if seconds > self._longest_wait:
+        longest = self._service.longest_wait
+        if seconds > longest:
             minutes = max(1, round(seconds / 60))
             raise SourceUnavailable(
                 self._sentence(
-                    f"{self.name}: {why}; the next request may go out in {minutes} min, {self._longest_wait:.0f} s is "
-                    "the longest wait. Start the same command again then: it goes on where it stopped."
+                    f"{why}; the next request may go out in {minutes} min, {longest:.0f} s is the longest wait. "
+                    "Start the same command again then: it goes on where it stopped."
                 )
             )
 
-    def _refusal(self, status: int, url: str, body: bytes, private: Sequence[str]) -> str:
-        said = _reason(body)
-        # An echo of what was sent must not come back through the message; word by word, for "Bearer" may be left out.
-        for word in " ".join(private).split():
-            said = said.replace(word, "***") if len(word) >= 8 else said
-        return self._sentence(
-            f"{self.name}: {_place(url)} refused the request (HTTP {status}{': ' + said if said else ''})."
-        )
-
     def _sentence(self, text: str) -> str:
-        return f"{text} {self._way_out}".strip()
+        return f"{self._service.name}: {text} {self._service.way_out}".strip()
 
 
-def retry_after(headers: Mapping[str, str], clock: Clock) -> float | None:
-    """Seconds that a ``Retry-After`` header asks to wait, at least 0; ``None`` without a readable one."""
-    value = next((v for name, v in headers.items() if name.lower() == "retry-after"), "").strip()
-    if re.fullmatch(r"\d{1,9}(\.\d*)?", value):
-        return float(value)
-    try:
-        moment = parsedate_to_datetime(value)
-    except (TypeError, ValueError):
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, moment.timestamp() - clock.time())
+def check_endpoint(source: str, endpoint: str, usual: str) -> None:
+    """Refuse an address of a service that no request can be sent to.
+
+    Raises:
+        SourceError: If it has no scheme http or https, or no host.
+    """
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise SourceError(f"source '{source}': endpoint is {shown(endpoint)}, expected an address such as {usual}.")
 
 
-def _json_object(body: bytes) -> dict[str, Any] | None:
+def _json_object(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+        value = None
+    if not isinstance(value, dict):
+        raise PassingFault("HTTP 200 with something else than a JSON object")
+    return value
 
 
 def _reason(body: bytes) -> str:
     """What a refusal says, if it says it in the usual JSON key; at most 200 characters on one line."""
-    value = _json_object(body) or {}
+    try:
+        value = _json_object(body)
+    except PassingFault:
+        return ""
     said = value.get("detail") or value.get("error_description") or value.get("error") or ""
     return " ".join(str(said).split())[:200]
 

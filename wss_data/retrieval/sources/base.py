@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from inspect import signature
 from typing import Any, Literal, Protocol
 
@@ -22,7 +21,7 @@ SOURCES = {
 }
 """Name of each source -> where its class lives; loaded when it is asked for."""
 
-ENTRY_POINTS = "wss_data.retrieval.sources"
+ENTRY_POINTS = "wss_data.sources"
 """Group of the entry points by which other packages add sources."""
 
 
@@ -107,6 +106,8 @@ class Source(Protocol):
 def distinct(hits: Iterable[Hit | None], limit: int | None) -> Iterator[Hit]:
     """The hits among ``hits``, each identity once, at most ``limit`` of them; no more is taken than that needs."""
     seen: set[str] = set()
+    if limit is not None and limit < 1:
+        return
     for hit in hits:
         if hit is None or hit.provenance.source_id in seen:
             continue
@@ -137,13 +138,8 @@ def make_source(name: str, options: Mapping[str, Any], longest_side: int | None 
     known_sources = list_sources()
     if name not in known_sources:
         raise SourceError(f"there is no source {shown(name)}. Known sources: {', '.join(sorted(known_sources))}.")
-    module, kind = known_sources[name].split(":")
-    make = getattr(import_module(module), kind)
-    known = signature(make).parameters
-    for option in options:
-        if option not in known:
-            raise SourceError(f"source '{name}' has no option {shown(option)}. Known options: {', '.join(known)}.")
-    if longest_side is not None and "longest_side" in known:
+    make = EntryPoint(name, known_sources[name], ENTRY_POINTS).load()
+    if longest_side is not None and "longest_side" in signature(make).parameters:
         options = {"longest_side": longest_side, **options}
     try:
         return make(**options)

@@ -1,8 +1,7 @@
-"""Flickr: flickrapi signs and sends, the pager is ours (``flickr_pager``).
+"""Flickr: flickrapi signs the requests, ``api`` makes them, the pager is ours (``flickr_pager``).
 
-The key travels in a signed header. flickrapi and the libraries below it log
-that header, and their errors carry the request: while this module speaks to
-Flickr their loggers are mute, and no error of theirs is let through.
+The key travels in a signed header. flickrapi and the libraries below it log that header: while one of them signs, their
+loggers are mute.
 """
 
 import json
@@ -11,19 +10,23 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
+from pydantic import Field
+
 from wss_data.errors import SourceError, SourceUnavailable, shown
+from wss_data.reading.settings import settings
 from wss_data.records import Provenance
-from wss_data.retrieval.clock import Clock, SystemClock
-from wss_data.retrieval.sources.api import LONGEST_WAIT, Pace, retry_after
-from wss_data.retrieval.sources.base import Hit, Pages, SourceState
+from wss_data.retrieval.clock import Clock
+from wss_data.retrieval.sources.api import Api, Pace, PassingFault, Service
+from wss_data.retrieval.sources.base import Hit, Pages, SourceState, distinct
 from wss_data.retrieval.sources.flickr_pager import PER_PAGE, Walk
 from wss_data.retrieval.sources.licences import FLICKR_LICENCES, spdx_from_url
 from wss_data.runtime.files import expanded
@@ -39,7 +42,11 @@ DEFAULT_LICENCES = (4, 5, 7, 8, 9, 10, 11, 12)
 RATES = ((10, 10.0), (3500, 3600.0))
 """Requests in so many seconds. Flickr permits 3,600 an hour for all that use the key; a little is left to others."""
 
-ATTEMPTS = 6
+PAUSES = (2.0, 8.0, 32.0, 128.0, 300.0)
+"""Seconds: codes 105 and 201 are what a key gets that asked for too much, so patience grows quickly."""
+
+LONGEST_WAIT = 3600.0
+"""Seconds: a full hour's limit is waited for."""
 
 _SIZES = {"t": 100, "s": 240, "n": 320, "m": 500, "z": 640, "c": 800, "l": 1024}
 """Letter of each size -> its longest side in pixels. Squares (sq, q) are crops; originals (o) are never asked for."""
@@ -52,103 +59,84 @@ _KEY_REFUSED = {96, 97, 98, 99, 100}
 _PASSING = {0, 10, 105, 106, 201}
 """Codes that come with ``service currently unavailable`` and the like, above all when too much was asked."""
 
-_DEADLINE = 120.0
-_MAX_BYTES = 32 * 2**20
-
 _WAY_OUT = "How to get a valid one: docs/how_to/get_a_flickr_key.md. Without a key, use the source openverse."
 
-_LOGGERS = {"flickrapi", "oauthlib", "requests_oauthlib", "requests_toolbelt", "urllib3"}
-
-T = TypeVar("T")
+_LOGGERS = {"flickrapi", "oauthlib", "requests_oauthlib"}
 
 
+@settings("source 'flickr'", SourceError)
 class FlickrSource:
-    """Searches Flickr by text, best matches first as far as they reach.
+    """Searches Flickr by text, best matches first as far as they reach."""
 
-    Args:
-        longest_side: The smallest size whose longest side is at least this is downloaded, in pixels; where a photo has
-            none, its largest below. Crops and originals never.
-        licences: Flickr's licence ids to accept, or ``any``; by default those that allow derivatives and reuse.
-        endpoint: Address of the service, for tests: ``api.flickr.com`` or this machine.
-
-    Raises:
-        SourceError: If an option makes no sense.
-    """
+    longest_side: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="The smallest size whose longest side is at least this is downloaded, in pixels; where a photo "
+            "has none, its largest below. Crops and originals never.",
+        ),
+    ] = 340
+    licences: Annotated[
+        Annotated[tuple[int, ...], Field(min_length=1)] | Literal["any"],
+        Field(
+            description="Flickr's licence ids to accept, or any (docs/how_to/get_a_flickr_key.md lists them); by "
+            "default those that allow derivatives and reuse."
+        ),
+    ] = DEFAULT_LICENCES
+    endpoint: Annotated[
+        str, Field(description="Address of the service, for tests: api.flickr.com or this machine.")
+    ] = ENDPOINT
 
     name = "flickr"
     local = False
+    clock: ClassVar[Clock] = time
 
-    def __init__(
-        self,
-        longest_side: int = 340,
-        licences: Sequence[int] | Literal["any"] = DEFAULT_LICENCES,
-        endpoint: str = ENDPOINT,
-    ) -> None:
-        if isinstance(longest_side, bool) or not isinstance(longest_side, int) or longest_side < 1:
-            raise SourceError(f"source 'flickr': longest_side is {shown(longest_side)}, wanted pixels, at least 1.")
-        numbers = isinstance(licences, Sequence) and not isinstance(licences, str)
-        if licences != "any" and not (numbers and licences and all(type(number) is int for number in licences)):
-            raise SourceError(
-                f"source 'flickr': licences is {shown(licences)}, wanted a list of Flickr's licence ids, as [4, 5, 9], "
-                "or any. The ids are listed in docs/how_to/get_a_flickr_key.md."
-            )
-        parts = urlsplit(str(endpoint))
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.endpoint)
         here = parts.scheme in ("http", "https") and parts.hostname in ("127.0.0.1", "::1", "localhost")
         if not here and (parts.scheme, parts.netloc) != ("https", "api.flickr.com"):
             # A definition may come from anybody; it must not send the key elsewhere.
-            raise SourceError(f"source 'flickr': endpoint is {shown(endpoint)}; the key is sent to {ENDPOINT} only.")
-        self.longest_side = longest_side
-        self.licences: tuple[int, ...] | Literal["any"] = "any" if licences == "any" else tuple(map(int, licences))
-        self.endpoint = str(endpoint)
-        self.clock: Clock = SystemClock()
-        self._client: _Client | None = None
-        self._warned: set[str] = set()
-
-    def __repr__(self) -> str:
-        return f"FlickrSource(longest_side={self.longest_side}, licences={self.licences!r}, endpoint={self.endpoint!r})"
+            raise SourceError(
+                f"source 'flickr': endpoint is {shown(self.endpoint)}; the key is sent to {ENDPOINT} only."
+            )
 
     def state(self) -> SourceState:
         """Whether there is a key; Flickr is not asked whether it is valid."""
-        try:
-            found = _read_key()
-        except SourceUnavailable as error:
-            return SourceState("needs", str(error))
+        found = _find_key()
+        if isinstance(found, str):
+            return SourceState("needs", found)
         return SourceState("ready", f"Key found in {found.where}. Flickr permits 3,600 queries an hour.")
 
     def search(self, wanted: ClassSpec, limit: int | None, pages: Pages) -> Iterator[Hit]:
         """Yield at most ``limit`` photos of one class, none twice.
 
-        Up to 4,000 are the most relevant. Beyond that, and where all are asked
-        for, windows of upload dates follow, newest first.
+        Up to 4,000 are the most relevant. Beyond that, and where all are asked for, windows of upload dates follow,
+        newest first.
 
         Raises:
             SourceUnavailable: If there is no key, Flickr refuses it, or Flickr does not answer.
             SourceError: If Flickr does not know a licence that was asked for.
         """
-        if limit is not None and limit < 1:
-            return
+        return distinct(self._hits(wanted, limit is None, pages), limit)
+
+    def _hits(self, wanted: ClassSpec, everything: bool, pages: Pages) -> Iterator[Hit | None]:
         accepted = self._accepted(pages)
         now = pages.answer("flickr: now", lambda: int(self.clock.time()))
         seen: set[str] = set()
-        given = 0
         for query in wanted.queries:
             ask = partial(self._page, pages, query)
-            for photo in Walk(ask, sorted(accepted), now, seen).photos(everything=limit is None):
+            for photo in Walk(ask, sorted(accepted), now, seen).photos(everything):
                 if photo["licence"] not in accepted:
                     self._warn(
                         f"Flickr answered photos under licence {photo['licence']}, which was not asked for; left out."
                     )
                 elif photo["url"] is not None:
                     yield _hit(photo, wanted.name, query, *accepted[photo["licence"]])
-                    given += 1
-                    if given == limit:
-                        return
 
     def close(self) -> None:
         """Close the connections."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        if "_api" in vars(self):
+            self._api.close()
 
     def _accepted(self, pages: Pages) -> dict[int, tuple[str | None, str | None]]:
         """Licence id -> (SPDX identifier, address) of the licences to ask for, as Flickr lists them now."""
@@ -201,11 +189,41 @@ class FlickrSource:
         read = partial(_read_page, longest_side=self.longest_side)
         return pages.answer(question, lambda: self._ask("flickr.photos.search", params, read))
 
-    def _ask(self, method: str, params: Mapping[str, Any], read: Callable[[Any], T]) -> T:
-        """What ``read`` makes of Flickr's answer; patient with passing faults."""
-        if self._client is None:
-            self._client = _Client(_read_key(), self.endpoint, self.clock)
-        return self._client.ask(method, params, read)
+    def _ask(self, method: str, params: Mapping[str, Any], read: Callable[[Any], Any]) -> Any:
+        """What ``read`` makes of Flickr's answer."""
+
+        def checked(value: dict[str, Any]) -> tuple[str, Any]:
+            if value["stat"] == "ok":
+                return "", read(value)
+            code, said = int(value["code"]), self._key.hidden_in(f"code {value['code']}: {value['message']}")
+            if code in _PASSING:
+                raise PassingFault(said)
+            if code in _KEY_REFUSED:
+                return f"Flickr refused the key in {self._key.where} (code {code}). {_WAY_OUT}", None
+            return f"Flickr refused the request {method} ({said}).", None
+
+        form = {"method": method, "format": "json", "nojsoncallback": 1, **params}
+        refusal, found = self._api.post_json(self.endpoint, form, checked)
+        if refusal:
+            raise SourceUnavailable(refusal)
+        return found
+
+    @cached_property
+    def _key(self) -> "_Key":
+        found = _find_key()
+        if isinstance(found, str):
+            # Raised here, where no variable holds what was read: some logs show the variables of an error's frames.
+            raise SourceUnavailable(found)
+        return found
+
+    @cached_property
+    def _api(self) -> Api:
+        service = Service(self.name, _WAY_OUT, PAUSES, (5.0, 30.0), LONGEST_WAIT)
+        return Api(service, Pace(RATES, self.clock), sign=_signer(self._key))
+
+    @cached_property
+    def _warned(self) -> set[str]:
+        return set()
 
     def _warn(self, text: str) -> None:
         if text not in self._warned:
@@ -226,19 +244,6 @@ class _Key:
         for secret in (self.key, self.secret):
             text = text.replace(secret, "***")
         return " ".join(text.split())[:200]
-
-
-def _read_key() -> _Key:
-    """The key in ``FLICKR_API_KEY`` and ``FLICKR_API_SECRET``, or in the file that ``FLICKR_KEY_FILE`` names.
-
-    Raises:
-        SourceUnavailable: If there is none, or the file is open to others.
-    """
-    found = _find_key()
-    if isinstance(found, str):
-        # Raised here, where no variable holds what was read: some logs show the variables of an error's frames.
-        raise SourceUnavailable(found)
-    return found
 
 
 def _find_key() -> _Key | str:
@@ -309,136 +314,18 @@ class _Mute(logging.Filter):
 _MUTE = _Mute()
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """Why there is no answer, in words, and whether another attempt may help."""
+def _signer(key: _Key) -> Callable[[Any], Any]:
+    """Signs requests with the key, as the ``auth`` of requests; all that flickrapi is used for."""
+    from flickrapi import FlickrAPI
 
-    text: str
-    passing: bool
-    pause: float | None = None
-    key_refused: bool = False
+    with _MUTE.speaking():
+        oauth = FlickrAPI(key.key, key.secret, store_token=False, cache=False).flickr_oauth.oauth
 
-
-class _HttpError(Exception):
-    """An answer with another status than 200."""
-
-    def __init__(self, status: int, pause: float | None, body: str) -> None:
-        super().__init__(f"HTTP {status}")
-        self.status, self.pause, self.body = status, pause, body
-
-
-class _Client:
-    """Speaks to Flickr through flickrapi: paced, patient, silent about the key."""
-
-    def __init__(self, key: _Key, endpoint: str, clock: Clock) -> None:
-        import requests
-        from flickrapi import FlickrAPI
-
-        from wss_data.retrieval.fetch import user_agent
-
-        session = requests.Session()
-        session.headers["User-Agent"] = user_agent()
-
-        class Transport(FlickrAPI):
-            REST_URL = endpoint
-
-            def __repr__(self) -> str:
-                # The original shows the key, in log lines too.
-                return "<Flickr>"
-
-            __str__ = __repr__
-
-            def _flickr_call(self, timeout: float | None = None, **params: Any) -> bytes:
-                # Instead of flickrapi's own: with time limits, without following redirects, and with the status and
-                # Retry-After of a refusal, which it drops (and logs the whole answer).
-                start = clock.monotonic()
-                with session.post(
-                    self.REST_URL,
-                    data=params,
-                    auth=self.flickr_oauth.oauth,
-                    timeout=(5.0, 30.0),
-                    allow_redirects=False,
-                    stream=True,
-                ) as response:
-                    body = bytearray()
-                    for part in response.iter_content(65536):
-                        body += part
-                        if len(body) > _MAX_BYTES or clock.monotonic() - start > _DEADLINE:
-                            raise requests.ConnectionError("answer too long")
-                    if response.status_code != 200:
-                        text = bytes(body[:2000]).decode("utf-8", "replace")
-                        raise _HttpError(response.status_code, retry_after(response.headers, clock), text)
-                    return bytes(body)
-
+    def sign(request: Any) -> Any:
         with _MUTE.speaking():
-            self._api = Transport(key.key, key.secret, format="parsed-json", store_token=False, cache=False)
-        self._session = session
-        self._key = key
-        self._pace = Pace(RATES, clock)
+            return oauth(request)
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._session.close()
-
-    def ask(self, method: str, params: Mapping[str, Any], read: Callable[[Any], T]) -> T:
-        """What ``read`` makes of the answer; it raises ``ValueError`` or its like for one that makes no sense.
-
-        Raises:
-            SourceUnavailable: If the key is refused, or there is no answer after all attempts.
-        """
-        problem = _Problem("", passing=True)
-        for attempt in range(ATTEMPTS):
-            value, found = self._attempt(method, params, read)
-            if found is None:
-                return value  # type: ignore[return-value]
-            problem = found
-            LOG.debug("%s, attempt %d: %s", method, attempt + 1, problem.text)
-            if not problem.passing:
-                break
-            # 105 and 201 are what a key gets that asked for too much, so patience grows quickly: 2 s to 5 min.
-            pause = problem.pause if problem.pause is not None else 2.0 * 4.0**attempt
-            if problem.pause is not None and pause > LONGEST_WAIT:
-                raise SourceUnavailable(
-                    f"Flickr asks to wait {pause:.0f} s ({problem.text}). Start the same command again then: it goes "
-                    "on where it stopped."
-                )
-            if attempt + 1 < ATTEMPTS:
-                self._pace.hold(min(pause, LONGEST_WAIT))
-        if problem.key_refused:
-            raise SourceUnavailable(f"Flickr refused the key in {self._key.where} ({problem.text}). {_WAY_OUT}")
-        if not problem.passing:
-            raise SourceUnavailable(f"Flickr refused the request {method} ({problem.text}).")
-        raise SourceUnavailable(
-            f"Flickr gave no answer to {method} in {ATTEMPTS} attempts (last: {problem.text}). Start the same command "
-            "again later: it goes on where it stopped."
-        )
-
-    def _attempt(
-        self, method: str, params: Mapping[str, Any], read: Callable[[Any], T]
-    ) -> tuple[T | None, _Problem | None]:
-        """One request: what came of it. Nothing is raised in here, for the errors of the libraries carry the key."""
-        from flickrapi import FlickrError
-        from requests import RequestException
-
-        try:
-            with self._pace.turn(), _MUTE.speaking():
-                return read(self._api.do_flickr_call(method, **params)), None
-        except _HttpError as error:
-            text = f"HTTP {error.status}"
-            if error.status in (401, 403) and "oauth_problem" in error.body:
-                text = self._key.hidden_in(f"{text}: {error.body}")
-                return None, _Problem(text, passing=False, key_refused=True)
-            passing = error.status == 429 or error.status >= 500
-            return None, _Problem(text, passing, error.pause, key_refused=error.status == 401)
-        except FlickrError as error:
-            if error.code in _KEY_REFUSED:
-                return None, _Problem(f"code {error.code}", passing=False, key_refused=True)
-            said_by_flickr = self._key.hidden_in(str(error)).removeprefix(f"Error: {error.code}: ")
-            return None, _Problem(f"code {error.code}: {said_by_flickr}", passing=error.code in _PASSING)
-        except RequestException as error:
-            return None, _Problem(type(error).__name__, passing=True)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return None, _Problem("status 200 with something else than the JSON asked for", passing=True)
+    return sign
 
 
 def _read_licences(value: Any) -> list[list[Any]]:

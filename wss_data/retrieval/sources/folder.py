@@ -4,16 +4,19 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path, PurePosixPath
 from stat import S_ISREG
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from wss_data.errors import ImageError, SourceError
 from wss_data.errors.names import printable, same_name
 from wss_data.imaging.images import list_images
 from wss_data.reading.addresses import is_web_address
 from wss_data.reading.listing import require_text
+from wss_data.reading.settings import settings
 from wss_data.reading.tables import Row, columns_told, read_table
 from wss_data.records import Provenance
 from wss_data.retrieval.sources.base import Hit, Pages, SourceState
@@ -32,39 +35,54 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SHOWN = 5
 
 
+@settings("source 'folder'", SourceError)
 class FolderSource:
     """Takes images from ``<path>/<class>/``, sorted by name.
 
-    Args:
-        path: The folder that holds one folder a class, named as the class, and perhaps ``provenance.csv``.
-
     Raises:
         SourceError: If there is no such folder, none was given, or a row of ``provenance.csv`` is wrong.
-
-    Attributes:
-        passed_over: Class -> why files of its folder are not taken -> how many; of the classes that were searched.
     """
+
+    path: Annotated[
+        str | Path | None,
+        Field(description="Folder that holds one folder a class, named as the class, and perhaps provenance.csv."),
+    ] = None
 
     name = "folder"
     local = True
 
-    def __init__(self, path: str | Path | None = None) -> None:
-        if path is None:
+    def __post_init__(self) -> None:
+        if self.path is None:
             raise SourceError(
                 "source 'folder' needs a folder of images, one folder a class inside. "
                 "Give it with --images FOLDER, or as options: {path: FOLDER} in the definition."
             )
-        self.path = require_text(expanded(path), "the images")
-        if not self.path.is_dir():
-            raise SourceError(f"{self.path}: there is no such folder of images.")
-        self.passed_over: dict[str, Counter[str]] = {}
-        self._known = read_provenance(self.path)
-        self._listed: dict[str, dict[str, Path]] = {}
+        if not self.folder.is_dir():
+            raise SourceError(f"{self.folder}: there is no such folder of images.")
+        _ = self._known  # a wrong row is reported before anything is searched
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder of ``path``."""
+        return require_text(expanded(self.path or ""), "the images")
+
+    @cached_property
+    def passed_over(self) -> dict[str, Counter[str]]:
+        """Class -> why files of its folder are not taken -> how many; of the classes that were searched."""
+        return {}
+
+    @cached_property
+    def _known(self) -> dict[str, dict[str, str]]:
+        return read_provenance(self.folder)
+
+    @cached_property
+    def _listed(self) -> dict[str, dict[str, Path]]:
+        return {}
 
     def state(self) -> SourceState:
         """Ready: the folder is there."""
         known = f", {len(self._known):,} of them with provenance" if self._known else ""
-        return SourceState("ready", f"Images in {self.path}{known}.")
+        return SourceState("ready", f"Images in {self.folder}{known}.")
 
     def search(self, wanted: ClassSpec, limit: int | None, pages: Pages) -> Iterator[Hit]:
         """Yield the images of one class in the order of their names.
@@ -98,18 +116,18 @@ class FolderSource:
         return _read(self._file(identity))
 
     def _file(self, identity: str) -> Path:
-        return self._listed.get(identity.partition("/")[0], {}).get(identity, self.path / identity)
+        return self._listed.get(identity.partition("/")[0], {}).get(identity, self.folder / identity)
 
     def _list(self, class_name: str) -> dict[str, Path]:
         """Identity -> file of the images of a class, in the order of their names."""
         if class_name in self._listed:
             return self._listed[class_name]
-        folder = self.path / class_name
+        folder = self.folder / class_name
         if not folder.is_dir():
-            found = sorted(p.name for p in self.path.iterdir() if p.is_dir())
+            found = sorted(p.name for p in self.folder.iterdir() if p.is_dir())
             raise SourceError(
                 f"{folder}: class '{class_name}' has no folder. "
-                f"Folders found in {self.path}: {', '.join(found) if found else 'none'}."
+                f"Folders found in {self.folder}: {', '.join(found) if found else 'none'}."
             )
         listing = list_images(folder)
         files: dict[str, Path] = {}

@@ -8,15 +8,20 @@ downloaded by our own retriever, never by icrawler.
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator
-from functools import partial
+from functools import cached_property, partial
 from queue import Queue
-from typing import Any
+from typing import Annotated, Any
 
-from wss_data.errors import SourceError, SourceUnavailable, shown
+from pydantic import Field
+
+from wss_data.errors import SourceError, SourceUnavailable
 from wss_data.reading.addresses import is_web_address
+from wss_data.reading.settings import settings
 from wss_data.records import Provenance
+from wss_data.retrieval.fetch import user_agent
 from wss_data.retrieval.sources.api import Pace
 from wss_data.retrieval.sources.base import Hit, Pages, SourceState
 from wss_data.spec import ClassSpec
@@ -40,34 +45,34 @@ _INSTEAD = "Take openverse, wikimedia or flickr instead (docs/how_to/use_google.
 _ID_DIGITS = 20
 
 
+@settings("source 'google'", SourceError)
 class GoogleSource:
     """Asks Google's image search, which permits no program to do so and answers few of them.
 
     Licences and authors are not known of anything it finds.
-
-    Args:
-        enabled: Whether to ask at all; ``WSS_GOOGLE=1`` in the environment does the same.
-
-    Raises:
-        SourceError: If ``enabled`` is neither true nor false.
     """
+
+    enabled: Annotated[
+        bool, Field(description=f"Whether to ask at all; {ENABLE_VARIABLE}=1 in the environment does the same.")
+    ] = False
 
     name = "google"
     local = False
 
-    def __init__(self, enabled: bool = False) -> None:
-        if not isinstance(enabled, bool):
-            raise SourceError(f"source 'google': enabled is {shown(enabled)}, true or false is wanted.")
-        self.enabled = enabled or os.environ.get(ENABLE_VARIABLE, "").strip() == "1"
-        self.pace = Pace(PACE)
-        self._crawler: Any = None
-
     @property
+    def is_on(self) -> bool:
+        """Whether the option or the environment turns it on."""
+        return self.enabled or os.environ.get(ENABLE_VARIABLE, "").strip() == "1"
+
+    @cached_property
+    def pace(self) -> Pace:
+        """When it may be asked."""
+        return Pace(PACE)
+
+    @cached_property
     def crawler(self) -> Any:
         """The crawler of icrawler, made when it is first asked for; its ``session`` makes the requests."""
-        if self._crawler is None:
-            self._crawler = _make_crawler()
-        return self._crawler
+        return _make_crawler()
 
     def state(self) -> SourceState:
         """``off`` with the reasons, or ``ready`` with a warning."""
@@ -75,7 +80,7 @@ class GoogleSource:
             "Google's terms and its robots.txt forbid programs to search, its pages are built by JavaScript, which "
             "icrawler's parser cannot read, and no licence is known of what is found."
         )
-        if self.enabled:
+        if self.is_on:
             return SourceState("ready", f"Turned on, but expect no results: {told}")
         return SourceState("off", f"{told} To try all the same: options: {{enabled: true}}, or {ENABLE_VARIABLE}=1.")
 
@@ -85,7 +90,7 @@ class GoogleSource:
         Raises:
             SourceUnavailable: If the source is off, Google refuses, or no page holds an image address.
         """
-        if not self.enabled:
+        if not self.is_on:
             raise SourceUnavailable(f"source 'google' is off. {self.state().detail}")
         seen: set[str] = set()
         nothing: _NothingFound | None = None
@@ -160,13 +165,9 @@ def _make_crawler() -> Any:
     """The Google crawler of icrawler with its logger left alone, no file storage, and our own name."""
     from icrawler.builtin import GoogleImageCrawler
 
-    from wss_data.retrieval.fetch import user_agent
-
     class Crawler(GoogleImageCrawler):
         def set_logger(self, log_level: int = 0) -> None:
             # Its own would configure the root logger of the whole program.
-            import logging
-
             self.logger = logging.getLogger("icrawler.crawler")
 
         def set_storage(self, storage: object) -> None:

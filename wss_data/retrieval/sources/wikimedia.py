@@ -1,17 +1,21 @@
 """Wikimedia Commons: freely licensed pictures; needs no key, but a way to reach whoever asks."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+import time
+from collections.abc import Iterator, Mapping
+from functools import cached_property, partial
 from html.parser import HTMLParser
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlencode, urljoin, urlsplit
 
-from wss_data.errors import SourceError, SourceUnavailable, shown
+from pydantic import Field
+
+from wss_data.errors import SourceError, SourceUnavailable
+from wss_data.reading.settings import settings
 from wss_data.records import Provenance
-from wss_data.retrieval.clock import Clock, SystemClock
-from wss_data.retrieval.fetch import CONTACT_VARIABLE, user_agent
-from wss_data.retrieval.sources.api import LONGEST_WAIT, Api, Pace
+from wss_data.retrieval.clock import Clock
+from wss_data.retrieval.fetch import CONTACT_VARIABLE
+from wss_data.retrieval.sources.api import LONGEST_WAIT, Api, Pace, PassingFault, Service, check_endpoint
 from wss_data.retrieval.sources.base import Hit, Pages, SourceState, distinct
 from wss_data.retrieval.sources.licences import short_from_url, spdx_from_url
 from wss_data.spec import ClassSpec
@@ -19,10 +23,10 @@ from wss_data.spec import ClassSpec
 ENDPOINT = "https://commons.wikimedia.org/w/api.php"
 """Address of the public service."""
 
-LICENCES = ("by", "by-sa", "cc0", "pdm", "other", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd")
+Licence = Literal["by", "by-sa", "cc0", "pdm", "other", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd"]
 """Licences that can be asked for; ``other`` stands for every free licence that is not one of Creative Commons."""
 
-OPEN_LICENCES = ("by", "by-sa", "cc0", "pdm", "other")
+OPEN_LICENCES: tuple[Licence, ...] = ("by", "by-sa", "cc0", "pdm", "other")
 """Those that allow changes and any use."""
 
 LIMITS = ((120, 60.0),)
@@ -45,55 +49,38 @@ _PASSING = ("maxlag", "ratelimited", "readonly", "cirrussearch-too-busy-error", 
 _WAY_OUT = "See docs/how_to/use_wikimedia.md."
 
 
+@settings("source 'wikimedia'", SourceError)
 class WikimediaSource:
     """Pictures that the search of Wikimedia Commons finds.
 
-    An image's identity is the id of its page. That stays the same when a file
-    is renamed and when a better version of it is uploaded. Its SHA-1 and its
-    name do not: an image that somebody asked us to forget would come back.
+    An image's identity is the id of its page. That stays the same when a file is renamed and when a better version of
+    it is uploaded. Its SHA-1 and its name do not: an image that somebody asked us to forget would come back.
 
     Requests are made one after the other, which is what the service asks for.
-
-    Args:
-        licences: Short codes of the licences to take; by default those that allow changes and any use.
-        longest_side: Pixels that are needed; the smallest standard thumbnail at least as wide is taken.
-        longest_wait: Seconds to wait for the service before it is left for now.
-        endpoint: Address of the service's ``api.php``.
-
-    Raises:
-        SourceError: If an option makes no sense.
     """
+
+    licences: Annotated[
+        tuple[Licence, ...],
+        Field(
+            min_length=1,
+            description="Licences to take; by default those that allow changes and any use. 'other' stands for every "
+            "free licence that is not one of Creative Commons.",
+        ),
+    ] = OPEN_LICENCES
+    longest_side: Annotated[
+        int, Field(ge=1, description="Pixels needed; the smallest standard thumbnail at least as wide is taken.")
+    ] = 340
+    longest_wait: Annotated[
+        float, Field(ge=0, description="Seconds to wait for the service before it is left for now.")
+    ] = LONGEST_WAIT
+    endpoint: Annotated[str, Field(description="Address of the service's api.php.")] = ENDPOINT
 
     name = "wikimedia"
     local = False
+    clock: ClassVar[Clock] = time
 
-    def __init__(
-        self,
-        licences: Sequence[str] = OPEN_LICENCES,
-        longest_side: int = 340,
-        longest_wait: float = LONGEST_WAIT,
-        endpoint: str = ENDPOINT,
-    ) -> None:
-        no_list = isinstance(licences, str) or not isinstance(licences, Sequence)
-        if no_list or not licences or not set(licences) <= set(LICENCES):
-            raise SourceError(
-                f"source 'wikimedia': licences is {shown(licences)}, wanted a list of some of: {', '.join(LICENCES)}."
-            )
-        if type(longest_side) is not int or longest_side < 1:
-            raise SourceError(f"source 'wikimedia': longest_side is {shown(longest_side)}, wanted pixels, at least 1.")
-        if type(longest_wait) not in (int, float) or longest_wait < 0:
-            raise SourceError(f"source 'wikimedia': longest_wait is {shown(longest_wait)}, wanted seconds, at least 0.")
-        parts = urlsplit(str(endpoint))
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise SourceError(
-                f"source 'wikimedia': endpoint is {shown(endpoint)}, wanted an address such as {ENDPOINT}."
-            )
-        self.clock: Clock = SystemClock()
-        self._licences = tuple(licences)
-        self._longest_side = longest_side
-        self._longest_wait = longest_wait
-        self._endpoint = str(endpoint)
-        self._api: Api | None = None
+    def __post_init__(self) -> None:
+        check_endpoint(self.name, self.endpoint, ENDPOINT)
 
     def state(self) -> SourceState:
         """Whether it can be asked."""
@@ -115,8 +102,8 @@ class WikimediaSource:
         state = self.state()
         if state.state != "ready":
             raise SourceUnavailable(f"wikimedia: {state.detail}")
-        results = ((query, page) for query in wanted.queries for page in self._results(query, pages))
-        yield from distinct((self._hit(page, wanted.name, query) for query, page in results), limit)
+        hits = (self._hit(page, wanted.name, q) for q in wanted.queries for page in self._results(q, pages))
+        yield from distinct(hits, limit)
 
     def _results(self, query: str, pages: Pages) -> Iterator[Mapping[str, Any]]:
         """Results of one query, best first."""
@@ -128,7 +115,7 @@ class WikimediaSource:
             if question in asked or _offset(place) + PAGE > MAX_OFFSET:
                 return
             asked.add(question)
-            answer = self._the_api().remembered(pages, question, partial(self._ask, query, place))
+            answer = self._api.remembered(pages, question, partial(self._ask, query, place))
             yield from answer["pages"]
             if answer["continue"] is None:
                 return
@@ -151,7 +138,7 @@ class WikimediaSource:
             "iiextmetadatalanguage": "en",
             **place,
         }
-        answer = self._the_api().get_json(self._endpoint, params)
+        answer = self._api.get_json(self.endpoint, params, _without_passing_fault)
         error = answer.get("error")
         if isinstance(error, Mapping):
             if "offset" in str(error.get("code")):
@@ -169,16 +156,16 @@ class WikimediaSource:
 
     def _hit(self, page: Mapping[str, Any], class_name: str, query: str) -> Hit | None:
         url = page["url"]
-        if page["pageid"] is None or url is None or _licence(page) not in self._licences:
+        if page["pageid"] is None or url is None or _licence(page) not in self.licences:
             return None
         thumbnail = page["thumburl"]
         # An original that is small enough is taken as it is, unless no browser could show it (TIFF).
-        if thumbnail is not None and (max(page["size"]) > self._longest_side or page["mime"] == "image/tiff"):
+        if thumbnail is not None and (max(page["size"]) > self.longest_side or page["mime"] == "image/tiff"):
             url = thumbnail
         if urlsplit(url).scheme not in ("http", "https"):
             return None
         metadata = page["metadata"]
-        author, author_url = plain_text(metadata.get("Artist", ""), self._endpoint)
+        author, author_url = plain_text(metadata.get("Artist", ""), self.endpoint)
         title = plain_text(metadata.get("ObjectName", ""))[0] or _file_name(page["title"])
         licence_url = metadata.get("LicenseUrl") or None
         return Hit(
@@ -198,20 +185,12 @@ class WikimediaSource:
         )
 
     def _width(self) -> int:
-        return next((width for width in THUMBNAIL_WIDTHS if width >= self._longest_side), THUMBNAIL_WIDTHS[-1])
+        return next((width for width in THUMBNAIL_WIDTHS if width >= self.longest_side), THUMBNAIL_WIDTHS[-1])
 
-    def _the_api(self) -> Api:
-        if self._api is None:
-            self._api = Api(
-                self.name,
-                user_agent(),
-                Pace(LIMITS, self.clock),
-                self.clock,
-                longest_wait=self._longest_wait,
-                again=_passing_fault,
-                way_out=_WAY_OUT,
-            )
-        return self._api
+    @cached_property
+    def _api(self) -> Api:
+        service = Service(self.name, _WAY_OUT, longest_wait=self.longest_wait)
+        return Api(service, Pace(LIMITS, self.clock))
 
 
 def plain_text(html: str, base: str = "") -> tuple[str | None, str | None]:
@@ -306,11 +285,13 @@ def _spdx(page: Mapping[str, Any]) -> str | None:
     return found
 
 
-def _passing_fault(answer: Mapping[str, Any]) -> str | None:
-    """The fault that an answer tells, if it is one that passes."""
+def _without_passing_fault(answer: dict[str, Any]) -> dict[str, Any]:
+    """The answer, unless it reports a fault that may pass."""
     error = answer.get("error")
     code = str(error.get("code")) if isinstance(error, Mapping) else ""
-    return f"error {code}" if code in _PASSING or code.startswith("internal_api_error") else None
+    if code in _PASSING or code.startswith("internal_api_error"):
+        raise PassingFault(f"error {code}")
+    return answer
 
 
 def _offset(place: Mapping[str, Any]) -> int:
