@@ -1,4 +1,6 @@
-"""Boxes (x1, y1, x2, y2) in pixels, x2 and y2 exclusive: overlap, suppression, mirroring."""
+"""Boxes (x1, y1, x2, y2) in pixels, x2 and y2 exclusive: overlap and suppression."""
+
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -13,15 +15,7 @@ def areas(boxes: np.ndarray) -> np.ndarray:
 
 
 def intersections(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Area that each box of ``a`` shares with each of ``b``, px^2.
-
-    Args:
-        a: Shape (N, 4), float.
-        b: Shape (M, 4), float.
-
-    Returns:
-        Shape (N, M), float64.
-    """
+    """Area that each box of ``a``, (N, 4), shares with each of ``b``, (M, 4), px^2. Shape (N, M), float64."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     widths = np.minimum(a[:, None, 2], b[None, :, 2]) - np.maximum(a[:, None, 0], b[None, :, 0])
     heights = np.minimum(a[:, None, 3], b[None, :, 3]) - np.maximum(a[:, None, 1], b[None, :, 1])
@@ -29,56 +23,71 @@ def intersections(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of each box of ``a`` with each of ``b``.
+    """Intersection over union of each box of ``a``, (N, 4), with each of ``b``, (M, 4): (N, M), float64, in [0, 1].
 
-    Args:
-        a: Shape (N, 4), float.
-        b: Shape (M, 4), float.
+    Two empty boxes have 0.
 
-    Returns:
-        Shape (N, M), float64, in [0, 1]; two empty boxes have 0.
+    Example:
+        >>> iou(np.array([[0, 0, 2, 2]]), np.array([[0, 1, 2, 3], [5, 5, 6, 6]])).round(2).tolist()
+        [[0.33, 0.0]]
     """
     shared = intersections(a, b)
     union = areas(a)[:, None] + areas(b)[None] - shared
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
+def greedy_groups(takes: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Group items greedily: the first free item takes itself and all free items that it can take.
+
+    Args:
+        takes: Whether item i can take item j; the items are in order of preference. Shape (N, N), bool.
+
+    Yields:
+        The item that took, and all that it took, itself included, ascending.
+
+    Example:
+        >>> chain = np.array([[1, 1, 0], [1, 1, 1], [0, 1, 1]], bool)
+        >>> [(first, taken.tolist()) for first, taken in greedy_groups(chain)]  # item 1 is taken: it takes nothing
+        [(0, [0, 1]), (2, [2])]
+    """
+    free = np.ones(len(takes), bool)
+    for first in range(len(takes)):
+        if free[first]:
+            taken = free & takes[first]
+            taken[first] = True
+            free &= ~taken
+            yield first, np.flatnonzero(taken)
+
+
 def ioa_nms(boxes: np.ndarray, scores: np.ndarray, threshold: float = 0.5) -> np.ndarray:
     """Suppress boxes that lie in better ones.
 
-    A box goes if a better one that is kept covers more than the threshold of the box's *own* area. A large box around
-    a better small one stays, which suppression by intersection over union would not always allow.
+    A box is suppressed if a better box that is kept covers more than the threshold of the box's *own* area. A large
+    box around a better small one stays, which suppression by intersection over union would not always allow.
 
     Args:
         boxes: Shape (N, 4), float.
-        scores: Shape (N,), float; among equals the first is the better.
-        threshold: Largest covered share that is left, in [0, 1].
+        scores: Shape (N,), float; of equal scores the first is the better.
+        threshold: Largest covered fraction that is allowed, in [0, 1].
 
     Returns:
         Indices of the kept boxes, best first. Shape (K,), int64.
 
-    Source:
-        Chen et al., CVPR 2014, public code.
+    Example:
+        >>> small, large = [4, 4, 6, 6], [0, 0, 10, 10]
+        >>> ioa_nms(np.array([small, large]), np.array([2.0, 1.0])).tolist()
+        [0, 1]
+        >>> ioa_nms(np.array([small, large]), np.array([1.0, 2.0])).tolist()
+        [1]
     """
     order = np.argsort(-np.asarray(scores), kind="stable")
     ordered = np.asarray(boxes, np.float64)[order]
     # Products instead of quotients: an empty box, which nothing covers, needs no case of its own.
     suppresses = intersections(ordered, ordered) > threshold * (1 + ROUNDING) * areas(ordered)[None]
-    free = np.ones(len(order), bool)
-    kept = []
-    for rank in range(len(order)):
-        if free[rank]:
-            kept.append(rank)
-            free &= ~suppresses[rank]
-    return order[np.array(kept, dtype=np.int64)]
+    return order[np.array([rank for rank, _ in greedy_groups(suppresses)], dtype=np.int64)]
 
 
-def clipped(boxes: np.ndarray, width: float, height: float) -> np.ndarray:
-    """The parts of boxes that are inside an image of ``width`` x ``height`` px. ``boxes``: (N, 4). Shape (N, 4)."""
-    return np.clip(boxes, 0, [width, height, width, height])
-
-
-def mirrored(boxes: np.ndarray, width: float) -> np.ndarray:
-    """Where boxes lie after the image, ``width`` px wide, was flipped left to right. ``boxes``: (N, 4). Same shape."""
-    boxes = np.asarray(boxes)
-    return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
+def pixels_of(box: np.ndarray, width: int, height: int) -> tuple[int, int, int, int]:
+    """(x1, y1, x2, y2) of a box, (4,), in whole pixels inside an image of ``width`` x ``height`` px."""
+    x1, y1, x2, y2 = (round(float(value)) for value in box)
+    return max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)

@@ -3,41 +3,39 @@
 import cv2
 import numpy as np
 
-GRADIENT_PX = 1.0
-"""Standard deviation of the blur before the gradient, pixels at ``WORKING_SIDE``; takes noise and JPEG blocks off."""
-
-SMOOTHING_PX = 2.0
-"""Standard deviation of the blur of the gradient energy, pixels at ``WORKING_SIDE``."""
+GRADIENT_PX, SMOOTHING_PX = 1.0, 2.0
+"""Standard deviations of the blur before the gradient, which removes noise and JPEG blocks, and of the blur of its
+energy, pixels at ``WORKING_SIDE``. Ours."""
 
 LEAST_ENERGY = 1e-2
-"""Gradient energy below this is rounding; a ramp of one step in 100 pixels has 0.0064."""
+"""Gradient energy below this is rounding; a ramp of one step in 100 pixels has 0.0064. Ours."""
 
 WORKING_SIDE = 160
-"""Longer side at which edges are sought, pixels: the seed box is read off a map of 100 x 100 anyway."""
+"""Longer side at which edges are sought, pixels: the box is read off a map of 100 x 100 anyway. Ours."""
 
 MAP_SIDE = 100
-"""Side of the map that the box is read off. Source: Chen et al., CVPR 2014, public code."""
+"""Side of the map that the box is read off."""
 
 SEED_ENERGY = 0.99
-"""Share of the energy of rows, and of columns, that the seed box holds. Source: as above."""
+"""Fraction of the energy of rows, and of columns, that the seed box holds."""
 
 
 def edge_map(image: np.ndarray) -> np.ndarray:
     """How much edge there is around each pixel: the smoothed energy of the gradient.
 
-    The authors take structured forests, which learned from contours that people drew. This learned from nothing. The
-    energy and not its root: weak texture then counts for little (mean IoU of the seed box with the object's box 0.686
-    against 0.650 on web_wild6, 0.635 against 0.564 on msrc_v2; the whole image has 0.599 and 0.506).
+    The authors use structured forests, which were trained on contours that people drew; this was trained on nothing.
+    The energy and not its root, so that weak texture counts for little: mean IoU of the seed box with the object's box
+    0.686 against 0.650 on web_wild6, 0.635 against 0.564 on msrc_v2 (the whole image has 0.599 and 0.506).
 
     Args:
         image: Shape (H, W, 3), uint8, RGB.
 
     Returns:
-        Shape (h, w), float32, >= 0, the longer side at most ``WORKING_SIDE``; in squared steps
-        of 8-bit Lab, times the gain of a Sobel filter (64).
+        In squared steps of 8-bit Lab times the gain of a Sobel filter (64), >= 0. Shape (h, w), float32, the longer
+        side at most ``WORKING_SIDE``.
 
     Source:
-        Our own stand-in for Dollar and Zitnick, ICCV 2013.
+        Our own, in place of Dollar and Zitnick, ICCV 2013.
     """
     height, width = image.shape[:2]
     scale = min(1.0, WORKING_SIDE / max(height, width))
@@ -52,46 +50,43 @@ def edge_map(image: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(energy, (0, 0), SMOOTHING_PX, borderType=cv2.BORDER_REPLICATE)
 
 
-def seed_box(edges: np.ndarray, width: int, height: int, energy: float = SEED_ENERGY) -> np.ndarray:
+def seed_box(edges: np.ndarray, width: int, height: int) -> np.ndarray:
     """The box that holds nearly all of an edge map.
 
     Args:
-        edges: How much edge there is; negative counts as none. Any shape (h, w), float.
+        edges: How much edge there is; negative counts as none. Shape (h, w), float.
         width: Of the image, pixels.
         height: Of the image, pixels.
-        energy: Share of the energy of rows, and of columns, that the box must hold, in (0, 1].
 
     Returns:
         (x1, y1, x2, y2), pixels of the image; the whole image if the map is empty. Shape (4,), float64.
-
-    Source:
-        Chen et al., CVPR 2014, public code.
     """
     resized = cv2.resize(np.asarray(edges, np.float32), (MAP_SIDE, MAP_SIDE), interpolation=cv2.INTER_LINEAR)
     weights = np.maximum(resized, 0).astype(np.float64)
     if weights.sum() <= 0:
         return np.array([0.0, 0.0, width, height])
     weights /= weights.sum()
-    top, bottom = energy_interval(weights.sum(axis=1), energy)
-    left, right = energy_interval(weights.sum(axis=0), energy)
+    top, bottom = energy_interval(weights.sum(axis=1))
+    left, right = energy_interval(weights.sum(axis=0))
     across, down = width / MAP_SIDE, height / MAP_SIDE
     return np.array([left * across, top * down, right * across, bottom * down])
 
 
 def energy_interval(marginal: np.ndarray, energy: float = SEED_ENERGY) -> tuple[int, int]:
-    """The interval that holds a share of the energy of a marginal, grown from its median.
+    """The interval that holds a fraction of the energy of a marginal, grown from its median.
 
-    Grown one step at a time towards the larger neighbour, then shrunk at each end while it still holds the share.
+    It grows one step at a time towards the larger neighbour, then shrinks at each end while it holds the fraction.
 
     Args:
         marginal: Shape (n,), float, >= 0, not all zero.
-        energy: Share of the sum of squares, in (0, 1].
+        energy: Fraction of the sum of squares, in (0, 1].
 
     Returns:
         First index, and one past the last.
 
-    Source:
-        Chen et al., CVPR 2014, public code.
+    Example:
+        >>> energy_interval(np.array([0.1, 0, 0, 5, 5, 5, 0, 0.1]))
+        (3, 6)
     """
     squares = marginal.astype(np.float64) ** 2
     squares /= squares.sum()

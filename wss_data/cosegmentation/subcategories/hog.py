@@ -5,25 +5,21 @@ Source:
     Models*, PAMI 2010, section 6, and ``features.cc`` of its release 5, without the 32nd (truncation) channel.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from math import ceil, log2
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 CELL_PX = 8
-"""Side of a cell, pixels. Source: as above, and Chen et al., CVPR 2014, public code."""
+"""Side of a cell, pixels."""
 
 CHANNELS = 31
-"""18 signed directions, 9 unsigned ones, 4 of texture. Source: as above."""
-
-LEVELS_PER_OCTAVE = 10
-"""Source: Chen et al., CVPR 2014, public code."""
+"""18 signed directions, 9 unsigned ones, 4 of texture."""
 
 SHORTEST_SIDE = 40
-"""The pyramid ends before an image's shorter side falls below this, pixels. Source: as above."""
+"""The pyramid ends before an image's shorter side falls below this, pixels. Source: Chen et al."""
 
 _SIGNED = 18
 _UNSIGNED = 9
@@ -41,41 +37,35 @@ _MIRROR = np.array(
 """Which channel of an image becomes each channel of the flipped image."""
 
 
-@dataclass(frozen=True)
-class Level:
+class Level(NamedTuple):
     """One level of a pyramid.
 
     Args:
-        scale: The level's size over the image's, in (0, 1].
-        features: HOG that covers the whole level, with ``padding`` cells of zeros around it. Shape (rows + 2
-            padding, cols + 2 padding, 31), float32.
-        cell: (width, height) of a cell in pixels of the image. Not quite ``CELL_PX / scale``: levels have whole
-            pixels.
-        padding: Cells of zeros on each side.
+        features: HOG of the whole level, with ``padding`` cells of zeros on each side. Shape (rows, cols, 31), float32.
+        cell: (width, height) of a cell in pixels of the image.
+        padding: See above.
     """
 
-    scale: float
     features: np.ndarray
     cell: tuple[float, float]
     padding: int = 0
 
 
-def hog(image: np.ndarray, cell_px: int = CELL_PX) -> np.ndarray:
+def hog(image: np.ndarray) -> np.ndarray:
     """Histograms of gradients of an image's inner cells.
 
     Args:
-        image: RGB in 0 to 255; float values are rounded. Shape (H, W, 3), uint8 or float.
-        cell_px: Side of a cell, pixels.
+        image: Shape (H, W, 3), uint8, RGB.
 
     Returns:
-        Shape (round(H / cell_px) - 2, round(W / cell_px) - 2, 31), or an empty one, float32, in [0, 2]. The outermost
-        cells only normalise the others: entry (0, 0) is the cell that begins at pixel (cell_px, cell_px).
+        Shape (round(H / 8) - 2, round(W / 8) - 2, 31), or an empty one, float32, in [0, 2]. The outermost cells only
+        normalise the others: entry (0, 0) is the cell that begins at pixel (8, 8).
 
     Source:
         Felzenszwalb et al., ``features.cc``: colour channel of the largest gradient, 18 directions, linear sharing
         between the four nearest cells, four normalisations clipped at 0.2.
     """
-    histogram = _histogram(_whole_numbers(image), cell_px)
+    histogram = _histogram(image)
     rows, columns = histogram.shape[:2]
     if rows < 3 or columns < 3:
         return np.zeros((max(rows - 2, 0), max(columns - 2, 0), CHANNELS), np.float32)
@@ -96,92 +86,43 @@ def hog(image: np.ndarray, cell_px: int = CELL_PX) -> np.ndarray:
     return features
 
 
-def whole_hog(image: np.ndarray, cell_px: int = CELL_PX) -> np.ndarray:
-    """Histograms of gradients of all of an image's cells: the border is repeated outwards by a cell first.
-
-    Args:
-        image: As ``hog``.
-        cell_px: Side of a cell, pixels.
-
-    Returns:
-        Shape (round(H / cell_px), round(W / cell_px), 31), float32.
-    """
-    bordered = cv2.copyMakeBorder(_whole_numbers(image), cell_px, cell_px, cell_px, cell_px, cv2.BORDER_REPLICATE)
-    return hog(bordered, cell_px)
+def whole_hog(image: np.ndarray) -> np.ndarray:
+    """``hog`` of all cells of an image, (round(H / 8), round(W / 8), 31): its border is repeated outwards by a cell."""
+    return hog(cv2.copyMakeBorder(image, CELL_PX, CELL_PX, CELL_PX, CELL_PX, cv2.BORDER_REPLICATE))
 
 
 def pyramid(
-    image: np.ndarray,
-    levels_per_octave: int = LEVELS_PER_OCTAVE,
-    shortest_side: int = SHORTEST_SIDE,
-    largest_scale: float = 1.0,
-    padding: int = 0,
-    cell_px: int = CELL_PX,
+    image: np.ndarray, levels_per_octave: int = 10, largest_scale: float = 1.0, padding: int = 0
 ) -> list[Level]:
     """HOG of an image at falling scales.
 
     Args:
-        image: Shape (H, W, 3), uint8 or float, RGB in 0 to 255.
+        image: Shape (H, W, 3), uint8, RGB.
         levels_per_octave: Levels until the scale has halved.
-        shortest_side: No level is shorter than this, pixels; an image that is shorter itself has its own level.
-        largest_scale: Levels of a larger scale are left out; see ``largest_useful_scale``. In (0, 1].
+        largest_scale: Levels of a larger scale are left out; see ``TemplateBank.largest_scale``. In (0, 1].
         padding: Cells of zeros around each level, so that a template may reach beyond the image.
-        cell_px: Side of a cell, pixels.
 
     Returns:
-        The levels, largest first: of scales 2 ** (-i / levels_per_octave).
+        The levels, largest first: of scales 2 ** (-i / levels_per_octave), down to ``SHORTEST_SIDE``. An image that is
+        shorter itself has one level.
     """
-    image = _whole_numbers(image)
     height, width = image.shape[:2]
-    last = max(int(levels_per_octave * log2(max(min(height, width) / shortest_side, 1.0)) + 1e-9), 0)
+    # The slack of 1e-9 keeps rounding of the logarithm from losing a level that fits exactly.
+    last = max(int(levels_per_octave * log2(max(min(height, width) / SHORTEST_SIDE, 1.0)) + 1e-9), 0)
     first = min(max(ceil(-levels_per_octave * log2(min(largest_scale, 1.0)) - 1e-9), 0), last)
     levels = []
     for step in range(first, last + 1):
         scale = 2.0 ** (-step / levels_per_octave)
         size = (max(round(width * scale), 1), max(round(height * scale), 1))
         resized = image if step == 0 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        features = np.pad(whole_hog(resized, cell_px), ((padding, padding), (padding, padding), (0, 0)))
-        levels.append(Level(scale, features, (cell_px * width / size[0], cell_px * height / size[1]), padding))
+        features = np.pad(whole_hog(resized), ((padding, padding), (padding, padding), (0, 0)))
+        levels.append(Level(features, (CELL_PX * width / size[0], CELL_PX * height / size[1]), padding))
     return levels
 
 
-def largest_useful_scale(
-    width: int, height: int, shapes: Iterable[tuple[int, int]], smallest_share: float = 0.5, cell_px: int = CELL_PX
-) -> float:
-    """The scale above which no template covers enough of the image to count.
-
-    Args:
-        width: Of the image, pixels.
-        height: Of the image, pixels.
-        shapes: (rows, cols) of the templates, cells.
-        smallest_share: A box counts if its width over the image's, or its height over the image's, reaches this;
-            0 lets every box count.
-        cell_px: Side of a cell, pixels.
-
-    Returns:
-        In (0, 1].
-    """
-    if smallest_share <= 0:
-        return 1.0
-    sides = [max(columns * cell_px / width, rows * cell_px / height) for rows, columns in shapes]
-    return min(1.0, max(sides, default=1.0) / smallest_share)
-
-
 def mirror_template(features: np.ndarray) -> np.ndarray:
-    """What a template, or the features of an image, become when the image is flipped left to right.
-
-    Args:
-        features: Shape (rows, cols, 31), float.
-
-    Returns:
-        Same shape and dtype.
-    """
+    """What a template, or features of an image, (rows, cols, 31), become when the image is flipped left to right."""
     return np.ascontiguousarray(features[:, ::-1][..., _MIRROR])
-
-
-def _whole_numbers(image: np.ndarray) -> np.ndarray:
-    """The image as uint8. (H, W, 3)."""
-    return image if image.dtype == np.uint8 else np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
 @cache
@@ -199,17 +140,17 @@ def _directions() -> np.ndarray:
     return table.ravel()
 
 
-def _histogram(image: np.ndarray, cell_px: int) -> np.ndarray:
+def _histogram(image: np.ndarray) -> np.ndarray:
     """Gradient magnitude by cell and signed direction. ``image``: uint8. Shape (rows, cols, 18), float32."""
     height, width = image.shape[:2]
-    rows, columns = int(height / cell_px + 0.5), int(width / cell_px + 0.5)
+    rows, columns = int(height / CELL_PX + 0.5), int(width / CELL_PX + 0.5)
     if min(rows, columns) < 1 or min(height, width) < 3:
         return np.zeros((rows, columns, _SIGNED), np.float32)
     magnitude, direction = _gradients(image)
     # As in the release: the outermost pixels of the visible cells do not vote; beyond the image its last row votes on.
-    down, down_block, down_near = _sharing(rows, height, cell_px)
-    across, across_block, across_near = _sharing(columns, width, cell_px)
-    if (rows * cell_px, columns * cell_px) != (height, width):
+    down, down_block, down_near = _sharing(rows, height)
+    across, across_block, across_near = _sharing(columns, width)
+    if (rows * CELL_PX, columns * CELL_PX) != (height, width):
         magnitude, direction = (values[down][:, across] for values in (magnitude, direction))
     cells = (down_block * (columns + 1))[:, None] + across_block
     bins = (cells * _SIGNED + direction).ravel()
@@ -245,14 +186,14 @@ def _differences(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @lru_cache(maxsize=1024)
-def _sharing(cells: int, length: int, cell_px: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _sharing(cells: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """How the voting pixels of a line share their votes.
 
     Returns:
         Each voter's index among the inner pixels; the number of the nearer cell before its centre, plus one; the share
-        of that cell. The next cell has the rest. Each (cells * cell_px - 2,).
+        of that cell. The next cell has the rest. Each (cells * CELL_PX - 2,).
     """
-    voters = np.arange(1, cells * cell_px - 1)
-    position = (voters + 0.5) / cell_px - 0.5
+    voters = np.arange(1, cells * CELL_PX - 1)
+    position = (voters + 0.5) / CELL_PX - 0.5
     before = np.floor(position).astype(np.int64)
     return np.minimum(voters, length - 2) - 1, before + 1, 1.0 - (position - before)

@@ -1,12 +1,40 @@
-"""S6 and S7: exemplars that find the same detections are merged, first to clean, then into subcategories."""
+"""S5 to S7: boxes that overlap become one detection, and exemplars that find the same detections are merged.
 
-from dataclasses import dataclass
+Exemplars are merged twice: first to remove those that stand alone, then into subcategories.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 
+from wss_data.cosegmentation.subcategories.boxes import areas, greedy_groups, iou
+from wss_data.cosegmentation.subcategories.top import TopBoxes
 
-@dataclass(frozen=True)
-class Cluster:
+LINKED_IOU = 0.5
+"""Smallest intersection over union of boxes that are one detection."""
+
+PROBE, FINAL = (0.8, 0.2), (0.5, 0.6)
+"""Least iterations and least similarity of the first and of the second merge, see ``merge_exemplars``."""
+
+DROPPED_SHARE, LARGEST_DROPPED = 0.2, 70
+"""Small clusters that hold this fraction of all detections are dropped, none with more detections."""
+
+
+class Linked(NamedTuple):
+    """The detections of a group and who found them.
+
+    Args:
+        boxes: Median box of each detection, (x1, y1, x2, y2), pixels. Shape (D, 4), float.
+        images: Image that each detection lies on. Shape (D,), int.
+        counts: C: how many boxes of each exemplar each detection joins. Shape (D, E), int.
+    """
+
+    boxes: np.ndarray
+    images: np.ndarray
+    counts: np.ndarray
+
+
+class Cluster(NamedTuple):
     """Exemplars that were merged.
 
     Args:
@@ -17,10 +45,24 @@ class Cluster:
     members: np.ndarray
     detections: np.ndarray
 
-    @property
-    def size(self) -> int:
-        """Number of its detections."""
-        return len(self.detections)
+
+def link(top: TopBoxes) -> Linked:
+    """Join boxes of an image that overlap: the largest free box takes all free boxes that overlap it enough.
+
+    The detections come by image, the largest first.
+    """
+    columns = len(top.kept)
+    boxes, images, rows = [np.zeros((0, 4))], [], [np.zeros((0, columns), int)]
+    for image in np.unique(top.images):
+        here = np.flatnonzero(top.images == image)
+        by_area = here[np.argsort(-areas(top.boxes[here]), kind="stable")]
+        overlaps = iou(top.boxes[by_area], top.boxes[by_area])
+        for _, taken in greedy_groups(overlaps >= LINKED_IOU):
+            joined = by_area[taken]
+            boxes.append(np.median(top.boxes[joined], axis=0)[None])
+            images.append(image)
+            rows.append(np.bincount(top.exemplars[joined], minlength=columns)[None])
+    return Linked(np.concatenate(boxes), np.array(images, dtype=int), np.concatenate(rows))
 
 
 def merge_exemplars(counts: np.ndarray, least_iterations: float, least_similarity: float) -> list[Cluster]:
@@ -33,14 +75,19 @@ def merge_exemplars(counts: np.ndarray, least_iterations: float, least_similarit
 
     Args:
         counts: C of ``link``. Shape (D, E), int.
-        least_iterations: Share of the columns that is merged in any case, in [0, 1].
+        least_iterations: Fraction of the columns that is merged in any case, in [0, 1].
         least_similarity: Merging goes on above this similarity, in [0, 1].
 
     Returns:
         The clusters, in order of the column that each grew from.
 
     Source:
-        Chen et al., CVPR 2014, public code; the paper's text clusters spectrally instead.
+        The authors' code; the paper's text clusters spectrally instead.
+
+    Example:
+        >>> counts = np.array([[3, 0, 2], [3, 0, 2], [0, 1, 0], [0, 4, 0]])  # exemplars 0 and 2 find the same
+        >>> [(c.members.tolist(), c.detections.tolist()) for c in merge_exemplars(counts, 0, 0.6)]
+        [([0, 2], [0, 1]), ([1], [3])]
     """
     columns = counts.shape[1]
     sums = counts.astype(np.int64).copy()
@@ -67,64 +114,33 @@ def merge_exemplars(counts: np.ndarray, least_iterations: float, least_similarit
     ]
 
 
-def without_small_clusters(clusters: list[Cluster], share: float = 0.2, largest: int = 70) -> list[Cluster]:
-    """Leave out the small clusters that together hold the lowest share of the detections.
-
-    Args:
-        clusters: From ``merge_exemplars``.
-        share: Share of all clusters' detections that may be lost, in [0, 1].
-        largest: A cluster above this size is never left out.
-
-    Returns:
-        The others, in their order.
-
-    Source:
-        Chen et al., CVPR 2014, public code.
-    """
-    sizes = np.array([cluster.size for cluster in clusters], dtype=int)
+def without_small_clusters(clusters: list[Cluster]) -> list[Cluster]:
+    """Leave out the small clusters that together hold the lowest ``DROPPED_SHARE`` of the detections."""
+    sizes = np.array([len(cluster.detections) for cluster in clusters], dtype=int)
     order = np.argsort(sizes, kind="stable")
-    dropped = order[(np.cumsum(sizes[order]) <= share * sizes.sum()) & (sizes[order] <= largest)]
-    return [cluster for position, cluster in enumerate(clusters) if position not in set(dropped.tolist())]
+    small = (np.cumsum(sizes[order]) <= DROPPED_SHARE * sizes.sum()) & (sizes[order] <= LARGEST_DROPPED)
+    dropped = set(order[small].tolist())
+    return [cluster for position, cluster in enumerate(clusters) if position not in dropped]
 
 
-def find_subcategories(
-    counts: np.ndarray,
-    probe_iterations: float = 0.8,
-    probe_similarity: float = 0.2,
-    drop_share: float = 0.2,
-    drop_largest: int = 70,
-    final_iterations: float = 0.5,
-    final_similarity: float = 0.6,
-    least_detections: int = 5,
-) -> list[Cluster]:
+def find_subcategories(counts: np.ndarray, least_detections: int) -> list[Cluster]:
     """The subcategories of a group: S6, which cleans, then S7 on the original columns of what is left.
 
     Args:
         counts: C of ``link``. Shape (D, E), int.
-        probe_iterations: See ``merge_exemplars``; the first merge.
-        probe_similarity: As above.
-        drop_share: See ``without_small_clusters``.
-        drop_largest: As above.
-        final_iterations: See ``merge_exemplars``; the second merge.
-        final_similarity: As above.
-        least_detections: A subcategory has at least so many.
+        least_detections: Of a subcategory.
 
     Returns:
         The subcategories, largest first; members are columns of ``counts``.
-
-    Source:
-        Chen et al., CVPR 2014, public code.
     """
-    probe = without_small_clusters(
-        merge_exemplars(counts, probe_iterations, probe_similarity), drop_share, drop_largest
-    )
+    probe = without_small_clusters(merge_exemplars(counts, *PROBE))
     if not probe:
         return []
     survivors = np.sort(np.concatenate([cluster.members for cluster in probe]))
-    merged = merge_exemplars(counts[:, survivors], final_iterations, final_similarity)
+    merged = merge_exemplars(counts[:, survivors], *FINAL)
     found = [
         Cluster(survivors[cluster.members], cluster.detections)
         for cluster in merged
-        if cluster.size >= least_detections
+        if len(cluster.detections) >= least_detections
     ]
-    return sorted(found, key=lambda cluster: -cluster.size)
+    return sorted(found, key=lambda cluster: -len(cluster.detections))

@@ -1,13 +1,24 @@
-"""Gaussian mixtures of colours, in the hard form that GrabCut uses; without any random number."""
+"""The energy of both cuts: colours by Gaussian mixtures in the hard form of GrabCut, and location. Deterministic."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+COMPONENTS = 5
+"""Gaussians of a colour model."""
 
-@dataclass(frozen=True)
-class Mixture:
+KMEANS_ROUNDS = 5
+"""Ours: the colours of a small image converge in fewer."""
+
+VARIANCE_FLOOR = 4.0
+"""Added to the variances, squared grey levels: a flat surface must not forbid the next shade. Ours."""
+
+SMOOTHNESS = 50.0
+"""Energy of a boundary between equal neighbours, per pixel of the image."""
+
+
+class Mixture(NamedTuple):
     """Some Gaussians over colours, ready to be evaluated.
 
     Args:
@@ -21,38 +32,31 @@ class Mixture:
     constants: np.ndarray
 
 
-def fit_mixture(colours: np.ndarray, components: int = 5, rounds: int = 5, floor: float = 4.0) -> Mixture:
+def fit_mixture(colours: np.ndarray) -> Mixture:
     """Fit Gaussians to colours by k-means, started from equal slices along the main direction of the colours.
 
     Args:
-        colours: At least one colour, 0 to 255. Shape (N, 3), float32.
-        components: Number of Gaussians; fewer if there are fewer colours.
-        rounds: Rounds of k-means.
-        floor: Added to the variances, squared grey levels: a flat surface must not forbid the next shade.
+        colours: At least one colour, 0 to 255. Shape (N, 3), any number.
 
     Returns:
-        The mixture.
+        At most ``COMPONENTS`` Gaussians, fewer if there are fewer colours.
     """
     colours = np.ascontiguousarray(colours, dtype=np.float32)
-    components = min(components, len(colours))
+    components = min(COMPONENTS, len(colours))
     labels: np.ndarray = np.zeros((len(colours), 1), np.int32)
     if components > 1:
         main = np.linalg.eigh(np.cov(colours.T))[1][:, -1]
         labels[np.argsort(colours @ main, kind="stable"), 0] = np.arange(len(colours)) * components // len(colours)
-        criteria = (cv2.TERM_CRITERIA_MAX_ITER + cv2.TERM_CRITERIA_EPS, rounds, 1.0)
+        criteria = (cv2.TERM_CRITERIA_MAX_ITER + cv2.TERM_CRITERIA_EPS, KMEANS_ROUNDS, 1.0)
         labels = cv2.kmeans(colours, components, labels, criteria, 1, cv2.KMEANS_USE_INITIAL_LABELS)[1]
-    return _of_labels(colours, labels.ravel(), components, floor)
-
-
-def _of_labels(colours: np.ndarray, labels: np.ndarray, components: int, floor: float) -> Mixture:
     whitening, offsets, constants = [], [], []
     for component in range(components):
-        own = colours[labels == component]
+        own = colours[labels.ravel() == component]
         if not len(own):
             continue
         mean = own.mean(axis=0)
         centred = (own - mean).astype(np.float64)
-        covariance = centred.T @ centred / len(own) + floor * np.eye(3)
+        covariance = centred.T @ centred / len(own) + VARIANCE_FLOOR * np.eye(3)
         inverse = np.linalg.inv(np.linalg.cholesky(covariance))
         whitening.append(inverse.T)
         offsets.append(inverse @ mean)
@@ -82,3 +86,31 @@ def colour_cost(mixture: Mixture, colours: np.ndarray) -> np.ndarray:
     white = (flat @ mixture.whitening).reshape(len(flat), -1, 3) - mixture.offsets
     costs = 0.5 * np.einsum("nkc,nkc->nk", white, white) + mixture.constants
     return costs.min(axis=1).reshape(colours.shape[:-1])
+
+
+def foreground_cost(image: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> np.ndarray | float:
+    """How much less the colours of a foreground explain each pixel than those of a background do.
+
+    Args:
+        image: Shape (H, W, 3), uint8.
+        inside: Colours of the foreground. Shape (N, 3), uint8.
+        outside: Colours of the background. Shape (M, 3), uint8.
+
+    Returns:
+        Cost of calling a pixel foreground less that of calling it background, (H, W), float32; 0 if one side has no
+        colours, since then they say nothing.
+    """
+    if not len(inside) or not len(outside):
+        return 0.0
+    return colour_cost(fit_mixture(inside), image) - colour_cost(fit_mixture(outside), image)
+
+
+def location_cost(prior: np.ndarray, tiny: float) -> np.ndarray:
+    """Negative log-odds of a prior in [0, 1] that is kept ``tiny`` away from 0 and 1, so that no pixel is forbidden.
+
+    Example:
+        >>> location_cost(np.array([0.5, 0.9]), 0.01).round(2).tolist()
+        [0.0, -2.2]
+    """
+    inside = np.clip(prior, tiny, 1 - tiny).astype(np.float64)
+    return np.log(1 - inside) - np.log(inside)
