@@ -10,7 +10,7 @@ from wss_data.errors import RecipeError
 from wss_data.imaging.images import read_image
 from wss_data.spec import DatasetSpec, read_spec
 from wss_train.recipes import with_values
-from wss_train.reports.ablation import ROWS, SECOND_ROUND, context, paper_row, run_ablation
+from wss_train.reports.ablation import ROWS, context, paper_row, run_ablation
 from wss_train.reports.published import VOC_CLASSES
 from wss_train.reports.seeds import run_ablation_over_seeds
 
@@ -115,7 +115,7 @@ def test_a_crf_changed_after_training_is_the_one_that_scores(ablation, datasets)
 
 @pytest.fixture(scope="module")
 def over_seeds(datasets, tmp_path_factory):
-    recipe = with_values(RECIPE, {"rounds": 2, "final_iterations": 20, "seed": 7})
+    recipe = with_values(RECIPE, {"final_iterations": 20, "seed": 7})
     out = tmp_path_factory.mktemp("runs") / "seeds"
     return run_ablation_over_seeds(*datasets, out, recipe, (0, 1), progress=False)
 
@@ -123,7 +123,7 @@ def over_seeds(datasets, tmp_path_factory):
 def test_over_seeds_each_row_has_mean_and_deviation_of_the_single_tables(over_seeds):
     value = json.loads((over_seeds.out / "ablation.json").read_text())
     assert value["seeds"] == [0, 1]
-    for stage in ("generator", "multi_scale_crf", "second_round"):
+    for stage in ("generator", "multi_scale_crf"):
         single = [
             100 * json.loads((over_seeds.out / f"seed_{seed}" / "ablation.json").read_text())["rows"][stage]["mean_iou"]
             for seed in (0, 1)
@@ -134,18 +134,6 @@ def test_over_seeds_each_row_has_mean_and_deviation_of_the_single_tables(over_se
         assert told in str(over_seeds)
         assert f"| {told} |" in (over_seeds.out / "table.md").read_text()
     assert [ablation.recipe.seed for ablation in over_seeds.ablations.values()] == [0, 1]
-
-
-def test_the_second_round_learns_from_masks_that_the_final_model_made(over_seeds, datasets):
-    from wss_train.pseudo_masks import fingerprint_of
-
-    out = over_seeds.out / "seed_0"
-    made_by = json.loads((out / "pseudo_masks_2" / "made_by.json").read_text())
-    assert made_by["model"] == fingerprint_of(out / "final")
-    assert over_seeds.first.rows[-1] == SECOND_ROUND
-    assert over_seeds.first.evaluations["second_round"].crf
-    fields = datasets[1].get_field_schema()
-    assert "pseudo_mask" in fields and "pseudo_mask_2" in fields
 
 
 @pytest.mark.parametrize("seeds", [(), (0,), (1, 1)])

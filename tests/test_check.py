@@ -201,11 +201,11 @@ def test_the_most_severe_comes_first_and_notes_alone_are_sound():
 
 
 def test_the_room_for_checkpoints_is_counted_from_the_network(tmp_path, monkeypatch):
-    recipe = with_values(TINY, {"optimizer": "adamw", "keep_checkpoints": 2, "average_decay": 0.9})
+    recipe = with_values(TINY, {"optimizer": "adamw", "keep_checkpoints": 2})
     state = build_model(recipe, 3, pretrained=False).state_dict()
     weights = sum(t.numel() * t.element_size() for t in state.values())
-    # the model, and 3 checkpoints of weights, two tensors of AdamW and the average
-    assert check.checkpoint_bytes(recipe, 3, multilabel=False) == weights * (1 + 3 * 4)
+    # the model, and 3 checkpoints of weights and two tensors of AdamW
+    assert check.checkpoint_bytes(recipe, 3, multilabel=False) == weights * (1 + 3 * 3)
 
     monkeypatch.setattr(check.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
     first = check.check_machine(recipe, 3, tmp_path / "not" / "yet", False)[0]

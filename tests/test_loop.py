@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,9 @@ from wss_train.recipes import with_values
 from wss_train.selection.selection import SelectionSettings
 from wss_train.training import train, train_generator
 
-AVERAGED = with_values(
+WATCHED = with_values(
     TINY,
-    {"average_decay": 0.9, "generator_iterations": 14, "checkpoint_every": 2, "dropout": 0.5, "optimizer": "adamw"},
+    {"generator_iterations": 14, "checkpoint_every": 2, "dropout": 0.5, "optimizer": "adamw"},
 )
 LOOKS = SelectionSettings(every=3, probes=2)
 
@@ -48,12 +49,12 @@ def table(tmp_path_factory):
 
 
 def watched(table, out):
-    return train_generator(table, out, AVERAGED, select="agreement", settings=LOOKS, workers=2, progress=False)
+    return train_generator(table, out, WATCHED, select="agreement", settings=LOOKS, workers=2, progress=False)
 
 
 @pytest.fixture(scope="module")
 def whole(table, tmp_path_factory):
-    """A run with a moving average and a watcher that nothing stopped."""
+    """A run with a selector that nothing stopped."""
     return watched(table, tmp_path_factory.mktemp("runs") / "whole")
 
 
@@ -61,9 +62,7 @@ def same_bytes(first, second):
     return (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
 
 
-def test_a_run_with_an_average_and_a_watcher_resumes_in_the_middle_of_an_epoch_to_the_same_bytes(
-    table, whole, tmp_path, monkeypatch
-):
+def test_a_run_with_a_selector_resumes_in_the_middle_of_an_epoch_to_the_same_bytes(table, whole, tmp_path, monkeypatch):
     real = loop.learning_rate
     with monkeypatch.context() as patch:
         # 5 images are left to learn from: iteration 9 lies in the eighth epoch. The last look was at 9, the last
@@ -82,7 +81,7 @@ def test_a_run_with_an_average_and_a_watcher_resumes_in_the_middle_of_an_epoch_t
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_twenty_times_at_any_moment_ends_in_the_same_bytes(table, whole, tmp_path):
-    (tmp_path / "values").write_bytes(pickle.dumps((table, AVERAGED, LOOKS)))
+    (tmp_path / "values").write_bytes(pickle.dumps((table, WATCHED, LOOKS)))
     script = f"""
 import pickle, torch
 from pathlib import Path
@@ -111,12 +110,12 @@ train_generator(table, {str(tmp_path / "run")!r}, recipe, select="agreement", se
 
 
 def test_control_c_tells_how_to_go_on_and_leaves_a_checkpoint_that_goes_on(table, whole, tmp_path):
-    (tmp_path / "values").write_bytes(pickle.dumps((table, AVERAGED, LOOKS)))
+    (tmp_path / "values").write_bytes(pickle.dumps((table, WATCHED, LOOKS)))
     script = f"""
 import argparse, pickle, signal, os, sys, torch
 from pathlib import Path
 from wss_data.commands.run import run
-from wss_train import loop
+from wss_train.engine import loop
 from wss_train.training import train_generator
 torch.set_num_threads(1)
 table, recipe, looks = pickle.loads(Path({str(tmp_path / "values")!r}).read_bytes())
@@ -166,11 +165,11 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_good_checkpoint(table, tm
 
 
 def test_weights_that_are_no_numbers_are_never_kept(table, tmp_path, monkeypatch):
-    real = step.Step.__call__
+    real, calls = step.Step.__call__, count()
 
-    def spoiled(self, batches, iteration):
-        losses = real(self, batches, iteration)
-        if iteration == 3:
+    def spoiled(self, batches):
+        losses = real(self, batches)
+        if next(calls) == 3:
             with torch.no_grad():
                 self._model.head[0].weight[0] = float("inf")
         return losses

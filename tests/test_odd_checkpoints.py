@@ -26,7 +26,7 @@ from wss_train.checkpoints import (
     write_training_state,
 )
 from wss_train.commands.cli import main
-from wss_train.engine.optimizer import load_optimizer, make_optimizer
+from wss_train.engine.step import load_optimizer, make_optimizer
 from wss_train.models import build_model, load_model
 from wss_train.recipes import preset, with_values
 from wss_train.selection.selection import read_signals, snapshots
@@ -210,7 +210,7 @@ def test_a_model_that_somebody_changed_is_read_or_refused_in_one_sentence(weight
 @pytest.fixture
 def state(tmp_path):
     tensors = {"a": torch.zeros(2)}
-    return write_training_state(TrainingState(5, tensors, tensors, {}, SCALER), CARD, tmp_path / "run", 2)
+    return write_training_state(TrainingState(5, tensors, tensors, SCALER), CARD, tmp_path / "run", 2)
 
 
 def test_a_sound_state_is_read(state):

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from wss_train.engine.threads import in_threads
+from wss_data.runtime.threads import in_threads
 
 
 def test_results_keep_the_order_of_the_items_though_the_first_is_the_slowest():

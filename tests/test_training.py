@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from wss_data.runtime.files import digests_of
 from wss_train import training
 from wss_train.checkpoints import read_card, read_weights, training_states
 from wss_train.engine import loop, step
-from wss_train.engine.optimizer import learning_rate, parameter_groups
+from wss_train.engine.step import batch_losses, learning_rate, parameter_groups
 from wss_train.evaluate import evaluate_model
 from wss_train.models import build_model
 from wss_train.pseudo_masks import make_pseudo_masks
@@ -151,7 +152,8 @@ def test_a_killed_run_resumes_to_the_same_bytes(table, finished, tmp_path, deadl
     script = f"""
 import os, pickle, signal, torch
 from pathlib import Path
-from wss_train import checkpoints, loop, training
+from wss_train import checkpoints, training
+from wss_train.engine import loop
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
 {deadly}
@@ -293,13 +295,13 @@ def test_files_of_others_are_not_thrown_away(table, tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(table, tmp_path, monkeypatch):
-    real = step.Objective.__call__
+    calls = count()
 
-    def diverging(objective, output, batch, iteration):
-        losses = real(objective, output, batch, iteration)
-        return losses._replace(total=losses.total * float("nan")) if iteration == 4 else losses
+    def diverging(*arguments):
+        losses = batch_losses(*arguments)
+        return losses._replace(total=losses.total * float("nan")) if next(calls) == 4 else losses
 
-    monkeypatch.setattr(step.Objective, "__call__", diverging)
+    monkeypatch.setattr(step, "batch_losses", diverging)
 
     with pytest.raises(RecipeError, match=r"iteration 5.*iteration_000003.*learning_rate"):
         train(table, TINY, tmp_path, progress=False)

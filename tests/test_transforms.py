@@ -2,8 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
+from wss_train.data import Augmentation, augment, draw_augmentation, scaled_size
 from wss_train.recipes import preset, with_values
-from wss_train.transforms import Augmentation, augment, draw_augmentation, scaled_size
 
 VOID = 255
 

@@ -31,14 +31,13 @@ from wss_data.ledger import Ledger
 from wss_data.runtime.home import dataset_folder
 from wss_data.sharing.layouts import ExportRow, write_folders, write_voc
 from wss_data.spec import DatasetSpec
-from wss_train.data import Batch, TrainingDraws, as_table, check_training_table
-from wss_train.engine.objective import Objective
+from wss_train.data import Augmentation, Batch, TrainingDraws, as_table, augment, check_training_table
+from wss_train.engine.step import batch_losses
 from wss_train.losses import at_one_resolution, classes_in_masks, segmentation_loss
 from wss_train.metrics import ConfusionMatrix
 from wss_train.models import ModelOutput
 from wss_train.recipes import preset, with_values
 from wss_train.training import train_generator
-from wss_train.transforms import Augmentation, augment
 
 W, H = 96, 64
 VOID = 255
@@ -264,7 +263,7 @@ def banded_batch() -> Batch:
 def losses_and_gradient(network: GivenLogits, batch: Batch, **values: str) -> tuple[list[float], torch.Tensor]:
     recipe = with_values(preset("cpu"), {"multilabel_weight": 1.0, **values})
     network.zero_grad()
-    losses = Objective(recipe, 3, VOID, 1)(network(batch.images), batch, 0)
+    losses = batch_losses(network(batch.images), batch, recipe, VOID)
     losses[0].backward()
     return [loss.item() for loss in losses], network.pixels.grad
 

@@ -31,7 +31,6 @@ FORMAT_VERSION = 1
 """Raised whenever a file written by an older version would be misread."""
 
 MODEL_FILE = "model.safetensors"
-AVERAGE_FILE = "average.safetensors"
 _CARD_KEY = "wss_train"
 _SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
 """What fp16's factor on the loss remembers (``torch.amp.GradScaler.state_dict``)."""
@@ -208,14 +207,12 @@ class TrainingState:
         iteration: Iterations done.
         weights: The model's tensors by name.
         optimizer: The optimizer's tensors by ``<parameter number>.<name>``.
-        average: The moving average of the weights by name; empty without one.
         scaler: State of fp16's factor on the loss; empty in other precisions.
     """
 
     iteration: int
     weights: Mapping[str, "Tensor"]
     optimizer: Mapping[str, "Tensor"]
-    average: Mapping[str, "Tensor"] = field(default_factory=dict)
     scaler: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -250,8 +247,6 @@ def write_training_state(state: TrainingState, card: ModelCard, run: Path, keep:
     try:
         write_model(state.weights, card, hidden)
         _write_tensors(state.optimizer, hidden / "optimizer.safetensors", {})
-        if state.average:
-            _write_tensors(state.average, hidden / AVERAGE_FILE, {})
         write_json(hidden / "state.json", values)
         shutil.rmtree(final, ignore_errors=True)
         hidden.rename(final)
@@ -293,7 +288,6 @@ def read_training_state(folder: Path) -> TrainingState:
         iteration=iteration,
         weights=read_tensors(folder / MODEL_FILE),
         optimizer=read_tensors(folder / "optimizer.safetensors"),
-        average=read_tensors(folder / AVERAGE_FILE) if (folder / AVERAGE_FILE).is_file() else {},
         scaler=scaler,
     )
 

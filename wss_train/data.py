@@ -13,14 +13,14 @@ import hashlib
 import logging
 import math
 import os
-from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -29,14 +29,13 @@ from torch.utils.data import Dataset
 from wss_data.cosegmentation.agreement import disagreement
 from wss_data.errors import TrainingDataError
 from wss_data.imaging.images import read_at_least, read_size
-from wss_data.imaging.masks import read_mask
+from wss_data.imaging.masks import check_size, read_mask, resize_mask
 from wss_data.ledger import UsedFor
 from wss_data.records import ExampleTable
 from wss_data.runtime.files import digests_of
+from wss_data.runtime.threads import in_threads
 from wss_data.store import example_table
-from wss_train.noise import balanced_order, boundary_to_void, image_weights
 from wss_train.recipes import TrainRecipe
-from wss_train.transforms import augment, draw_augmentation
 
 if TYPE_CHECKING:
     from wss_data.store.types import Collection
@@ -95,6 +94,148 @@ class Batch:
 
         weights = None if self.weights is None else there(self.weights)
         return Batch(there(self.images), there(self.masks).long(), there(self.labels), self.ids, weights)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The random numbers of one training example.
+
+    Args:
+        scale: Factor on the size, above 0.
+        flip: Whether the image is mirrored left to right.
+        across: Where the crop lies, from the left (0) to the right (1).
+        down: Where the crop lies, from the top (0) to the bottom (1).
+    """
+
+    scale: float
+    flip: bool
+    across: float
+    down: float
+
+
+def draw_augmentation(recipe: TrainRecipe, generator: np.random.Generator) -> Augmentation:
+    """Draw the numbers of one example: scale uniform in ``recipe.scale_range``, flip with ``recipe.flip``."""
+    low, high = recipe.scale_range
+    scale, flip, across, down = generator.random(4)
+    return Augmentation(low + (high - low) * float(scale), bool(flip < recipe.flip), float(across), float(down))
+
+
+def scaled_size(width: int, height: int, long_side: float) -> tuple[int, int]:
+    """(width, height) in pixels with the longer side at ``long_side`` pixels, larger or smaller; at least 1."""
+    factor = long_side / max(width, height)
+    return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The image at ``size`` = (width, height): area average when it shrinks, else bilinear. (H, W, 3), uint8."""
+    if image.shape[:2] == size[::-1]:
+        return image
+    shrinks = size[0] < image.shape[1]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def augment(
+    image: np.ndarray,
+    mask: np.ndarray,
+    drawn: Augmentation,
+    recipe: TrainRecipe,
+    ignore_index: int = 255,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Turn one image and its mask into a training crop.
+
+    The longer side is brought to ``recipe.long_side`` times the drawn scale in
+    one step, because every further interpolation blurs. What the crop shows
+    beyond the image is the mean colour in whole numbers, which normalisation
+    turns into zero (less than 0.01), and void in the mask. A smaller image lies
+    anywhere in the crop.
+
+    Args:
+        image: RGB, as large as the mask or decoded at a fraction of that. Shape (h, w, 3), uint8.
+        mask: Class indices. Shape (H, W), uint8.
+        drawn: The random numbers.
+        recipe: Gives ``long_side``, ``crop`` and the mean colour.
+        ignore_index: Value of the mask beyond the image.
+
+    Returns:
+        The crop, not yet normalised, shape (crop, crop, 3), uint8; its mask, shape (crop, crop), uint8. Bytes, because
+        they are copied several times on their way to the network.
+
+    Source:
+        Shen et al., BMVC 2017, section 4.2 (sizes); the authors' code (scale and flip).
+    """
+    # The mask's size, not the image's: that may have been decoded at a fraction of it.
+    size = scaled_size(mask.shape[1], mask.shape[0], recipe.long_side * drawn.scale)
+    image, mask = resize_image(image, size), resize_mask(mask, size)
+
+    crop = recipe.crop
+    # Where the crop's left upper corner lies in the image; negative where the image is smaller than the crop.
+    left, top = round(drawn.across * (size[0] - crop)), round(drawn.down * (size[1] - crop))
+    if drawn.flip:
+        # The crop lies in the mirrored image: cut out what is its mirror image, and mirror no more than that.
+        left = size[0] - crop - left
+    seen = np.s_[max(top, 0) : top + crop, max(left, 0) : left + crop]
+    image, mask = image[seen], mask[seen]
+    height, width = mask.shape
+    if (height, width) != (crop, crop):
+        above, before = max(-top, 0), max(-left, 0)
+        margins = above, crop - height - above, before, crop - width - before
+        mean = [round(value) for value in recipe.pixel_statistics[0]]
+        image = np.asarray(cv2.copyMakeBorder(image, *margins, cv2.BORDER_CONSTANT, value=mean))
+        mask = np.asarray(cv2.copyMakeBorder(mask, *margins, cv2.BORDER_CONSTANT, value=ignore_index))
+    if drawn.flip:
+        return cv2.flip(image, 1), cv2.flip(mask, 1)
+    return np.ascontiguousarray(image), np.ascontiguousarray(mask)
+
+
+def image_weights(table: ExampleTable, weighting: str) -> np.ndarray | None:
+    """How much each image counts in the loss.
+
+    Args:
+        table: Images with the number that is asked for.
+        weighting: ``none``, ``confidence`` (of the co-segmentation) or ``quality`` (compactness times colour contrast
+            of the mask).
+
+    Returns:
+        Weights with mean 1; an image without the number weighs 1. Shape (N,), float32. ``None`` for ``none`` and
+        where no image has the number, as with pseudo masks.
+
+    Raises:
+        TrainingDataError: If every image weighs nothing.
+    """
+    numbers = {"none": None, "confidence": table.confidence, "quality": table.quality}[weighting]
+    if numbers is None or np.isnan(numbers).all():
+        return None
+    mean = float(np.nanmean(numbers))
+    if not mean > 0:
+        raise TrainingDataError(
+            f"image_weighting={weighting}: the {weighting} of all {len(table)} images is 0, so that none would teach. "
+            "Set image_weighting=none."
+        )
+    return np.nan_to_num(np.asarray(numbers, np.float32) / np.float32(mean), nan=1.0)
+
+
+def balanced_order(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """An order in which every class comes equally often, whatever its number of images.
+
+    Args:
+        labels: Which classes each image shows. Shape (N, C), bool.
+        generator: Source of chance.
+
+    Returns:
+        N rows, some of them several times, others not at all. Shape (N,), int64. Images without a label do not come,
+        unless no image has one.
+    """
+    total = len(labels)
+    members = [rows for rows in (np.flatnonzero(column) for column in labels.T) if len(rows)]
+    if not members:
+        return generator.permutation(total)
+    each = -(-total // len(members))
+    picked = []
+    for rows in members:
+        # Whole passes over the class, so that no image comes twice before each has come once.
+        passes = [generator.permutation(rows) for _ in range(-(-each // len(rows)))]
+        picked.append(np.concatenate(passes)[:each])
+    return generator.permutation(np.stack(picked, axis=1).ravel()[:total])
 
 
 @dataclass(frozen=True)
@@ -163,9 +304,7 @@ class TrainingDraws(Dataset[TrainingExample]):
         drawn = draw_augmentation(self.recipe, np.random.default_rng([self.recipe.seed, _AUGMENTATION, draw]))
         # No larger than this crop needs: photographs are many times the size of what the network sees.
         image, size = read_at_least(table.image_paths[row], math.ceil(self.recipe.long_side * drawn.scale))
-        mask = _read_class_mask(table, row)
-        _check_size(table, row, size, mask)
-        mask = boundary_to_void(mask, self.recipe.boundary_band_px, table.ignore_index)
+        mask = _read_class_mask(table, row, size)
         pixels, indices = augment(image, mask, drawn, self.recipe, table.ignore_index)
         weight = 1.0 if self.weights is None else float(self.weights[row])
         return TrainingExample(
@@ -200,13 +339,17 @@ def batches(
         one with number ``part``, in ``accumulate`` batches.
     """
     numbers, size = range(start * batch + part, stop * batch, parts), batch // (parts * accumulate)
-    if workers == 0:
-        examples: Iterator[TrainingExample] = map(draws.__getitem__, numbers)
-        yield from _stacked(examples, size, draws.weights is not None)
-        return
-    with ThreadPoolExecutor(workers, thread_name_prefix="examples") as pool:
-        read = _read_ahead(draws, numbers, pool, 2 * batch // parts + workers)
-        yield from _stacked(read, size, draws.weights is not None)
+    ahead = 2 * batch // parts + workers
+    examples = in_threads(draws.__getitem__, numbers, workers, ahead) if workers else map(draws.__getitem__, numbers)
+    while members := list(islice(examples, size)):
+        yield Batch(
+            # Channels last in memory, as the pixels were decoded: the network asks for it, or copies.
+            torch.stack([m.image for m in members]).permute(0, 3, 1, 2),
+            torch.stack([m.mask for m in members]),
+            torch.stack([m.labels for m in members]),
+            tuple(m.id for m in members),
+            None if draws.weights is None else torch.tensor([m.weight for m in members]),
+        )
 
 
 def as_table(
@@ -291,7 +434,7 @@ def check_training_table(table: ExampleTable, needs_labels: bool = False) -> Dat
             f"(0) and void ({table.ignore_index}) only. Masks of 0 and 255 made elsewhere must be brought in with "
             "wss-data import-masks; a model whose masks look like that has learned nothing yet."
         )
-    _tell_disagreement(table, shown)
+    _log_disagreement(table, shown)
     labelled = np.asarray(table.labels, bool).sum(axis=0)
     return DataSummary(
         source=table.source,
@@ -322,76 +465,42 @@ def check_imported(table: ExampleTable, digests: Sequence[str]) -> None:
         )
 
 
-def _tell_disagreement(table: ExampleTable, shown: Sequence[np.ndarray]) -> None:
-    """Log how far masks and labels differ. ``shown``: class indices in each mask, background among them, (K,) int64."""
+def _log_disagreement(table: ExampleTable, shown: Sequence[Sequence[int]]) -> None:
+    """Log how far masks and labels differ. ``shown``: class indices in each mask, background among them."""
     rows = np.flatnonzero(table.labels.any(axis=1)).tolist()
-    names = np.array(table.classes)
     found = disagreement(
-        [set(names[shown[row][shown[row] > 0] - 1].tolist()) for row in rows],
-        [set(names[np.asarray(table.labels[row], bool)].tolist()) for row in rows],
+        [{table.classes[value - 1] for value in shown[row] if value > 0} for row in rows],
+        [set(table.labels_of(row)) for row in rows],
     )
     if found.with_others:
         first = next(row for row, other in zip(rows, found.other, strict=True) if other)
         LOGGER.warning("masks of %s: %s, the first is %s.", table.source or "the table", found, table.mask_paths[first])
 
 
-def _read_class_mask(table: ExampleTable, row: int) -> np.ndarray:
-    """The mask of a row, checked: (H, W), uint8."""
+def _read_class_mask(table: ExampleTable, row: int, size: tuple[int, int]) -> np.ndarray:
+    """The mask of a row, (H, W), uint8, checked; ``size``: (width, height) of its image."""
     path = table.mask_paths[row]
     if path is None:
         raise TrainingDataError(f"{table.image_paths[row]}: the image has no mask to learn from.")
     mask = read_mask(path)
-    shown = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
-    wrong = [value for value in shown.tolist() if value >= table.num_classes and value != table.ignore_index]
+    wrong = [value for value in _values(mask) if value >= table.num_classes and value != table.ignore_index]
     if wrong:
         hint = " Foreground masks of 0 and 255 must first be turned into class masks." if wrong == [255] else ""
         raise TrainingDataError(
             f"{path}: the mask holds the value {wrong[0]}; 0 (background), 1 to {len(table.classes)} "
             f"({', '.join(table.classes)}) and {table.ignore_index} (void) are wanted.{hint}"
         )
+    check_size((mask.shape[1], mask.shape[0]), size, str(path))
     return mask
 
 
-def _check_size(table: ExampleTable, row: int, size: tuple[int, int], mask: np.ndarray) -> None:
-    """Raise ``TrainingDataError`` unless a row's mask, (H, W), has the (width, height) of its image."""
-    if mask.shape != size[::-1]:
-        raise TrainingDataError(
-            f"{table.mask_paths[row]}: the mask has {mask.shape[1]}x{mask.shape[0]} pixels, its image "
-            f"{table.image_paths[row]} has {size[0]}x{size[1]}. Masks must have their image's size."
-        )
+def _values(mask: np.ndarray) -> list[int]:
+    """The values in a mask of bytes, rising."""
+    return np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
 
 
-def _shown_and_hash(table: ExampleTable, row: int) -> tuple[np.ndarray, bytes]:
-    """Class indices that the mask of a row shows, (K,) int64, and a hash of its pixels; its image is looked at."""
-    mask = _read_class_mask(table, row)
-    _check_size(table, row, read_size(table.image_paths[row]), mask)
-    counts = np.bincount(mask.ravel(), minlength=256)[: table.num_classes]
-    return np.flatnonzero(counts), hashlib.sha256(repr(mask.shape).encode() + mask.tobytes()).digest()
-
-
-def _read_ahead(
-    draws: TrainingDraws, numbers: range, pool: ThreadPoolExecutor, ahead: int
-) -> Iterator[TrainingExample]:
-    """The examples in order, with at most ``ahead`` of them being read or waiting."""
-    remaining = iter(numbers)
-    waiting: deque[Future[TrainingExample]] = deque(pool.submit(draws.__getitem__, n) for n in islice(remaining, ahead))
-    try:
-        while waiting:
-            example = waiting.popleft().result()
-            for number in islice(remaining, 1):
-                waiting.append(pool.submit(draws.__getitem__, number))
-            yield example
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
-def _stacked(examples: Iterator[TrainingExample], batch: int, weighted: bool) -> Iterator[Batch]:
-    while members := list(islice(examples, batch)):
-        yield Batch(
-            torch.stack([m.image for m in members]).permute(0, 3, 1, 2),
-            torch.stack([m.mask for m in members]),
-            torch.stack([m.labels for m in members]),
-            tuple(m.id for m in members),
-            torch.tensor([m.weight for m in members]) if weighted else None,
-        )
+def _shown_and_hash(table: ExampleTable, row: int) -> tuple[list[int], bytes]:
+    """Class indices that the mask of a row shows, rising, and a hash of its pixels; its image is looked at."""
+    mask = _read_class_mask(table, row, read_size(table.image_paths[row]))
+    shown = [value for value in _values(mask) if value < table.num_classes]
+    return shown, hashlib.sha256(repr(mask.shape).encode() + mask.tobytes()).digest()

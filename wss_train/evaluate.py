@@ -21,8 +21,8 @@ from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.reading import checked
 from wss_data.records import ExampleTable
 from wss_data.runtime.files import check_outputs, digests_of, output_folder, output_path, write_output
+from wss_data.runtime.threads import in_threads
 from wss_train.data import as_table, check_imported
-from wss_train.engine.threads import in_threads
 from wss_train.inference import device_of, predict_files, settings_for
 from wss_train.labelling import LabelledImage, chosen_crf, label_images, pixels_of
 from wss_train.metrics import ConfusionMatrix

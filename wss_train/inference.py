@@ -17,6 +17,7 @@ An image of more than 2 megapixels is not kept once it is resized, and what is w
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,9 +31,9 @@ from torch.nn import functional
 from wss_data.crf.dense_crf import LARGEST_WHOLE
 from wss_data.errors import ImageError, RecipeError, shown
 from wss_data.imaging.images import count_pixels, read_image
+from wss_data.runtime.threads import Room, in_threads
 from wss_train.checkpoints import ModelCard
 from wss_train.commands.arguments import MAX_SCALE
-from wss_train.engine.threads import DECODED, in_threads
 from wss_train.models import SegmentationModel, usable_precision
 
 FINE_STRIDE = 8
@@ -47,6 +48,21 @@ _BUFFERED = 64_000_000
 
 _DECODERS = 4
 """Threads that read and resize images."""
+
+
+DECODED = Room(100_000_000)
+"""Pixels of images that are decoded side by side: one of the largest that are read, or many small ones."""
+
+
+@contextmanager
+def decoded(path: Path | str) -> Iterator[np.ndarray]:
+    """The image of a file as ``read_image`` gives it, in the block, once there is room for it beside others.
+
+    Raises:
+        ImageError: If it is no usable image.
+    """
+    with DECODED.taken(count_pixels(path)):
+        yield read_image(path)
 
 
 @dataclass(frozen=True)

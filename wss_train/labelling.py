@@ -21,8 +21,8 @@ from wss_data.crf.dense_crf import (
 from wss_data.errors import ImageError
 from wss_data.imaging.images import read_image, strips
 from wss_data.runtime.parallel import default_workers, map_images
-from wss_train.engine.threads import DECODED, Room, in_threads
-from wss_train.inference import Predicted, at_image_size, window_at_image_size
+from wss_data.runtime.threads import Room, in_threads
+from wss_train.inference import DECODED, Predicted, at_image_size, window_at_image_size
 from wss_train.recipes import TrainRecipe
 
 SMALLEST_SUPPORT = 0.05

@@ -4,90 +4,45 @@ Source:
     Shen et al., BMVC 2017, section 3.
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from wss_train.recipes import TrainRecipe
 
-LOG_OF_ZERO = -4.0
-"""What stands for the logarithm of zero in the reverse cross-entropy. Wang et al., ICCV 2019, section 4: A = -4."""
-
-
-def segmentation_loss(pixel_logits: Tensor, masks: Tensor, ignore_index: int = 255) -> Tensor:
-    """Softmax cross-entropy, averaged over the pixels that have a class.
+def segmentation_loss(
+    pixel_logits: Tensor, masks: Tensor, ignore_index: int = 255, weights: Tensor | None = None
+) -> Tensor:
+    """Softmax cross-entropy, averaged over the pixels that have a class, those of an image by its weight.
 
     Negated: the paper prints eq. (1) as a log-likelihood.
 
-    Args:
-        pixel_logits: Class scores before the softmax. Shape (N, C + 1, H, W), float.
-        masks: Class indices, 0..C, or ``ignore_index``. Shape (N, H, W), int64.
-        ignore_index: Pixels of this value teach nothing.
-
-    Returns:
-        The loss, at least 0; exactly 0, with a zero gradient, where every pixel is void. Shape (), float32.
-
-    Source:
-        Shen et al., BMVC 2017, eq. (1).
-    """
-    # Summed and divided by hand: the built-in mean is NaN where no pixel is left.
-    total = F.cross_entropy(pixel_logits.float(), masks, ignore_index=ignore_index, reduction="sum")
-    return total / (masks != ignore_index).sum().clamp(min=1)
-
-
-def pixel_losses(pixel_logits: Tensor, masks: Tensor, recipe: "TrainRecipe", ignore_index: int = 255) -> Tensor:
-    """The loss of each pixel, in the recipe's way.
-
-    ``cross_entropy`` is eq. 1. ``bootstrapped`` believes the network's own choice in part: its target is
-    ``bootstrap_weight`` parts mask, the rest what the network thinks most likely. ``symmetric`` adds the reverse
-    cross-entropy, which is bounded, so that a wrong pixel cannot pull for ever:
-    ``symmetric_alpha`` CE + ``symmetric_beta`` RCE, and RCE = 4 (1 - p) for the probability p of the mask's class.
+    >>> two_pixels = torch.tensor([[[[0.0, 9.0]], [[0.0, 9.0]]]])  # both classes are equally likely at each
+    >>> round(float(segmentation_loss(two_pixels, torch.tensor([[[1, 255]]]))), 3)  # log 2; the void pixel is left out
+    0.693
 
     Args:
         pixel_logits: Class scores before the softmax. Shape (N, C + 1, H, W), float.
         masks: Class indices, 0..C, or ``ignore_index``. Shape (N, H, W), int64.
-        recipe: Gives ``pixel_loss`` and its weights.
-        ignore_index: Pixels of this value have loss 0.
+        ignore_index: Pixels of this value do not contribute.
+        weights: How much each image counts, at least 0; ``None`` for all alike. Shape (N,), float.
 
     Returns:
-        At least 0. Shape (N, H, W), float32.
+        The loss, at least 0; exactly 0, with a zero gradient, where nothing counts. Shape (), float32.
 
     Source:
-        Shen et al., BMVC 2017, eq. (1). Reed et al., *Training Deep Neural Networks on Noisy Labels with
-        Bootstrapping*, ICLR workshop 2015, eq. (7), the hard one. Wang et al., *Symmetric Cross Entropy for Robust
-        Learning with Noisy Labels*, ICCV 2019, eqs. (7) and (9).
+        Shen et al., BMVC 2017, eq. (1); the weights are ours.
     """
     logits = pixel_logits.float()
-    cross_entropy = F.cross_entropy(logits, masks, ignore_index=ignore_index, reduction="none")
-    if recipe.pixel_loss == "cross_entropy":
-        return cross_entropy
-    if recipe.pixel_loss == "bootstrapped":
-        # The network's own choice is its target here, not something to learn.
-        own = F.cross_entropy(logits, logits.detach().argmax(dim=1), reduction="none")
-        mixed = recipe.bootstrap_weight * cross_entropy + (1.0 - recipe.bootstrap_weight) * own
-        return mixed * (masks != ignore_index)
-    # exp(-CE) is the probability of the mask's class; it is 1 at void pixels, whose reverse loss so is 0.
-    reverse = -LOG_OF_ZERO * (1.0 - torch.exp(-cross_entropy))
-    return recipe.symmetric_alpha * cross_entropy + recipe.symmetric_beta * reverse
-
-
-def weighted_mean(losses: Tensor, taught: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean loss over the pixels that teach, those of an image weighed with its weight.
-
-    Args:
-        losses: Shape (N, H, W), float.
-        taught: Which pixels count. Shape (N, H, W), bool.
-        weights: One an image, at least 0; ``None`` for 1 each. Shape (N,), float.
-
-    Returns:
-        Sum of weight times loss over sum of weights; 0 where nothing counts. Shape (), float32.
-    """
-    share = taught.float() if weights is None else taught * weights[:, None, None]
-    total = share.sum()
-    return (losses * share).sum() / torch.where(total > 0, total, 1.0)
+    # Summed and divided by hand: the built-in mean is NaN where no pixel is left.
+    if weights is None:
+        total = F.cross_entropy(logits, masks, ignore_index=ignore_index, reduction="sum")
+        return total / (masks != ignore_index).sum().clamp(min=1)
+    losses = F.cross_entropy(logits, masks, ignore_index=ignore_index, reduction="none")
+    counts = (masks != ignore_index) * weights[:, None, None]
+    total = counts.sum()
+    return (losses * counts).sum() / torch.where(total > 0, total, 1.0)
 
 
 def multilabel_loss(class_logits: Tensor, labels: Tensor) -> Tensor:
@@ -95,6 +50,9 @@ def multilabel_loss(class_logits: Tensor, labels: Tensor) -> Tensor:
 
     Negated: the paper prints eq. (3) as a log-likelihood. Averaged over the
     classes, so that lambda keeps its meaning whatever their number.
+
+    >>> round(float(multilabel_loss(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))), 3)  # undecided: log 2
+    0.693
 
     Args:
         class_logits: Class scores before the sigmoid. Shape (N, K), float.
@@ -111,6 +69,9 @@ def multilabel_loss(class_logits: Tensor, labels: Tensor) -> Tensor:
 
 def total_loss(segmentation: Tensor, multilabel: Tensor | None, multilabel_weight: float) -> Tensor:
     """Segmentation loss plus lambda times the multi-label loss, where there is one.
+
+    >>> float(total_loss(torch.tensor(2.0), torch.tensor(3.0), 0.5))
+    3.5
 
     Args:
         segmentation: Eq. 1. Shape ().
@@ -145,6 +106,9 @@ def at_one_resolution(
 
 def classes_in_masks(masks: Tensor, num_classes: int) -> Tensor:
     """Which classes each mask shows, background first; void shows nothing.
+
+    >>> classes_in_masks(torch.tensor([[[0, 2, 255], [2, 2, 255]]]), num_classes=4)
+    tensor([[1., 0., 1., 0.]])
 
     Args:
         masks: Class indices, 0..C; anything else is void. Shape (N, H, W), int64.

@@ -16,7 +16,7 @@ _MARK = "<!-- Written by wss-train beside model.safetensors; written again when 
 
 _TOLD = (
     "preset", "backbone", "weights", "output_stride", "long_side", "crop", "batch", "optimizer", "learning_rate",
-    "rate_policy", "loss_resolution", "pixel_loss", "image_weighting", "balanced_sampling", "average_decay", "seed",
+    "rate_policy", "loss_resolution", "image_weighting", "balanced_sampling", "seed",
 )  # fmt: skip
 """Values of the recipe that a reader asks for first."""
 

@@ -22,8 +22,8 @@ from wss_data.imaging.masks import resize_mask, write_mask
 from wss_data.imaging.pictures import overlay as draw_overlay
 from wss_data.reading.listing import Listing, wanted_of
 from wss_data.runtime.files import check_outputs, output_folder, output_path
-from wss_train.engine.threads import DECODED, in_threads
-from wss_train.inference import device_of, predict_files, settings_for
+from wss_data.runtime.threads import in_threads
+from wss_train.inference import DECODED, device_of, predict_files, settings_for
 from wss_train.labelling import LabelledImage, chosen_crf, label_images, pixels_of
 from wss_train.models import load_model
 

@@ -25,9 +25,9 @@ from wss_data.runtime.files import (
     output_path,
     write_json,
 )
+from wss_data.runtime.threads import in_threads
 from wss_train.checkpoints import find_model
 from wss_train.data import as_table, check_imported
-from wss_train.engine.threads import in_threads
 from wss_train.inference import device_of, predict_files, settings_for
 from wss_train.labelling import LabelledImage, chosen_crf, label_images, pixels_of
 from wss_train.models import load_model

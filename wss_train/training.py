@@ -12,17 +12,13 @@ Source:
 import hashlib
 import os
 import shutil
-import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
 from wss_data.errors import CheckpointError, RecipeError, shown
 from wss_data.ledger import Ledger, Supervision, UsedFor
@@ -43,13 +39,13 @@ from wss_train.checkpoints import (
     write_model,
 )
 from wss_train.data import DataSummary, as_table, check_training_table
-from wss_train.engine.loop import Follower, Watcher, run_loop, seed_of
-from wss_train.engine.processes import from_first, place
-from wss_train.engine.step import compiler_problem, training_precision
+from wss_train.engine.loop import Run, run_loop, seed_of
+from wss_train.engine.processes import Place, from_first, place
+from wss_train.engine.step import training_precision
 from wss_train.inference import device_of
 from wss_train.model_card import write_model_readme
 from wss_train.models import SegmentationModel, build_model, check_shapes
-from wss_train.recipes import Kind, TrainRecipe, as_recipe
+from wss_train.recipes import Kind, TrainRecipe, as_recipe, without_removed
 from wss_train.selection.selection import FILES as SELECTION_FILES
 from wss_train.selection.selection import (
     LOOKS,
@@ -69,6 +65,23 @@ _INITIAL = 2
 """Name of a stream of random numbers, beside those of ``wss_train.data`` and ``wss_train.engine.loop``."""
 
 
+class RunOptions(TypedDict, total=False):
+    """Where and how a training runs: nothing of it changes the weights.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for the GPU if there is one. With several processes each
+            takes the GPU of its own number.
+        workers: Threads that read images ahead, in each process; 0 reads in between. ``None`` for 1, and 8 with a GPU.
+        progress: Show what will happen, and a bar.
+        overwrite: Throw away another run that the folder holds; files that no run wrote stay.
+    """
+
+    device: str | None
+    workers: int | None
+    progress: bool
+    overwrite: bool
+
+
 def train_generator(
     web: "Examples",
     out: Path | str,
@@ -77,7 +90,7 @@ def train_generator(
     select: Select = "last",
     target: "Examples | None" = None,
     settings: SelectionSettings | None = None,
-    **options: Any,
+    **options: Unpack[RunOptions],
 ) -> Path:
     """Train the mask generator on web images and their co-segmentation masks.
 
@@ -89,7 +102,7 @@ def train_generator(
         select: What chooses the model: ``last`` takes the last state; see ``wss_train.selection.selection``.
         target: For ``labels``: target images with labels, such as ``target.match_tags("train")``.
         settings: How to look; ``None`` for the defaults.
-        **options: See ``train``.
+        **options: See ``RunOptions``.
 
     Returns:
         The run folder.
@@ -112,7 +125,7 @@ def train_final(
     multilabel: bool = True,
     select: Select = "last",
     settings: SelectionSettings | None = None,
-    **options: Any,
+    **options: Unpack[RunOptions],
 ) -> Path:
     """Train the final model on target images, their image-level labels and the masks made from them.
 
@@ -124,7 +137,7 @@ def train_final(
         multilabel: Whether the network has the multi-label branch.
         select: What chooses the model: ``last`` takes the last state; see ``wss_train.selection.selection``.
         settings: How to look; ``None`` for the defaults.
-        **options: See ``train``.
+        **options: See ``RunOptions``.
 
     Returns:
         The run folder.
@@ -147,12 +160,8 @@ def train(
     *,
     multilabel: bool | None = None,
     init: Path | str | None = None,
-    device: str | None = None,
-    workers: int | None = None,
-    watcher: Watcher | None = None,
     selection: Selection | None = None,
-    progress: bool = True,
-    overwrite: bool = False,
+    **options: Unpack[RunOptions],
 ) -> Path:
     """Train a network, or finish a run that was stopped.
 
@@ -167,13 +176,8 @@ def train(
         kind: Which of the two networks; decides the number of iterations.
         multilabel: Whether to add the multi-label branch; ``None`` for the recipe's choice (a generator has none).
         init: Checkpoint to start from in place of ImageNet weights alone.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for the GPU if there is one. With several processes each
-            takes the GPU of its own number.
-        workers: Threads that read images ahead, in each process; 0 reads in between. ``None`` for 1, and 8 with a GPU.
-        watcher: Looks at the network now and then, and may stop the run or choose one of its states.
-        selection: A watcher's plan, from ``plan_selection``; takes the place of ``watcher``.
-        progress: Show what will happen, and a bar.
-        overwrite: Throw away another run that the folder holds; files that no run wrote stay.
+        selection: What looks at the network now and then, and may stop the run or choose one of its states.
+        **options: See ``RunOptions``.
 
     Returns:
         The run folder.
@@ -186,93 +190,84 @@ def train(
         BusyError: If another process trains in the folder.
         WssError: If the backbone's weights cannot be had.
     """
-    recipe, out = as_recipe(recipe), Path(out)
+    recipe, out, here = as_recipe(recipe), Path(out), place()
     if multilabel is None:
         multilabel = kind == "final" and recipe.multilabel
-    here = place()
-    progress = progress and here.first
-    if recipe.batch % (here.world * recipe.accumulate):
-        raise RecipeError(
-            f"batch is {recipe.batch}; {here.world} processes with accumulate={recipe.accumulate} want a multiple of "
-            f"{here.world * recipe.accumulate}. Set batch or accumulate, or start another number of processes."
-        )
-    target_device = device_of(device)
-    if here.world > 1 and target_device.type == "cuda":
-        target_device = torch.device("cuda", here.local_rank)
+    device = _device(options.get("device"), recipe, here)
     needs_labels = multilabel and recipe.branch_target == "image_labels"
     summary = from_first(lambda: check_training_table(table, needs_labels))
-    ledger = _ledger(table, recipe, multilabel, init)
+    ledger = _ledger(table, recipe, needs_labels, init)
     if selection is not None:
         ledger = ledger.merged_with(selection.ledger)
     card = ModelCard(kind, table.classes, recipe, recipe.iterations(kind), multilabel, ledger)
-
+    workers = options.get("workers")
+    if workers is None:
+        workers = 8 if device.type == "cuda" else 1
+    run = Run(table, card, out, workers, options.get("progress", True) and here.first)
     identity = _identity(card, summary, init, selection)
     with ExitStack() as owner:
         # By the first process alone: all that torchrun has started are one owner.
         from_first(lambda: _own(owner, out))
-        goes_on, ended, states = from_first(lambda: _found(out, identity, overwrite))
-        if ended:
-            _say(progress, f"{out}: this run has already ended; nothing to do.")
+        goes_on, states = from_first(lambda: _found(out, identity, options.get("overwrite", False)))
+        if goes_on and (out / "model.json").is_file() and (out / MODEL_FILE).is_file():
+            run.say(f"{out}: this run has already ended; nothing to do.")
             return out
-        if selection is not None:
-            every = selection.settings.every or card.iterations
-            watcher = Selector(selection, card, out, partial(_say, progress)) if here.first else Follower(every)
+        selector = Selector(selection, card, out, run.say) if selection and here.first else None
+        every = (selection.settings.every or card.iterations) if selection else 0
         # The caller's own random numbers go on as if nothing had happened.
-        cuda_devices = [target_device.index or 0] if target_device.type == "cuda" else []
-        with torch.random.fork_rng(cuda_devices):
+        with torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []):
             torch.manual_seed(seed_of(recipe.seed, _INITIAL, 0))
             # Before the folder is touched: weights that cannot be had leave nothing half made.
             model = build_model(recipe, card.num_classes, card.multilabel, pretrained=not states)
-
-            def begin() -> None:
-                if not goes_on:
-                    _clear_folder(out)
-                    write_json(out / "run.json", identity)
-                parts = {"recipe": recipe.to_dict(), "data": asdict(summary), "ledger": ledger.to_dict()}
-                for name, value in parts.items():
-                    write_json(out / f"{name}.json", value)
-                clear_unfinished(out)
-
-            from_first(begin)
+            from_first(lambda: _begin(run, summary, None if goes_on else identity))
             state = read_training_state(states[-1]) if states else None
             if state:
                 load_weights(model, state.weights, str(states[-1]))
             elif init is not None:
                 _start_from(model, init)
-            for line in _plan(model, card, summary, out, target_device, state.iteration if state else 0):
-                _say(progress, line)
-            if workers is None:
-                workers = 8 if target_device.type == "cuda" else 1
-            model = model.to(target_device)
-            problem = compiler_problem(target_device) if recipe.compile else None
-            if problem:
-                _say(progress, f"torch.compile does not work here, training goes on without it: {problem}")
-            compiled = recipe.compile and problem is None
-            iterations, weights = run_loop(
-                model, state, table, card, out, target_device, workers, watcher, progress, compiled
-            )
-            from_first(lambda: _write_result(weights, replace(card, iterations=iterations), summary, out))
-    if isinstance(watcher, Selector):
-        _say(progress, watcher.summary())
-        _say(progress, f"strictly image-level: {'yes' if ledger.strictly_image_level else 'NO'}")
+            for line in _announcement(model, run, summary, device, state.iteration if state else 0):
+                run.say(line)
+            iterations, weights = run_loop(run, model.to(device), state, selector, every)
+            ended = replace(card, iterations=iterations)
+            from_first(lambda: write_model(weights, ended, out) and write_model_readme(out, ended, summary))
+    if selector:
+        run.say(selector.summary())
+        run.say(f"strictly image-level: {'yes' if ledger.strictly_image_level else 'NO'}")
         for entry in ledger.entries:
-            _say(progress, f"- {entry.what}: {entry.supervision}, for {entry.used_for}")
-    _say(progress, f"{kind} done: {out / MODEL_FILE}")
+            run.say(f"- {entry.what}: {entry.supervision}, for {entry.used_for}")
+    run.say(f"{kind} done: {out / MODEL_FILE}")
     return out
 
 
-def _plan(
-    model: SegmentationModel,
-    card: ModelCard,
-    summary: DataSummary,
-    out: Path,
-    device: torch.device,
-    start: int,
+def _device(name: str | None, recipe: TrainRecipe, here: Place) -> torch.device:
+    """The device of this process; refuses a batch that cannot be shared out among all processes."""
+    if recipe.batch % (here.world * recipe.accumulate):
+        raise RecipeError(
+            f"batch is {recipe.batch}; {here.world} processes with accumulate={recipe.accumulate} want a multiple of "
+            f"{here.world * recipe.accumulate}. Set batch or accumulate, or start another number of processes."
+        )
+    device = device_of(name)
+    return torch.device("cuda", here.local_rank) if here.world > 1 and device.type == "cuda" else device
+
+
+def _begin(run: Run, summary: DataSummary, identity: dict[str, Any] | None) -> None:
+    """Write what is known of a run; where it does not go on, ``identity`` is given and what was there goes."""
+    if identity is not None:
+        _clear_folder(run.out)
+        write_json(run.out / "run.json", identity)
+    card = run.card
+    parts = {"recipe": card.recipe.to_dict(), "data": asdict(summary), "ledger": card.ledger.to_dict()}
+    for name, value in parts.items():
+        write_json(run.out / f"{name}.json", value)
+    clear_unfinished(run.out)
+
+
+def _announcement(
+    model: SegmentationModel, run: Run, summary: DataSummary, device: torch.device, start: int
 ) -> list[str]:
     """What will happen, in two or three lines."""
-    recipe = card.recipe
+    card, recipe, world = run.card, run.card.recipe, place().world
     precision = training_precision(recipe.precision, device)
-    world = place().world
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     branch = " + multi-label branch" if card.multilabel else ""
     epochs = card.iterations * recipe.batch / summary.images
@@ -281,7 +276,7 @@ def _plan(
         f"({', '.join(card.classes[:6])}{', ...' if len(card.classes) > 6 else ''})",
         f"{recipe.backbone} at stride {recipe.output_stride}{branch}, {parameters:.1f} M parameters; "
         f"{card.iterations:,} iterations of {recipe.batch} crops of {recipe.crop} px = {epochs:.1f} epochs; "
-        f"{f'{world} processes, ' if world > 1 else ''}{device}, {precision}; into {out}",
+        f"{f'{world} processes, ' if world > 1 else ''}{device}, {precision}; into {run.out}",
     ]
     if precision != recipe.precision:
         lines.append(f"{device} does not compute {recipe.precision}: training in {precision}, which is slower.")
@@ -290,22 +285,12 @@ def _plan(
     return lines
 
 
-def _write_result(weights: Mapping[str, Tensor], card: ModelCard, summary: DataSummary, out: Path) -> None:
-    write_model(weights, card, out)
-    write_model_readme(out, card, summary)
-
-
-def _say(progress: bool, line: str) -> None:
-    if progress:
-        tqdm.write(line, file=sys.stderr)
-
-
-def _ledger(table: ExampleTable, recipe: TrainRecipe, multilabel: bool, init: Path | str | None) -> Ledger:
+def _ledger(table: ExampleTable, recipe: TrainRecipe, labels_used: bool, init: Path | str | None) -> Ledger:
     entry = weights_ledger_entry(recipe)
     ledger = Ledger((entry,) if entry else ()).merged_with(table.ledger)
     if init is not None:
         ledger = ledger.merged_with(read_card(init, table.classes).ledger)
-    if multilabel and recipe.branch_target == "image_labels":
+    if labels_used:
         what = f"image-level labels of {table.source or 'the training images'}"
         ledger = ledger.add(what, Supervision.IMAGE_LEVEL, UsedFor.TRAINING)
     return ledger
@@ -347,17 +332,12 @@ def _own(owner: ExitStack, out: Path) -> None:
     owner.enter_context(output_folder(out))
 
 
-def _found(out: Path, identity: dict[str, Any], overwrite: bool) -> tuple[bool, bool, list[Path]]:
-    """Whether the folder holds this very run, whether that has ended, and its checkpoints."""
-    goes_on = _holds_this_run(out, identity, overwrite)
-    ended = goes_on and (out / "model.json").is_file() and (out / MODEL_FILE).is_file()
-    return goes_on, ended, training_states(out) if goes_on else []
+def _found(out: Path, identity: dict[str, Any], overwrite: bool) -> tuple[bool, list[Path]]:
+    """Whether the folder holds this very run, to go on with, and its checkpoints.
 
-
-def _holds_this_run(out: Path, identity: dict[str, Any], overwrite: bool) -> bool:
-    """Whether the folder holds this very run, to go on with; refuses to touch another one, and what no run wrote."""
-    file = out / "run.json"
-    found = checked.note(file)
+    Refuses to touch another run, and files that no run wrote.
+    """
+    found = checked.note(out / "run.json")
     if not (isinstance(found, dict) and found.keys() >= {"kind", "data", "recipe.seed"}):
         foreign = [name for name in ("run.json", *_WRITTEN, *_CARDS) if os.path.lexists(out / name)]
         if foreign:
@@ -365,22 +345,41 @@ def _holds_this_run(out: Path, identity: dict[str, Any], overwrite: bool) -> boo
                 f"{out}: the folder holds {', '.join(foreign)}, but no run of this program. They are left alone: move "
                 "them away, or choose another folder."
             )
-        return False
+        return False, []
     if overwrite:
-        return False
-    if found != _as_noted(found, identity):
-        raise CheckpointError(f"{out}: {_difference(found, identity)} Choose another folder, or pass --overwrite.")
-    return True
+        return False, []
+    found, wanted = _comparable(found, identity)
+    different = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
+    if different:
+        raise CheckpointError(
+            f"{out}: the folder holds {_difference(found, wanted, different)} Choose another folder, or pass "
+            "--overwrite."
+        )
+    return True, training_states(out)
 
 
-def _as_noted(found: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
-    """``identity`` without what earlier versions did not note, where one of them began the run."""
-    noted = {key: value for key, value in identity.items() if key in found or key not in ("images", "weights")}
-    if noted.get("weights") == "":  # the file is gone; a run that began does not need it
-        noted["weights"] = found["weights"]
-    if isinstance(found.get("selection"), dict) and noted["selection"] and "files" not in found["selection"]:
-        noted["selection"] = {key: value for key, value in noted["selection"].items() if key != "files"}
-    return noted
+def _comparable(found: dict[str, Any], identity: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both without what only the version that began the run, or only this one, notes."""
+    recipe = {key.removeprefix("recipe."): value for key, value in found.items() if key.startswith("recipe.")}
+    known = {f"recipe.{name}" for name in without_removed(recipe)}
+    found = {key: value for key, value in found.items() if not key.startswith("recipe.") or key in known}
+    wanted = {key: value for key, value in identity.items() if key in found or key not in ("images", "weights")}
+    if wanted.get("weights") == "":  # the file is gone; a run that began does not need it
+        wanted["weights"] = found["weights"]
+    if isinstance(found.get("selection"), dict) and wanted["selection"] and "files" not in found["selection"]:
+        wanted["selection"] = {key: value for key, value in wanted["selection"].items() if key != "files"}
+    return found, wanted
+
+
+def _difference(found: dict[str, Any], wanted: dict[str, Any], keys: list[str]) -> str:
+    if set(keys) <= {"data", "images"}:
+        return "a run on other images, masks or labels."
+    said = [f"{key.removeprefix('recipe.')} {_plain(found.get(key))} there, {wanted.get(key)} now" for key in keys[:4]]
+    return f"another run ({'; '.join(said)})."
+
+
+def _plain(value: Any) -> str:
+    return shown(value).strip("'")
 
 
 def _clear_folder(out: Path) -> None:
@@ -399,27 +398,14 @@ def _clear_folder(out: Path) -> None:
         remove_tables(path)
 
 
-def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    wanted = _as_noted(found, wanted)
-    different = [key for key in wanted if found.get(key) != wanted[key]]
-    if set(different) <= {"data", "images"}:
-        return "the folder holds a run on other images, masks or labels."
-    told = [f"{key.removeprefix('recipe.')} {_told(found.get(key))} there, {wanted[key]} now" for key in different[:4]]
-    return f"the folder holds another run ({'; '.join(told)})."
-
-
-def _told(value: Any) -> str:
-    return shown(value).strip("'")
-
-
 def _start_from(model: SegmentationModel, init: Path | str) -> None:
     """Load another model's weights; a branch that it lacks stays new, one that is not wanted is left out."""
     own = model.state_dict()
+
+    def trunk(tensors: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in tensors.items() if not name.startswith("branch.")}
+
     # Before a tensor is read: a file may promise any size.
-    found = {name: shape for name, shape in read_shapes(init).items() if not name.startswith("branch.")}
-    wanted = {name: tuple(tensor.shape) for name, tensor in own.items() if not name.startswith("branch.")}
-    check_shapes(found, wanted, str(init))
+    check_shapes(trunk(read_shapes(init)), trunk({name: tuple(t.shape) for name, t in own.items()}), str(init))
     weights = read_weights(init)
-    taken = {name: weights.get(name, tensor) if name.startswith("branch.") else None for name, tensor in own.items()}
-    others = {name: tensor for name, tensor in weights.items() if not name.startswith("branch.")}
-    load_weights(model, {**{k: v for k, v in taken.items() if v is not None}, **others}, str(init))
+    load_weights(model, {name: weights.get(name, tensor) for name, tensor in own.items()}, str(init))

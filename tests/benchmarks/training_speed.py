@@ -33,8 +33,7 @@ from wss_data.records import ExampleTable
 from wss_train.checkpoints import ModelCard
 from wss_train.data import Batch, TrainingDraws, batches
 from wss_train.engine import loop
-from wss_train.engine.optimizer import learning_rate, make_optimizer
-from wss_train.engine.step import training_precision
+from wss_train.engine.step import learning_rate, make_optimizer, training_precision
 from wss_train.losses import at_one_resolution, segmentation_loss
 from wss_train.models import SegmentationModel, build_model
 from wss_train.recipes import TrainRecipe, preset, with_values
@@ -117,7 +116,7 @@ def measure(recipe: TrainRecipe, table: ExampleTable, out: Path, device: torch.d
     card = ModelCard("generator", CLASSES, recipe, recipe.generator_iterations, False, Ledger())
     # The last iteration also writes a checkpoint; the generator is not asked again after it, so it is not timed.
     with mock.patch.object(loop, "batches", prepared):
-        loop.run_loop(model, None, table, card, out, device, 0, progress=False)
+        loop.run_loop(loop.Run(table, card, out, progress=False), model)
     logged = [float(line.split(",")[1]) for line in (out / "metrics.csv").read_text().splitlines()[1:]]
     np.testing.assert_allclose(logged[: len(losses)], [float(loss) for loss in losses], rtol=0.02)
     return ours[1:], theirs[1:]

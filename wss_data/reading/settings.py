@@ -168,13 +168,17 @@ def expected(hint: Any) -> str:
 
 
 def _split(hint: Any) -> tuple[Any, list[Any]]:
-    """An annotation without its notes, and these notes, those within a pydantic ``Field`` included."""
+    """An annotation without its notes, and these notes, those within a ``Field`` or an ``Interval`` included."""
     if typing.get_origin(hint) is not typing.Annotated:
         return hint, []
     bare, *notes = typing.get_args(hint)
-    return bare, [
-        n for note in notes for n in (note.metadata if isinstance(note, pydantic.fields.FieldInfo) else [note])
-    ]
+    found: list[Any] = []
+    for note in notes:
+        if isinstance(note, pydantic.fields.FieldInfo):
+            found += note.metadata
+        else:
+            found += note if isinstance(note, annotated_types.GroupedMetadata) else [note]
+    return bare, found
 
 
 def _meaning(hint: Any) -> str:

@@ -1,8 +1,8 @@
 """What a training run reports: ``metrics.csv`` and TensorBoard, without double rows after a resume."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 from wss_data.runtime.files import write_text
 
@@ -27,31 +27,18 @@ class MetricsLog:
         self._file = self._path.open("a", buffering=1)
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)
 
-    def write(
-        self,
-        iteration: int,
-        loss: float,
-        segmentation: float,
-        multilabel: float | None,
-        rate: float,
-        seconds: float,
-    ) -> None:
-        """Add a row; see ``COLUMNS``."""
-        shown = "" if multilabel is None else f"{multilabel:.6g}"
-        self._file.write(f"{iteration},{loss:.6g},{segmentation:.6g},{shown},{rate:.6g},{seconds:.4f}\n")
-        self._board.add_scalar("loss/total", loss, iteration)
-        self._board.add_scalar("loss/segmentation", segmentation, iteration)
-        if multilabel is not None:
-            self._board.add_scalar("loss/multilabel", multilabel, iteration)
-        self._board.add_scalar("learning_rate", rate, iteration)
-        self._board.add_scalar("seconds", seconds, iteration)
+    def write(self, iteration: int, losses: Sequence[float], rate: float, seconds: float) -> None:
+        """Add a row; see ``COLUMNS``. ``losses``: total, segmentation and, with the branch, multi-label."""
+        total, segmentation, multilabel = (*(f"{loss:.6g}" for loss in losses), "")[:3]
+        self._file.write(f"{iteration},{total},{segmentation},{multilabel},{rate:.6g},{seconds:.4f}\n")
+        values = [*zip(("loss/total", "loss/segmentation", "loss/multilabel"), losses, strict=False)]
+        for name, value in (*values, ("learning_rate", rate), ("seconds", seconds)):
+            self._board.add_scalar(name, value, iteration)
 
     def __enter__(self) -> "MetricsLog":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
         self._board.close()
 

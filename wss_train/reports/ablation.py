@@ -75,14 +75,6 @@ ROWS = (
 The paper does not say how its first three rows are scored: here with one scale and no CRF.
 """
 
-SECOND_ROUND = Row("second_round", "+ second round", "final_2", multi_scale=True, crf=True)
-"""A further row where the recipe has two rounds: trained on masks that the final model made, scored as the last one."""
-
-
-def rows_of(recipe: TrainRecipe) -> tuple[Row, ...]:
-    """The rows of the table that a recipe fills."""
-    return (*ROWS, SECOND_ROUND) if recipe.rounds == 2 else ROWS
-
 
 @dataclass(frozen=True)
 class StageCost:
@@ -124,15 +116,10 @@ class Ablation:
         """Names of the classes 1..C."""
         return next(iter(self.evaluations.values())).classes
 
-    @property
-    def rows(self) -> tuple[Row, ...]:
-        """The rows of the table."""
-        return rows_of(self.recipe)
-
     def __str__(self) -> str:
-        cells = {row.name: _cells(self.evaluations[row.stage]) for row in self.rows}
+        cells = {row.name: _cells(self.evaluations[row.stage]) for row in ROWS}
         table = aligned(["mean", "background", *self.classes], cells)
-        return "\n".join(["IoU in percent", *table, *partial_means(self.rows, [self.evaluations])])
+        return "\n".join(["IoU in percent", *table, *partial_means(ROWS, [self.evaluations])])
 
     def to_markdown(self) -> str:
         """The table, and what stands behind it, as Markdown."""
@@ -142,8 +129,8 @@ class Ablation:
             "Intersection over union in percent; one confusion matrix over the whole split, void ignored. "
             "No choice was made by these scores.",
             "",
-            *iou_rows(self.classes, {row: _cells(self.evaluations[row.stage]) for row in self.rows}),
-            *("\n" + line for line in partial_means(self.rows, [self.evaluations])),
+            *iou_rows(self.classes, {row: _cells(self.evaluations[row.stage]) for row in ROWS}),
+            *("\n" + line for line in partial_means(ROWS, [self.evaluations])),
         ]
         lines += ["", "## Data", "", "| class | retrieved | stored | kept |", "|---|---:|---:|---:|"]
         for name, count in self.counts["classes"].items():
@@ -162,7 +149,7 @@ class Ablation:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
-            "rows": {row.stage: self.evaluations[row.stage].to_dict() for row in self.rows},
+            "rows": {row.stage: self.evaluations[row.stage].to_dict() for row in ROWS},
             "paper": TABLE_3,
             "recipe": self.recipe.to_dict(),
             "seeds": [self.recipe.seed],
@@ -256,9 +243,8 @@ def run_ablation(
 
     Generator on the web dataset; masks for the target's train images (eq. 2, the
     recipe's scales); final model on those without and with its multi-label branch;
-    the last also with multi-scale inference and CRF. All are scored on val. With two
-    rounds in the recipe, the final model then makes the masks anew and is trained
-    again. Each stage that is done is found again when the command is repeated.
+    the last also with multi-scale inference and CRF. All are scored on val. Each stage
+    that is done is found again when the command is repeated.
 
     Args:
         web: Web dataset or view with co-segmentation masks.
@@ -326,19 +312,10 @@ def _fill(
     with costs.of("simple final model", lambda: fingerprint_of(out / "final_simple")):
         train(pseudo, recipe, out / "final_simple", "final", multilabel=False, **training)
     with costs.of("final model with multi-label branch", lambda: fingerprint_of(out / "final")):
-        final = train(pseudo, recipe, out / "final", "final", multilabel=True, **training)
-    if recipe.rounds == 2:
-        with costs.of("pseudo masks of the second round", lambda: _hash_of(out / "pseudo_masks_2" / MADE_BY)):
-            # A field of its own, so that the first round's masks stay to be looked at.
-            again = make_pseudo_masks(
-                final, _tagged(target, "train"), out / "pseudo_masks_2", field="pseudo_mask_2", **masks
-            )
-        with costs.of("final model of the second round", lambda: fingerprint_of(out / "final_2")):
-            train(again, recipe, out / "final_2", "final", multilabel=True, **training)
+        train(pseudo, recipe, out / "final", "final", multilabel=True, **training)
 
-    rows = rows_of(recipe)
     evaluations = {}
-    for row in rows:
+    for row in ROWS:
         made_from = out / "evaluations" / row.stage / MADE_FROM
         with costs.of(f"evaluate: {row.name}", partial(_hash_of, made_from)):
             evaluations[row.stage] = _evaluate_once(row, val, recipe, out, options)
@@ -350,12 +327,12 @@ def _fill(
         "train": len(train_images),
         "val": len(val),
     }
-    ledger = read_card(out / rows[-1].run).ledger.merged_with(val.ledger)
+    ledger = read_card(out / ROWS[-1].run).ledger.merged_with(val.ledger)
     ablation = Ablation(evaluations, recipe, counts, costs.stages, ledger, out)
     write_output(out / "table.md", ablation.to_markdown())
     finished = {"finished_at": datetime.now(UTC).isoformat(timespec="seconds")}
     write_output(out / "ablation.json", json.dumps(ablation.to_dict() | finished, indent=2, ensure_ascii=False) + "\n")
-    folders = {row.name: out / "evaluations" / row.stage / "predictions" for row in rows}
+    folders = {row.name: out / "evaluations" / row.stage / "predictions" for row in ROWS}
     write_predictions(val, folders, out / "pictures" / "predictions.png")
     cooccurrence(pseudo, out / "cooccurrence")
     write_masks(pseudo, f"Pseudo masks of {pseudo.source}", out / "pictures" / "pseudo_masks.png")

@@ -23,8 +23,7 @@ from wss_data.imaging.images import unseen_turn
 from wss_data.imaging.masks import open_mask
 from wss_data.records import ExampleTable
 from wss_data.store import GROUND_TRUTH, MASKS, class_names, example_table, kind_of, open_dataset
-from wss_train.engine.threads import decoded
-from wss_train.inference import device_of
+from wss_train.inference import decoded, device_of
 from wss_train.models import build_model, usable_precision
 from wss_train.recipes import TrainRecipe
 
@@ -340,13 +339,13 @@ def checkpoint_bytes(recipe: TrainRecipe, num_classes: int, multilabel: bool) ->
     """Bytes on disk that a run's checkpoints and model need at the same time.
 
     That is the model, the checkpoints that are kept and the one being written; each checkpoint holds float32 weights,
-    the optimizer's tensors (one of their size for SGD, two for AdamW) and the moving average where there is one.
+    and the optimizer's tensors (one of their size for SGD, two for AdamW).
     """
     # On "meta" a network has shapes and no memory.
     with torch.device("meta"):
         model = build_model(recipe, num_classes, multilabel, pretrained=False)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    copies = 1 + (1 if recipe.optimizer == "sgd" else 2) + (recipe.average_decay > 0)
+    copies = 1 + (1 if recipe.optimizer == "sgd" else 2)
     return weights * (1 + copies * (recipe.keep_checkpoints + 1))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from wss_data.errors import RecipeError
 from wss_data.runtime.files import check_outputs, output_folder, write_output
 from wss_train.recipes import TrainRecipe, as_recipe
-from wss_train.reports.ablation import Ablation, Row, aligned, iou_rows, partial_means, run_ablation
+from wss_train.reports.ablation import ROWS, Ablation, Row, aligned, iou_rows, partial_means, run_ablation
 
 if TYPE_CHECKING:
     from wss_train.data import Examples
@@ -46,10 +46,10 @@ class AblationOverSeeds:
 
     def __str__(self) -> str:
         names = ["mean", "background", *self.first.classes]
-        cells = {row.name: _cells(self.scores(row)) for row in self.first.rows}
+        cells = {row.name: _cells(self.scores(row)) for row in ROWS}
         title = f"IoU in percent, mean ± standard deviation over {len(self.ablations)} seeds"
         runs = [ablation.evaluations for ablation in self.ablations.values()]
-        return "\n".join([title, *aligned(names, cells), *partial_means(self.first.rows, runs)])
+        return "\n".join([title, *aligned(names, cells), *partial_means(ROWS, runs)])
 
     def to_markdown(self) -> str:
         """The table over all seeds, each seed's means, and what stands behind them, as Markdown."""
@@ -61,13 +61,13 @@ class AblationOverSeeds:
             "Intersection over union in percent: mean ± sample standard deviation over the seeds. One confusion matrix "
             "over the whole split for each seed, void ignored. No choice was made by these scores.",
             "",
-            *iou_rows(first.classes, {row: _cells(self.scores(row)) for row in first.rows}),
-            *("\n" + line for line in partial_means(first.rows, [a.evaluations for a in self.ablations.values()])),
+            *iou_rows(first.classes, {row: _cells(self.scores(row)) for row in ROWS}),
+            *("\n" + line for line in partial_means(ROWS, [a.evaluations for a in self.ablations.values()])),
         ]
         lines += ["", "## Each seed", ""]
         lines += ["| | " + " | ".join(f"seed {seed}" for seed in self.ablations) + " |"]
         lines += ["|---|" + "---:|" * len(self.ablations)]
-        for row in first.rows:
+        for row in ROWS:
             lines.append(f"| {row.name} | " + " | ".join(f"{value:.1f}" for value in self.scores(row)[:, 0]) + " |")
         lines += ["", "Data, costs, supervision and recipe of each: `seed_N/table.md`.", ""]
         return "\n".join(lines)
@@ -76,7 +76,7 @@ class AblationOverSeeds:
         """Plain values for JSON."""
         names = ["mean", "background", *self.first.classes]
         rows = {}
-        for row in self.first.rows:
+        for row in ROWS:
             scores = self.scores(row)
             rows[row.stage] = {
                 "mean": _numbers(names, scores.mean(axis=0)),

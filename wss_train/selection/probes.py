@@ -11,8 +11,7 @@ from wss_data.errors import TrainingDataError
 from wss_data.imaging.masks import read_mask
 from wss_data.records import ExampleTable
 from wss_train.checkpoints import ModelCard
-from wss_train.engine.threads import decoded
-from wss_train.inference import network_size
+from wss_train.inference import decoded, network_size
 from wss_train.metrics import ConfusionMatrix
 from wss_train.models import SegmentationModel
 from wss_train.selection.signals import cell_centres

@@ -5,12 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeVar
-
-import numpy as np
-
-from wss_data.imaging.images import count_pixels, read_image
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -43,21 +38,6 @@ class Room:
             with self._changed:
                 self._left += size
                 self._changed.notify_all()
-
-
-DECODED = Room(100_000_000)
-"""Pixels of images that are decoded side by side: one of the largest that are read, or many small ones."""
-
-
-@contextmanager
-def decoded(path: Path | str) -> Iterator[np.ndarray]:
-    """The image of a file as ``read_image`` gives it, in the block, once there is room for it beside others.
-
-    Raises:
-        ImageError: If it is no usable image.
-    """
-    with DECODED.taken(count_pixels(path)):
-        yield read_image(path)
 
 
 def in_threads(
