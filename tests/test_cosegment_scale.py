@@ -290,14 +290,14 @@ def test_a_run_killed_in_the_middle_of_a_group_goes_on_and_ends_in_the_same_file
 
 def test_an_image_of_a_dataset_that_is_lost_is_tagged_and_comes_back_when_it_is_mended(database):
     dataset = make_web("scale-lost")
-    spec, masks = store.definition(dataset), dataset_folder("scale-lost") / "cosegmentation"
+    spec = store.definition(dataset)
     cats = store.group_members(dataset, "cat")
     lost = Path(cats[1].path)
     data = lost.read_bytes()
     engine = BrightEngine(lambda position: lost.unlink(missing_ok=True) if position == 1 else None)
 
     def cosegment():
-        return pipeline.cosegment(dataset, spec, engine, masks, workers=1, progress=False)
+        return pipeline.cosegment(dataset, spec, engine, workers=1, progress=False)
 
     assert cosegment() == 3  # two cats and the cow
     store.apply_filter(dataset)
@@ -314,7 +314,7 @@ def test_an_image_of_a_dataset_that_is_lost_is_tagged_and_comes_back_when_it_is_
 
 def test_a_full_disk_leaves_in_the_dataset_what_was_made(database):
     dataset = make_web("scale-full")
-    spec, masks = store.definition(dataset), dataset_folder("scale-full") / "cosegmentation"
+    spec = store.definition(dataset)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill(position):
@@ -332,9 +332,9 @@ def test_a_full_disk_leaves_in_the_dataset_what_was_made(database):
 
     engine.segment_group = with_room_for_the_database
     with pytest.raises(CosegmentationError, match="cat: no room left"):
-        pipeline.cosegment(dataset, spec, engine, masks, workers=1, progress=False)
+        pipeline.cosegment(dataset, spec, engine, workers=1, progress=False)
     engine.on_the_way = lambda position: None
-    assert pipeline.cosegment(dataset, spec, engine, masks, workers=1, progress=False) == 2
+    assert pipeline.cosegment(dataset, spec, engine, workers=1, progress=False) == 2
     assert engine.asked[1] == (3, [2])
 
 

@@ -20,7 +20,7 @@ from wss_data.runtime import database, database_watcher
 USE = """
 import sys
 from pathlib import Path
-from wss_data import database
+from wss_data.runtime import database
 print(database.join(Path(sys.argv[1])), flush=True)
 sys.stdin.read()
 """

@@ -229,9 +229,9 @@ def test_the_other_program_is_interrupted_as_quietly(tmp_path, marked, moment_s)
 EXIT = """
 import atexit, sys, time
 sys.argv[0] = "wss-data"
-from wss_data import cli
+from wss_data.commands import build, cli
 atexit.register(lambda: (print("leaving", flush=True), time.sleep(20)))
-cli._list = lambda options: 0
+build._list = lambda options: 0
 sys.argv[1:] = ["list"]
 sys.exit(cli.main())
 """

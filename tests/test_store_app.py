@@ -82,7 +82,7 @@ def in_new_process(code: str, **environment: str) -> subprocess.CompletedProcess
 def test_a_database_of_a_newer_fiftyone_is_told_in_one_line(tmp_path):
     code = (
         "import os, pathlib, pymongo\n"
-        "from wss_data import database, store\n"
+        "from wss_data import store; from wss_data.runtime import database\n"
         "uri = database.join(pathlib.Path(os.environ['WSS_DATABASE_DIR']))\n"
         "pymongo.MongoClient(uri).fiftyone.config.insert_one({'version': '99.0.0', 'type': 'fiftyone'})\n"
         "try:\n"

@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -59,18 +59,35 @@ if TYPE_CHECKING:
     from wss_data.store.types import Dataset
 
 
+@dataclass(frozen=True)
+class BuildOptions:
+    """How a dataset is built; what is built stands in its definition.
+
+    Args:
+        workers: Worker processes; ``None`` for one a processor.
+        retry: ``failed`` tries search results again that failed for a reason that may pass (a timeout, say), and
+            nothing else that is known; ``dropped`` all that gave no image, but never what is behind an opt-out.
+        search_again: Whether sources are asked again for what they answered before; what is new is added. Of a folder's
+            photographs the dataset then follows what was moved, replaced or deleted, which is only reported otherwise.
+        strict: Whether a source that cannot be asked (no key, dead service) is an error while others remain.
+        progress: Whether to show progress bars.
+        allow_programs: Whether the program that the definition's co-segmentation names (method ``external``) is run;
+            otherwise such a definition is refused.
+        before_masks: Called with the dataset when its images are stored and before they are co-segmented, to give it
+            masks that are known already; as those of ``import_masks`` they are left alone.
+    """
+
+    workers: int | None = None
+    retry: Literal["failed", "dropped"] | None = None
+    search_again: bool = False
+    strict: bool = False
+    progress: bool = True
+    allow_programs: bool = False
+    before_masks: Callable[["Dataset"], object] | None = None
+
+
 @loss_told()
-def build(
-    spec: DatasetSpec | str | Path,
-    images: str | Path | None = None,
-    workers: int | None = None,
-    retry: Literal["failed", "dropped"] | None = None,
-    search_again: bool = False,
-    strict: bool = False,
-    progress: bool = True,
-    before_masks: Callable[["Dataset"], object] | None = None,
-    allow_programs: bool = False,
-) -> "Dataset":
+def build(spec: DatasetSpec | str | Path, images: str | Path | None = None, **options: Any) -> "Dataset":
     """Build the web dataset of a definition, or go on where an earlier build stopped.
 
     A second build of an unchanged definition does nothing. A build that was
@@ -79,17 +96,8 @@ def build(
     Args:
         spec: A definition, its name, or its file.
         images: Folder of images, one folder a class, for the source ``folder``.
-        workers: Worker processes; ``None`` for one a processor.
-        retry: ``failed`` tries search results again that failed for a reason that may pass (a timeout, say), and
-            nothing else that is known; ``dropped`` all that gave no image, but never what is behind an opt-out.
-        search_again: Whether sources are asked again for what they answered before; what is new is added. Of a folder's
-            photographs the dataset then follows what was moved, replaced or deleted, which is only told otherwise.
-        strict: Whether a source that cannot be asked (no key, dead service) is an error while others remain.
-        progress: Whether to show progress bars.
-        before_masks: Called with the dataset when its images are stored and before they are co-segmented, to give it
-            masks that are known already; as those of ``import_masks`` they are left alone.
-        allow_programs: Whether the program that the definition's co-segmentation names (method ``external``) is run;
-            otherwise such a definition is refused.
+        options: As the arguments of ``BuildOptions``: ``workers``, ``retry``, ``search_again``, ``strict``,
+            ``progress``, ``allow_programs``.
 
     Returns:
         The dataset, persistent in FiftyOne's database.
@@ -101,23 +109,24 @@ def build(
         StoreError: If the database cannot be reached or ends, holds a dataset of that name with other classes, or
             another process is building it.
     """
+    how = BuildOptions(**options)
     if not isinstance(spec, DatasetSpec):
         spec = read_spec(spec)
     if images is not None:
         spec = with_images(spec, images)
     # Everything that can be wrong with the definition is found before anything is stored.
     sources = [(make_source(source.name, source.options, spec.longest_side), source) for source in spec.sources]
-    engine = make_engine(spec.cosegmentation.method, spec.cosegmentation.options, allow_programs)
+    engine = make_engine(spec.cosegmentation.method, spec.cosegmentation.options, how.allow_programs)
     store.check_name(spec.name)
 
     folder = dataset_folder(spec.name)
     with dataset_owner(spec.name):
         remove_unfinished(folder)
         dataset = store.create_or_open(spec, kind="web")
-        _retrieve(dataset, spec, sources, folder, workers, retry, search_again, strict, progress)
-        if before_masks is not None:
-            before_masks(dataset)
-        cosegment(dataset, spec, engine, folder / store.MASKS, workers=workers, progress=progress)
+        _retrieve(dataset, spec, sources, folder, how)
+        if how.before_masks is not None:
+            how.before_masks(dataset)
+        cosegment(dataset, spec, engine, workers=how.workers, progress=how.progress)
         if (filters := store.filters_to_apply(dataset, spec)) is not None:
             store.apply_filter(dataset, filters)
             write_dataset_pictures(dataset, folder / "pictures")
@@ -125,22 +134,14 @@ def build(
 
 
 def _retrieve(
-    dataset: "Dataset",
-    spec: DatasetSpec,
-    sources: list[tuple[Source, SourceSpec]],
-    folder: Path,
-    workers: int | None,
-    retry: Literal["failed", "dropped"] | None,
-    search_again: bool,
-    strict: bool,
-    progress: bool,
+    dataset: "Dataset", spec: DatasetSpec, sources: list[tuple[Source, SourceSpec]], folder: Path, how: BuildOptions
 ) -> None:
     """Search, download, store; then tag what is no photograph of its class alone."""
     with Journal(folder / "journal.sqlite") as journal:
-        if retry is not None:
-            statuses: tuple[Status, ...] = ("failed",) if retry == "failed" else ("failed", "dropped")
+        if how.retry is not None:
+            statuses: tuple[Status, ...] = ("failed",) if how.retry == "failed" else ("failed", "dropped")
             journal.try_again(statuses, local=[source.name for source, _ in sources if source.local])
-        if search_again:
+        if how.search_again:
             journal.forget_searches()
         if not len(dataset) and (others := journal.of_other_size(spec.longest_side)):
             raise StoreError(
@@ -158,10 +159,10 @@ def _retrieve(
             folder / "images",
             journal,
             store=lambda records: store.add_records(dataset, records),
-            workers=workers,
-            strict=strict,
-            progress=progress,
-            follow=search_again,
+            workers=how.workers,
+            strict=how.strict,
+            progress=how.progress,
+            follow=how.search_again,
         )
         gone = journal.gone()
         store.set_gone(dataset, gone)
@@ -264,12 +265,10 @@ def cosegment(
     dataset: "Dataset",
     spec: DatasetSpec,
     engine: Engine,
-    folder: Path,
     workers: int | None = None,
-    progress: bool = True,
+    progress: bool | Watch = True,
     classes: Collection[str] | None = None,
     field: str = store.MASKS,
-    watch: Watch | None = None,
 ) -> int:
     """Co-segment each class of a stored dataset as one group, as far as that is not done.
 
@@ -280,13 +279,12 @@ def cosegment(
     Args:
         dataset: A web dataset of ``wss_data``.
         spec: Its definition.
-        engine: Makes the masks.
-        folder: Where label masks go: ``<folder>/<class>/<stem>.png``.
+        engine: Makes the masks. They go to ``<field>/<class>/<stem>.png`` in the dataset's folder.
         workers: Worker processes; ``None`` for one a processor.
-        progress: Whether to show progress bars.
+        progress: Whether to show progress bars; or what is called instead after each mask, with the class, how many of
+            its masks are made, and how many there will be.
         classes: The classes to do; ``None`` for all.
         field: Field that holds the masks.
-        watch: Called after each mask with the class, how many of its masks are made, and how many there will be.
 
     Returns:
         Number of masks made.
@@ -295,6 +293,7 @@ def cosegment(
         CosegmentationError: If the disk is full; the masks made so far are stored.
     """
     made = 0
+    folder = dataset_folder(dataset.name) / field
     # A band on disk holds the definition's own ignore index.
     void = () if spec.ignore_index == IGNORE_INDEX else (spec.ignore_index,)
     for class_name in [name for name in spec.class_names if classes is None or name in classes]:
@@ -307,21 +306,9 @@ def cosegment(
             and (m.fingerprint != fingerprint or not (m.mask_path and Path(m.mask_path).is_file()))
         ]
         if wanted:
+            group = _Group(dataset, spec, engine, class_name, field, members, fingerprint)
             with full_disk_told(class_name, folder):
-                made += _cosegment_group(
-                    dataset,
-                    spec,
-                    engine,
-                    folder / class_name,
-                    class_name,
-                    field,
-                    members,
-                    wanted,
-                    fingerprint,
-                    workers,
-                    progress,
-                    watch,
-                )
+                made += group.make_masks(wanted, folder / class_name, workers, progress)
     ledger = engine.ledger
     if classes is not None:
         # The masks of the other classes stay, and what they were made from with them.
@@ -337,9 +324,8 @@ def cosegment_again(
     options: Mapping[str, Any] | None = None,
     classes: Collection[str] | None = None,
     workers: int | None = None,
-    progress: bool = True,
+    progress: bool | Watch = True,
     field: str = store.MASKS,
-    watch: Watch | None = None,
     allow_programs: bool = False,
 ) -> int:
     """Co-segment the groups of a stored dataset with another engine or other settings, then filter again.
@@ -353,10 +339,9 @@ def cosegment_again(
         options: Its options. With the definition's own engine, they are joined with the definition's.
         classes: The classes to do; ``None`` for all.
         workers: Worker processes; ``None`` for one a processor.
-        progress: Whether to show progress bars.
+        progress: As in ``cosegment``.
         field: Field for the masks. Another than ``cosegmentation``, such as ``cosegmentation_2``, leaves the masks in
             use, the numbers and the filter as they are, to be compared first.
-        watch: As in ``cosegment``.
         allow_programs: Whether the engine may be one that runs a program (``external``).
 
     Returns:
@@ -381,7 +366,7 @@ def cosegment_again(
         remove_unfinished(folder)
         if field != store.MASKS:
             store.declare_mask_field(dataset, field)
-        made = cosegment(dataset, spec, engine, folder / field, workers, progress, classes, field, watch)
+        made = cosegment(dataset, spec, engine, workers, progress, classes, field)
         if (filters := store.filters_to_apply(dataset, spec)) is not None:
             store.apply_filter(dataset, filters)
             write_dataset_pictures(dataset, folder / "pictures")
@@ -419,54 +404,57 @@ def _tag_unreadable(dataset: "Dataset", class_name: str, sample_ids: Collection[
         LOGGER.warning("%s: %d images cannot be read, and are tagged %s.", class_name, len(sample_ids), UNREADABLE)
 
 
-def _cosegment_group(
-    dataset: "Dataset",
-    spec: DatasetSpec,
-    engine: Engine,
-    folder: Path,
-    class_name: str,
-    field: str,
-    members: Sequence[store.Member],
-    wanted: Sequence[int],
-    fingerprint: str,
-    workers: int | None,
-    progress: bool,
-    watch: Watch | None,
-) -> int:
-    """Make and store the masks at the positions ``wanted`` of one group; returns how many there are."""
-    images = ImageFiles([member.path for member in members], description=f"look at {class_name}" if progress else "")
-    results = engine.segment_group(images, wanted, workers=workers)
-    bar = tqdm(results, total=len(wanted), desc=f"co-segment {class_name}", unit="image", disable=not progress)
-    index = spec.class_index(class_name)
-    made, batch, descriptors = 0, list[store.MaskValues](), dict[str, np.ndarray]()
-    network = "; ".join(entry.what for entry in engine.ledger.entries)
-    try:
-        for position, segmented in bar:
-            member, image = members[position], images[position]
-            if position in images.unreadable:
-                continue
-            path = folder / f"{Path(member.path).stem}.png"
-            write_mask(label_mask(segmented.mask, index, segmented.uncertain, spec.ignore_index), path)
-            # A grey image stood for a lost one: good masks, but the next build makes those of the group without it.
-            group = None if images.unreadable else fingerprint
-            batch.append(_mask_values(member, path, image, segmented, engine.name, group))
-            if segmented.descriptor is not None:
-                descriptors[member.sample_id] = segmented.descriptor
-            made += 1
-            if watch is not None:
-                watch(class_name, made, len(wanted))
-            if len(batch) == BATCH:
-                store.set_masks(dataset, field, batch)
-                store.set_descriptors(dataset, descriptors, network)
-                batch, descriptors = [], {}
-    finally:
-        # An interruption or a full disk does not undo what was made.
-        store.set_masks(dataset, field, batch)
-        store.set_descriptors(dataset, descriptors, network)
-    _tag_unreadable(dataset, class_name, [members[position].sample_id for position in images.unreadable])
-    if lost := len(wanted) - made - len(images.unreadable.keys() & set(wanted)):
-        LOGGER.warning("%s: the engine gave no mask for %d images.", class_name, lost)
-    return made
+@dataclass(frozen=True)
+class _Group:
+    """The images of one class, and how their masks are made and stored."""
+
+    dataset: "Dataset"
+    spec: DatasetSpec
+    engine: Engine
+    class_name: str
+    field: str
+    members: Sequence[store.Member]
+    fingerprint: str
+
+    def make_masks(self, wanted: Sequence[int], folder: Path, workers: int | None, progress: bool | Watch) -> int:
+        """Make and store the masks at the positions ``wanted``; returns how many there are."""
+        bars = progress is True
+        paths = [member.path for member in self.members]
+        images = ImageFiles(paths, description=f"look at {self.class_name}" if bars else "")
+        results = self.engine.segment_group(images, wanted, workers=workers)
+        bar = tqdm(results, total=len(wanted), desc=f"co-segment {self.class_name}", unit="image", disable=not bars)
+        index = self.spec.class_index(self.class_name)
+        made, batch, descriptors = 0, list[store.MaskValues](), dict[str, np.ndarray]()
+        try:
+            for position, segmented in bar:
+                member, image = self.members[position], images[position]
+                if position in images.unreadable:
+                    continue
+                path = folder / f"{Path(member.path).stem}.png"
+                write_mask(label_mask(segmented.mask, index, segmented.uncertain, self.spec.ignore_index), path)
+                # A grey image stood for a lost one: good masks, but the next build makes those of the group without it.
+                fingerprint = None if images.unreadable else self.fingerprint
+                batch.append(_mask_values(member, path, image, segmented, self.engine.name, fingerprint))
+                if segmented.descriptor is not None:
+                    descriptors[member.sample_id] = segmented.descriptor
+                made += 1
+                if callable(progress):
+                    progress(self.class_name, made, len(wanted))
+                if len(batch) == BATCH:
+                    self._store(batch, descriptors)
+                    batch, descriptors = [], {}
+        finally:
+            # An interruption or a full disk does not undo what was made.
+            self._store(batch, descriptors)
+        _tag_unreadable(self.dataset, self.class_name, [self.members[i].sample_id for i in images.unreadable])
+        if lost := len(wanted) - made - len(images.unreadable.keys() & set(wanted)):
+            LOGGER.warning("%s: the engine gave no mask for %d images.", self.class_name, lost)
+        return made
+
+    def _store(self, batch: list[store.MaskValues], descriptors: dict[str, np.ndarray]) -> None:
+        store.set_masks(self.dataset, self.field, batch)
+        network = "; ".join(entry.what for entry in self.engine.ledger.entries)
+        store.set_descriptors(self.dataset, descriptors, network)
 
 
 def _mask_values(

@@ -68,9 +68,8 @@ class CosegmentAgain(foo.Operator):
                 ctx.params.get("method"),
                 _options(ctx),
                 None if name in (None, _ALL) else [name],
-                progress=False,
                 field=field,
-                watch=_progress(ctx),
+                progress=_progress(ctx),
             )
             return f"{made:,} masks in '{field}'; compare them with those in use by the operator Compare masks"
 
