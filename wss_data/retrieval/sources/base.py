@@ -15,7 +15,6 @@ SOURCES = {
     "flickr": "wss_data.retrieval.sources.flickr:FlickrSource",
     "folder": "wss_data.retrieval.sources.folder:FolderSource",
     "google": "wss_data.retrieval.sources.google:GoogleSource",
-    "manifest": "wss_data.sharing.manifest_source:ManifestSource",
     "openverse": "wss_data.retrieval.sources.openverse:OpenverseSource",
     "wikimedia": "wss_data.retrieval.sources.wikimedia:WikimediaSource",
 }
