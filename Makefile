@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+PIP     = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 STATE  := $(CURDIR)/.wss
 
 export WSS_HOME         := $(STATE)/data
@@ -15,7 +16,7 @@ GO_ON := || [ $$? -eq 1 ]
 # The demo is short on purpose: fewer iterations than the recipe `cpu`.
 DEMO_ITERATIONS ?= --set generator_iterations=120 --set final_iterations=160
 
-.PHONY: help install demo voc-animals view browser test lint clean
+.PHONY: help install develop demo voc-animals view browser test lint clean
 
 help:
 	@echo "make demo                      the whole road on drawn images: dataset, masks, models, table (minutes, offline)"
@@ -29,7 +30,14 @@ install: $(VENV)/installed
 
 $(VENV)/installed: setup.cfg constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[database,dev]'
+	$(PIP) --editable '.[database]'
+	touch $@
+
+# What tests and lint need beside it; one package of it is compiled: g++.
+develop: $(VENV)/developing
+
+$(VENV)/developing: $(VENV)/installed
+	$(PIP) --editable '.[database,dev]'
 	touch $@
 
 ifdef IMAGES
@@ -59,7 +67,7 @@ endif
 view: install
 	$(BIN)/wss-data view '$(or $(DATASET),drawn)'
 
-lint: install
+lint: develop
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

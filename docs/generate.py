@@ -110,7 +110,7 @@ def definitions_page() -> Iterator[str]:
     from wss_data.cosegmentation.external import ExternalSettings
     from wss_data.cosegmentation.subcategories.settings import SubcategorySettings
     from wss_data.reading.settings import options_of
-    from wss_data.retrieval.sources.base import SOURCES
+    from wss_data.retrieval.sources import SOURCES
 
     for title, kind in (
         ("A definition", spec.DatasetSpec),
@@ -207,7 +207,7 @@ def architecture_page() -> Iterator[str]:
         for room in sorted(arrows):
             for other in sorted(arrows[room]):
                 between = arrows[room] - {other}
-                if not any(other in _reached(arrows, middle) for middle in between):
+                if not any(other in reached(arrows, middle) for middle in between):
                     yield f"    {_node(room)} --> {_node(other)}"
         yield from ("```", "")
 
@@ -216,7 +216,8 @@ def _node(room: str) -> str:
     return room.partition(".")[2] or room
 
 
-def _reached(arrows: dict[str, set[str]], start: str) -> set[str]:
+def reached(arrows: dict[str, set[str]], start: str) -> set[str]:
+    """All that can be come to from ``start``, itself only if a circle leads back."""
     seen: set[str] = set()
     waiting = [start]
     while waiting:

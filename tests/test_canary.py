@@ -10,7 +10,7 @@ from virtual_clock import VirtualClock
 from web_server import WebServer, jpeg, picture, refusal
 
 from wss_data import pipeline, store
-from wss_data.retrieval.sources.base import SOURCES
+from wss_data.retrieval.sources import SOURCES
 from wss_data.retrieval.sources.flickr import FlickrSource
 from wss_data.runtime.home import dataset_folder
 from wss_data.sharing.manifest import write_manifest

@@ -13,7 +13,7 @@ from wss_data.imaging.images import encode_jpeg, write_jpeg
 from wss_data.records import Provenance
 from wss_data.retrieval.journal import Journal
 from wss_data.retrieval.retrieve import retrieve
-from wss_data.retrieval.sources.base import make_source
+from wss_data.retrieval.sources import make_source
 from wss_data.retrieval.sources.folder import FolderSource
 from wss_data.spec import DatasetSpec, FilterSpec, SourceSpec
 

@@ -11,7 +11,8 @@ from wss_data import open_dataset
 from wss_data.commands.cli import main
 from wss_data.imaging.images import write_jpeg
 from wss_data.records import Provenance
-from wss_data.retrieval.sources.base import SOURCES, Hit, SourceState
+from wss_data.retrieval.sources import SOURCES
+from wss_data.retrieval.sources.base import Hit, SourceState
 from wss_data.runtime.home import dataset_folder
 
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from wss_data.cosegmentation.base import make_engine
+from wss_data.cosegmentation import make_engine
 from wss_data.cosegmentation.common import (
     CommonEngine,
     CommonSettings,
@@ -275,7 +275,7 @@ def test_it_learned_from_image_level_labels_only():
 
 
 def test_making_the_engine_loads_no_torch():
-    code = "import sys; from wss_data.cosegmentation.base import make_engine; make_engine('common').ledger"
+    code = "import sys; from wss_data.cosegmentation import make_engine; make_engine('common').ledger"
     code += "; make_engine('common').fingerprint(); sys.exit('torch' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from wss_data.cosegmentation.base import ENGINES, make_engine
+from wss_data.cosegmentation import ENGINES, make_engine
 from wss_data.cosegmentation.options import check_names, check_values, wanted_positions
 from wss_data.errors import CosegmentationError
 

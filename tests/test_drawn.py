@@ -11,7 +11,8 @@ import pytest
 from wss_data.errors import SourceError
 from wss_data.imaging.images import decode_image
 from wss_data.imaging.masks import read_mask
-from wss_data.retrieval.sources.base import Forgetful, make_source
+from wss_data.retrieval.sources import make_source
+from wss_data.retrieval.sources.base import Forgetful
 from wss_data.retrieval.sources.drawing import textures
 from wss_data.retrieval.sources.drawing.canvas import Canvas, Light, Paint, Part, coverage, relief
 from wss_data.retrieval.sources.drawing.geometry import ribbon, smooth

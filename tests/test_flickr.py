@@ -14,8 +14,8 @@ from fake_flickr import KEY, SECRET, FakeFlickr, Photo, many_photos
 from virtual_clock import VirtualClock
 
 from wss_data.errors import SourceError, SourceUnavailable
-from wss_data.retrieval.sources import flickr
-from wss_data.retrieval.sources.base import Forgetful, Hit, Pages, make_source
+from wss_data.retrieval.sources import flickr, make_source
+from wss_data.retrieval.sources.base import Forgetful, Hit, Pages
 from wss_data.retrieval.sources.flickr import FlickrSource
 from wss_data.retrieval.sources.flickr_pager import Walk
 from wss_data.retrieval.sources.licences import FLICKR_LICENCES

@@ -10,8 +10,9 @@ from virtual_clock import VirtualClock
 from web_server import WebServer
 
 from wss_data.errors import SourceError, SourceUnavailable
+from wss_data.retrieval.sources import make_source
 from wss_data.retrieval.sources.api import Pace
-from wss_data.retrieval.sources.base import Forgetful, make_source
+from wss_data.retrieval.sources.base import Forgetful
 from wss_data.retrieval.sources.google import PACE, GoogleSource
 from wss_data.spec import ClassSpec
 

@@ -20,7 +20,8 @@ from wss_data.imaging.images import encode_jpeg
 from wss_data.imaging.masks import encode_mask, read_mask
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.records import Provenance
-from wss_data.retrieval.sources.base import Forgetful, make_source
+from wss_data.retrieval.sources import make_source
+from wss_data.retrieval.sources.base import Forgetful
 from wss_data.runtime.home import dataset_folder
 from wss_data.sharing.manifest import VERSION, read_manifest, write_manifest
 from wss_data.sharing.rebuild import decode_mask, rebuild

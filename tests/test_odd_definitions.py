@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 from wss_data.commands.cli import main
-from wss_data.cosegmentation.base import make_engine
+from wss_data.cosegmentation import make_engine
 from wss_data.errors import SpecError, WssError, shown
 from wss_data.reading.plain_yaml import MAX_CHARACTERS, plain_values
-from wss_data.retrieval.sources.base import source_state
+from wss_data.retrieval.sources import source_state
 from wss_data.spec import DatasetSpec, definitions_folder, list_definitions, read_spec
 from wss_data.target.voc import read_voc_layout
 

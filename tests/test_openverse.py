@@ -10,7 +10,8 @@ from fake_service import HTML, KeptPages, Reply, dump
 from virtual_clock import VirtualClock
 
 from wss_data.errors import SourceError, SourceUnavailable
-from wss_data.retrieval.sources.base import Forgetful, make_source
+from wss_data.retrieval.sources import make_source
+from wss_data.retrieval.sources.base import Forgetful
 from wss_data.retrieval.sources.openverse import ID_VARIABLE, OPEN_LICENCES, SECRET_VARIABLE, fitting_url
 from wss_data.spec import ClassSpec
 

@@ -152,7 +152,8 @@ def test_a_class_without_a_usable_image_is_told_with_the_reasons(database, tmp_p
 def test_bad_images_of_a_folder_are_counted_and_the_good_ones_built(database, tmp_path):
     from wss_data import build
     from wss_data.pipeline import summary_table
-    from wss_data.retrieval.sources.base import Forgetful, make_source
+    from wss_data.retrieval.sources import make_source
+    from wss_data.retrieval.sources.base import Forgetful
 
     source = make_source("drawn", {"seed": 5})
     spec = read_spec("drawn")

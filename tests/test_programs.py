@@ -14,7 +14,7 @@ from web_server import WebServer, jpeg, photo, picture
 
 from wss_data import build, store
 from wss_data.commands.cli import main
-from wss_data.cosegmentation.base import ENGINES, OLD_NAMES, PROGRAM_ENGINES, make_engine
+from wss_data.cosegmentation import ENGINES, OLD_NAMES, PROGRAM_ENGINES, make_engine
 from wss_data.cosegmentation.compare import compare_saliency
 from wss_data.cosegmentation.folder import cosegment_folder
 from wss_data.errors import CosegmentationError, WssError

@@ -17,7 +17,8 @@ from wss_data.retrieval.decode_pool import perceptual_hash
 from wss_data.retrieval.fetch import Fetcher, FetchSettings
 from wss_data.retrieval.journal import Journal, secret_of
 from wss_data.retrieval.retrieve import WINDOW, retrieve
-from wss_data.retrieval.sources.base import Hit, SourceState, make_source
+from wss_data.retrieval.sources import make_source
+from wss_data.retrieval.sources.base import Hit, SourceState
 from wss_data.spec import DatasetSpec, SourceSpec
 
 SPEC = {"name": "zoo", "classes": ["cat", "cow"], "longest_side": 64}

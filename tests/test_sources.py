@@ -11,7 +11,8 @@ import pytest
 
 from wss_data.errors import SourceError
 from wss_data.imaging.images import write_jpeg
-from wss_data.retrieval.sources.base import SOURCES, Forgetful, list_sources, make_source
+from wss_data.retrieval.sources import SOURCES, list_sources, make_source
+from wss_data.retrieval.sources.base import Forgetful
 from wss_data.spec import ClassSpec
 
 CAT = ClassSpec(1, "cat", ("cat",))
@@ -152,7 +153,8 @@ def third_party() -> str:
 
 
 ASKS = """
-    from wss_data.retrieval.sources.base import SOURCES, Forgetful, list_sources, make_source
+    from wss_data.retrieval.sources import SOURCES, list_sources, make_source
+    from wss_data.retrieval.sources.base import Forgetful
     from wss_data.spec import ClassSpec
 
     assert set(SOURCES) < set(list_sources())

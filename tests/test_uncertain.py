@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from wss_data import store
-from wss_data.cosegmentation import base
+from wss_data import cosegmentation, store
 from wss_data.cosegmentation.base import Segmented
 from wss_data.cosegmentation.folder import cosegment_folder
 from wss_data.cosegmentation.quality import border_contact, colour_contrast, compactness, mask_quality, pieces
@@ -65,7 +64,7 @@ class ToyEngine:
 
 @pytest.fixture
 def toy(monkeypatch):
-    monkeypatch.setitem(base.ENGINES, "toy", f"{__name__}:ToyEngine")
+    monkeypatch.setitem(cosegmentation.ENGINES, "toy", f"{__name__}:ToyEngine")
 
 
 def strips(foreground: int, band: int, seed: int = 0) -> np.ndarray:

@@ -7,8 +7,8 @@ from virtual_clock import VirtualClock
 
 from wss_data.errors import SourceError, SourceUnavailable
 from wss_data.retrieval.fetch import CONTACT_VARIABLE
-from wss_data.retrieval.sources import wikimedia
-from wss_data.retrieval.sources.base import Forgetful, make_source
+from wss_data.retrieval.sources import make_source, wikimedia
+from wss_data.retrieval.sources.base import Forgetful
 from wss_data.retrieval.sources.wikimedia import plain_text
 from wss_data.spec import ClassSpec
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wss_data.cosegmentation.score import score_folder
     from wss_data.errors import WssError
     from wss_data.pipeline import build, cosegment_again
-    from wss_data.retrieval.sources.base import list_sources, source_state
+    from wss_data.retrieval.sources import list_sources, source_state
     from wss_data.sharing.attribution import write_attribution
     from wss_data.sharing.card import write_card
     from wss_data.sharing.export import export_dataset
@@ -54,7 +54,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "cosegmentation.score": ["score_folder"],
         "errors": ["WssError"],
         "pipeline": ["build", "cosegment_again"],
-        "retrieval.sources.base": ["list_sources", "source_state"],
+        "retrieval.sources": ["list_sources", "source_state"],
         "sharing.attribution": ["write_attribution"],
         "sharing.card": ["write_card"],
         "sharing.export": ["export_dataset"],

@@ -11,14 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from wss_data import store
-from wss_data.cosegmentation.base import (
-    Engine,
-    ImageFiles,
-    Segmented,
-    full_disk_told,
-    group_fingerprint,
-    make_engine,
-)
+from wss_data.cosegmentation import make_engine
+from wss_data.cosegmentation.base import Engine, ImageFiles, Segmented, full_disk_told, group_fingerprint
 from wss_data.cosegmentation.quality import mask_quality
 from wss_data.errors import ImageError, SourceError, StoreError
 from wss_data.filtering.filters import DROPPED, KEPT, UNREADABLE
@@ -29,7 +23,8 @@ from wss_data.reading.listing import told
 from wss_data.records import stem_of
 from wss_data.retrieval.journal import Journal, Status
 from wss_data.retrieval.retrieve import BATCH, remove_unrecorded, retrieve
-from wss_data.retrieval.sources.base import Source, make_source
+from wss_data.retrieval.sources import make_source
+from wss_data.retrieval.sources.base import Source
 from wss_data.retrieval.sources.folder import FolderSource
 from wss_data.runtime.database import loss_told
 from wss_data.runtime.files import expanded, remove_unfinished

@@ -22,7 +22,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from wss_data.cosegmentation.base import ImageFiles, make_engine
+from wss_data.cosegmentation import make_engine
+from wss_data.cosegmentation.base import ImageFiles
 from wss_data.cosegmentation.saliency import BASELINES
 from wss_data.cosegmentation.score import jaccard, precision
 from wss_data.errors import CosegmentationError

@@ -24,7 +24,8 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from wss_data.cosegmentation.base import ImageFiles, make_engine
+from wss_data.cosegmentation import make_engine
+from wss_data.cosegmentation.base import ImageFiles
 from wss_data.cosegmentation.quality import mask_quality, quality_scores
 from wss_data.imaging.images import list_images
 

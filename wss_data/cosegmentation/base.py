@@ -1,37 +1,23 @@
-"""The protocol of a co-segmentation engine, finding one by name, and what may befall a group on the way."""
+"""The protocol of a co-segmentation engine, and what may befall a group on the way."""
 
 import errno
 import hashlib
 import logging
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
-from wss_data.errors import CosegmentationError, ImageError, shown
+from wss_data.errors import CosegmentationError, ImageError
 from wss_data.imaging.images import read_image, resize_longest_side
 from wss_data.ledger import Ledger
 
 LOGGER = logging.getLogger(__name__)
-
-ENGINES = {
-    "common": "wss_data.cosegmentation.common:CommonEngine",
-    "external": "wss_data.cosegmentation.external:ExternalEngine",
-    "subcategories": "wss_data.cosegmentation.subcategories.engine:SubcategoriesEngine",
-}
-"""Name of each engine -> where its class lives; loaded when it is asked for."""
-
-PROGRAM_ENGINES = ("external", "outside")
-"""Those that run a program named by an option. Definitions, manifests, exports and databases come from others, too."""
-
-OLD_NAMES = {"outside": "external"}
-"""What engines were called before, in definitions and on the command line; understood, with a warning, until 0.3."""
 
 
 @dataclass(frozen=True)
@@ -89,40 +75,6 @@ class Engine(Protocol):
             CosegmentationError: If the group is empty.
         """
         ...
-
-
-def make_engine(method: str, options: Mapping[str, Any] | None = None, allow_programs: bool = False) -> Engine:
-    """The engine called ``method``, set up with ``options`` from the definition.
-
-    Args:
-        method: Its name.
-        options: Its options.
-        allow_programs: Whether it may be one that runs a program, ``external``. Only for options that the user typed,
-            or for which the user has said so: no caller takes that from a file or a database.
-
-    Raises:
-        CosegmentationError: If there is no such engine, it refuses an option, or it runs a program and may not.
-    """
-    if not isinstance(method, str) or method not in {*ENGINES, *OLD_NAMES}:
-        raise CosegmentationError(
-            f"there is no co-segmentation method {shown(method)}. Known: {', '.join(sorted(ENGINES))}."
-        )
-    if method in PROGRAM_ENGINES and not allow_programs:
-        command = (options or {}).get("command")
-        raise CosegmentationError(
-            f"co-segmentation method '{method}' runs a program{f' ({shown(command)})' if command else ''}, and a "
-            "program runs only if you say so: give wss-data build or cosegment the option --allow-programs, or type "
-            "the command in wss-data cosegment-folder --method external (in Python: allow_programs=True)."
-        )
-    if method in OLD_NAMES:
-        LOGGER.warning("co-segmentation method '%s' is called '%s' now.", method, OLD_NAMES[method])
-    module, kind = ENGINES[OLD_NAMES.get(method, method)].split(":")
-    try:
-        return getattr(import_module(module), kind)(**(options or {}))
-    except TypeError as error:  # an option called self, say: engines check names, Python checks that one first
-        raise CosegmentationError(
-            f"co-segmentation method '{method}' cannot take the options {shown(dict(options or {}))} ({error})."
-        ) from error
 
 
 class ImageFiles(Sequence[np.ndarray]):

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from wss_data.cosegmentation.base import ImageFiles, Segmented, make_engine
+from wss_data.cosegmentation import make_engine
+from wss_data.cosegmentation.base import ImageFiles, Segmented
 from wss_data.cosegmentation.saliency import BASELINES, LONG_SIDE, SALIENCY
 from wss_data.cosegmentation.score import jaccard, precision
 from wss_data.errors import CosegmentationError, ImageError, MaskError, SourceError

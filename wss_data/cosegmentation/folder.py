@@ -14,7 +14,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from wss_data.cosegmentation.base import Engine, ImageFiles, full_disk_told, group_fingerprint, make_engine
+from wss_data.cosegmentation import make_engine
+from wss_data.cosegmentation.base import Engine, ImageFiles, full_disk_told, group_fingerprint
 from wss_data.errors import CosegmentationError, ImageError, SourceError
 from wss_data.errors.names import is_of_tool, printable
 from wss_data.imaging.images import decode_image, list_images

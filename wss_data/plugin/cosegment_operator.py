@@ -7,7 +7,7 @@ import fiftyone.operators as foo
 from fiftyone.operators import types
 
 from wss_data import store
-from wss_data.cosegmentation.base import ENGINES, PROGRAM_ENGINES, make_engine
+from wss_data.cosegmentation import ENGINES, PROGRAM_ENGINES, make_engine
 from wss_data.errors import CosegmentationError, shown
 from wss_data.pipeline import cosegment_again
 from wss_data.plugin.forms import form_of, refusing, told_or_failed

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from wss_data.cosegmentation.base import PROGRAM_ENGINES
+from wss_data.cosegmentation import PROGRAM_ENGINES
 from wss_data.errors import SourceError, SpecError, shown
 from wss_data.errors.text import is_clean
 from wss_data.imaging.images import MAX_PIXELS

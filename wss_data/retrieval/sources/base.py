@@ -1,27 +1,11 @@
 """The protocol of a source, and finding one by name."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
-from inspect import signature
 from typing import Any, Literal, Protocol
 
-from wss_data.errors import SourceError, shown
 from wss_data.records import Provenance
 from wss_data.spec import ClassSpec
-
-SOURCES = {
-    "drawn": "wss_data.retrieval.sources.drawn:DrawnSource",
-    "flickr": "wss_data.retrieval.sources.flickr:FlickrSource",
-    "folder": "wss_data.retrieval.sources.folder:FolderSource",
-    "google": "wss_data.retrieval.sources.google:GoogleSource",
-    "openverse": "wss_data.retrieval.sources.openverse:OpenverseSource",
-    "wikimedia": "wss_data.retrieval.sources.wikimedia:WikimediaSource",
-}
-"""Name of each source -> where its class lives; loaded when it is asked for."""
-
-ENTRY_POINTS = "wss_data.sources"
-"""Group of the entry points by which other packages add sources."""
 
 
 @dataclass(frozen=True)
@@ -114,48 +98,3 @@ def distinct(hits: Iterable[Hit | None], limit: int | None) -> Iterator[Hit]:
         yield hit
         if len(seen) == limit:
             return
-
-
-def list_sources() -> dict[str, str]:
-    """Name of each source -> where its class lives; those of other packages included, which never hide ours."""
-    added = {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
-    return {**added, **SOURCES}
-
-
-def make_source(name: str, options: Mapping[str, Any], longest_side: int | None = None) -> Source:
-    """The source called ``name``, set up with ``options`` from the definition.
-
-    Args:
-        name: As in the definition.
-        options: Its settings.
-        longest_side: Longest side of a stored image, in pixels: told to sources that can choose among sizes (those
-            that have an option of that name) unless ``options`` says otherwise.
-
-    Raises:
-        SourceError: If there is no such source or it refuses an option.
-    """
-    known_sources = list_sources()
-    if name not in known_sources:
-        raise SourceError(f"there is no source {shown(name)}. Known sources: {', '.join(sorted(known_sources))}.")
-    make = EntryPoint(name, known_sources[name], ENTRY_POINTS).load()
-    if longest_side is not None and "longest_side" in signature(make).parameters:
-        options = {"longest_side": longest_side, **options}
-    try:
-        return make(**options)
-    except (TypeError, ValueError, OverflowError, RuntimeError, OSError) as error:
-        # A source checks its options; what it did not think of, one from another package above all, ends here.
-        raise SourceError(f"source '{name}' cannot take the options {shown(dict(options))} ({error}).") from error
-
-
-def source_state(name: str, options: Mapping[str, Any]) -> SourceState:
-    """Whether the source called ``name`` can be asked; what it refuses counts as needed.
-
-    Raises:
-        SourceError: If there is no such source.
-    """
-    if name not in list_sources():
-        make_source(name, options)
-    try:
-        return make_source(name, options).state()
-    except SourceError as error:
-        return SourceState("needs", str(error))
