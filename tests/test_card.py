@@ -1,7 +1,6 @@
 """The card of a dataset: what it tells, what it shows, and what it never gives away."""
 
 import csv
-from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -14,29 +13,42 @@ from wss_data import store
 from wss_data.commands.cli import main
 from wss_data.errors import StoreError
 from wss_data.ledger import Ledger, Supervision, UsedFor
+from wss_data.records import Provenance
 from wss_data.sharing.attribution import Credit
 from wss_data.sharing.card import may_be_shown, write_card
-from wss_data.sharing.card_content import card_text, weaknesses
-from wss_data.sharing.card_facts import ClassFacts, Facts, dataset_facts
+from wss_data.sharing.card_content import Facts, card_text, dataset_facts, weaknesses
 from wss_data.sharing.manifest import read_manifest
 from wss_data.spec import FilterSpec
+from wss_data.store.provenance import ImageRow, image_rows
 
-CATS = ClassFacts("cat", ("cat", "kitten"), 100, 80, {"too_small": 20}, {"gone": 3}, 0.37)
-COWS = ClassFacts("cow", ("cow",), 100, 20, {"too_small": 60, "too_large": 20}, {}, 0.5)
+DAYS = [datetime(2026, 1, day, tzinfo=UTC) for day in (2, 5)]
+
+
+def image(class_name: str, number: int, tag: str, ratio: float) -> ImageRow:
+    """The image ``number``: three of four come from Flickr, every tenth has no known licence or author."""
+    known = {
+        "image_url": f"https://x.example/{class_name}_{number}.jpg",
+        "author": f"author {number % 70}" if number % 10 else None,
+        "license": "CC-BY-2.0" if number % 10 else None,
+        "license_url": "https://creativecommons.org/licenses/by/2.0/" if number % 10 else None,
+        "retrieved_at": DAYS[number % 2],
+    }
+    at = Provenance("flickr" if number % 4 else "openverse", f"{class_name}{number}", **known)
+    sha256 = f"{number:064x}"
+    place = f"{class_name}/{number}"
+    known = ("drop" if number == 5 else None, 0.5, f"{place}.png", "common", at, ratio)
+    return ImageRow(place, class_name, f"{place}.jpg", sha256, None, (80, 60), (80, 60), (tag,), *known)
+
+
+SMALL, LARGE = "dropped:too_small", "dropped:too_large"
+CATS = [image("cat", n, "kept" if n < 80 else SMALL, 0.37) for n in range(100)]
+COWS = [image("cow", n, "kept" if n < 20 else SMALL if n < 80 else LARGE, 0.5) for n in range(100)]
 FACTS = Facts(
     spec=definition("zoo"),
     name="zoo",
     created=datetime(2026, 1, 2, tzinfo=UTC),
-    classes=(CATS, COWS),
-    sources=Counter(flickr=150, openverse=50),
-    licences=Counter({("CC-BY-2.0", "https://creativecommons.org/licenses/by/2.0/"): 90, (None, None): 10}),
-    authors=70,
-    without_author=5,
-    without_url=0,
-    retrieved=(datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 5, tzinfo=UTC)),
-    opt_outs=0,
-    methods=Counter(common=200),
-    verdicts=Counter(drop=4),
+    rows=[*CATS, *COWS],
+    drops={"cat": {"gone": 3}},
     filters=FilterSpec(0.2, 0.8),
     ledger=ENGINE,
 )
@@ -45,12 +57,12 @@ FACTS = Facts(
 def test_the_card_counts_classes_sources_licences_and_dates():
     text = card_text(FACTS)
     assert "200 images of 2 classes (cat, cow), found by their class names; 100 are kept." in text
-    assert "| cat | cat, kitten | 100 | 80 (80%) | 37% | 20 too small |" in text
+    assert "| cat | cat | 100 | 80 (80%) | 37% | 20 too small |" in text
     assert "| cow | cow | 100 | 20 (20%) | 50% | 60 too small, 20 too large |" in text
     assert "| flickr | 150 |\n| openverse | 50 |" in text
     assert "| CC-BY-2.0 | 90 | https://creativecommons.org/licenses/by/2.0/ |\n| not known | 10 |  |" in text
     assert "Fetched between 2026-01-02 and 2026-01-05." in text
-    assert "covers 20% to 80% of the frame" in text and "0 to keep, 4 to drop" in text and "3 gone" in text
+    assert "covers 20% to 80% of the frame" in text and "0 to keep, 2 to drop" in text and "3 gone" in text
     assert "Nothing stronger than image-level labels: **yes**." in text
 
 
@@ -66,14 +78,16 @@ def test_weaknesses_follow_from_the_numbers():
     assert "unequal: 80 kept images of one, 20 of another" in told
     assert "No person has judged" not in told and "stronger than image-level" not in told
     masks = Ledger().add("masks drawn by hand", Supervision.MASKS, UsedFor.COSEGMENTATION)
-    judged = replace(FACTS, ledger=masks, verdicts=Counter(), classes=(CATS,))
+    spec = definition("zoo", classes=["cat"])
+    judged = replace(FACTS, spec=spec, ledger=masks, rows=[replace(row, verdict=None) for row in CATS])
     told = " ".join(weaknesses(judged))
     assert "No person has judged" in told and "stronger than image-level" in told and "unequal" not in told
 
 
 def test_what_strangers_wrote_cannot_break_the_card():
     stranger = Credit("cow/1", "t", "<script>|[x](y)\n# Ann", "", "", "flickr", "CC-BY-2.0", "", "shrunk")
-    text = card_text(replace(FACTS, methods=Counter({"a|b\n## c": 1})), credits=[stranger])
+    odd = replace(CATS[0], mask_method="a|b\n## c")
+    text = card_text(replace(FACTS, rows=[odd, *CATS[1:], *COWS]), credits=[stranger])
     assert "\\<script\\>\\|\\[x\\](y) \\# Ann (CC-BY-2.0)" in text
     assert "a\\|b \\#\\# c" in text and "\n## c" not in text
 
@@ -145,11 +159,10 @@ def test_the_owner_may_show_all_or_none(web, tmp_path):
 
 
 def test_facts_of_a_stored_dataset(web):
-    facts = dataset_facts(web)
-    cats, cows = facts.classes
-    assert (cats.images, cats.kept, cats.dropped) == (3, 1, {"too_small": 1, "too_large": 1})
-    assert cows.foreground == 0.5 and facts.kept == 2
-    assert (facts.authors, facts.without_author, facts.methods) == (1, 0, {"common": 4})
+    text = card_text(dataset_facts(web, image_rows(web)))
+    assert "| cat | cat | 3 | 1 (33%) | 30% | 1 too large, 1 too small |" in text
+    assert "| cow | cow | 1 | 1 (100%) | 50% |  |" in text
+    assert "Authors named: 1; images without a known author: 0." in text and "Masks: 4 by common." in text
 
 
 def test_a_target_dataset_has_no_card(database, tmp_path):

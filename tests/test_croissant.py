@@ -5,8 +5,9 @@ import json
 from dataclasses import replace
 
 import pytest
-from test_card import FACTS
+from test_card import CATS, FACTS
 
+from wss_data.records import Provenance
 from wss_data.sharing.card import IMAGE_COLUMNS
 from wss_data.sharing.croissant import croissant
 
@@ -32,7 +33,8 @@ def test_files_are_named_with_their_digests_and_licences_with_their_addresses(fo
 
 
 def test_what_is_not_known_is_left_out(folder):
-    value = croissant(replace(FACTS, licences={(None, None): 3}, retrieved=None), folder, IMAGE_COLUMNS)
+    row = replace(CATS[0], provenance=Provenance("folder", "1.jpg"))
+    value = croissant(replace(FACTS, rows=[row]), folder, IMAGE_COLUMNS)
     assert not {"license", "url", "rai:dataCollectionTimeframe"} & set(value)
 
 

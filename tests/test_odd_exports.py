@@ -258,7 +258,7 @@ def test_images_that_changed_places_are_reported(export, copy):
     for line in lines[1:]:
         line["phash"] = "0123456789abcdef"
     write_lines(copy, lines)
-    assert "look like others" in " ".join(check_export(copy, "odd-places")[0].passed_over)
+    assert "look like others" in " ".join(check_export(copy, "odd-places").passed_over)
 
 
 def test_an_image_of_a_hundred_gigabytes_of_nothing_is_refused(copy):
@@ -282,7 +282,7 @@ def test_what_nobody_reads_is_reported(copy):
     write_lines(copy, lines)
     write_table(copy, [[*row, "1" if place else "taste"] for place, row in enumerate(table(copy))])
     (copy / "JPEGImages" / "cat_extra.jpg").write_bytes(b"x")
-    told = " ".join(check_export(copy, "odd-told")[0].passed_over)
+    told = " ".join(check_export(copy, "odd-told").passed_over)
     for word in ("colour (line 1)", "smell (line 2)", "'taste'", "1 files in JPEGImages", "cat_extra.jpg"):
         assert word in told
 
@@ -292,5 +292,5 @@ def test_titles_and_authors_come_in_without_control_characters(copy):
     for line in lines[1:]:
         line |= {"title": "a \x1b[31mred\x1b[0m\ncat", "author": "\ud800An\u202en", "opt_outs": ["no\x07ai"]}
     write_lines(copy, lines)
-    at = check_export(copy, "odd-titles")[1][0].provenance
+    at = check_export(copy, "odd-titles").images[0].record.provenance
     assert (at.title, at.author, at.opt_outs) == ("a red cat", "Ann", ("noai",))

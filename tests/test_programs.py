@@ -25,8 +25,7 @@ from wss_data.runtime.home import dataset_folder
 from wss_data.sharing import zoo
 from wss_data.sharing.export import LAYOUTS, export_dataset
 from wss_data.sharing.import_dataset import import_dataset
-from wss_data.sharing.manifest import read_manifest, write_manifest
-from wss_data.sharing.reading import MANIFEST_FILE
+from wss_data.sharing.manifest import MANIFEST_FILE, read_manifest, write_manifest
 from wss_data.sharing.rebuild import rebuild
 from wss_data.spec import DownloadSpec
 

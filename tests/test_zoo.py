@@ -15,7 +15,6 @@ from wss_data import store
 from wss_data.errors import SourceError
 from wss_data.imaging.masks import read_mask
 from wss_data.runtime.home import dataset_folder
-from wss_data.sharing import rebuild
 from wss_data.sharing import zoo as zoo_functions
 from wss_data.sharing.manifest import write_manifest
 from wss_data.spec import read_spec
@@ -87,7 +86,7 @@ def test_a_manifest_is_built_once_under_a_name_that_nothing_else_has(small, tmp_
         named.append(name)
         return make_web(name)
 
-    monkeypatch.setattr(rebuild, "rebuild", offline)
+    monkeypatch.setattr(zoo_functions, "rebuild", offline)
     for _ in range(2):
         assert zoo_functions.prepare(tmp_path / "zoo", manifest=str(tmp_path / "m.jsonl")) == (None, 2, ["cat", "cow"])
     assert len(named) == 1 and named[0].startswith("zoo-zoo-listed-")

@@ -11,6 +11,9 @@ import numpy as np
 from wss_data.errors.text import clean_text
 from wss_data.ledger import Ledger
 
+MANIFEST_SOURCE = "manifest"
+"""Name of the source that reads published manifests."""
+
 
 def stem_of(sha256: str) -> str:
     """Name of a stored image's files: the first 20 hex digits (80 bits) of its original's sha256."""
@@ -70,6 +73,29 @@ class Provenance:
                 object.__setattr__(self, name, clean_text(text))
         if not all(text.isprintable() for text in self.opt_outs):
             object.__setattr__(self, "opt_outs", tuple(map(clean_text, self.opt_outs)))
+
+
+def source_id_of(provenance: Provenance) -> str:
+    """An image's identity among those of all sources, the same after any number of rebuilds.
+
+    >>> source_id_of(Provenance("flickr", "123"))
+    'flickr:123'
+    >>> source_id_of(Provenance("manifest", "flickr:123"))  # a manifest passes on where it was found first
+    'flickr:123'
+    """
+    if provenance.source == MANIFEST_SOURCE:
+        return provenance.source_id
+    return f"{provenance.source}:{provenance.source_id}"
+
+
+def first_source(provenance: Provenance) -> tuple[str, str]:
+    """Source and identity by which an image was found first, whatever manifests it came through since.
+
+    >>> first_source(Provenance("manifest", "folder:cats/a:1.jpg"))
+    ('folder', 'cats/a:1.jpg')
+    """
+    source, _, source_id = source_id_of(provenance).partition(":")
+    return source, source_id
 
 
 @dataclass(frozen=True)

@@ -6,49 +6,38 @@ Source:
     https://wiki.creativecommons.org/wiki/Recommended_practices_for_attribution
 """
 
-import csv
 import html
-import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wss_data import store
 from wss_data.errors import StoreError
 from wss_data.errors.text import clean_text
 from wss_data.filtering.filters import KEPT
 from wss_data.reading.addresses import is_web_address
-from wss_data.reading.cells import text_cell
+from wss_data.reading.cells import csv_text
+from wss_data.records import first_source
 from wss_data.runtime.files import check_outputs, expanded, write_output
-from wss_data.sharing.manifest import first_source
+from wss_data.store.provenance import ImageRow, image_rows
 
 if TYPE_CHECKING:
-    from wss_data.store.provenance import ImageRow
     from wss_data.store.types import Dataset
 
 UNKNOWN_LICENCE = "licence not known"
-
-IMPORTED = "imported"
-"""The method of a mask that was made elsewhere, as the store calls it."""
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+!|~&-])")
 
 
 @dataclass(frozen=True)
 class Credit:
-    """One image's line; texts are as their sources gave them, on one line, empty where nothing is known.
+    """One image's line: texts as their sources gave them, on one line; empty where nothing is known.
 
-    Args:
-        image: Class and stem of the stored file.
-        title: Title given by its author.
-        author: Author's name.
-        author_url: Author's page.
-        source_url: Page that shows it, else the address of its bytes.
-        source: Where it was found, such as ``flickr``.
-        license: SPDX identifier, or that it is not known.
-        license_url: Address of the licence text.
-        changes: What was changed.
+    ``image`` is class and stem of the stored file, ``source_url`` the page that shows it, else the address of its
+    bytes; addresses are of the web (http, https) or empty.
     """
 
     image: str
@@ -77,27 +66,25 @@ def write_attribution(dataset: "Dataset", path: Path | str, all: bool = False) -
         StoreError: If the file name ends otherwise, or it is no web dataset.
         OutputError: If a file is there that this program did not write, or that was changed since.
     """
-    from wss_data.store.provenance import image_rows
-
     path = expanded(path)
     write = {".md": markdown, ".csv": table, ".html": page}.get(path.suffix.lower())
     if write is None:
         raise StoreError(f"{path}: the list of authors is written as .md, .csv or .html; name the file so.")
     check_outputs([path])
-    rows = [row for row in image_rows(dataset, "listed with their authors") if all or KEPT in row.tags]
-    credits = [credit(row) for row in rows]
+    credits = [credit(row) for row in image_rows(dataset, "listed with their authors") if all or KEPT in row.tags]
     write_output(path, write(dataset.name, credits))
     return len(credits)
 
 
-def credit(row: "ImageRow") -> Credit:
+def credit(row: ImageRow) -> Credit:
     """The line of one stored image."""
     at = row.provenance
     changes = "saved again as JPEG"
     if row.original_size and row.original_size != row.size:
-        changes = f"shrunk from {_pixels(row.original_size)} to {_pixels(row.size)} px and {changes}"
+        before, after = (f"{width} x {height}" for width, height in (row.original_size, row.size))
+        changes = f"shrunk from {before} to {after} px and {changes}"
     if row.mask_path:
-        by = "other software" if row.mask_method == IMPORTED else f"the method {row.mask_method}"
+        by = "other software" if row.mask_method == store.IMPORTED else f"the method {row.mask_method}"
         changes += f"; a mask of the object was made by {by}"
     return Credit(
         image=f"{row.class_name}/{Path(row.path).stem}",
@@ -112,10 +99,6 @@ def credit(row: "ImageRow") -> Credit:
     )
 
 
-def _pixels(size: tuple[int, int]) -> str:
-    return f"{size[0]} x {size[1]}"
-
-
 def _line(text: str | None) -> str:
     return " ".join(clean_text(text or "").split())
 
@@ -127,20 +110,15 @@ def _link(text: str | None) -> str:
 
 def table(name: str, credits: Sequence[Credit]) -> str:
     """The lines as CSV, in the order of the fields of ``Credit``."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Credit.__dataclass_fields__)
-    writer.writerows([text_cell(cell) for cell in astuple(item)] for item in credits)
-    return text.getvalue()
+    return csv_text(Credit.__dataclass_fields__, map(astuple, credits))
 
 
 def markdown(name: str, credits: Sequence[Credit]) -> str:
     """The lines as Markdown, one list a class."""
     lines = [f"# Images of {_escaped(name)}", "", _summary(credits), ""]
-    for class_name, members in _by_class(credits).items():
-        lines += [f"## {_escaped(class_name)}", ""]
-        lines += [f"- {_sentence(item, _markdown_link, _escaped)}" for item in members]
-        lines.append("")
+    for class_name, members in groupby(credits, _class_of):
+        items = [f"- {_sentence(item, _markdown_link, _escaped)}" for item in members]
+        lines += [f"## {_escaped(class_name)}", "", *items, ""]
     return "\n".join(lines)
 
 
@@ -153,10 +131,14 @@ def page(name: str, credits: Sequence[Credit]) -> str:
         f"<h1>{title}</h1>",
         f"<p>{html.escape(_summary(credits))}</p>",
     ]
-    for class_name, members in _by_class(credits).items():
+    for class_name, members in groupby(credits, _class_of):
         items = [f"<li>{_sentence(item, _html_link, html.escape)}</li>" for item in members]
         lines += [f"<h2>{html.escape(class_name)}</h2>", "<ul>", *items, "</ul>"]
     return "\n".join([*lines, "</body></html>", ""])
+
+
+def _class_of(item: Credit) -> str:
+    return item.image.rpartition("/")[0]
 
 
 def _sentence(item: Credit, link: Callable[[str, str], str], escape: Callable[[str], str]) -> str:
@@ -181,16 +163,7 @@ def _escaped(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", text)
 
 
-def _by_class(credits: Sequence[Credit]) -> dict[str, list[Credit]]:
-    found: dict[str, list[Credit]] = {}
-    for item in credits:
-        found.setdefault(item.image.rpartition("/")[0], []).append(item)
-    return found
-
-
 def _summary(credits: Sequence[Credit]) -> str:
     unknown = sum(item.license == UNKNOWN_LICENCE for item in credits)
-    told = f"{len(credits):,} images. Each was changed as its line says."
-    if unknown:
-        told += f" {unknown:,} of them have no known licence: ask their authors before you pass them on."
-    return told
+    more = f" {unknown:,} of them have no known licence: ask their authors before you pass them on." if unknown else ""
+    return f"{len(credits):,} images. Each was changed as its line says.{more}"

@@ -4,31 +4,27 @@
 of those whose licence allows that; the images themselves are listed in a manifest, from which everybody fetches them.
 """
 
-import csv
-import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
-
-import yaml
+from typing import TYPE_CHECKING, Literal, get_args
 
 from wss_data.errors import StoreError
 from wss_data.filtering.filters import DROPPED, KEPT
-from wss_data.reading.cells import text_cell
+from wss_data.imaging.pictures import DatasetImage, pair_tile, spread, write_histograms, write_sheet
+from wss_data.reading.cells import csv_text
+from wss_data.records import stem_of
 from wss_data.runtime.files import write_json, write_text
-from wss_data.sharing.attribution import credit, write_attribution
-from wss_data.sharing.card_content import card_text
-from wss_data.sharing.card_facts import Facts, dataset_facts
+from wss_data.sharing.attribution import credit, markdown
+from wss_data.sharing.card_content import Facts, card_text, dataset_facts
 from wss_data.sharing.croissant import croissant
 from wss_data.sharing.layouts.base import new_folder
-from wss_data.sharing.layouts.huggingface import licence_keys, size_category
-from wss_data.sharing.manifest import Manifest, first_source, read_manifest, write_manifest
-from wss_data.spec import FilterSpec
+from wss_data.sharing.layouts.huggingface import front_matter
+from wss_data.sharing.manifest import MANIFEST_FILE, ManifestImage, write_manifest
+from wss_data.store.provenance import ImageRow, image_rows
 
 if TYPE_CHECKING:
-    from wss_data.store.provenance import ImageRow
     from wss_data.store.types import Dataset
 
 Shown = Literal["licensed", "all", "none"]
@@ -104,89 +100,78 @@ def write_card(
     Raises:
         StoreError: If it is no web dataset or an empty one, the folder is not empty, or ``pictures`` is something else.
     """
-    from wss_data.store.provenance import image_rows
-
     if pictures not in SHOWN:
         raise StoreError(f"pictures is '{pictures}'. Known: {', '.join(SHOWN)}.")
-    facts = dataset_facts(dataset)
-    if not facts.images:
+    rows = image_rows(dataset, "described in a card")
+    if not rows:
         raise StoreError(f"dataset '{dataset.name}' has no images yet, so that there is nothing to tell of it.")
-    kept = [row for row in image_rows(dataset) if KEPT in row.tags]
+    facts = dataset_facts(dataset, rows)
     allowed = [
-        row for row in kept if pictures == "all" or (pictures != "none" and may_be_shown(row.provenance.license))
+        row
+        for row in facts.kept
+        if pictures == "all" or (pictures == "licensed" and may_be_shown(row.provenance.license))
     ]
     with new_folder(Path(folder)) as out:
-        manifest = write_manifest(dataset, out / "manifest.jsonl.gz", masks=masks)
-        listed = read_manifest(out / "manifest.jsonl.gz", masks=False)
-        write_text(out / "images.csv", image_table(listed))
-        write_attribution(dataset, out / "CREDITS.md")
-        write_json(out / "ledger.json", listed.ledger.to_dict())
-        shown = _write_pictures(dataset, allowed, out / "pictures")
-        text = card_text(facts, credits=[credit(row) for row in shown])
-        write_text(out / "README.md", f"{_front_matter(facts)}\n{text}")
+        manifest = write_manifest(dataset, out / MANIFEST_FILE, masks, rows)
+        write_text(out / "images.csv", image_table(manifest.listed))
+        credits = [credit(row) for row in facts.kept]
+        write_text(out / "CREDITS.md", markdown(dataset.name, credits))
+        write_json(out / "ledger.json", facts.ledger.to_dict())
+        shown = _write_pictures(facts, allowed, out / "pictures")
+        # The table is what loads by itself; the images are fetched with `wss-data rebuild`.
+        configs = [{"config_name": "default", "data_files": "images.csv"}]
+        licences = {licence for licence, _ in facts.licences} or {None}
+        head = front_matter(facts.name, licences, len(rows), configs)
+        write_text(out / "README.md", f"{head}\n{card_text(facts, credits=[credit(row) for row in shown])}")
         write_json(out / "croissant.json", croissant(facts, out, IMAGE_COLUMNS, url))
-    return WrittenCard(Path(folder), len(listed.images), len(shown), len(kept) - len(allowed), manifest.without_url)
+    return WrittenCard(Path(folder), len(rows), len(shown), len(facts.kept) - len(allowed), manifest.without_url)
 
 
-def _write_pictures(dataset: "Dataset", allowed: Sequence["ImageRow"], folder: Path) -> list["ImageRow"]:
+def _write_pictures(facts: Facts, allowed: Sequence[ImageRow], folder: Path) -> list[ImageRow]:
     """Write ``foreground_ratio.png`` and, of allowed images, ``examples.png``; returns the images shown."""
-    from wss_data import store
-    from wss_data.imaging.pictures import pair_tile, spread, write_histograms, write_sheet
-    from wss_data.pipeline import picture_rows
-
-    rows = picture_rows(dataset)
-    by_class: dict[str, list[Any]] = {}
-    for row in rows:
-        by_class.setdefault(row.class_name, []).append(row)
-    write_histograms(by_class, folder / "foreground_ratio.png", store.applied_filters(dataset) or FilterSpec())
-    known = {row.path: row for row in allowed}
+    by_class: dict[str, list[DatasetImage]] = {}
+    for row in facts.rows:
+        known = (row.class_name, row.path, row.mask_path, row.foreground_ratio, KEPT in row.tags)
+        image = DatasetImage(*known, ignore_index=facts.spec.ignore_index)
+        by_class.setdefault(row.class_name, []).append(image)
+    write_histograms(by_class, folder / "foreground_ratio.png", facts.filters)
+    by_path = {row.path: row for row in allowed}
     groups, shown = [], []
     for name, members in by_class.items():
-        chosen = spread([member for member in members if member.image_path in known], PER_CLASS)
+        chosen = spread([member for member in members if member.image_path in by_path], PER_CLASS)
         if chosen:
             groups.append((name, [pair_tile(member, (150, 115)) for member in chosen]))
-            shown += [known[member.image_path] for member in chosen]
+            shown += [by_path[member.image_path] for member in chosen]
     if groups:
         note = "Kept images, sorted by foreground share, taken at even steps. Above the image, below its foreground."
-        write_sheet(folder / "examples.png", f"{dataset.name}: {len(known):,} kept images", note, groups)
+        write_sheet(folder / "examples.png", f"{facts.name}: {len(by_path):,} kept images", note, groups)
     return shown
 
 
-def image_table(manifest: Manifest) -> str:
+def image_table(images: Iterable[ManifestImage]) -> str:
     """The images of a manifest as CSV: one line an image, for people, spreadsheets and ``croissant.json``."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(IMAGE_COLUMNS)
-    for image in manifest.images:
-        at, size = image.provenance, image.size or ("", "")
-        source, source_id = first_source(at)
+    rows = []
+    for image in images:
+        at = image.provenance
         reasons = " ".join(tag.removeprefix(DROPPED) for tag in image.tags if tag.startswith(DROPPED))
-        values = [
-            *(f"{image.class_name}/{image.sha256[:20]}", image.class_name, image.sha256, image.phash, *size),
-            *(source, source_id, at.image_url, at.page_url, at.title, at.author, at.author_url),
-            *(at.license, at.license_url, at.retrieved_at.isoformat() if at.retrieved_at else None),
-            *("yes" if KEPT in image.tags else "no", reasons, image.verdict),
-        ]
-        writer.writerow([text_cell(value) for value in values])
-    return text.getvalue()
+        rows.append(
+            (
+                *(f"{image.class_name}/{stem_of(image.sha256)}", image.class_name, image.sha256, image.phash),
+                *(image.size or ("", "")),
+                *(getattr(at, name) for name in _OF_PROVENANCE),
+                at.retrieved_at.isoformat() if at.retrieved_at else None,
+                *("yes" if KEPT in image.tags else "no", reasons, image.verdict),
+            )
+        )
+    return csv_text(IMAGE_COLUMNS, rows)
 
 
+_OF_PROVENANCE = (
+    *("source", "source_id", "image_url", "page_url"),
+    *("title", "author", "author_url", "license", "license_url"),
+)
 IMAGE_COLUMNS = (
-    *("image", "class", "sha256", "phash", "width", "height"),
-    *("source", "source_id", "image_url", "page_url", "title", "author", "author_url"),
-    *("license", "license_url", "retrieved_at", "kept", "dropped", "verdict"),
+    *("image", "class", "sha256", "phash", "width", "height", *_OF_PROVENANCE),
+    *("retrieved_at", "kept", "dropped", "verdict"),
 )
 """Columns of ``images.csv``; width and height are those of the original, in pixels."""
-
-
-def _front_matter(facts: Facts) -> str:
-    head = {
-        "pretty_name": facts.name,
-        **licence_keys({licence for licence, _ in facts.licences} or {None}),
-        "task_categories": ["image-segmentation"],
-        "tags": ["weakly-supervised"],
-        "size_categories": [size_category(facts.images)],
-        # The table is what loads by itself; the images are fetched with `wss-data rebuild`.
-        "configs": [{"config_name": "default", "data_files": "images.csv"}],
-    }
-    return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n"

@@ -5,26 +5,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from wss_data import store
 from wss_data.errors import StoreError
-from wss_data.records import ExampleTable, stem_of
+from wss_data.records import ExampleTable
 from wss_data.runtime.files import write_text
-from wss_data.sharing.manifest import (
-    ManifestImage,
-    public_definition,
-    public_ledger,
-    read_manifest,
-    write_manifest,
-)
+from wss_data.sharing import layouts
+from wss_data.sharing.card_content import card_text, dataset_facts
+from wss_data.sharing.layouts.base import ExportRow, copy_file, new_folder
+from wss_data.sharing.manifest import MANIFEST_FILE, ManifestImage, public_definition, public_ledger, write_manifest
 from wss_data.spec import DatasetSpec
 from wss_data.store.connection import fiftyone
-from wss_data.store.info import GROUND_TRUTH, MASKS, TAG, kind_of, mask_ledger, update
-from wss_data.store.tables import example_table
+from wss_data.store.info import TAG, update
+from wss_data.store.provenance import image_rows
 from wss_data.store.verdicts import verdict_file
 
 if TYPE_CHECKING:
     import fiftyone as fo
-
-    from wss_data.sharing.layouts import ExportRow
 
 Layout = Literal["voc", "folders", "coco", "huggingface", "fiftyone"]
 
@@ -37,7 +33,7 @@ def export_dataset(
     """Write the images that are in use, and their masks, to a new folder.
 
     With the images of a web dataset goes its manifest, so that nothing that is known of
-    them is lost: ``wss_data.sharing.import_dataset.import_dataset`` makes a dataset of the layout ``voc`` again.
+    them is lost: ``wss_data.import_dataset`` makes a dataset of the layout ``voc`` again.
 
     Args:
         dataset: A dataset of ours: of a web dataset the kept images, of a target dataset those not dropped.
@@ -55,38 +51,41 @@ def export_dataset(
         TrainingDataError: If no image is in use.
         ImageError, MaskError: If a file that has to be read cannot be.
     """
-    from wss_data.sharing import layouts as export
-
     fo = fiftyone()
-    kind = kind_of(dataset)
+    is_web = store.kind_of(dataset) == "web"
     if layout not in LAYOUTS:
         raise StoreError(f"there is no layout '{layout}'. Known: {', '.join(LAYOUTS)}.")
-    field = mask_field or (MASKS if kind == "web" else GROUND_TRUTH)
-    with_masks = example_table(dataset, field)
-    table = with_masks if kind == "web" else example_table(dataset, None)
+    field = mask_field or (store.MASKS if is_web else store.GROUND_TRUTH)
+    with_masks = store.example_table(dataset, field)
+    table = with_masks if is_web else store.example_table(dataset, None)
     view = dataset.select_by("image_id", table.ids)
-    with export.new_folder(Path(folder)) as out:
+    with new_folder(Path(folder)) as out:
         if layout == "fiftyone":
-            out.rmdir()  # FiftyOne makes it, and would tell that it is there
+            out.rmdir()  # FiftyOne makes it, and would say that it is there
             view.export(export_dir=str(out), dataset_type=fo.types.FiftyOneDataset, progress=False)
             _take_out_what_is_private(out / "metadata.json")
+        rows = image_rows(dataset) if is_web else []
         # What the manifest says is what may be published: no path of this machine is in it.
-        listed = _write_manifest(dataset, out) if kind == "web" else {}
+        published: dict[str, ManifestImage] = {}
+        if is_web:
+            listed = write_manifest(dataset, out / MANIFEST_FILE, rows=rows).listed
+            published = {row.path: image for row, image in zip(rows, listed, strict=True)}
+            if (verdicts := verdict_file(dataset)).is_file():
+                copy_file(verdicts, out / verdicts.name)
         if layout == "fiftyone":
             return len(table)
         # Here the truth is passed on, not learned from: it keeps the use that it was imported for.
-        ledger = public_ledger(mask_ledger(dataset, field).merged_with(table.ledger))
-        rows = _rows(view, table, with_masks, field, layout, listed)
-        common = (rows, out, table.classes, ledger)
+        ledger = public_ledger(store.mask_ledger(dataset, field).merged_with(table.ledger))
+        common = (_rows(view, table, with_masks, field, layout, published), out, table.classes, ledger)
         if layout == "voc":
-            export.write_voc(*common)
+            layouts.write_voc(*common)
         elif layout == "folders":
-            export.write_folders(*common)
+            layouts.write_folders(*common)
         elif layout == "coco":
-            export.write_coco(*common, ignore_index=table.ignore_index, description=dataset.name)
+            layouts.write_coco(*common, ignore_index=table.ignore_index, description=dataset.name)
         else:
-            card = _card(dataset) if kind == "web" else None
-            export.write_huggingface(*common, ignore_index=table.ignore_index, name=dataset.name, card=card)
+            card = card_text(dataset_facts(dataset, rows), with_images=True) if is_web else None
+            layouts.write_huggingface(*common, ignore_index=table.ignore_index, name=dataset.name, card=card)
     return len(table)
 
 
@@ -100,43 +99,23 @@ def _take_out_what_is_private(metadata: Path) -> None:
     write_text(metadata, json.dumps(value))
 
 
-def _write_manifest(dataset: "fo.Dataset", folder: Path) -> dict[tuple[str, str], ManifestImage]:
-    """Put manifest and verdicts of a web dataset into its export; the former says: (class, stem of files) -> image."""
-    from wss_data.sharing.layouts.base import copy_file
-    from wss_data.sharing.reading import MANIFEST_FILE
-
-    write_manifest(dataset, folder / MANIFEST_FILE)
-    if (verdicts := verdict_file(dataset)).is_file():
-        copy_file(verdicts, folder / verdicts.name)
-    images = read_manifest(folder / MANIFEST_FILE, masks=False).images
-    return {(image.class_name, stem_of(image.sha256)): image for image in images}
-
-
-def _card(dataset: "fo.Dataset") -> str:
-    from wss_data.sharing.card_content import card_text
-    from wss_data.sharing.card_facts import dataset_facts
-
-    return card_text(dataset_facts(dataset), with_images=True)
-
-
 def _rows(
     view: "fo.DatasetView",
     table: ExampleTable,
     with_masks: ExampleTable,
     field: str,
     layout: Layout,
-    listed: Mapping[tuple[str, str], ManifestImage],
-) -> list["ExportRow"]:
-    """The rows of an export, in the order of ``table``. ``listed``: what the manifest says; empty for a target."""
-    from wss_data.sharing.layouts import ExportRow
-
+    published: Mapping[str, ManifestImage],
+) -> list[ExportRow]:
+    """The rows of an export, in the order of ``table``. ``published``: by file, what the manifest of a web dataset
+    says of each image.
+    """
     tags = dict(zip(*view.values(["image_id", "tags"]), strict=True))
     masks = dict(zip(with_masks.ids, with_masks.mask_paths, strict=True))
-    facts = _mask_facts(view, field) if listed else {}
+    facts = _mask_facts(view, field) if published else {}
     rows = []
-    for key, path, shown in zip(table.ids, table.image_paths, table.labels, strict=True):
-        labels = tuple(name for name, there in zip(table.classes, shown, strict=True) if there)
-        image = listed.get((labels[0], Path(path).stem)) if listed else None
+    for position, (key, path) in enumerate(zip(table.ids, table.image_paths, strict=True)):
+        image = published.get(path)
         split = next((tag for tag in ("train", "val", "test") if tag in tags[key]), "other")
         rows.append(
             ExportRow(
@@ -144,8 +123,8 @@ def _rows(
                 name=Path(key).name if layout == "folders" else key.replace("/", "_"),
                 image_path=Path(path),
                 mask_path=Path(mask) if (mask := masks.get(key)) else None,
-                labels=labels,
-                split="kept" if listed else split,
+                labels=tuple(table.labels_of(position)),
+                split="kept" if published else split,
                 sha256=image.sha256 if image else None,
                 provenance=image.provenance if image else None,
                 mask_facts=facts.get(key, {}),
@@ -157,7 +136,7 @@ def _rows(
 def _mask_facts(view: "fo.DatasetView", field: str) -> dict[str, Mapping[str, Any]]:
     """What is known of each image's mask in ``field``: image id -> name -> value."""
     columns = {"method": f"{field}.method"}
-    if field == MASKS:
+    if field == store.MASKS:
         columns |= {"confidence": "confidence", "foreground_ratio": "foreground_ratio"}
         schema = view.get_field_schema(flat=True)
         columns |= {name: name for name in sorted(schema) if name.startswith("quality.")}
@@ -178,10 +157,9 @@ def add_to(dataset: "fo.Dataset", folder: Path, spec: DatasetSpec) -> None:
         folder: The export of a web dataset, written by this program; its files are used where they are.
         spec: What it was built by; its name is the dataset's own.
     """
-    fo = fiftyone()
     # A view was exported, and with a view no saved views are; FiftyOne then takes away those that are here.
     views = {name: dataset.load_saved_view(name) for name in dataset.list_saved_views()}
-    dataset.add_dir(dataset_dir=str(folder), dataset_type=fo.types.FiftyOneDataset, progress=False)
+    dataset.add_dir(dataset_dir=str(folder), dataset_type=fiftyone().types.FiftyOneDataset, progress=False)
     for name, view in views.items():
         dataset.save_view(name, view, overwrite=True)
     # That of the manifest, which was checked; what FiftyOne's own file says could name a program to run.

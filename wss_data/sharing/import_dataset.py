@@ -1,34 +1,87 @@
-"""Make a dataset of an export again: images, masks, labels, provenance, verdicts and numbers as they were."""
+"""Make a dataset of an export in the layout ``voc`` again: images, masks, labels, provenance, verdicts and numbers.
+
+Somebody else may have made the folder, so that everything in it is checked before it is used: no link in it is
+followed, no name in a table leads anywhere but to the file that the manifest's digest names, and all numbers, texts
+and sizes are checked (``wss_data.reading.checked``).
+"""
 
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wss_data.cosegmentation.quality import mask_quality
-from wss_data.errors import MaskError, StoreError
-from wss_data.filtering.verdicts import Act, add_act
+from wss_data import store
+from wss_data.cosegmentation.quality import RANGES, MaskQuality, mask_quality
+from wss_data.errors import ImageError, MaskError, StoreError, shown
+from wss_data.filtering.verdicts import FILE, Act, add_act, read_acts
 from wss_data.imaging.images import read_image, read_size
-from wss_data.imaging.masks import foreground_ratio, open_mask, read_mask
+from wss_data.imaging.masks import foreground_ratio, open_mask, read_mask, write_mask
+from wss_data.reading import checked
 from wss_data.records import ImageRecord, stem_of
 from wss_data.retrieval.decode_pool import perceptual_hash
 from wss_data.runtime.files import expanded
 from wss_data.runtime.home import dataset_folder, dataset_owner
-from wss_data.sharing.layouts.base import copy_file, copy_mask
-from wss_data.sharing.reading import MANIFEST_FILE, Export, ExportedImage, read_export
+from wss_data.sharing.layouts.base import MASK_TABLE, copy_file
+from wss_data.sharing.manifest import MANIFEST_FILE, Manifest, ManifestImage, read_manifest, renamed
 from wss_data.spec import DatasetSpec
+from wss_data.store.provenance import ImageRow, image_rows
+from wss_data.store.verdicts import verdict_file
 
 if TYPE_CHECKING:
-    from wss_data.store import MaskValues
     from wss_data.store.types import Dataset
 
 _BATCH = 256
 
 _SAME_LOOKS = 16
 """Bits of 64 in which the hashes of an image and of its shrunk copy may differ; those of two images differ in 32."""
+
+_IMAGES, _MASKS = "JPEGImages", "SegmentationClass"
+_SHARES = ("confidence", "foreground_ratio")
+_QUALITY = "quality."
+_ROUNDING = 1e-6
+"""By so much a share that was computed may lie beyond its range."""
+
+
+@dataclass(frozen=True)
+class ExportedImage:
+    """One image of an export.
+
+    Args:
+        listed: What the manifest says of it.
+        record: What will be stored of it.
+        path: Its file.
+        mask: Its label mask, a palette PNG; ``None`` without one.
+        facts: What the table of masks says: ``confidence``, ``foreground_ratio``, ``quality``.
+    """
+
+    listed: ManifestImage
+    record: ImageRecord
+    path: Path
+    mask: Path | None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Export:
+    """An export that was checked.
+
+    Args:
+        spec: The definition of the dataset to be made.
+        manifest: The dataset that was exported, dropped images included.
+        images: The images whose files are there.
+        acts: What people judged.
+        passed_over: What of the folder was not read or is odd, one sentence each.
+    """
+
+    spec: DatasetSpec
+    manifest: Manifest
+    images: tuple[ExportedImage, ...]
+    acts: tuple[Act, ...]
+    passed_over: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -76,58 +129,32 @@ def import_dataset(folder: Path | str, name: str | None = None) -> ImportedDatas
 
     Raises:
         StoreError: If a dataset of that name exists, the folder is no export of a web dataset in that layout, or a file
-            in it holds a wrong value.
+            in it is a link or holds a wrong value.
         SourceError: If its manifest is wrong.
         SpecError: If ``name`` cannot be a dataset's.
         ImageError, MaskError: If a file cannot be read, or a mask does not fit its image.
     """
-    from wss_data import store
-
-    export, records, spec = check_export(folder, name)
-    _refuse_existing(spec.name)
-    export.manifest.warn_of_program()
-    with dataset_owner(spec.name):
-        if store.dataset_exists(spec.name):  # another process was faster
-            _refuse_existing(spec.name)
-        try:
-            return _store(store.create_or_open(spec, "web"), export, records, spec)
-        except BaseException:
-            _remove(spec.name)
-            raise
-
-
-def check_export(folder: Path | str, name: str | None = None) -> tuple[Export, list[ImageRecord], DatasetSpec]:
-    """Find everything that can be wrong with an export; no database is touched.
-
-    Args:
-        folder: The export.
-        name: Name of the dataset; by default that of the exported one.
-
-    Returns:
-        What the folder holds, what will be stored of each of its images, and the definition.
-
-    Raises:
-        StoreError, SourceError, SpecError, ImageError, MaskError: As ``import_dataset``.
-    """
     folder = expanded(folder).absolute()
-    if not folder.is_dir():
-        raise StoreError(f"{folder}: there is no such folder.")
-    export = read_export(folder)
-    spec = _named(export.manifest.spec, name)
-    records = [_record(item, spec) for item in export.images]
-    others = [item for record, item in zip(records, export.images, strict=True) if not _check_files(item, record, spec)]
-    if others:
-        told = (
-            f"{len(others):,} images look like others than those that the manifest lists, such as "
-            f"{others[0].path.name}: do title, author and licence belong to them?"
-        )
-        export = replace(export, passed_over=(*export.passed_over, told))
-    return export, records, spec
+    export = check_export(folder, name)
+    name = export.spec.name
+    _refuse_existing(name)
+    export.manifest.warn_of_program()
+    with dataset_owner(name):
+        if store.dataset_exists(name):  # another process was faster
+            _refuse_existing(name)
+        try:
+            masks = _store(store.create_or_open(export.spec, "web"), export)
+        except BaseException:
+            # Neither dataset nor folder was there before.
+            if store.dataset_exists(name):
+                store.open_dataset(name).delete()
+            shutil.rmtree(dataset_folder(name), ignore_errors=True)
+            raise
+    not_there = len(export.manifest.images) - len(export.images)
+    return ImportedDataset(name, folder, len(export.images), masks, not_there, export.passed_over)
 
 
 def _refuse_existing(name: str) -> None:
-    from wss_data import store
-
     store.check_name(name)
     if store.dataset_exists(name) or dataset_folder(name).exists():
         raise StoreError(
@@ -136,21 +163,134 @@ def _refuse_existing(name: str) -> None:
         )
 
 
-def _remove(name: str) -> None:
-    """Take away what an import left that did not come to its end: neither dataset nor folder was there before."""
-    from wss_data import store
+def check_export(folder: Path, name: str | None = None) -> Export:
+    """Find everything that can be wrong with an export; no database is touched.
 
-    if store.dataset_exists(name):
-        store.open_dataset(name).delete()
-    shutil.rmtree(dataset_folder(name), ignore_errors=True)
+    Args:
+        folder: The export.
+        name: Name of the dataset; by default that of the exported one.
+
+    Raises:
+        StoreError, SourceError, SpecError, ImageError, MaskError: As ``import_dataset``.
+    """
+    if not folder.is_dir():
+        raise StoreError(f"{folder}: there is no such folder.")
+    if not (folder / _IMAGES).is_dir():
+        raise StoreError(
+            f"{folder}: no {_IMAGES} is in it, so that it is no export that can be read back. Of the layouts of "
+            "`wss-data export` that is `voc`: export the dataset again with --layout voc."
+        )
+    for part in (_IMAGES, _MASKS):
+        if (folder / part).is_symlink():
+            raise StoreError(f"{folder / part} is a link; the folder itself is wanted. Nothing was imported.")
+    if _file(folder, MANIFEST_FILE) is None:
+        raise StoreError(
+            f"{folder}: has no {MANIFEST_FILE}, so that it is no export of a web dataset. "
+            "A target dataset in the layout voc is read by `wss-data import-target`."
+        )
+    manifest = read_manifest(folder / MANIFEST_FILE, masks=False)
+    spec = renamed(manifest.spec, name)
+    listed = {f"{image.class_name}_{stem_of(image.sha256)}": image for image in manifest.images}
+    facts, passed_over = _read_facts(folder, listed)
+    images = []
+    for key, image in listed.items():
+        path, mask = (
+            _file(folder, part, f"{key}{suffix}", largest=checked.LARGEST_IMAGE)
+            for part, suffix in ((_IMAGES, ".jpg"), (_MASKS, ".png"))
+        )
+        if path is not None:
+            images.append(ExportedImage(image, _record(image, path, spec.name), path, mask, facts.get(key, {})))
+    if not images:
+        raise StoreError(f"{folder}: none of the {len(manifest.images):,} images of its manifest is there.")
+    acts = read_acts(folder / FILE) if _file(folder, FILE) else []
+    passed_over += [manifest.unknown_told] if manifest.unknown_told else []
+    passed_over += _unlisted(folder, {item.path.stem for item in images})
+    if others := [item.path.name for item in images if not _check_files(item, spec)]:
+        passed_over.append(
+            f"{len(others):,} images look like others than those that the manifest lists, such as {others[0]}: "
+            "do title, author and licence belong to them?"
+        )
+    return Export(spec, manifest, tuple(images), tuple(acts), tuple(passed_over))
 
 
-def _record(item: ExportedImage, spec: DatasetSpec) -> ImageRecord:
-    listed, size = item.listed, read_size(item.path)
+def _file(folder: Path, *parts: str, largest: int | None = None) -> Path | None:
+    try:
+        return checked.file_inside(folder, *parts, largest=largest)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{folder}: {error}. Nothing was imported.") from error
+
+
+def _unlisted(folder: Path, taken: set[str]) -> list[str]:
+    """Files of images and masks that belong to no image that is taken, one sentence each."""
+    sentences = []
+    for part in (_IMAGES, _MASKS):
+        others = [path.name for path in (folder / part).glob("*") if path.stem not in taken]
+        if others:
+            sentences.append(
+                f"Passed over are {len(others):,} files in {part} that belong to no image of the manifest, such as "
+                f"{shown(min(others))}."
+            )
+    return sentences
+
+
+def _read_facts(folder: Path, listed: Mapping[str, ManifestImage]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """What the table of masks says of each image of the manifest, and what of the table was passed over."""
+    path = _file(folder, MASK_TABLE)
+    if path is None:
+        return {}, []
+    facts: dict[str, dict[str, Any]] = {}
+    number = 0
+    try:
+        lines = checked.table_lines(path)
+        number, header = next(lines, (1, []))
+        if not {"image", "class"} <= set(header) or len(set(header)) < len(header):
+            raise ValueError(f"columns 'image' and 'class' are wanted, each once, found {shown(header)}")
+        for place, cells in lines:
+            number = place
+            if len(cells) != len(header):
+                raise ValueError(f"{len(cells):,} cells, the first line has {len(header):,}")
+            row = dict(zip(header, cells, strict=True))
+            image = listed.get(row["image"])
+            if image is None or image.class_name != row["class"]:
+                raise ValueError(f"image {shown(row['image'])} of class {shown(row['class'])} is not in the manifest")
+            if row["image"] in facts:
+                raise ValueError(f"image {shown(row['image'])} is there twice")
+            facts[row["image"]] = _facts(row)
+    except (OSError, ValueError) as error:
+        where = f", line {number}:" if number and not isinstance(error, OSError) else ":"
+        raise StoreError(f"{path}{where} {error}. Nothing was imported.") from error
+    # The score is a rank among the dataset's own masks, and computed anew.
+    known = ("image", "class", "method", *_SHARES, *(_QUALITY + name for name in (*RANGES, "score")))
+    unknown = [column for column in header if column not in known]
+    return facts, [f"Passed over are columns of {MASK_TABLE} that nobody reads: {shown(unknown)}."] if unknown else []
+
+
+def _facts(row: Mapping[str, str]) -> dict[str, Any]:
+    """Confidence, foreground ratio and quality, as far as the cells of a line hold them."""
+    facts: dict[str, Any] = {name: _number(row[name], name, 0, 1) for name in _SHARES if row.get(name)}
+    measures: dict[str, Any] = {}
+    for measure in fields(MaskQuality):
+        name, (low, high) = _QUALITY + measure.name, RANGES[measure.name]
+        if text := row.get(name):
+            whole = measure.type is int
+            measures[measure.name] = (
+                checked.whole_of(text, name, int(low), int(high)) if whole else _number(text, name, low, high)
+            )
+    if len(measures) == len(fields(MaskQuality)):
+        facts["quality"] = MaskQuality(**measures)
+    return facts
+
+
+def _number(text: str, name: str, low: float, high: float) -> float:
+    return checked.number_of(text, name, low - _ROUNDING, high + _ROUNDING)
+
+
+def _record(listed: ManifestImage, path: Path, dataset_name: str) -> ImageRecord:
+    size = read_size(path)
     return ImageRecord(
         sha256=listed.sha256,
         class_name=listed.class_name,
-        path=dataset_folder(spec.name) / "images" / listed.class_name / f"{stem_of(listed.sha256)}.jpg",
+        path=dataset_folder(dataset_name) / "images" / listed.class_name / f"{stem_of(listed.sha256)}.jpg",
         size=size,
         original_size=listed.size or size,
         phash=listed.phash or "",
@@ -158,92 +298,79 @@ def _record(item: ExportedImage, spec: DatasetSpec) -> ImageRecord:
     )
 
 
-def _check_files(item: ExportedImage, record: ImageRecord, spec: DatasetSpec) -> bool:
+def _check_files(item: ExportedImage, spec: DatasetSpec) -> bool:
     """Whether the image looks like the one that the manifest lists; what is wrong with it or its mask is raised."""
     # Decoded whole: a damaged image would stop a later build or training instead.
     image = read_image(item.path)
+    if item.mask is not None:
+        allowed = {0, spec.class_index(item.record.class_name), spec.ignore_index}
+        if wrong := set(np.unique(open_mask(item.mask, item.record.size).values).tolist()) - allowed:
+            raise MaskError(
+                "values",
+                f"{item.mask}: the mask of a '{item.record.class_name}' holds {min(wrong)}, wanted are "
+                f"{sorted(allowed)}. Was it saved with other class indices?",
+            )
     # The digest is that of the original, not of this smaller copy: its looks are all that can be compared.
     listed = item.listed.phash
-    alike = listed is None or (int(listed, 16) ^ int(perceptual_hash(image), 16)).bit_count() <= _SAME_LOOKS
-    if item.mask is None:
-        return alike
-    mask, where = open_mask(item.mask, record.size).values, item.mask
-    allowed = {0, spec.class_index(record.class_name), spec.ignore_index}
-    if wrong := set(np.unique(mask).tolist()) - allowed:
-        raise MaskError(
-            "values",
-            f"{where}: the mask of a '{record.class_name}' holds {min(wrong)}, wanted are {sorted(allowed)}. "
-            "Was it saved with other class indices?",
-        )
-    return alike
+    return listed is None or (int(listed, 16) ^ int(perceptual_hash(image), 16)).bit_count() <= _SAME_LOOKS
 
 
-def _store(dataset: "Dataset", export: Export, records: list[ImageRecord], spec: DatasetSpec) -> ImportedDataset:
-    from wss_data import store
-    from wss_data.store.provenance import image_rows
-
-    for start in range(0, len(records), _BATCH):
-        part = records[start : start + _BATCH]
-        for record, item in zip(part, export.images[start : start + _BATCH], strict=True):
-            copy_file(item.path, record.path)
-        store.add_records(dataset, part)
-    ids = {(row.class_name, row.sha256): row.sample_id for row in image_rows(dataset)}
-    known = {ids[item.listed.class_name, item.listed.sha256]: item for item in export.images}
+def _store(dataset: "Dataset", export: Export) -> int:
+    """Store images, masks, verdicts and tags; returns the number of masks."""
+    for start in range(0, len(export.images), _BATCH):
+        part = export.images[start : start + _BATCH]
+        for item in part:
+            copy_file(item.path, item.record.path)
+        store.add_records(dataset, [item.record for item in part])
+    items = {(item.listed.class_name, item.listed.sha256): item for item in export.images}
+    rows = [(row, items[row.class_name, row.sha256]) for row in image_rows(dataset)]
     store.set_ledger(dataset, store.MASKS, export.manifest.ledger, origin=store.IMPORTED)
-    keys, masks = list(known), 0
-    for start in range(0, len(keys), _BATCH):
-        values = [_mask_values(key, known[key], spec) for key in keys[start : start + _BATCH]]
-        found = [value for value in values if value is not None]
-        store.set_masks(dataset, store.MASKS, found)
-        masks += len(found)
-    _take_verdicts(dataset, export.acts, {key: item.listed.verdict for key, item in known.items()})
-    store.apply_filter(dataset, spec.filters)
-    # Last: the tags as they were, whatever thresholds had set them.
-    dataset.set_values("tags", {key: list(item.listed.tags) for key, item in known.items()}, key_field="id")
-    not_there = len(export.manifest.images) - len(records)
-    return ImportedDataset(dataset.name, export.folder, len(records), masks, not_there, export.passed_over)
-
-
-def _take_verdicts(dataset: "Dataset", acts: Sequence[Act], listed: Mapping[str, str | None]) -> None:
-    """Take a person's verdicts over, with reasons and times where the export has them.
-
-    Args:
-        dataset: Its images are stored.
-        acts: What people judged, as the export has it.
-        listed: Sample id -> the verdict in the manifest.
-    """
-    from wss_data import store
-    from wss_data.store.verdicts import verdict_file
-
+    masked = [(row, item.mask, item.facts) for row, item in rows if item.mask is not None]
+    for start in range(0, len(masked), _BATCH):
+        values = [
+            imported_mask(dataset.name, row, read_mask(mask), export.spec, facts)
+            for row, mask, facts in masked[start : start + _BATCH]
+        ]
+        store.set_masks(dataset, store.MASKS, values)
     # Written anew rather than copied: what was checked is what is stored.
-    for act in acts:
+    for act in export.acts:
         add_act(verdict_file(dataset), act)
-    if acts:
+    if export.acts:
         store.restore_verdicts(dataset)
     there = dict(zip(*dataset.values(["id", "verdict"]), strict=True))
+    listed = {row.sample_id: item.listed.verdict for row, item in rows}
     missing = {key: verdict for key, verdict in listed.items() if verdict and not there.get(key)}
     store.take_over_verdicts(dataset, missing, "as in the export that it was imported from")
+    store.apply_filter(dataset, export.spec.filters)
+    # Last: the tags as they were, whatever thresholds had set them.
+    dataset.set_values("tags", {row.sample_id: list(item.listed.tags) for row, item in rows}, key_field="id")
+    return len(masked)
 
 
-def _mask_values(key: str, item: ExportedImage, spec: DatasetSpec) -> "MaskValues | None":
-    """Write the mask of an image; what is stored of it."""
-    from wss_data import store
+def imported_mask(
+    dataset_name: str, row: ImageRow, mask: np.ndarray, spec: DatasetSpec, facts: Mapping[str, Any]
+) -> store.MaskValues:
+    """Write a mask that was made elsewhere to its place in a dataset's folder.
 
-    if item.mask is None:
-        return None
-    listed, facts, mask = item.listed, item.facts, read_mask(item.mask)
-    path = dataset_folder(spec.name) / store.IMPORTED / listed.class_name / f"{stem_of(listed.sha256)}.png"
-    copy_mask(item.mask, path)
-    foreground, band = mask == spec.class_index(listed.class_name), mask == spec.ignore_index
-    ratio = foreground_ratio(foreground, band) if facts.foreground_ratio is None else facts.foreground_ratio
-    quality = facts.quality or mask_quality(read_image(item.path), foreground, band)
-    return store.MaskValues(key, str(path), facts.confidence, ratio, quality, store.IMPORTED, None)
+    Args:
+        dataset_name: The dataset.
+        row: Its image.
+        mask: The label mask; it fits the image. Shape (H, W), uint8.
+        spec: The definition whose indices it holds.
+        facts: What is known of it: ``confidence``, ``foreground_ratio``, ``quality``; the last two are computed where
+            they are missing.
 
-
-def _named(spec: DatasetSpec, name: str | None) -> DatasetSpec:
-    """The definition under another name.
-
-    Raises:
-        SpecError: If ``name`` cannot be a dataset's.
+    Returns:
+        What is stored of it.
     """
-    return spec if name is None else type(spec).from_dict({**spec.to_dict(), "name": name})
+    foreground, band = mask == spec.class_index(row.class_name), mask == spec.ignore_index
+    path = dataset_folder(dataset_name) / store.IMPORTED / row.class_name / f"{Path(row.path).stem}.png"
+    write_mask(mask, path)
+    ratio, quality = facts.get("foreground_ratio"), facts.get("quality")
+    if quality is None:
+        # An empty mask has none, nor has an image that was removed by hand; the filter sees to both.
+        with suppress(ImageError, ValueError):
+            quality = mask_quality(read_image(row.path), foreground, band)
+    if ratio is None:
+        ratio = foreground_ratio(foreground, band)
+    return store.MaskValues(row.sample_id, str(path), facts.get("confidence"), ratio, quality, store.IMPORTED, None)

@@ -1,4 +1,4 @@
-"""A dataset as a list without pictures, to be published: written, read and checked, built again.
+"""A dataset as a list without images, to be published: written, read and checked, built again.
 
 JSON Lines, gzipped where the name ends in ``.gz``. The first line says what the
 dataset is, each other line one image: where it was found, the digest of its bytes, its
@@ -13,13 +13,14 @@ import logging
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from wss_data import store
 from wss_data.cosegmentation import PROGRAM_ENGINES
 from wss_data.errors import SourceError, SpecError, shown
 from wss_data.errors.text import is_clean
@@ -28,12 +29,13 @@ from wss_data.ledger import Ledger, LedgerEntry
 from wss_data.reading import checked
 from wss_data.reading.addresses import is_web_address
 from wss_data.reading.checked import LONGEST_LINE
-from wss_data.records import Provenance, stem_of
+from wss_data.records import MANIFEST_SOURCE, Provenance, first_source, source_id_of, stem_of
 from wss_data.runtime.files import check_outputs, expanded, output_path
 from wss_data.spec import CosegmentationSpec, DatasetSpec
+from wss_data.store.info import info_of
+from wss_data.store.provenance import ImageRow, image_rows
 
 if TYPE_CHECKING:
-    from wss_data.store.provenance import ImageRow
     from wss_data.store.types import Dataset
 
 LOGGER = logging.getLogger(__name__)
@@ -42,8 +44,8 @@ FORMAT = "wss-manifest"
 VERSION = 1
 """Goes up when an older reader would misunderstand a manifest."""
 
-SOURCE = "manifest"
-"""Name of the source that reads manifests."""
+MANIFEST_FILE = "manifest.jsonl.gz"
+"""In every card, and in every export of a web dataset: where each image came from, and what its licence asks for."""
 
 _SHOWN = 5
 _MOST_WRONG = 1_000
@@ -54,32 +56,18 @@ _LARGEST_RATIO = 100
 
 _GZIP = b"\x1f\x8b"
 _PNG = b"\x89PNG\r\n\x1a\n"
-_DIGEST = re.compile(r"[0-9a-f]{64}")
-_PHASH = re.compile(r"[0-9a-f]{16}")
 _LOCAL_PATH = re.compile(r"(?<![\w/:])(?:~|[A-Za-z]:)?[/\\](?=\S).*$|file:.*$", re.DOTALL)
 _URLS = ("image_url", "page_url", "author_url", "license_url")
 _TEXTS = ("title", "author", "license", "query")
-_FIELDS = (
-    *("class", "sha256", "phash", "size", "source", "source_id", *_URLS, *_TEXTS),
-    *("retrieved_at", "opt_outs", "tags", "verdict", "mask"),
-)
 _LONGEST_ID = 1_000
 _LONGEST_PNG_HEAD = 1 << 17
-_SOURCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-_TAG = re.compile(r"(dropped:)?\w[^:]{0,199}")
 _DEFINITION = ("classes", "cosegmentation", "filters", "duplicates", "ignore_index", "longest_side")
 """Parts of the definition that say what the dataset is; sources, downloads and target are the builder's own."""
 
 
 @dataclass(frozen=True)
 class ManifestMask:
-    """A published mask.
-
-    Args:
-        png: Label mask as the bytes of a palette PNG.
-        method: What made it.
-        confidence: In [0, 1], or ``None``.
-    """
+    """A published mask: the bytes of a palette PNG, what made it, and its confidence in [0, 1] where known."""
 
     png: bytes
     method: str | None
@@ -95,7 +83,7 @@ class ManifestImage:
         sha256: Hex digest of the original bytes.
         phash: Perceptual hash, 16 hex digits, or ``None``.
         size: Original (width, height) in pixels, or ``None``.
-        provenance: Where it came from.
+        provenance: Where it was found first.
         tags: ``kept`` or ``dropped:<reason>`` when the manifest was written.
         verdict: A person's ``keep`` or ``drop``, or ``None``.
         mask: Its mask, where it was published and asked for.
@@ -142,18 +130,16 @@ class Manifest:
         """One line about the fields that were not read, or ``None``."""
         if not self.unknown:
             return None
-        shown = [f"{name} (line {line:,})" for name, line in list(self.unknown.items())[:_SHOWN]]
+        first = [f"{name} (line {line:,})" for name, line in list(self.unknown.items())[:_SHOWN]]
         more = f" and {len(self.unknown) - _SHOWN} more" if len(self.unknown) > _SHOWN else ""
-        return (
-            f"Fields of the manifest that this version of wss does not know were passed over: {', '.join(shown)}{more}."
-        )
+        return f"Not read, because this version of wss does not know these fields: {', '.join(first)}{more}."
 
     def of_class(self, name: str) -> list[ManifestImage]:
         """The images of one class."""
         return [image for image in self.images if image.class_name == name]
 
     def warn_of_program(self) -> None:
-        """Say that masks which are missing are made by the usual engine, where a program had made the others."""
+        """Log that missing masks are made by the usual engine, where an external program had made the others."""
         if self.program is not None:
             LOGGER.warning(
                 "%s: its masks were made by a program (method '%s'), which is not run here. Masks that are missing are "
@@ -168,15 +154,26 @@ class WrittenManifest:
 
     Args:
         path: The manifest.
-        images: Number of images listed.
-        masks: Number of masks inside.
-        without_url: Images without an address on the web: listed, but nobody can fetch them again.
+        listed: The images in it.
     """
 
     path: Path
-    images: int
-    masks: int
-    without_url: int
+    listed: tuple[ManifestImage, ...]
+
+    @property
+    def images(self) -> int:
+        """Number of images listed."""
+        return len(self.listed)
+
+    @property
+    def masks(self) -> int:
+        """Number of masks inside."""
+        return sum(image.mask is not None for image in self.listed)
+
+    @property
+    def without_url(self) -> int:
+        """Images without an address on the web: listed, but nobody can fetch them again."""
+        return sum(image.provenance.image_url is None for image in self.listed)
 
     def __str__(self) -> str:
         lines = [f"{self.images:,} images listed in {self.path}, {self.masks:,} masks and no picture inside."]
@@ -188,58 +185,40 @@ class WrittenManifest:
         return "\n".join(lines)
 
 
-def source_id_of(provenance: Provenance) -> str:
-    """An image's identity among those of all sources, such as ``flickr:123``; the same after any number of rebuilds."""
-    if provenance.source == SOURCE:
-        return provenance.source_id
-    return f"{provenance.source}:{provenance.source_id}"
-
-
-def first_source(provenance: Provenance) -> tuple[str, str]:
-    """Source and identity by which an image was found first, whatever manifests it came through since."""
-    source, _, source_id = source_id_of(provenance).partition(":")
-    return source, source_id
-
-
-def write_manifest(dataset: "Dataset", path: Path | str, masks: bool = False) -> WrittenManifest:
+def write_manifest(
+    dataset: "Dataset", path: Path | str, masks: bool = False, rows: Sequence[ImageRow] | None = None
+) -> WrittenManifest:
     """Write the manifest of a web dataset; byte by byte the same for the same dataset.
 
     Args:
         dataset: A web dataset.
         path: Where to write; gzipped if it ends in ``.gz``. It is either whole or not there.
         masks: Whether the co-segmentation masks are written, too.
-
-    Returns:
-        Counts.
+        rows: Its ``image_rows``, where the caller has read them.
 
     Raises:
         StoreError: If it is no web dataset.
     """
-    from wss_data.store import MASKS, mask_ledger
-    from wss_data.store.info import info_of
-    from wss_data.store.provenance import image_rows
-
     path = expanded(path)
     check_outputs([path])
-    rows = image_rows(dataset, "listed in a manifest")
+    rows = image_rows(dataset, "listed in a manifest") if rows is None else rows
     definition = info_of(dataset)["definition"]
-    lines = [_line(row, masks) for row in rows]
-    without_url = sum("image_url" not in line for line in lines)
+    written = WrittenManifest(path, tuple(_public_image(row, masks) for row in rows))
     header = {
         "format": FORMAT,
         "version": VERSION,
         "name": definition["name"],
         "created": dataset.created_at.replace(tzinfo=UTC, microsecond=0).isoformat(),
         "classes": [item["name"] for item in definition["classes"]],
-        "images": len(rows),
-        "images_without_url": without_url,
+        "images": written.images,
+        "images_without_url": written.without_url,
         "definition": public_definition(definition),
-        "ledger": public_ledger(mask_ledger(dataset, MASKS)).to_dict(),
+        "ledger": public_ledger(store.mask_ledger(dataset, store.MASKS)).to_dict(),
     }
     with _compressed(path) as file:
-        for line in (header, *lines):
+        for line in (header, *map(_line, written.listed)):
             file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-    return WrittenManifest(path, len(rows), sum("mask" in line for line in lines), without_url)
+    return written
 
 
 @contextmanager
@@ -253,29 +232,27 @@ def _compressed(path: Path) -> Iterator[IO[bytes]]:
             yield file  # type: ignore[misc]
 
 
-def _line(row: "ImageRow", masks: bool) -> dict[str, Any]:
+def _public_image(row: ImageRow, masks: bool) -> ManifestImage:
+    """What may be published of an image."""
     at = row.provenance
     source, source_id = first_source(at)
     # Neither a path of this machine nor what a reader would refuse: the digest is as good an identity.
-    public = is_clean(source_id) and len(source_id) <= _LONGEST_ID and not _LOCAL_PATH.match(source_id)
-    line: dict[str, Any] = {
-        "class": row.class_name,
-        "sha256": row.sha256,
-        "phash": row.phash,
-        "size": list(row.original_size) if row.original_size else None,
-        "source": source,
-        "source_id": source_id if public else row.sha256[:20],
-        **{key: _public_url(getattr(at, key)) for key in _URLS},
-        **{key: getattr(at, key) for key in _TEXTS},
-        "retrieved_at": at.retrieved_at.isoformat() if at.retrieved_at else None,
-        "opt_outs": list(at.opt_outs),
-        "tags": sorted(row.tags),
-        "verdict": row.verdict,
-    }
+    if not is_clean(source_id) or len(source_id) > _LONGEST_ID or _LOCAL_PATH.match(source_id):
+        source_id = row.sha256[:20]
+    urls: dict[str, Any] = {key: _public_url(getattr(at, key)) for key in _URLS}
+    mask = None
     if masks and row.mask_path and Path(row.mask_path).is_file():
-        png = base64.b64encode(Path(row.mask_path).read_bytes()).decode()
-        line["mask"] = {"png": png, "method": row.mask_method, "confidence": row.confidence}
-    return {key: value for key, value in line.items() if value not in (None, [])}
+        mask = ManifestMask(Path(row.mask_path).read_bytes(), row.mask_method, row.confidence)
+    return ManifestImage(
+        row.class_name,
+        row.sha256,
+        row.phash,
+        row.original_size,
+        replace(at, source=source, source_id=source_id, **urls),
+        tuple(sorted(row.tags)),
+        row.verdict,
+        mask,
+    )
 
 
 def _public_url(text: str | None) -> str | None:
@@ -283,6 +260,24 @@ def _public_url(text: str | None) -> str | None:
     if not text or not is_web_address(text) or "@" in text.split("/")[2]:
         return None
     return text
+
+
+def _line(image: ManifestImage) -> dict[str, Any]:
+    """The line of an image; what is not known is left out."""
+    at, mask = image.provenance, image.mask
+    line = {
+        "class": image.class_name,
+        "sha256": image.sha256,
+        "phash": image.phash,
+        "size": image.size,
+        **{key: getattr(at, key) for key in ("source", "source_id", *_URLS, *_TEXTS)},
+        "retrieved_at": at.retrieved_at.isoformat() if at.retrieved_at else None,
+        "opt_outs": at.opt_outs,
+        "tags": image.tags,
+        "verdict": image.verdict,
+        "mask": mask and {**asdict(mask), "png": base64.b64encode(mask.png).decode()},
+    }
+    return {key: value for key, value in line.items() if value not in (None, ())}
 
 
 def public_definition(definition: Mapping[str, Any]) -> dict[str, Any]:
@@ -304,7 +299,11 @@ def public_cosegmentation(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def public_values(value: Any) -> Any:
-    """Plain values without paths of this machine."""
+    """Plain values without paths of this machine.
+
+    >>> public_values({"precision": "float32", "weights": "~/weights.pt", "parts": ["a", "../b"]})
+    {'precision': 'float32', 'parts': ['a']}
+    """
     if isinstance(value, Mapping):
         return {key: public_values(item) for key, item in value.items() if not _is_local(item)}
     if isinstance(value, (list, tuple)):
@@ -346,7 +345,7 @@ def read_manifest(path: Path | str, masks: bool = True) -> Manifest:
         with _opened(path) as file:
             header, number = _values(file.readline(LONGEST_LINE + 1)), 1
             manifest, expected = _read_header(header, path)
-            unknown |= dict.fromkeys(_unknown_of_header(header), number)
+            unknown |= dict.fromkeys(_unknown(header, _HEADER, "definition", _DEFINITION), number)
             left = LONGEST_LINE + _LARGEST_RATIO * path.stat().st_size
             while data := file.readline(LONGEST_LINE + 1):
                 number += 1
@@ -365,7 +364,7 @@ def read_manifest(path: Path | str, masks: bool = True) -> Manifest:
                         raise ValueError(f"more images than the {expected:,} that the first line promises")
                     images[key] = image
                     identities.add((image.class_name, identity))
-                    for name in _unknown_of_image(value):
+                    for name in _unknown(value, _FIELDS, "mask", ManifestMask.__dataclass_fields__):
                         if len(unknown) < _MOST_TEXTS:
                             unknown.setdefault(name, number)
                 except ValueError as error:
@@ -401,24 +400,21 @@ def _values(data: bytes) -> dict[str, Any]:
     return checked.an_object(checked.parse_json(data))
 
 
-def _unknown_of_header(value: Mapping[str, Any]) -> list[str]:
-    known = ("format", "version", "name", "created", "classes", "images", "images_without_url", "definition", "ledger")
-    inner = checked.unknown_keys(value["definition"], _DEFINITION)
-    return [*checked.unknown_keys(value, known), *(f"definition.{name}" for name in inner)]
+def _unknown(value: Mapping[str, Any], known: Sequence[str], part: str, of_part: Any) -> list[str]:
+    """Fields that nobody reads, of ``value`` and of its part."""
+    inner = value.get(part)
+    names = checked.unknown_keys(inner, of_part) if isinstance(inner, Mapping) else []
+    return [*checked.unknown_keys(value, known), *(f"{part}.{name}" for name in names)]
 
 
-def _unknown_of_image(value: Mapping[str, Any]) -> list[str]:
-    mask = value.get("mask")
-    inner = checked.unknown_keys(mask, ("png", "method", "confidence")) if isinstance(mask, Mapping) else []
-    return [*checked.unknown_keys(value, _FIELDS), *(f"mask.{name}" for name in inner)]
+_HEADER = ("format", "version", "name", "created", "classes", "images", "images_without_url", "definition", "ledger")
 
 
 def _read_header(value: dict[str, Any], path: Path) -> tuple[Manifest, int]:
+    """The manifest without its images, and how many it promises."""
     if value.get("format") != FORMAT:
         raise ValueError(f"format is {shown(value.get('format'))}, '{FORMAT}' is wanted")
-    version = value.get("version")
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ValueError(f"version is {shown(version)}, a whole number is wanted")
+    version = checked.whole(value.get("version"), "version", 1)
     if version > VERSION:
         raise SourceError(
             f"{path}: the manifest has version {version}, this version of wss reads up to {VERSION}. Update wss."
@@ -428,7 +424,7 @@ def _read_header(value: dict[str, Any], path: Path) -> tuple[Manifest, int]:
     if not isinstance(definition, Mapping):
         raise ValueError("'definition' is missing")
     kept = {key: definition[key] for key in _DEFINITION if key in definition}
-    source = {"name": SOURCE, "options": {"path": str(path.absolute())}}
+    source = {"name": MANIFEST_SOURCE, "options": {"path": str(path.absolute())}}
     try:
         if isinstance(kept.get("cosegmentation"), Mapping):
             # A path in it would be read here, a command run: it is held to what a manifest of ours says.
@@ -449,75 +445,86 @@ def _read_header(value: dict[str, Any], path: Path) -> tuple[Manifest, int]:
     return Manifest(spec, checked.moment(value.get("created"), "created"), ledger, (), program), images
 
 
-def _read_image(value: dict[str, Any], spec: DatasetSpec, masks: bool) -> ManifestImage:
-    class_name = value.get("class")
-    if class_name not in spec.class_names:
-        raise ValueError(f"class {shown(class_name)} is not one of {', '.join(spec.class_names)}")
-    for key, pattern in (("sha256", _DIGEST), ("phash", _PHASH)):
-        text = value.get(key)
-        if not (isinstance(text, str) and pattern.fullmatch(text)) and not (key == "phash" and text is None):
-            raise ValueError(f"{key} is {shown(text)}, lower-case hex digits are wanted")
-    known: dict[str, Any] = {key: _text(value, key) for key in _TEXTS}
-    for key in _URLS:
-        known[key] = address = value.get(key)
-        if address is not None and not (isinstance(address, str) and is_web_address(address)):
-            raise ValueError(f"{key} is {shown(address)}, an http or https address is wanted")
-    source, retrieved_at, verdict = value.get("source"), value.get("retrieved_at"), value.get("verdict")
-    if not (isinstance(source, str) and _SOURCE.fullmatch(source)):
-        raise ValueError(f"source is {shown(source)}, the name of a source is wanted, without ':'")
-    if verdict not in (None, "keep", "drop"):
-        raise ValueError(f"verdict is {shown(verdict)}, keep or drop is wanted")
-    provenance = Provenance(
-        source,
-        checked.identity(value.get("source_id"), "source_id", _LONGEST_ID),
-        **known,
-        retrieved_at=None if retrieved_at is None else checked.moment(retrieved_at, "retrieved_at"),
-        opt_outs=_texts(value, "opt_outs"),
-    )
-    tags = _texts(value, "tags")
-    for tag in tags:
-        if not _TAG.fullmatch(tag):
-            raise ValueError(f"tag {shown(tag)} is none: kept, dropped:<reason> or a word of your own is wanted")
-    has_mask = masks and value.get("mask") is not None
-    return ManifestImage(
-        str(class_name),
-        value["sha256"],
-        value.get("phash"),
-        _size(value.get("size")),
-        provenance,
-        tags,
-        verdict,
-        _read_mask(value["mask"], spec.longest_side) if has_mask else None,
-    )
+def _text_like(pattern: str, wanted: str) -> Callable[[Any, str], str]:
+    """A reader of texts that a regular expression matches whole."""
+    matches = re.compile(pattern).fullmatch
+
+    def read(value: Any, name: str) -> str:
+        if not isinstance(value, str) or not matches(value):
+            raise ValueError(f"{name} is {shown(value)}, {wanted}")
+        return value
+
+    return read
 
 
-def _text(value: Mapping[str, Any], key: str) -> str | None:
-    return None if value.get(key) is None else checked.text(value[key], key)
+_digest = _text_like("[0-9a-f]{64}", "lower-case hex digits are wanted")
+_source = _text_like("[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", "the name of a source is wanted, without ':'")
+_tag = _text_like(r"(dropped:)?\w[^:]{0,199}", "kept, dropped:<reason> or a word of your own is wanted")
 
 
-def _texts(value: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    texts = value.get(key, [])
-    if not isinstance(texts, list) or len(texts) > _MOST_TEXTS:
-        raise ValueError(f"{key} is {shown(texts)}, a list of at most {_MOST_TEXTS} texts is wanted")
-    return tuple(checked.text(text, key) for text in texts)
+def _address(value: Any, name: str) -> str:
+    if not isinstance(value, str) or not is_web_address(value):
+        raise ValueError(f"{name} is {shown(value)}, an http or https address is wanted")
+    return value
 
 
-def _size(value: Any) -> tuple[int, int] | None:
-    if value is None:
-        return None
+def _texts(value: Any, name: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > _MOST_TEXTS:
+        raise ValueError(f"{name} is {shown(value)}, a list of at most {_MOST_TEXTS} texts is wanted")
+    return tuple(checked.text(text, name) for text in value)
+
+
+def _tags(value: Any, name: str) -> tuple[str, ...]:
+    return tuple(_tag(text, name) for text in _texts(value, name))
+
+
+def _size(value: Any, name: str) -> tuple[int, int]:
     whole = isinstance(value, list) and len(value) == 2 and all(type(n) is int and n > 0 for n in value)
     if not whole or value[0] * value[1] > MAX_PIXELS:
         raise ValueError(
-            f"size is {shown(value)}, width and height in pixels are wanted, of an image of at most "
+            f"{name} is {shown(value)}, width and height in pixels are wanted, of an image of at most "
             f"{MAX_PIXELS:,} pixels"
         )
     return value[0], value[1]
 
 
+_PROVENANCE: dict[str, Callable[[Any, str], Any]] = {
+    **dict.fromkeys(_TEXTS, checked.text),
+    **dict.fromkeys(_URLS, _address),
+    "retrieved_at": checked.moment,
+    "opt_outs": _texts,
+}
+_IMAGE: dict[str, Callable[[Any, str], Any]] = {
+    "phash": _text_like("[0-9a-f]{16}", "lower-case hex digits are wanted"),
+    "size": _size,
+    "tags": _tags,
+    "verdict": _text_like("keep|drop", "keep or drop is wanted"),
+}
+"""Fields of an image that may be missing, and who reads them."""
+
+_FIELDS = ("class", "sha256", "source", "source_id", *_IMAGE, *_PROVENANCE, "mask")
+
+
+def _read_image(value: dict[str, Any], spec: DatasetSpec, masks: bool) -> ManifestImage:
+    class_name = value.get("class")
+    if class_name not in spec.class_names:
+        raise ValueError(f"class {shown(class_name)} is not one of {', '.join(spec.class_names)}")
+    sha256, source = _digest(value.get("sha256"), "sha256"), _source(value.get("source"), "source")
+    source_id = checked.identity(value.get("source_id"), "source_id", _LONGEST_ID)
+    where, known = (
+        {key: read(value[key], key) for key, read in readers.items() if value.get(key) is not None}
+        for readers in (_PROVENANCE, _IMAGE)
+    )
+    if masks and value.get("mask") is not None:
+        known["mask"] = _read_mask(value["mask"], spec.longest_side)
+    provenance = Provenance(source, source_id, **where)
+    return ManifestImage(class_name, sha256, known.pop("phash", None), known.pop("size", None), provenance, **known)
+
+
 def _read_mask(value: Any, longest_side: int) -> ManifestMask:
     if not isinstance(value, Mapping) or not isinstance(value.get("png"), str):
         raise ValueError(f"mask is {shown(value)}, 'png' in base64 is wanted")
-    confidence = value.get("confidence")
+    method, confidence = value.get("method"), value.get("confidence")
     if confidence is not None:
         confidence = checked.number(confidence, "confidence of the mask", 0, 1)
     try:
@@ -530,4 +537,13 @@ def _read_mask(value: Any, longest_side: int) -> ManifestMask:
     size = struct.unpack(">II", png[16:24])
     if not all(1 <= side <= longest_side for side in size):
         raise ValueError(f"the mask has {size[0]:,}x{size[1]:,} pixels, at most {longest_side:,} a side are wanted")
-    return ManifestMask(png, _text(value, "method"), confidence)
+    return ManifestMask(png, None if method is None else checked.text(method, "method"), confidence)
+
+
+def renamed(spec: DatasetSpec, name: str | None) -> DatasetSpec:
+    """The definition under another name, if there is one.
+
+    Raises:
+        SpecError: If ``name`` cannot be a dataset's.
+    """
+    return spec if name is None else DatasetSpec.from_dict({**spec.to_dict(), "name": name})

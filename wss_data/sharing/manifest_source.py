@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from wss_data.errors import SourceError
+from wss_data.records import MANIFEST_SOURCE, source_id_of
 from wss_data.retrieval.sources.base import Hit, Pages, SourceState
 from wss_data.runtime.files import expanded
-from wss_data.sharing.manifest import read_manifest, source_id_of
+from wss_data.sharing.manifest import read_manifest
 from wss_data.spec import ClassSpec
 
 
@@ -21,7 +22,7 @@ class ManifestSource:
         SourceError: If there is no such file, none was given, or a line of it is wrong.
     """
 
-    name = "manifest"
+    name = MANIFEST_SOURCE
     local = False
 
     def __init__(self, path: str | Path | None = None) -> None:

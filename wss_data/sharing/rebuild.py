@@ -1,35 +1,30 @@
-"""Build a published dataset again from its manifest, and say what has become of each image."""
+"""Build a published dataset again from its manifest, and report what has become of each image."""
 
-import csv
-import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from wss_data.errors import ImageError, MaskError, SourceError, StoreError
+from wss_data import store
+from wss_data.errors import MaskError, SourceError, StoreError
 from wss_data.filtering.filters import aligned
-from wss_data.reading.cells import text_cell
+from wss_data.imaging import masks as mask_files
+from wss_data.pipeline import build
+from wss_data.reading.cells import csv_text
+from wss_data.records import MANIFEST_SOURCE, first_source, source_id_of
 from wss_data.retrieval.journal import Entry, Journal, secret_of
 from wss_data.runtime.files import expanded, write_output
 from wss_data.runtime.home import dataset_folder
-from wss_data.sharing.manifest import (
-    SOURCE,
-    Manifest,
-    ManifestImage,
-    ManifestMask,
-    first_source,
-    read_manifest,
-    source_id_of,
-)
+from wss_data.sharing.import_dataset import imported_mask
+from wss_data.sharing.manifest import Manifest, ManifestImage, ManifestMask, read_manifest, renamed
 from wss_data.spec import DownloadSpec
+from wss_data.store.info import info_of
+from wss_data.store.provenance import ImageRow, image_rows
 
 if TYPE_CHECKING:
-    from wss_data.store import MaskValues
-    from wss_data.store.provenance import ImageRow
     from wss_data.store.types import Dataset
 
 State = Literal["alive", "changed", "placeholder", "dead", "opted_out", "failed", "no_url"]
@@ -48,6 +43,7 @@ _MEANING: Mapping[State, str] = {
 
 _OPTED_OUT = ("opted_out", "robots", "forgotten")
 _BATCH = 64
+_COLUMNS = ("class", "source", "source_id", "image_url", "sha256", "state", "reason", "detail")
 
 
 @dataclass(frozen=True)
@@ -116,14 +112,12 @@ class RebuildReport:
         Raises:
             OutputError: If a file is there that this program did not write, or that was changed since.
         """
-        table = io.StringIO()
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(["class", "source", "source_id", "image_url", "sha256", "state", "reason", "detail"])
+        rows = []
         for item in self.images:
             at = item.image.provenance
-            row = (item.image.class_name, *first_source(at), at.image_url, item.image.sha256, item.state)
-            writer.writerow([text_cell(cell) for cell in (*row, item.reason, item.detail)])
-        write_output(expanded(path), table.getvalue())
+            known = (item.image.class_name, *first_source(at), at.image_url, item.image.sha256)
+            rows.append((*known, item.state, item.reason, item.detail))
+        write_output(expanded(path), csv_text(_COLUMNS, rows))
 
 
 def rebuild(
@@ -135,7 +129,7 @@ def rebuild(
 ) -> RebuildReport:
     """Build the dataset of a manifest again, or go on where an earlier rebuild stopped.
 
-    Pictures are downloaded from where they were found first. One whose bytes are the
+    Images are downloaded from where they were found first. One whose bytes are the
     published ones takes its published mask, so that it is not co-segmented again; a
     person's verdicts are taken over. What failed for a reason that may pass is tried
     again by every further call. A program that had made the masks is not run here.
@@ -144,7 +138,7 @@ def rebuild(
         manifest: The file.
         name: Name of the new dataset; by default that of the published one.
         workers: Worker processes; ``None`` for one a processor.
-        download: How pictures are downloaded.
+        download: How images are downloaded.
         progress: Whether to show progress bars.
 
     Returns:
@@ -155,12 +149,8 @@ def rebuild(
         SpecError: If ``name`` cannot be a dataset's.
         StoreError: If a dataset of that name was not made from this manifest.
     """
-    from wss_data import store
-    from wss_data.pipeline import build
-
     listed = read_manifest(manifest)
-    spec = listed.spec if name is None else type(listed.spec).from_dict({**listed.spec.to_dict(), "name": name})
-    spec = replace(spec, download=download or DownloadSpec())
+    spec = replace(renamed(listed.spec, name), download=download or DownloadSpec())
     _refuse_another(spec.name, Path(manifest))
     listed.warn_of_program()
     taken = (0, 0)
@@ -176,29 +166,23 @@ def rebuild(
         # A class without a single image left ends a build; what became of its images must be told all the same.
         problem = str(error)
     with Journal(dataset_folder(spec.name) / "journal.sqlite") as journal:
-        entries = {(entry.class_name, entry.source_id): entry for entry in journal.entries() if entry.source == SOURCE}
-        placeholders = journal.placeholders() | _tagged_placeholders(store.open_dataset(spec.name))
+        entries = {(e.class_name, e.source_id): e for e in journal.entries() if e.source == MANIFEST_SOURCE}
+        tagged = store.open_dataset(spec.name).match_tags("dropped:placeholder").values("sha256")
+        placeholders = journal.placeholders() | frozenset(tagged)
     images = tuple(_became(image, entries, placeholders) for image in listed.images)
     return RebuildReport(spec.name, images, *taken, problem, listed.unknown_told)
 
 
 def _refuse_another(name: str, path: Path) -> None:
     """Leave a dataset alone that was built from anything but this manifest: the publisher's own, say."""
-    from wss_data import store
-    from wss_data.store.info import info_of
-
     if name not in {row.name for row in store.list_datasets()}:
         return
     sources = info_of(store.open_dataset(name))["definition"].get("sources", [])
     wanted = str(expanded(path).absolute())
-    if [source.get("options", {}).get("path") for source in sources if source["name"] == SOURCE] != [wanted]:
+    if [source.get("options", {}).get("path") for source in sources if source["name"] == MANIFEST_SOURCE] != [wanted]:
         raise StoreError(
             f"dataset '{name}' exists already and was not built from {path}. Give the copy a name of its own (--name)."
         )
-
-
-def _tagged_placeholders(dataset: "Dataset") -> frozenset[str]:
-    return frozenset(dataset.match_tags("dropped:placeholder").values("sha256"))
 
 
 def _became(
@@ -207,7 +191,7 @@ def _became(
     if not image.provenance.image_url:
         return RebuiltImage(image, "no_url")
     identity = source_id_of(image.provenance)
-    # Of a forgotten picture the journal keeps only a digest of its identity.
+    # Of a forgotten image the journal keeps only a digest of its identity.
     entry = entries.get((image.class_name, identity)) or entries.get((image.class_name, secret_of(identity)))
     if entry is None:
         return RebuiltImage(image, "failed", "not_asked", "The build ended before it was asked for.")
@@ -238,9 +222,6 @@ def take_over(dataset: "Dataset", manifest: Manifest) -> tuple[int, int]:
     Returns:
         Number of masks taken, those of an earlier call included, and of those not taken.
     """
-    from wss_data import store
-    from wss_data.store.provenance import image_rows
-
     rows = {(row.class_name, source_id_of(row.provenance)): row for row in image_rows(dataset)}
     verdicts: dict[str, str] = {}
     wanted: list[tuple[ImageRow, ManifestMask]] = []
@@ -261,40 +242,17 @@ def take_over(dataset: "Dataset", manifest: Manifest) -> tuple[int, int]:
     if wanted:
         store.set_ledger(dataset, store.MASKS, manifest.ledger, origin=store.IMPORTED)
     for start in range(0, len(wanted), _BATCH):
-        values = _mask_values(wanted[start : start + _BATCH], dataset.name, manifest)
+        values = []
+        for row, published in wanted[start : start + _BATCH]:
+            allowed = {0, manifest.spec.class_index(row.class_name), manifest.spec.ignore_index}
+            if (mask := decode_mask(published.png, row.size, allowed)) is None:
+                left += 1
+            else:
+                known = {"confidence": published.confidence}
+                values.append(imported_mask(dataset.name, row, mask, manifest.spec, known))
         store.set_masks(dataset, store.MASKS, values)
         taken += len(values)
-        left += len(wanted[start : start + _BATCH]) - len(values)
     return taken, left
-
-
-def _mask_values(
-    wanted: Sequence[tuple["ImageRow", ManifestMask]], name: str, manifest: Manifest
-) -> list["MaskValues"]:
-    """Write the masks that fit their image; what is stored of each."""
-    from wss_data import store
-    from wss_data.cosegmentation.quality import mask_quality
-    from wss_data.imaging.images import read_image
-    from wss_data.imaging.masks import foreground_ratio, write_mask
-
-    values = []
-    for row, published in wanted:
-        index = manifest.spec.class_index(row.class_name)
-        mask = decode_mask(published.png, row.size, {0, index, manifest.spec.ignore_index})
-        if mask is None:
-            continue
-        foreground, band = mask == index, mask == manifest.spec.ignore_index
-        path = dataset_folder(name) / store.IMPORTED / row.class_name / f"{Path(row.path).stem}.png"
-        write_mask(mask, path)
-        try:
-            quality = mask_quality(read_image(row.path), foreground, band)
-        except (ImageError, ValueError):
-            quality = None  # an empty mask, or an image that was removed by hand; the filter sees to it
-        ratio = foreground_ratio(foreground, band)
-        values.append(
-            store.MaskValues(row.sample_id, str(path), published.confidence, ratio, quality, store.IMPORTED, None)
-        )
-    return values
 
 
 def decode_mask(png: bytes, size: tuple[int, int], allowed: set[int]) -> np.ndarray | None:
@@ -308,10 +266,8 @@ def decode_mask(png: bytes, size: tuple[int, int], allowed: set[int]) -> np.ndar
     Returns:
         Shape (H, W), uint8.
     """
-    from wss_data.imaging.masks import decode_mask as decode
-
     try:
-        mask = decode(png, "the manifest", size).values
+        mask = mask_files.decode_mask(png, "the manifest", size).values
     except MaskError:
         return None
     return mask if set(np.unique(mask).tolist()) <= allowed else None

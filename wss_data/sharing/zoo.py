@@ -10,8 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wss_data import store
 from wss_data.errors import SourceError
+from wss_data.pipeline import build
 from wss_data.runtime.home import dataset_folder
+from wss_data.sharing.export import add_to, export_dataset
+from wss_data.sharing.manifest import read_manifest
+from wss_data.sharing.rebuild import rebuild
 from wss_data.spec import DatasetSpec, read_spec
 
 if TYPE_CHECKING:
@@ -36,11 +41,6 @@ def prepare(folder: Path | str, definition: str = "drawn", manifest: str | None 
         SourceError: If no source can deliver, or the manifest is wrong.
         StoreError: If the database cannot be reached.
     """
-    from wss_data import store
-    from wss_data.pipeline import build
-    from wss_data.sharing.export import export_dataset
-    from wss_data.sharing.rebuild import rebuild
-
     spec = _spec(definition, manifest)
     place = _place(folder, spec)
     if not place.is_dir():
@@ -69,8 +69,6 @@ def load(dataset: "Dataset", folder: Path | str, definition: str = "drawn", mani
     Raises:
         SourceError: If it was not prepared.
     """
-    from wss_data.sharing.export import add_to
-
     spec = _spec(definition, manifest)
     place = _place(folder, spec)
     if not place.is_dir():
@@ -82,8 +80,6 @@ def load(dataset: "Dataset", folder: Path | str, definition: str = "drawn", mani
 
 
 def _spec(definition: str, manifest: str | None) -> DatasetSpec:
-    from wss_data.sharing.manifest import read_manifest
-
     return read_spec(definition) if manifest is None else read_manifest(manifest, masks=False).spec
 
 

@@ -32,6 +32,7 @@ class ImageRow:
         mask_path: Its co-segmentation (label mask), or ``None``.
         mask_method: What made that mask, or ``None``.
         provenance: Where it came from.
+        foreground_ratio: Share of the mask's pixels that are foreground, in [0, 1], or ``None`` without a mask.
     """
 
     sample_id: str
@@ -47,6 +48,7 @@ class ImageRow:
     mask_path: str | None
     mask_method: str | None
     provenance: Provenance
+    foreground_ratio: float | None = None
 
 
 def image_rows(dataset: "fo.Dataset", action: str = "described") -> list[ImageRow]:
@@ -64,7 +66,7 @@ def image_rows(dataset: "fo.Dataset", action: str = "described") -> list[ImageRo
     more = ["tags", "verdict", "confidence", f"{MASKS}.mask_path", f"{MASKS}.method"]
     original = ["provenance.original_width", "provenance.original_height"]
     texts = [f"provenance.{name}" for name in PROVENANCE_TEXTS]
-    last = ["provenance.retrieved_at", "provenance.opt_outs"]
+    last = ["provenance.retrieved_at", "provenance.opt_outs", "foreground_ratio"]
     columns = dataset.values([*plain, *more, *original, *texts, *last])
     order = {name: position for position, name in enumerate(class_names(dataset))}
     rows = [_image_row(row) for row in zip(*columns, strict=True)]
@@ -73,7 +75,7 @@ def image_rows(dataset: "fo.Dataset", action: str = "described") -> list[ImageRo
 
 def _image_row(row: tuple[Any, ...]) -> ImageRow:
     key, class_name, path, sha256, phash, width, height, tags, verdict, confidence, mask, method = row[:12]
-    original_width, original_height, *texts, retrieved_at, opt_outs = row[12:]
+    original_width, original_height, *texts, retrieved_at, opt_outs, ratio = row[12:]
     known = dict(zip(PROVENANCE_TEXTS, texts, strict=True))
     source, source_id = known.pop("source") or "unknown", known.pop("source_id") or str(sha256)
     if retrieved_at is not None and retrieved_at.tzinfo is None:
@@ -92,6 +94,7 @@ def _image_row(row: tuple[Any, ...]) -> ImageRow:
         mask_path=mask,
         mask_method=method,
         provenance=Provenance(source, source_id, **known, retrieved_at=retrieved_at, opt_outs=tuple(opt_outs or ())),
+        foreground_ratio=ratio,
     )
 
 

@@ -8,7 +8,6 @@ voc           the layout of PASCAL VOC
 folders       one folder a class
 coco          COCO, masks as run lengths
 huggingface   what Hugging Face's ``datasets`` loads
-reading       nothing: reads an export again
 ============  ===================================================================
 """
 

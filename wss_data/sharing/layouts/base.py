@@ -1,7 +1,5 @@
 """What every layout shares: the row of an image, a folder that is whole or not there, what the masks mean."""
 
-import csv
-import io
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +10,7 @@ from wss_data.errors import StoreError
 from wss_data.imaging.images import read_image, write_jpeg
 from wss_data.imaging.masks import open_mask, write_mask
 from wss_data.ledger import Ledger
+from wss_data.reading.cells import csv_text
 from wss_data.records import Provenance
 from wss_data.runtime.files import WRITTEN, expanded, sweep, unfinished, write_json, write_text
 
@@ -117,11 +116,8 @@ def write_meaning(rows: Sequence[ExportRow], folder: Path, classes: Sequence[str
     if not known:
         return
     columns = list(dict.fromkeys(key for row in known for key in row.mask_facts))
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["image", "class", *columns])
-    for row in known:
-        # repr of a float reads back as the same float; nothing is an empty cell.
-        values = ("" if (value := row.mask_facts.get(key)) is None else value for key in columns)
-        writer.writerow([row.name, row.labels[0] if row.labels else "", *values])
-    write_text(folder / MASK_TABLE, table.getvalue())
+    table = (
+        (row.name, row.labels[0] if row.labels else "", *(row.mask_facts.get(key) for key in columns)) for row in known
+    )
+    # Cells as they are: repr of a float reads back as the same float; nothing is an empty cell.
+    write_text(folder / MASK_TABLE, csv_text(["image", "class", *columns], table, cell=lambda value: value))

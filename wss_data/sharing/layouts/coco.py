@@ -20,9 +20,6 @@ from wss_data.records import Provenance
 from wss_data.runtime.files import write_text
 from wss_data.sharing.layouts.base import ExportRow, copy_image, write_meaning
 
-_LONGEST_RUN = 7
-"""Characters that one run length takes at most: 5 bits each, and runs are below 2^32."""
-
 
 def write_coco(
     rows: Sequence[ExportRow],
@@ -59,7 +56,7 @@ def write_coco(
     colour = voc_palette()[ignore_index].tolist()
     void = mask_names(classes, ignore_index)[ignore_index]
     categories.append({"id": ignore_index, "name": void, "supercategory": void, "isthing": 0, "color": colour})
-    licences = _Licences()
+    licences: dict[tuple[str, str], int] = {}  # name and address -> id, as images name them
     splits: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
     count = 0
     for image_id, row in enumerate(rows, start=1):
@@ -76,7 +73,7 @@ def write_coco(
     for split, (images, annotations) in splits.items():
         value = {
             "info": {"description": description, "version": "1.0", "ledger": ledger.to_dict()},
-            "licenses": licences.entries,
+            "licenses": [{"id": key, "name": name, "url": url} for (name, url), key in licences.items()],
             "categories": categories,
             "images": images,
             "annotations": annotations,
@@ -88,29 +85,15 @@ def write_coco(
     return len(rows)
 
 
-class _Licences:
-    """The file's list of licences, filled as images name them."""
-
-    def __init__(self) -> None:
-        self.entries: list[dict[str, Any]] = []
-        self._ids: dict[tuple[str, str], int] = {}
-
-    def id_of(self, provenance: Provenance) -> int:
-        key = (provenance.license or "not known", provenance.license_url or "")
-        if key not in self._ids:
-            self._ids[key] = len(self._ids) + 1
-            self.entries.append({"id": self._ids[key], "name": key[0], "url": key[1]})
-        return self._ids[key]
-
-
-def _known(row: ExportRow, licences: _Licences) -> dict[str, Any]:
+def _known(row: ExportRow, licences: dict[tuple[str, str], int]) -> dict[str, Any]:
     known: dict[str, Any] = {"labels": list(row.labels), "has_mask": row.mask_path is not None}
     if row.sha256:
         known["sha256"] = row.sha256
-    if row.provenance is not None:
-        known["license"] = licences.id_of(row.provenance)
-        known["coco_url"] = row.provenance.image_url or ""
-        known["provenance"] = provenance_values(row.provenance)
+    if (at := row.provenance) is not None:
+        key = (at.license or "not known", at.license_url or "")
+        known["license"] = licences.setdefault(key, len(licences) + 1)
+        known["coco_url"] = at.image_url or ""
+        known["provenance"] = provenance_values(at)
     return known
 
 
@@ -165,22 +148,21 @@ def encode_rle(mask: np.ndarray) -> dict[str, Any]:
 
     Source:
         ``rleToString`` in cocodataset/cocoapi, common/maskApi.c.
+
+    >>> mask = np.array([[0, 1, 1], [0, 1, 0]], bool)  # runs: 2 background, 3 foreground, 1 background
+    >>> encode_rle(mask)
+    {'size': [2, 3], 'counts': '231'}
     """
-    flat = np.ravel(mask, order="F")
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    ends = np.concatenate([[0] if flat.size and flat[0] else [], edges, [flat.size]]).astype(np.int64)
-    runs = np.diff(ends, prepend=0)
-    left = runs.copy()
-    left[3:] -= runs[1:-2]
-    characters = np.zeros((runs.size, _LONGEST_RUN), np.uint8)
-    used = np.zeros(characters.shape, bool)
-    more = np.ones(runs.size, bool)
-    for place in range(_LONGEST_RUN):
-        used[:, place] = more
-        low = left & 31
-        left >>= 5
-        more = more & np.where(low & 16, left != -1, left != 0)
-        characters[:, place] = low + 32 * more + 48
-        if not more.any():
-            break
-    return {"size": list(mask.shape), "counts": characters[used].tobytes().decode("ascii")}
+    flat = mask.ravel(order="F")
+    starts = np.flatnonzero(np.diff(flat, prepend=False))  # a mask that begins with foreground: a run of 0 first
+    runs = np.diff(np.append(starts, flat.size), prepend=0).tolist()
+    counts = bytearray()
+    for place, run in enumerate(runs):
+        left = run - runs[place - 2] if place > 2 else run
+        more = True
+        while more:
+            low = left & 31
+            left >>= 5
+            more = left != (-1 if low & 16 else 0)
+            counts.append(low + 32 * more + 48)
+    return {"size": list(mask.shape), "counts": counts.decode("ascii")}

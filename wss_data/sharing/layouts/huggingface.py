@@ -8,7 +8,7 @@ Source:
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +55,13 @@ def write_huggingface(
     splits: dict[str, list[ExportRow]] = {}
     for row in rows:
         splits.setdefault(SPLITS.get(row.split, row.split), []).append(row)
+    files, masked = [], set()
     for split, members in splits.items():
         place = folder / "data" / split
         # A column of images without one image has no type, and `datasets` would refuse it.
         masks = any(row.mask_path for row in members)
+        masked.add(masks)
+        files.append({"split": split, "path": f"data/{split}/**"})
         lines = []
         for row in members:
             copy_image(row.image_path, place / "images" / f"{row.name}.jpg")
@@ -70,7 +73,12 @@ def write_huggingface(
     values = mask_names(classes, ignore_index)
     write_json(folder / "id2label.json", {str(value): text for value, text in values.items()})
     body = card or f"# {name}\n\n{columns_told(classes, ignore_index)}"
-    write_text(folder / "README.md", f"{front_matter(rows, name)}\n{body}")
+    if len(masked) == 1:
+        configs: list[dict[str, Any]] = [{"config_name": "default", "data_files": files}]
+    else:  # splits of one configuration must have the same columns
+        configs = [{"config_name": file["split"], "data_files": [file]} for file in files]
+    licences = {row.provenance.license if row.provenance else None for row in rows}
+    write_text(folder / "README.md", f"{front_matter(name, licences, len(rows), configs)}\n{body}")
     write_meaning(rows, folder, classes, ledger)
     return len(rows)
 
@@ -98,36 +106,43 @@ def columns_told(classes: Sequence[str], ignore_index: int) -> str:
     )
 
 
-def front_matter(rows: Sequence[ExportRow], name: str) -> str:
-    """The head of the README, by which the Hub and ``datasets`` know what is there. YAML between two ``---``."""
-    splits: dict[str, bool] = {}
-    for row in rows:
-        split = SPLITS.get(row.split, row.split)
-        splits[split] = splits.get(split, False) or row.mask_path is not None
-    files = [{"split": split, "path": f"data/{split}/**"} for split in splits]
-    if len(set(splits.values())) == 1:
-        configs: list[dict[str, Any]] = [{"config_name": "default", "data_files": files}]
-    else:  # splits of one configuration must have the same columns
-        configs = [{"config_name": file["split"], "data_files": [file]} for file in files]
-    licences = {row.provenance.license if row.provenance else None for row in rows}
+def front_matter(name: str, licences: set[str | None], count: int, configs: Sequence[Mapping[str, Any]]) -> str:
+    """The head of a README, by which the Hub and ``datasets`` know what is there: YAML between two ``---``.
+
+    Args:
+        name: Name of the dataset.
+        licences: SPDX identifiers of the images; ``None`` for a licence not known.
+        count: Number of images.
+        configs: Which files ``datasets`` loads.
+    """
     head = {
         "pretty_name": name,
         **licence_keys(licences),
         "task_categories": ["image-segmentation"],
         "tags": ["weakly-supervised"],
-        "size_categories": [size_category(len(rows))],
+        "size_categories": [size_category(count)],
         "configs": configs,
     }
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n"
 
 
 def licence_keys(licences: set[str | None]) -> dict[str, str]:
-    """The Hub's keys for the licence: one if all images share it, else ``other``. ``None`` is a licence not known."""
+    """The Hub's keys for the licence: one if all images share it, else ``other``. ``None`` is a licence not known.
+
+    >>> licence_keys({"CC0-1.0"})
+    {'license': 'cc0-1.0'}
+    >>> licence_keys({"CC0-1.0", None})
+    {'license': 'other', 'license_name': 'mixed', 'license_link': 'README.md'}
+    """
     if len(licences) == 1 and (only := next(iter(licences))) is not None:
         return {"license": only.lower()}
     return {"license": "other", "license_name": "mixed", "license_link": "README.md"}
 
 
 def size_category(count: int) -> str:
-    """The Hub's word for a number of images, such as ``1K<n<10K``."""
+    """The Hub's word for a number of images.
+
+    >>> size_category(999), size_category(1_000)
+    ('n<1K', '1K<n<10K')
+    """
     return next((word for limit, word in _SIZES if count < limit), "n>1M")

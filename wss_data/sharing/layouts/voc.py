@@ -1,11 +1,10 @@
 """The layout of PASCAL VOC."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from wss_data.ledger import Ledger
+from wss_data.reading.cells import csv_text
 from wss_data.runtime.files import write_text
 from wss_data.sharing.layouts.base import ExportRow, copy_image, copy_mask, write_meaning
 
@@ -33,10 +32,7 @@ def write_voc(rows: Sequence[ExportRow], folder: Path, classes: Sequence[str], l
         splits.setdefault(row.split, []).append(row.name)
     for split, names in splits.items():
         write_text(folder / "ImageSets" / "Segmentation" / f"{split}.txt", "".join(f"{name}\n" for name in names))
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["image", "classes"])
-    writer.writerows([row.name, " ".join(row.labels)] for row in rows)
-    write_text(folder / "image_labels.csv", table.getvalue())
+    table = ((row.name, " ".join(row.labels)) for row in rows)
+    write_text(folder / "image_labels.csv", csv_text(["image", "classes"], table, cell=str))
     write_meaning(rows, folder, classes, ledger)
     return len(rows)
