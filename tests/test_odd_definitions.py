@@ -101,7 +101,7 @@ def test_an_odd_definition_is_refused_with_one_short_sentence(what, tmp_path, ca
     file.write_bytes(BYTES[what] if what in BYTES else TEXTS[what].encode())
     if what == "list outside the folder of lists":
         (tmp_path / "JPEGImages").mkdir()
-        with pytest.raises(SpecError, match=r"target option val is '\.\./\.\./\.\./etc/passwd'"):
+        with pytest.raises(SpecError, match=r"target: val is '\.\./\.\./\.\./etc/passwd'"):
             read_voc_layout(tmp_path, read_spec(file))
     else:
         assert "odd.yaml" in refused(capsys, "sources", file)

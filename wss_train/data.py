@@ -26,7 +26,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from wss_data.cosegmentation.agreement import disagreement
 from wss_data.errors import TrainingDataError
 from wss_data.imaging.images import read_at_least, read_size
 from wss_data.imaging.masks import check_size, read_mask, resize_mask
@@ -35,6 +34,7 @@ from wss_data.records import ExampleTable
 from wss_data.runtime.files import digests_of
 from wss_data.runtime.threads import in_threads
 from wss_data.store import example_table
+from wss_data.target.agreement import disagreement
 from wss_train.recipes import TrainRecipe
 
 if TYPE_CHECKING:

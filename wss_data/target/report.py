@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wss_data.cosegmentation.agreement import disagreement
 from wss_data.errors import SourceError
 from wss_data.imaging.images import TURNED
 from wss_data.spec import DatasetSpec
+from wss_data.target.agreement import disagreement
 from wss_data.target.sbd import USUAL_SIZES
-from wss_data.target.voc import Split, TargetImage, TargetLayout, expected_sizes
+from wss_data.target.voc import Split, TargetImage, TargetLayout, voc_options
 
 _MANY = 0.1
 """Where more than this share of the masks disagree with the labels, something is wrong with all of them. Ours."""
@@ -57,7 +57,7 @@ def target_report(layout: TargetLayout, images: Sequence[TargetImage], spec: Dat
         images: Its records after ``check_targets`` and ``without_copies``.
         spec: The definition; its target's option ``expect`` names numbers of images.
     """
-    expected = expected_sizes(spec)
+    expected = voc_options(spec).expect
     problems = list(layout.notes)
     counts = []
     for split in layout.lists:
@@ -66,13 +66,21 @@ def target_report(layout: TargetLayout, images: Sequence[TargetImage], spec: Dat
         if wanted == listed:
             counts[-1] += ", as expected"
         elif wanted is not None:
-            problems.append(f"{split} has {listed:,} images, {_more(listed - wanted)} than the {wanted:,} expected: ")
-            problems[-1] += _why(layout, split, listed)
-    counts += [_labels(layout), _files(layout, images), _copies(images), *layout.counts]
+            more = f"{abs(listed - wanted):,} {'more' if listed > wanted else 'fewer'}"
+            why = _why(layout, split, listed)
+            problems.append(f"{split} has {listed:,} images, {more} than the {wanted:,} expected: {why}")
+    hashes = [image.sha256 for image in images if image.record.split == "train" and image.sha256]
+    leaks = sum(image.dropped == "leak" for image in images)
+    copies = f"copies: {len(hashes) - len(set(hashes)):,} in train, {leaks:,} of train in what is scored on"
+    counts += [_labels(layout), _files(layout, images), copies, *layout.counts]
     problems += [problem for split in layout.lists if (problem := _dropped(images, split))]
     agreement, many = _agreement(images)
     (problems if many else counts).extend(agreement)
-    counts += _by_colour(images)
+    if read := [image for image in images if image.by_colour]:
+        counts.append(
+            f"palettes: {len(read):,} masks have VOC's colours, or black and white, in another order and were read by "
+            f"them, the first is {read[0].record.id}"
+        )
     problems += _turned(images)
     return TargetReport(tuple(counts), tuple(problems))
 
@@ -84,10 +92,6 @@ def _from_lists(layout: TargetLayout, split: Split) -> str:
     parts = " + ".join(f"{name} {count:,}" for name, count in made.parts.items())
     same = f", the same as in {layout.same_list.name}" if layout.same_list else ""
     return f"({parts}, of SBD {made.in_both:,} are in VOC train and {made.left_out:,} of VOC val left out{same})"
-
-
-def _more(difference: int) -> str:
-    return f"{abs(difference):,} {'more' if difference > 0 else 'fewer'}"
 
 
 def _why(layout: TargetLayout, split: Split, listed: int) -> str:
@@ -119,12 +123,6 @@ def _files(layout: TargetLayout, images: Sequence[TargetImage]) -> str:
     return f"images: {len(images) - sbd - missing:,} in JPEGImages, {sbd:,} in SBD alone, {missing:,} without a file"
 
 
-def _copies(images: Sequence[TargetImage]) -> str:
-    hashes = [image.sha256 for image in images if image.record.split == "train" and image.sha256]
-    leaks = sum(image.dropped == "leak" for image in images)
-    return f"copies: {len(hashes) - len(set(hashes)):,} in train, {leaks:,} of train in what is scored on"
-
-
 def no_class_shown(images: Sequence[TargetImage]) -> str | None:
     """What is wrong where no mask of val shows a class although the labels name some, as a sentence; else ``None``."""
     scored = [image for image in images if image.mask_path and not image.dropped and image.record.labels]
@@ -146,16 +144,6 @@ def _agreement(images: Sequence[TargetImage]) -> tuple[list[str], bool]:
     line = f"masks: {found}, the first is {known[found.positions[0]].record.id}"
     many = len(found.positions) > _MANY * len(known)
     return [f"{line}. Do masks and labels belong together?" if many else line], many
-
-
-def _by_colour(images: Sequence[TargetImage]) -> list[str]:
-    read = [image for image in images if image.by_colour]
-    if not read:
-        return []
-    return [
-        f"palettes: {len(read):,} masks have VOC's colours, or black and white, in another order and were read by "
-        f"them, the first is {read[0].record.id}"
-    ]
 
 
 def _turned(images: Sequence[TargetImage]) -> list[str]:

@@ -100,6 +100,10 @@ def train_aug(voc_train: Sequence[str], voc_val: Sequence[str], sbd_lists: Mappi
 
     Source:
         Shen et al., BMVC 2017, section 4; the list is that of Chen et al., *DeepLab*, ICLR 2015.
+
+    >>> made = train_aug(["t1", "t2"], ["v1"], {"SBD train": ["t2", "s1"], "SBD val": ["v1", "s2"]})
+    >>> made.ids, made.in_both, made.left_out
+    (('t1', 't2', 's1', 's2'), 1, 1)
     """
     train, val = set(voc_train), set(voc_val)
     sbd = dict.fromkeys(name for ids in sbd_lists.values() for name in ids)

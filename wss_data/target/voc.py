@@ -8,17 +8,17 @@ The masks of training images are never opened, even where the folder has them:
 """
 
 import hashlib
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from PIL import Image
+from pydantic import Field
 
-from wss_data.errors import ImageError, MaskError, SourceError, SpecError, shown
+from wss_data.errors import ImageError, MaskError, SourceError, SpecError
 from wss_data.imaging.images import SUFFIXES, decode_image, unseen_turn
 from wss_data.imaging.masks import (
     FILE_REASONS,
@@ -29,23 +29,31 @@ from wss_data.imaging.masks import (
     write_mask,
 )
 from wss_data.reading.labels import EXAMPLE, ClassWords, read_annotation, read_label_table
-from wss_data.reading.listing import Listing, by_name, list_files
+from wss_data.reading.listing import by_name, list_files
 from wss_data.reading.lists import ImageList, read_list
+from wss_data.reading.settings import settings
+from wss_data.retrieval.decode_pool import perceptual_hash
+from wss_data.retrieval.sources.drawn import write_drawn_target
 from wss_data.runtime.parallel import map_images
 from wss_data.spec import DatasetSpec
 from wss_data.target.sbd import VOC_CLASSES, Sbd, TrainAug, find_sbd, train_aug
 
 Split = Literal["train", "val", "test"]
 Origin = Literal["table", "annotation", "sbd", ""]
+Labels = Mapping[str, tuple[set[str], Origin]]
+"""Image -> its classes, and where they came from."""
 
 LABELS_FILE = "image_labels.csv"
 LIST_FOLDER = Path("ImageSets") / "Segmentation"
-LIST_FOLDERS = (LIST_FOLDER, Path("ImageSets") / "SegmentationAug")
-AUGMENTED_LISTS = ("train_aug", "trainaug")
+AUGMENTED_LISTS = tuple(
+    Path("ImageSets") / folder / f"{name}.txt"
+    for folder in ("Segmentation", "SegmentationAug")
+    for name in ("train_aug", "trainaug")
+)
 """Lists that are tried for the training split before VOC's own: with SBD's images, as the paper trains on them."""
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
-_LIST_NAME = re.compile(r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]{0,199}")
+_LIST_NAME = r"^[^/\\\x00-\x1f.][^/\\\x00-\x1f]{0,199}$"
 
 DROP_REASONS = frozenset(
     ("no_labels", "not_listed", "leak", "missing", "unreadable", "unsupported_format", "truncated", "too_large")
@@ -60,8 +68,28 @@ DROP_REASONS = frozenset(
 _READING = 2
 """Counts up when masks are read in another way, so that what was imported before is read again."""
 
-DRAWN_DEFAULTS = {"train": 200, "val": 80, "seed": 1}
-"""Numbers of images, and the seed, of the drawn target dataset."""
+ListName = Annotated[str, Field(pattern=_LIST_NAME, description=f"Name of a list in {LIST_FOLDER}, without '.txt'.")]
+
+
+@settings("target", SpecError)
+class VocOptions:
+    """Options of a target in the layout of VOC."""
+
+    train: ListName | None = None
+    val: ListName | None = None
+    test: ListName | None = None
+    expect: Annotated[
+        dict[Split, Annotated[int, Field(ge=0)]], Field(description="Numbers of images that the lists should have.")
+    ] = Field(default_factory=dict)
+
+
+@settings("target", SpecError)
+class DrawnOptions:
+    """Options of a drawn target."""
+
+    train: Annotated[int, Field(ge=0, description="Number of training images.")] = 200
+    val: Annotated[int, Field(ge=0, description="Number of validation images.")] = 80
+    seed: Annotated[int, Field(ge=0, description="Another seed draws other images.")] = 1
 
 
 @dataclass(frozen=True)
@@ -166,29 +194,29 @@ def read_voc_layout(
             several files have the name of one image, or no training image shows a class of the definition.
     """
     folder = voc_folder(folder)
-    options = _options(spec)
+    options = voc_options(spec)
     found = list_files(folder / "JPEGImages", SUFFIXES, deep=False).with_text_names()
     candidates = by_name(found)
     extra = find_sbd(sbd, candidates) if sbd is not None else None
     known = candidates.keys() | (extra.images.keys() if extra is not None else set())
-    lists = _list_files(folder, options, made=extra is not None)
+    augmented = [path for path in (folder / name for name in AUGMENTED_LISTS) if path.is_file()]
+    lists = _list_files(folder, options, augmented if extra is None else [])
     read: dict[Split, ImageList] = {split: read_list(path, known) for split, path in lists.items()}
-    splits: dict[Split, list[str]] = {split: list(images.names) for split, images in read.items()}
+    splits: dict[Split, Sequence[str]] = {split: images.names for split, images in read.items()}
     counts = [note for images in read.values() for note in images.notes] + list(extra.notes if extra else ())
     if str(found):
         counts.append(f"JPEGImages: {found}.")
     made, same, notes = None, None, []
     if "test" in splits:
-        # A test list that repeats val, as some have it, adds nothing; one whose pictures were never fetched neither.
-        val = set(splits["val"])
-        splits["test"] = [name for name in splits["test"] if name not in val]
+        # A test list that repeats val, as some have it, adds nothing; one whose images were never fetched neither.
+        splits["test"] = [name for name in splits["test"] if name not in set(splits["val"])]
         if not any(name in candidates for name in splits["test"]):
             del splits["test"], lists["test"]
     _check_apart(splits, lists)
-    if extra is not None and "train" not in options:
+    if extra is not None and options.train is None:
         made = train_aug(splits["train"], splits["val"], extra.lists)
-        splits["train"] = list(made.ids)
-        for path in _augmented_lists(folder)[:1]:
+        splits["train"] = made.ids
+        for path in augmented[:1]:
             if difference := _difference(made.ids, path, known):
                 notes.append(difference)
             else:
@@ -196,64 +224,58 @@ def read_voc_layout(
         _check_apart(splits, lists)  # SBD and the list of test, too
 
     files, twins = _one_each(candidates, (name for names in splits.values() for name in names), _photograph)
-    if twins:
-        notes.append(twins)
+    notes += twins
     true_masks = list_files(folder / "SegmentationClass", (".png",), deep=False).with_text_names()
     if str(true_masks):
         counts.append(f"SegmentationClass: {true_masks}.")
-    mask_files, _ = _one_each(by_name(true_masks), splits["val"], lambda several: None)
-    mask_classes = spec.target.mask_classes if spec.target else None
-    words = ClassWords(spec.class_names, (*(mask_classes or ()), *VOC_CLASSES))
-    labels = _read_labels(folder, labels_csv, splits, extra, words)
-    notes += [note for note in (*labels.notes, words.note()) if note]
-    counts += labels.counts
+    masks, _ = _one_each(by_name(true_masks), splits["val"], lambda several: None)
+    words = ClassWords(spec.class_names, (*_mask_names(spec), *VOC_CLASSES))
+    labels, damaged, passed_over = _read_labels(folder, labels_csv, splits, extra, words)
+    notes += [note for note in (*damaged, words.note()) if note]
     if extra is not None:
         files = {**extra.images, **files}
-    records = tuple(
-        _record(folder, split, name, files, mask_files, labels.found.get(name), spec)
-        for split, ids in splits.items()
-        for name in ids
-    )
+    records = []
+    for split, names in splits.items():
+        for name in names:
+            # Nobody outside knows what the images of test show.
+            classes, origin = labels[name] if name in labels and split != "test" else (set[str](), "")
+            image_path = files.get(name, folder / "JPEGImages" / f"{name}.jpg")
+            mask_path = masks.get(name, folder / "SegmentationClass" / f"{name}.png") if split == "val" else None
+            shown = tuple(c for c in spec.class_names if c in classes)
+            records.append(TargetRecord(name, image_path, split, shown, mask_path, origin))
     if not any(record.id in files for record in records):
         raise SourceError(
             f"{folder / 'JPEGImages'}: none of the {len(records)} listed images is there, such as {records[0].id}."
         )
     if not any(record.labels for record in records if record.split == "train"):
-        seen = sorted({name for classes, _ in labels.found.values() for name in classes})
-        why = " ".join(filter(None, [words.note(), *labels.counts]))
+        seen = sorted({name for classes, _ in labels.values() for name in classes})
+        why = " ".join(filter(None, [words.note(), *passed_over]))
         raise SourceError(
             f"{folder}: no training image shows a class of definition '{spec.name}' ({', '.join(spec.class_names)}). "
             f"Its labels name: {', '.join(seen[:12]) if seen else 'nothing'}. {why}".rstrip()
         )
-    return TargetLayout(folder, records, lists, made, same, tuple(notes), tuple(counts))
+    return TargetLayout(folder, tuple(records), lists, made, same, tuple(notes), (*counts, *passed_over))
 
 
-def _list_files(folder: Path, options: Mapping[str, Any], made: bool) -> dict[Split, Path]:
-    """The file of each split's list; ``made``: that of train is the one that SBD's images are added to."""
+def _list_files(folder: Path, options: VocOptions, augmented: Sequence[Path]) -> dict[Split, Path]:
+    """The file of each split's list. ``augmented``: lists of train that are taken in place of VOC's own."""
 
-    def file(name: object) -> Path:
-        return folder / LIST_FOLDER / f"{name}.txt"
+    def file(split: Split) -> Path:
+        return folder / LIST_FOLDER / f"{getattr(options, split) or split}.txt"
 
-    found = [] if made else _augmented_lists(folder)
-    train = file(options["train"]) if "train" in options else [*found, file("train")][0]
-    lists: dict[Split, Path] = {"train": train, "val": file(options.get("val", "val"))}
-    if "test" in options or file("test").is_file():
-        lists["test"] = file(options.get("test", "test"))
+    train = file("train") if options.train or not augmented else augmented[0]
+    lists: dict[Split, Path] = {"train": train, "val": file("val")}
+    if options.test or file("test").is_file():
+        lists["test"] = file("test")
     return lists
-
-
-def _augmented_lists(folder: Path) -> list[Path]:
-    """Lists of train with SBD's images that people put into VOC's folder."""
-    paths = (folder / place / f"{name}.txt" for place in LIST_FOLDERS for name in AUGMENTED_LISTS)
-    return [path for path in paths if path.is_file()]
 
 
 def _one_each(
     candidates: Mapping[str, Sequence[Path]],
     listed: Iterable[str],
     choose: Callable[[Sequence[Path]], Path | None],
-) -> tuple[dict[str, Path], str | None]:
-    """Name -> file, and what was decided where several files have a listed name, as a sentence.
+) -> tuple[dict[str, Path], list[str]]:
+    """Name -> file, and what was decided where several files have a listed name, as at most one sentence.
 
     Raises:
         SourceError: If ``choose`` cannot tell which of them is meant.
@@ -269,12 +291,12 @@ def _one_each(
             )
         chosen[name] = wanted
     if not several:
-        return chosen, None
+        return chosen, []
     first = " and ".join(path.name for path in candidates[several[0]])
-    return chosen, (
+    return chosen, [
         f"{chosen[several[0]].parent.name}: {len(several):,} names have several files, such as {first}; the "
         f"photographs, such as {chosen[several[0]].name}, were taken, and the masks or copies beside them left out."
-    )
+    ]
 
 
 def _photograph(paths: Sequence[Path]) -> Path | None:
@@ -291,30 +313,8 @@ def _is_in_colour(path: Path) -> bool:
     try:
         with Image.open(path) as image:
             return image.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "LA", "PA")
-    except (
-        Exception
-    ):  # damaged bytes make Pillow's readers raise nearly anything; the image is refused by its name later
+    except Exception:  # damaged bytes make Pillow raise nearly anything; the image is refused by its name later
         return True
-
-
-def _record(
-    folder: Path,
-    split: Split,
-    name: str,
-    files: Mapping[str, Path],
-    masks: Mapping[str, Path],
-    found: "tuple[set[str], Origin] | None",
-    spec: DatasetSpec,
-) -> TargetRecord:
-    classes, origin = found if found is not None and split != "test" else (set[str](), "")
-    return TargetRecord(
-        id=name,
-        image_path=files.get(name, folder / "JPEGImages" / f"{name}.jpg"),
-        split=split,
-        labels=tuple(c for c in spec.class_names if c in classes),
-        mask_path=masks.get(name, folder / "SegmentationClass" / f"{name}.png") if split == "val" else None,
-        labels_from=origin,
-    )
 
 
 def voc_folder(folder: Path) -> Path:
@@ -335,42 +335,16 @@ def voc_folder(folder: Path) -> Path:
     )
 
 
-def _options(spec: DatasetSpec) -> Mapping[str, Any]:
-    options: Mapping[str, Any] = spec.target.options if spec.target and spec.target.layout == "voc" else {}
-    unknown = set(options) - {"train", "val", "test", "expect"}
-    if unknown:
-        raise SpecError(
-            f"definition '{spec.name}': target option {shown(min(unknown))} is not known. "
-            "Known: train, val, test (names of lists), expect (numbers of images)."
-        )
-    for split in ("train", "val", "test"):
-        name = options.get(split, split)
-        if not isinstance(name, str) or not _LIST_NAME.fullmatch(name):
-            raise SpecError(
-                f"definition '{spec.name}': target option {split} is {shown(name)}; the name of a list in "
-                f"{LIST_FOLDER} is wanted, without folders and without '.txt'."
-            )
-    expected_sizes(spec)
-    return options
-
-
-def expected_sizes(spec: DatasetSpec) -> dict[str, int]:
-    """Split -> the number of images that the definition expects on its list.
+def voc_options(spec: DatasetSpec) -> VocOptions:
+    """The options of a definition's target; none where it has no target in the layout of VOC.
 
     Raises:
-        SpecError: If it expects something else than numbers.
+        SpecError: If one is unknown or cannot be.
     """
-    expect = spec.target.options.get("expect", {}) if spec.target and spec.target.layout == "voc" else {}
-    good = isinstance(expect, Mapping) and all(
-        key in ("train", "val", "test") and isinstance(value, int) and not isinstance(value, bool)
-        for key, value in expect.items()
-    )
-    if not good:
-        raise SpecError(
-            f"definition '{spec.name}': target option expect: {shown(expect)} is not possible. "
-            "Wanted: numbers of images, such as {train: 10582, val: 1449}."
-        )
-    return dict(expect)
+    try:
+        return VocOptions(**(spec.target.options if spec.target and spec.target.layout == "voc" else {}))
+    except SpecError as error:
+        raise SpecError(f"definition '{spec.name}': {error}") from None
 
 
 def _check_apart(splits: Mapping[Split, Sequence[str]], lists: Mapping[Split, Path]) -> None:
@@ -399,28 +373,23 @@ def _difference(made: Sequence[str], path: Path, known: Collection[str]) -> str 
     return f"{path.name} on disk names other images ({'; '.join(parts)}); the list made of VOC and SBD is used."
 
 
-@dataclass
-class _Labels:
-    """Image -> its classes and where they came from; what is wrong, and what was passed over, as sentences."""
-
-    found: dict[str, tuple[set[str], Origin]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    counts: list[str] = field(default_factory=list)
-
-
 def _read_labels(
     folder: Path,
     labels_csv: Path | None,
     splits: Mapping[Split, Sequence[str]],
     sbd: Sbd | None,
     words: ClassWords,
-) -> _Labels:
-    """The image-level labels of train and val, from the table, else from annotations and SBD."""
-    listed = {name for names in splits.values() for name in names}
+) -> tuple[Labels, list[str], list[str]]:
+    """The image-level labels of train and val, from the table, else from annotations and SBD.
+
+    Returns:
+        The labels; what is wrong, and what was passed over, as sentences.
+    """
     path = labels_csv or folder / LABELS_FILE
     if path.is_file():
+        listed = {name for names in splits.values() for name in names}
         table = read_label_table(path, words, listed)
-        return _Labels({name: (classes, "table") for name, classes in table.labels.items()}, counts=table.told(listed))
+        return {name: (classes, "table") for name, classes in table.labels.items()}, [], table.told(listed)
     if labels_csv is not None:
         raise SourceError(f"{labels_csv}: there is no such table of image-level labels.")
     annotations = folder / "Annotations"
@@ -429,23 +398,21 @@ def _read_labels(
             f"{folder}: no image-level labels. Wanted: {LABELS_FILE} with the columns image,classes as in: {EXAMPLE}; "
             "or VOC's Annotations/<image>.xml, or a table given with --labels."
         )
-    labels, damaged = _Labels(), []
-    listing = list_files(annotations, (".xml",), deep=False) if annotations.is_dir() else Listing()
-    if str(listing):
-        labels.counts.append(f"Annotations: {listing}.")
+    labels: dict[str, tuple[set[str], Origin]] = {}
+    damaged = []
+    listing = list_files(annotations, (".xml",), deep=False)
     files = by_name(listing)
     for name in dict.fromkeys((*splits["train"], *splits["val"])):
         if name in files:
-            labels.found[name] = set().union(*(read_annotation(file, words) for file in files[name])), "annotation"
+            labels[name] = set().union(*(read_annotation(file, words) for file in files[name])), "annotation"
         elif sbd is not None:
             try:
                 if (present := sbd.classes_of(name)) is not None:
-                    labels.found[name] = present, "sbd"
+                    labels[name] = present, "sbd"
             except SourceError as error:
                 damaged.append(str(error))
-    if damaged:
-        labels.notes.append(f"{len(damaged):,} files of SBD's cannot be read. {damaged[0]}")
-    return labels
+    notes = [f"{len(damaged):,} files of SBD's cannot be read. {damaged[0]}"] if damaged else []
+    return labels, notes, [f"Annotations: {listing}."] if str(listing) else []
 
 
 def _mask_names(spec: DatasetSpec) -> Sequence[str]:
@@ -483,6 +450,13 @@ def translate_mask(mask: np.ndarray, translation: np.ndarray, image_size: tuple[
 
     Raises:
         MaskError: With reason ``size``, ``rotated`` or ``values``.
+
+    >>> spec = DatasetSpec.from_dict(
+    ...     {"name": "small", "classes": ["cow"], "target": {"layout": "voc", "mask_classes": ["bird", "cow"]}}
+    ... )
+    >>> mask = np.array([[0, 2, 2], [0, 1, 255]], np.uint8)  # a cow, a bird, and a border of void
+    >>> translate_mask(mask, mask_translation(spec), (3, 2), "a.png").tolist()
+    [[0, 1, 1], [0, 255, 255]]
     """
     check_size((mask.shape[1], mask.shape[0]), image_size, name)
     translated = translation[mask]
@@ -528,34 +502,30 @@ def check_target(record: TargetRecord, spec: DatasetSpec, mask_folder: Path) -> 
     Returns:
         The image; what is wrong with it is told in ``dropped``, never raised.
     """
-    from wss_data.retrieval.decode_pool import perceptual_hash
-
-    sha256 = phash = ""
-    size = None
+    image = TargetImage(record, None, "", "")
     try:
         data = _read(record.image_path)
-        sha256 = hashlib.sha256(data).hexdigest()
-        image = decode_image(data, str(record.image_path))
-        size, phash = (image.shape[1], image.shape[0]), perceptual_hash(image)
+        image = replace(image, sha256=hashlib.sha256(data).hexdigest())
+        pixels = decode_image(data, str(record.image_path))
+        size = (pixels.shape[1], pixels.shape[0])
+        image = replace(image, size=size, phash=perceptual_hash(pixels))
         if record.split == "train" and not record.labels:
             detail = f"{record.id}: no image-level label of the classes {', '.join(spec.class_names)}."
-            return TargetImage(record, size, sha256, phash, dropped="no_labels", detail=detail)
-        if record.mask_path is not None:
-            found = open_mask(record.mask_path, size)
-            _refuse_foreground(found, record, spec)
-            mask = translate_mask(found.values, mask_translation(spec), size, str(record.mask_path))
-            written = mask_folder / f"{record.id}.png"
-            write_mask(mask, written)
-            present = np.bincount(mask.ravel(), minlength=256) > 0
-            classes = tuple(name for index, name in enumerate(spec.class_names, start=1) if present[index])
-            return TargetImage(
-                record, size, sha256, phash, written, None, None, classes, found.by_colour, unseen_turn(data)
-            )
-        return TargetImage(record, size, sha256, phash)
+            return replace(image, dropped="no_labels", detail=detail)
+        if record.mask_path is None:
+            return image
+        found = open_mask(record.mask_path, size)
+        _refuse_foreground(found, record, spec)
+        mask = translate_mask(found.values, mask_translation(spec), size, str(record.mask_path))
+        written = mask_folder / f"{record.id}.png"
+        write_mask(mask, written)
+        present = np.bincount(mask.ravel(), minlength=256) > 0
+        classes = tuple(name for index, name in enumerate(spec.class_names, start=1) if present[index])
+        return replace(image, mask_path=written, shown=classes, by_colour=found.by_colour, turned=unseen_turn(data))
     except ImageError as error:
-        return TargetImage(record, size, sha256, phash, dropped=error.reason, detail=str(error))
+        return replace(image, dropped=error.reason, detail=str(error))
     except MaskError as error:
-        return TargetImage(record, size, sha256, phash, dropped=f"mask_{error.reason}", detail=str(error))
+        return replace(image, dropped=f"mask_{error.reason}", detail=str(error))
 
 
 def _read(path: Path) -> bytes:
@@ -567,18 +537,12 @@ def _read(path: Path) -> bytes:
 
 def source_fingerprint(layout: TargetLayout, spec: DatasetSpec) -> str:
     """Short text that changes whenever a record, a file's size or date, or the meaning of the masks does."""
-    expected = sorted(expected_sizes(spec).items())
-    lines = [repr((_READING, spec.class_names, spec.ignore_index, mask_translation(spec).tolist()))]
-    lines.append(
-        repr(
-            (
-                sorted(map(str, layout.lists.values())),
-                layout.made is not None,
-                (*layout.notes, *layout.counts),
-                expected,
-            )
-        )
-    )
+    expected = sorted(voc_options(spec).expect.items())
+    lists, told = sorted(map(str, layout.lists.values())), (*layout.notes, *layout.counts)
+    lines = [
+        repr((_READING, spec.class_names, spec.ignore_index, mask_translation(spec).tolist())),
+        repr((lists, layout.made is not None, told, expected)),
+    ]
     for record in layout.records:
         stamps = []
         for path in (record.image_path, record.mask_path):
@@ -624,13 +588,8 @@ def write_drawn(spec: DatasetSpec, folder: Path) -> None:
         SpecError: If an option is unknown or no whole number.
         SourceError: If a class cannot be drawn.
     """
-    from wss_data.retrieval.sources.drawn import write_drawn_target
-
-    options: dict[str, Any] = {**DRAWN_DEFAULTS, **(spec.target.options if spec.target else {})}
-    for key, value in options.items():
-        if key not in DRAWN_DEFAULTS or isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise SpecError(
-                f"definition '{spec.name}': target option {key}: {shown(value)} is not possible. "
-                f"Known, each a whole number: {', '.join(DRAWN_DEFAULTS)}."
-            )
-    write_drawn_target(folder, spec.class_names, **options)
+    try:
+        options = DrawnOptions(**(spec.target.options if spec.target else {}))
+    except SpecError as error:
+        raise SpecError(f"definition '{spec.name}': {error}") from None
+    write_drawn_target(folder, spec.class_names, options.train, options.val, options.seed)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Literal, cast
 import numpy as np
 import torch
 
-from wss_data.cosegmentation.agreement import disagreement
 from wss_data.crf.dense_crf import backend
 from wss_data.errors import ImageError, MaskError, StaleMasksError, StoreError, TrainingDataError, WssError
 from wss_data.filtering.filters import DROPPED, FILTER_TAGS, GONE, SCREENING_TAGS
@@ -23,6 +22,7 @@ from wss_data.imaging.images import unseen_turn
 from wss_data.imaging.masks import open_mask
 from wss_data.records import ExampleTable
 from wss_data.store import GROUND_TRUTH, MASKS, class_names, example_table, kind_of, open_dataset
+from wss_data.target.agreement import disagreement
 from wss_train.inference import decoded, device_of
 from wss_train.models import build_model, usable_precision
 from wss_train.recipes import TrainRecipe

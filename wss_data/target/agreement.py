@@ -39,6 +39,10 @@ def disagreement(shown: Sequence[Collection[str]], named: Sequence[Collection[st
     Args:
         shown: For each image the classes in its mask.
         named: For each image the classes of its labels, in the same order.
+
+    >>> found = disagreement([{"cat"}, {"cow"}], [{"cat"}, {"cow", "cat"}])
+    >>> found.positions, found.lacking[1]  # the mask of the second image lacks the cat
+    ((1,), frozenset({'cat'}))
     """
     other = tuple(frozenset(a) - frozenset(b) for a, b in zip(shown, named, strict=True))
     lacking = tuple(frozenset(b) - frozenset(a) for a, b in zip(shown, named, strict=True))
