@@ -36,10 +36,7 @@ def scene(height, width, labels=3, seed=0):
 def test_up_to_two_megapixels_the_crf_sees_the_whole_image_and_gives_the_same_bits():
     maps, image = scene(60, 80)
     energies = -np.log(np.maximum(maps, 1e-5))
-    whole = mean_field(
-        energies, image, position_px=3, position_weight=3, bilateral_px=15, bilateral_rgb=3, bilateral_weight=4,
-        iterations=5,
-    )  # fmt: skip
+    whole = mean_field(energies, image, SETTINGS)
 
     assert len(crf_tiles(1000, 2000, 55)) == 1 and len(crf_tiles(1000, 2001, 55)) > 1
     assert np.array_equal(dense_crf(maps, image, SETTINGS), whole)

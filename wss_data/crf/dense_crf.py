@@ -13,12 +13,13 @@ import importlib.util
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, cast, get_args
 
 import numpy as np
 
+from wss_data.crf.settings import CrfSettings
 from wss_data.errors import WssError
 
 Backend = Literal["builtin", "pydensecrf"]
@@ -60,42 +61,6 @@ class CrfTile:
         top, left = self.rows.start - self.seen_rows.start, self.columns.start - self.seen_columns.start
         bottom, right = top + self.rows.stop - self.rows.start, left + self.columns.stop - self.columns.start
         return seen[..., top:bottom, left:right]
-
-
-@dataclass(frozen=True)
-class CrfSettings:
-    """The two pairwise terms of a dense CRF, both with Potts compatibility.
-
-    Args:
-        position_px: Standard deviation of the smoothness term, pixels. The authors' code uses 2.
-        position_weight: Weight of the smoothness term.
-        bilateral_px: Spatial standard deviation of the appearance term, pixels.
-        bilateral_rgb: Colour standard deviation of the appearance term, in units of 0..255.
-        bilateral_weight: Weight of the appearance term.
-        iterations: Mean-field iterations.
-
-    Raises:
-        ValueError: If a standard deviation is not above zero, a value not finite, or the iterations are negative.
-
-    Source:
-        The defaults are the field's habit with DeepLab: Chen et al., ICLR 2015, as in Shen et al.'s preset ``paper``.
-    """
-
-    position_px: float = 3.0
-    position_weight: float = 3.0
-    bilateral_px: float = 55.0
-    bilateral_rgb: float = 3.0
-    bilateral_weight: float = 4.0
-    iterations: int = 10
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if not math.isfinite(value):
-                raise ValueError(f"the CRF's {name} is {value}: it must be a finite number.")
-            if name.endswith(("_px", "_rgb")) and value <= 0:
-                raise ValueError(f"the CRF's {name} is {value}: a standard deviation must be above 0.")
-        if self.iterations < 0:
-            raise ValueError(f"the CRF's iterations are {self.iterations}: 0 or more are possible.")
 
 
 def backend() -> Backend:
@@ -249,7 +214,7 @@ def _sharpened(
     # Loads numba: a second that only users of the CRF pay.
     from wss_data.crf.mean_field import mean_field
 
-    return mean_field(energies, image, **asdict(settings), origin=origin)
+    return mean_field(energies, image, settings, origin)
 
 
 def _by_pydensecrf(energies: np.ndarray, image: np.ndarray, settings: CrfSettings) -> np.ndarray:

@@ -18,21 +18,18 @@ from typing import Any, TypeVar
 
 import numba
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic as numba_intrinsic
-from numba.extending import models, register_model
 
 F = TypeVar("F", bound=Callable[..., Any])
 Array = np.ndarray
-
-intrinsic: Any = numba_intrinsic
 
 SMALLEST_NORM = 1e-20
 """Added to a sum of weights before its root is divided by. Source: the authors' code."""
 
 CHUNK = 1024
 """Points that are worked on at a time where much is noted for each, so that it stays in the processor's cache."""
+
+SIDE_BY_SIDE = 8
+"""Labels that are filtered side by side, which share the search for their corners. More are no faster."""
 
 KEPT_LATTICES, LARGEST_KEPT = 8, 1 << 20
 """Position lattices that are kept, one a size of image, and the pixels of the largest: 32 bytes a pixel."""
@@ -88,13 +85,21 @@ class Lattice:
 
     def filter(self, signal: Array) -> Array:
         """Sum of all points' signals, weighted by a Gaussian of their distance. ``signal``: (N, lanes), float32."""
-        lanes = (0,) * signal.shape[1]
-        values = np.empty((self.size + 1, len(lanes)), np.float32)
         filtered = np.zeros_like(signal)
-        splat(self.corners, self.weights, signal, values, lanes)
-        blur(values, self.path, lanes)
-        slice_(self.corners, self.weights, values, np.float32(self.gain), np.float32(0), filtered, lanes)
+        self.add_filtered(signal, 1.0, filtered)
         return filtered
+
+    def add_filtered(self, signal: Array, weight: float, message: Array) -> None:
+        """Add ``weight`` times ``filter(signal)`` to ``message``. Both: (N, lanes), float32."""
+        factor, columns = np.float32(weight * self.gain), signal.shape[1]
+        for first in range(0, columns, SIDE_BY_SIDE):
+            # A tuple of zeros, because numba compiles for the length of a tuple: loops of a known length become
+            # vectors. Unsigned, because a negative index would be looked for at each access.
+            lanes, column = (0,) * min(SIDE_BY_SIDE, columns - first), np.uint64(first)
+            values = np.empty((self.size + 1, len(lanes)), np.float32)
+            splat(signal, column, self.corners, self.weights, values, lanes)
+            blur(values, self.path, lanes)
+            slice_(values, self.corners, self.weights, factor, message, column, lanes)
 
 
 def make_lattice(features: Array) -> Lattice:
@@ -144,16 +149,18 @@ def _larger(known: Array, size: int, wanted: int) -> tuple[Array, Array]:
 def normalised(lattice: Lattice) -> tuple[Lattice, Array]:
     """Scale a lattice's filter so that the weights of a point's neighbours are comparable everywhere.
 
-    Args:
-        lattice: From ``make_lattice``.
-
     Returns:
-        A lattice that filters by k(i, j) / sqrt(sum_j k(i, j) sum_i k(i, j)), and what it makes of ones: shape (N,),
-        float32. Only about 1: the root is not the sum.
+        A lattice that filters by k(i, j) / sqrt(sum_j k(i, j) sum_i k(i, j)), and its filter of ones, which is only
+        about 1, because the root is not the sum. Shape (N,), float32.
 
     Source:
         Krähenbühl and Koltun, *Parameter Learning and Convergent Inference for Dense Random Fields*, ICML 2013; what
         pydensecrf calls NORMALIZE_SYMMETRIC, its default.
+
+    Example:
+        >>> lattice, of_ones = normalised(make_lattice(np.array([[0.0, 0.0], [50.0, 50.0]], np.float32)))
+        >>> print(lattice.filter(np.array([[1.0], [0.0]], np.float32)).ravel().round(3), of_ones.round(3))
+        [1. 0.] [1. 1.]
     """
     ones = np.ones((len(lattice.corners), 1), np.float32)
     norms = 1 / np.sqrt(lattice.filter(ones) + np.float32(SMALLEST_NORM))
@@ -161,41 +168,34 @@ def normalised(lattice: Lattice) -> tuple[Lattice, Array]:
     return scaled, scaled.filter(ones)[:, 0]
 
 
-def position_lattice(
-    height: int, width: int, deviation_px: float, origin: tuple[int, int] = (0, 0)
-) -> tuple[Lattice, Array]:
-    """The normalised lattice of an image's pixel positions, and what it makes of ones; kept for the next image.
-
-    Args:
-        height: Pixels.
-        width: Pixels.
-        deviation_px: Standard deviation, pixels.
-        origin: (row, column) of the first pixel, where this is a part of a larger image. Not kept then.
-    """
-    make = _kept_position_lattice if height * width <= LARGEST_KEPT and origin == (0, 0) else _position_lattice
-    return make(height, width, deviation_px, origin)
-
-
+@lru_cache(KEPT_LATTICES)
 def _position_lattice(height: int, width: int, deviation_px: float, origin: tuple[int, int]) -> tuple[Lattice, Array]:
     return normalised(make_lattice(_places(height, width, origin) / np.float32(deviation_px)))
 
 
-_kept_position_lattice = lru_cache(KEPT_LATTICES)(_position_lattice)
+def position_lattice(
+    height: int, width: int, deviation_px: float, origin: tuple[int, int] = (0, 0)
+) -> tuple[Lattice, Array]:
+    """The normalised lattice of the pixel positions of an image of ``height`` x ``width`` px, and its filter of ones.
+
+    It is kept for the next image of this size, unless the image is very large or a part of a larger one: then
+    ``origin`` is the (row, column) of its first pixel. ``deviation_px``: standard deviation, pixels.
+    """
+    kept = height * width <= LARGEST_KEPT and origin == (0, 0)
+    make = _position_lattice if kept else _position_lattice.__wrapped__
+    return make(height, width, deviation_px, origin)
 
 
 def bilateral_lattice(
     image: Array, deviation_px: float, deviation_rgb: float, origin: tuple[int, int] = (0, 0)
 ) -> tuple[Lattice, Array]:
-    """The normalised lattice of an image's pixel positions and colours, and what it makes of ones.
+    """The normalised lattice of an image's pixel positions and colours, and its filter of ones.
 
     Args:
         image: Shape (H, W, 3), uint8.
-        deviation_px: Of position, pixels.
-        deviation_rgb: Of colour, in units of 0..255.
+        deviation_px: Standard deviation of position, pixels.
+        deviation_rgb: Standard deviation of colour, in units of 0..255.
         origin: As ``position_lattice``.
-
-    Returns:
-        As ``normalised``.
     """
     places = _places(image.shape[0], image.shape[1], origin) / np.float32(deviation_px)
     colours = image.reshape(-1, 3) / np.float32(deviation_rgb)
@@ -217,7 +217,7 @@ def _find_simplices(
     names: Array,
     weights: Array,
 ) -> None:
-    """Fill in the keys of each point's corners and the barycentric coordinates: Adams et al., section 4.1."""
+    """Fill in the keys of each point's corners and its barycentric coordinates: Adams et al., section 4.1."""
     count, dimensions = features.shape
     each = dimensions + 1
     width = np.float32(each)
@@ -342,113 +342,49 @@ def _lines(step: np.int64, known: Array, table: Array, size: int) -> Array:
     return path[:length].copy()
 
 
-class _Row(types.Type):
-    """A row of an array of ``lanes`` columns as one vector: numba by itself works on numbers one by one."""
-
-    def __init__(self, lanes: int) -> None:
-        self.lanes = lanes
-        super().__init__(name=f"Row({lanes})")
-
-
-@register_model(_Row)
-class _RowModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, row: _Row) -> None:
-        super().__init__(manager, row, ir.VectorType(ir.FloatType(), row.lanes))
-
-
-def _address(context: Any, builder: Any, array_type: Any, array: Any, index_type: Any, index: Any, lanes: int) -> Any:
-    """Where row ``index`` of a C-contiguous float32 array with ``lanes`` columns begins, as a pointer to a vector."""
-    offset = builder.mul(context.cast(builder, index, index_type, types.intp), ir.Constant(ir.IntType(64), lanes))
-    start = builder.gep(context.make_array(array_type)(context, builder, array).data, [offset])
-    return builder.bitcast(start, ir.VectorType(ir.FloatType(), lanes).as_pointer())
-
-
-@intrinsic
-def _zeros(typing: Any, lanes: Any) -> Any:
-    """A row of zeros, as long as the tuple ``lanes``."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return ir.Constant(ir.VectorType(ir.FloatType(), len(lanes)), None)
-
-    return _Row(len(lanes))(lanes), generate
-
-
-@intrinsic
-def _read(typing: Any, array: Any, index: Any, lanes: Any) -> Any:
-    """Row ``index`` of ``array``."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.load(_address(context, builder, array, arguments[0], index, arguments[1], len(lanes)), align=4)
-
-    return _Row(len(lanes))(array, index, lanes), generate
-
-
-@intrinsic
-def _write(typing: Any, array: Any, index: Any, row: Any) -> Any:
-    """Put a row at ``array[index]``."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _address(context, builder, array, arguments[0], index, arguments[1], row.lanes)
-        builder.store(arguments[2], place, align=4)
-        return context.get_dummy_value()
-
-    return types.void(array, index, row), generate
-
-
-@intrinsic
-def _plus(typing: Any, row: Any, factor: Any, other: Any) -> Any:
-    """``row + factor * other``, ``factor`` a float32."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        first, number, second = arguments
-        lane = builder.insert_element(ir.Constant(first.type, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
-        every = ir.Constant(ir.VectorType(ir.IntType(32), row.lanes), None)
-        factors = builder.shuffle_vector(lane, ir.Constant(first.type, ir.Undefined), every)
-        return builder.fadd(first, builder.fmul(factors, second))
-
-    return row(row, types.float32, other), generate
-
-
 @compiled(fastmath=SUMS)
-def splat(corners: Array, weights: Array, signal: Array, values: Array, lanes: tuple[int, ...]) -> None:
-    """Sum up at each corner what the points around it bring. ``signal``: (N, lanes); ``values``: (M + 1, lanes)."""
+def splat(
+    signal: Array, first: np.uint64, corners: Array, weights: Array, values: Array, lanes: tuple[int, ...]
+) -> None:
+    """Sum up at each corner what the points around it bring, columns from ``first`` on. ``values``: (M + 1, lanes)."""
     count, each = corners.shape
     values[:] = 0
     for i in range(count):
-        row = _read(signal, i, lanes)
         for j in range(each):
-            corner = corners[i, j]
-            _write(values, corner, _plus(_read(values, corner, lanes), weights[i, j], row))
+            corner, weight = corners[i, j], weights[i, j]
+            for lane in range(len(lanes)):
+                values[corner, lane] += weight * signal[i, first + np.uint64(lane)]
 
 
 @compiled(fastmath=SUMS)
 def blur(values: Array, path: Array, lanes: tuple[int, ...]) -> None:
     """Add to each corner half of its two neighbours, axis after axis, in place. ``values``: (M + 1, lanes)."""
-    one, half, none = np.float32(1), np.float32(0.5), np.uint32(0)
-    here, before, now, zero = none, _zeros(lanes), _zeros(lanes), _zeros(lanes)
+    before = np.zeros(len(lanes), np.float32)
+    here, half = np.uint32(0), np.float32(0.5)
     for t in range(len(path)):
-        after = _read(values, path[t], lanes)
         # At a line's end "here" is corner 0, which stays zero: so lines do not touch.
-        live = np.float32(here != none)
-        _write(values, here, _plus(zero, live, _plus(now, half, _plus(before, one, after))))
-        before, now, here = now, after, path[t]
+        live, after = np.float32(here != 0), path[t]
+        for lane in range(len(lanes)):
+            now = values[here, lane]
+            values[here, lane] = live * (now + half * (before[lane] + values[after, lane]))
+            before[lane] = now
+        here = after
 
 
 @compiled(fastmath=SUMS)
 def slice_(
+    values: Array,
     corners: Array,
     weights: Array,
-    values: Array,
     factor: np.float32,
-    kept: np.float32,
     message: Array,
+    first: np.uint64,
     lanes: tuple[int, ...],
 ) -> None:
-    """Make each point's message ``kept`` times itself and ``factor`` times what its corners hold: (N, lanes)."""
-    zero = _zeros(lanes)
+    """Add ``factor`` times what each point's corners hold to the columns of ``message`` from ``first`` on."""
     count, each = corners.shape
     for i in range(count):
-        total = _zeros(lanes)
         for j in range(each):
-            total = _plus(total, weights[i, j], _read(values, corners[i, j], lanes))
-        _write(message, i, _plus(_plus(zero, kept, _read(message, i, lanes)), factor, total))
+            corner, weight = corners[i, j], factor * weights[i, j]
+            for lane in range(len(lanes)):
+                message[i, first + np.uint64(lane)] += weight * values[corner, lane]
