@@ -13,6 +13,9 @@ import pytest
 from wss_data.runtime import database as database_module
 from wss_data.runtime import database_watcher
 
+# Scripts, not tests: pytest would import them to look for examples in docstrings.
+collect_ignore_glob = ["benchmarks/[!t]*.py", "benchmarks/training_speed.py", "benchmarks/programs/*"]
+
 # A shell starts its background jobs with the interrupt ignored, which all that these tests start would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
