@@ -161,6 +161,20 @@ def test_background_and_the_classes_that_reach_the_support_are_candidates():
     assert candidate_classes(maps, np.array([False, False, False, True]), 0.0).tolist() == [0, 3]
 
 
+@pytest.mark.parametrize("crf", [None, CrfSettings(iterations=1)])
+def test_every_mask_that_is_made_passes_equation_2(table, crf, monkeypatch):
+    asked = []
+
+    def recorded(scores, labels):
+        asked.append(tuple(scores.shape[1:]))
+        return label_constrained_argmax(scores, labels)
+
+    monkeypatch.setattr("wss_train.labelling.label_constrained_argmax", recorded)
+    images = predict_files(ColourNetwork(), table.image_paths[:2], InferenceSettings(long_side=40))
+    masks = [result.mask.shape for result in label_images(images, lambda _: np.array([True, True, False]), crf, 1)]
+    assert asked == masks == [(30, 40)] * 2
+
+
 @pytest.mark.parametrize(("backend", "in_processes"), [("builtin", False), ("pydensecrf", True)])
 def test_a_crf_that_holds_pythons_lock_runs_in_processes_and_the_built_in_one_in_threads(
     table, monkeypatch, backend, in_processes

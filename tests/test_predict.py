@@ -50,9 +50,9 @@ def test_any_name_is_predicted_and_what_is_passed_over_is_told(model, photos, tm
     summary = predict_images(model, photos, tmp_path / "out", progress=False)
     assert summary.written == 3 and summary.passed_over == "3 files passed over (2 hidden or of a tool, 1 .heic)"
     assert all((tmp_path / "out" / "images" / f"{name}.png").is_file() for name in names)
-    found = find_images(str(photos / "**" / "*"))
+    found = find_images(str(photos / "**" / "*"))[0]
     assert len(found) == 3, "a wildcard does not stand for a folder of a tool"
-    assert len(find_images(str(photos / "@eaDir" / "*"))) == 1, "one that is written out is meant"
+    assert len(find_images(str(photos / "@eaDir" / "*"))[0]) == 1, "one that is written out is meant"
     with pytest.raises(SourceError, match="the result's name would be too long"):
         predict_images(model, photos, tmp_path / "more", overlays=True, progress=False)
 
@@ -87,7 +87,7 @@ def touch(folder, *names):
 
 
 def places(*wanted, **options):
-    return sorted(str(place) for place in find_images(wanted, **options).values())
+    return sorted(str(place) for place in find_images(wanted, **options)[0].values())
 
 
 def test_folders_files_and_patterns_say_where_each_mask_goes(tmp_path):

@@ -252,6 +252,22 @@ def test_a_finished_run_of_an_earlier_version_which_did_not_note_its_images_is_s
     assert (out / "model.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize(("decay", "goes_on"), [(0.0, True), (0.9, False)])
+def test_a_run_of_an_earlier_version_goes_on_where_what_was_removed_since_was_off(tmp_path, decay, goes_on):
+    table = rectangles(tmp_path)
+    out = train(table, TINY, tmp_path / "run", "generator", progress=False)
+    noted = json.loads((out / "run.json").read_text())
+    removed = {"recipe.average_decay": decay, "recipe.boundary_band_px": 0, "recipe.pixel_loss": "cross_entropy"}
+    (out / "run.json").write_text(json.dumps({**noted, **removed}))
+    before = (out / "model.safetensors").stat().st_mtime_ns
+    if goes_on:
+        train(table, TINY, out, "generator", progress=False)
+        assert (out / "model.safetensors").stat().st_mtime_ns == before
+    else:
+        with pytest.raises(RecipeError, match=r"average_decay is 0\.9; this value was removed"):
+            train(table, TINY, out, "generator", progress=False)
+
+
 def test_a_run_on_a_file_of_weights_is_another_run_once_the_file_holds_others(table, tmp_path):
     from efficientnet_lite_pytorch import EfficientNet
 

@@ -11,15 +11,17 @@ Nothing here reads a pickle: a pickle can run code, and breaks when classes move
 import json
 import os
 import shutil
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Interval, Len
 
 from wss_data.errors import CheckpointError, RecipeError, shown
 from wss_data.ledger import Ledger
 from wss_data.reading import checked
+from wss_data.reading.settings import Line, settings
 from wss_data.runtime.files import write_bytes, write_json
 from wss_data.spec import MAX_CLASSES
 from wss_train.recipes import Kind, TrainRecipe
@@ -32,16 +34,14 @@ FORMAT_VERSION = 1
 
 MODEL_FILE = "model.safetensors"
 _CARD_KEY = "wss_train"
+# What fp16's factor on the loss remembers (torch.amp.GradScaler.state_dict).
 _SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
-"""What fp16's factor on the loss remembers (``torch.amp.GradScaler.state_dict``)."""
 _LONGEST_HEADER = 16 << 20
 _LARGEST_FILE = 32 << 30
-_LONGEST_NAME = 200
-_PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
-"""First bytes of a bare pickle and of the zip archive that ``torch.save`` writes."""
+_PICKLE_STARTS = (b"\x80", b"PK\x03\x04")  # first bytes of a bare pickle and of the zip archive that torch.save writes
 
 
-@dataclass(frozen=True)
+@settings("model card", CheckpointError)
 class ModelCard:
     """What a set of weights is.
 
@@ -55,11 +55,17 @@ class ModelCard:
     """
 
     kind: Kind
-    classes: tuple[str, ...]
+    classes: Annotated[tuple[Annotated[str, Line(200)], ...], Len(1, MAX_CLASSES)]
     recipe: TrainRecipe
-    iterations: int
+    iterations: Annotated[int, Interval(ge=0, le=checked.LARGEST_WHOLE)]
     multilabel: bool
     ledger: Ledger
+
+    def __post_init__(self) -> None:
+        for name in self.classes:
+            # Names become folders and columns.
+            if name.startswith(".") or "/" in name or "\\" in name or self.classes.count(name) > 1:
+                raise CheckpointError(f"a class is called {shown(name)}; names without a path are wanted, each once")
 
     @property
     def num_classes(self) -> int:
@@ -80,28 +86,17 @@ class ModelCard:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any], name: str) -> "ModelCard":
-        """The card that ``to_dict`` wrote.
-
-        Args:
-            value: Its plain values.
-            name: What to call the checkpoint in an error.
+        """The card that ``to_dict`` wrote; ``name`` is what to call the checkpoint in an error.
 
         Raises:
             CheckpointError: If it was written by another version of the format, or is incomplete.
         """
         _check_version(value, name)
         try:
-            if not isinstance(value["multilabel"], bool):
-                raise ValueError(f"multilabel is {shown(value['multilabel'])}, true or false is wanted")
-            return cls(
-                kind=_known_kind(value["kind"]),
-                classes=_class_names(value["classes"]),
-                recipe=TrainRecipe.from_dict(checked.an_object(value["recipe"])),
-                iterations=checked.whole(value["iterations"], "iterations", 0),
-                multilabel=value["multilabel"],
-                ledger=Ledger.from_dict(value["ledger"]),
-            )
-        except (KeyError, ValueError, RecipeError) as error:
+            recipe = TrainRecipe.from_dict(checked.an_object(value["recipe"]))
+            plain = {key: value[key] for key in ("kind", "classes", "iterations", "multilabel")}
+            return cls(**plain, recipe=recipe, ledger=Ledger.from_dict(value["ledger"]))
+        except (KeyError, ValueError, RecipeError, CheckpointError) as error:
             raise CheckpointError(f"{name}: the model card in the checkpoint cannot be read ({error}).") from error
 
 
@@ -138,7 +133,7 @@ def read_card(checkpoint: Path | str, expect_classes: Sequence[str] | None = Non
         CheckpointError: If it is missing, truncated, foreign, of another format version, or for other classes.
     """
     path = find_model(checkpoint)
-    metadata = _read_metadata(path)
+    metadata = _read_header(path)[0]
     if _CARD_KEY not in metadata:
         raise CheckpointError(
             f"{path}: the safetensors file was not written by wss-train. "
@@ -298,23 +293,6 @@ def clear_unfinished(run: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _known_kind(value: Any) -> Kind:
-    if value not in typing.get_args(Kind):
-        raise ValueError(f"kind is {shown(value)}, expected one of {', '.join(typing.get_args(Kind))}")
-    return value
-
-
-def _class_names(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not 0 < len(value) <= MAX_CLASSES:
-        raise ValueError(f"classes are {shown(value)}, expected a list of 1 to {MAX_CLASSES} names")
-    names = tuple(checked.identity(name, "name of a class", _LONGEST_NAME) for name in value)
-    for name in names:
-        # Names become folders and columns.
-        if name.startswith(".") or "/" in name or "\\" in name or names.count(name) > 1:
-            raise ValueError(f"a class is called {shown(name)}; names without a path are wanted, each once")
-    return names
-
-
 def _check_version(value: Any, name: str) -> None:
     found = value.get("format_version") if isinstance(value, Mapping) else None
     if found != FORMAT_VERSION:
@@ -333,30 +311,24 @@ def _write_tensors(tensors: Mapping[str, "Tensor"], path: Path, metadata: dict[s
     write_bytes(path, save(plain, metadata=metadata))
 
 
-def _read_metadata(path: Path) -> dict[str, str]:
-    return _read_header(path)[0]
-
-
 def _read_header(path: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
     """What a safetensors file says of itself, and the shapes of its tensors by name."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with path.open("rb") as file:
-            start = file.read(8)
-            if os.fstat(file.fileno()).st_size > _LARGEST_FILE:
-                raise CheckpointError(f"{path}: the file has more than {_LARGEST_FILE:,} bytes, no model has as many.")
-        if not start.startswith(_PICKLE_STARTS) and int.from_bytes(start, "little") > _LONGEST_HEADER:
-            raise CheckpointError(
-                f"{path}: the file is damaged, or no safetensors file: its header would have more than "
-                f"{_LONGEST_HEADER:,} bytes. Copy it again, or resume from the checkpoint before it."
-            )
+            start, size = file.read(8), os.fstat(file.fileno()).st_size
+        pickled = start.startswith(_PICKLE_STARTS)
+        if size > _LARGEST_FILE:
+            raise CheckpointError(f"{path}: the file has more than {_LARGEST_FILE:,} bytes, no model has as many.")
+        if not pickled and int.from_bytes(start, "little") > _LONGEST_HEADER:
+            raise SafetensorError(f"its header would have more than {_LONGEST_HEADER:,} bytes")
         with safe_open(path, framework="np") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             return file.metadata() or {}, shapes
     except SafetensorError as error:
         # Only now: a safetensors file begins with the length of its header, which may look like a pickle's first byte.
-        if start.startswith(_PICKLE_STARTS):
+        if pickled:
             raise CheckpointError(
                 f"{path}: this is a PyTorch pickle, only safetensors files written by wss-train are read. "
                 "A pickle can run code; weights of a backbone are given with --weights."

@@ -1,12 +1,10 @@
 """From a table of paths and labels to batches of training examples.
 
-Everything random about example number n is a function of (seed, n) alone: which
-image it is, its scale, its crop. So a run that resumes at iteration k sees what
-an uninterrupted one sees, whatever the number of threads.
+Everything random about example number n is a function of (seed, n) alone: which image it is, its scale, its crop. So a
+run that resumes at iteration k sees what an uninterrupted one sees, whatever the number of threads.
 
-Examples are read by threads, not by worker processes: decoding and resizing
-release Python's lock, a database client does not survive a fork, and a script
-without an ``if __name__ == "__main__"`` guard works too.
+Examples are read by threads, not by worker processes: decoding and resizing release Python's lock, a database client
+does not survive a fork, and a script without an ``if __name__ == "__main__"`` guard works too.
 """
 
 import hashlib
@@ -44,8 +42,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger(__name__)
 
-_ORDER, _AUGMENTATION = 0, 1
-"""Names of the streams of random numbers, so that no two share one."""
+ORDER, AUGMENTATION, INITIAL_WEIGHTS, ITERATION = range(4)  # streams of random numbers: no two share one
 
 
 @dataclass(frozen=True)
@@ -121,16 +118,21 @@ def draw_augmentation(recipe: TrainRecipe, generator: np.random.Generator) -> Au
 
 
 def scaled_size(width: int, height: int, long_side: float) -> tuple[int, int]:
-    """(width, height) in pixels with the longer side at ``long_side`` pixels, larger or smaller; at least 1."""
+    """(width, height) in pixels with the longer side at ``long_side`` pixels, larger or smaller; at least 1.
+
+    >>> scaled_size(1000, 500, 500), scaled_size(340, 255, 500)
+    ((500, 250), (500, 375))
+    """
     factor = long_side / max(width, height)
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The image at ``size`` = (width, height): area average when it shrinks, else bilinear. (H, W, 3), uint8."""
-    if image.shape[:2] == size[::-1]:
+    height, width = image.shape[:2]
+    if (width, height) == size:
         return image
-    shrinks = size[0] < image.shape[1]
+    shrinks = size[0] * size[1] < width * height  # an average, so that nothing aliases
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
@@ -143,11 +145,9 @@ def augment(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Turn one image and its mask into a training crop.
 
-    The longer side is brought to ``recipe.long_side`` times the drawn scale in
-    one step, because every further interpolation blurs. What the crop shows
-    beyond the image is the mean colour in whole numbers, which normalisation
-    turns into zero (less than 0.01), and void in the mask. A smaller image lies
-    anywhere in the crop.
+    The longer side is brought to ``recipe.long_side`` times the drawn scale in one step, because every further
+    interpolation blurs. What the crop shows beyond the image is the mean colour in whole numbers, which normalisation
+    turns into zero (less than 0.01), and void in the mask. A smaller image lies anywhere in the crop.
 
     Args:
         image: RGB, as large as the mask or decoded at a fraction of that. Shape (h, w, 3), uint8.
@@ -157,8 +157,8 @@ def augment(
         ignore_index: Value of the mask beyond the image.
 
     Returns:
-        The crop, not yet normalised, shape (crop, crop, 3), uint8; its mask, shape (crop, crop), uint8. Bytes, because
-        they are copied several times on their way to the network.
+        The crop, not yet normalised, (crop, crop, 3), uint8; its mask, (crop, crop), uint8. Bytes: they are copied
+        several times on their way to the network.
 
     Source:
         Shen et al., BMVC 2017, section 4.2 (sizes); the authors' code (scale and flip).
@@ -190,10 +190,16 @@ def augment(
 def image_weights(table: ExampleTable, weighting: str) -> np.ndarray | None:
     """How much each image counts in the loss.
 
+    >>> numbers = np.array([0.2, 0.6, np.nan], np.float32)
+    >>> names, labels = ("a", "b", "c"), np.ones((3, 1), bool)
+    >>> table = ExampleTable(names, names, names, labels, ("cat",), confidence=numbers)
+    >>> image_weights(table, "confidence").tolist()  # mean 1; where there is none, 1
+    [0.5, 1.5, 1.0]
+
     Args:
         table: Images with the number that is asked for.
-        weighting: ``none``, ``confidence`` (of the co-segmentation) or ``quality`` (compactness times colour contrast
-            of the mask).
+        weighting: ``none``, ``confidence`` (of the co-segmentation) or ``quality`` (solidity times colour contrast of
+            the mask).
 
     Returns:
         Weights with mean 1; an image without the number weighs 1. Shape (N,), float32. ``None`` for ``none`` and
@@ -217,9 +223,13 @@ def image_weights(table: ExampleTable, weighting: str) -> np.ndarray | None:
 def balanced_order(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """An order in which every class comes equally often, whatever its number of images.
 
+    >>> one_dog = np.array([[True, False], [True, False], [True, False], [False, True]])  # three cats
+    >>> balanced_order(one_dog, np.random.default_rng(0)).tolist().count(3)  # two of the four draws
+    2
+
     Args:
         labels: Which classes each image shows. Shape (N, C), bool.
-        generator: Source of chance.
+        generator: Source of random numbers.
 
     Returns:
         N rows, some of them several times, others not at all. Shape (N,), int64. Images without a label do not come,
@@ -264,13 +274,8 @@ class DataSummary:
 class TrainingDraws(Dataset[TrainingExample]):
     """Training examples by draw number, without an end.
 
-    Draws 0..N-1 are the N images of the table in a random order, draws N..2N-1
-    the same images in another order, and so on. With ``balanced_sampling`` some images come several times in N draws
-    and others not at all.
-
-    Args:
-        table: Images with masks.
-        recipe: Seed, sizes and augmentation.
+    Draws 0..N-1 are the N images of the table in a random order, draws N..2N-1 the same images in another order, and so
+    on. With ``balanced_sampling`` some images come several times in N draws and others not at all.
     """
 
     def __init__(self, table: ExampleTable, recipe: TrainRecipe) -> None:
@@ -285,7 +290,7 @@ class TrainingDraws(Dataset[TrainingExample]):
         epoch, position = divmod(draw, len(self.table))
         known_epoch, order = self._order
         if epoch != known_epoch:
-            generator = np.random.default_rng([self.recipe.seed, _ORDER, epoch])
+            generator = np.random.default_rng([self.recipe.seed, ORDER, epoch])
             if self.recipe.balanced_sampling:
                 order = balanced_order(np.asarray(self.table.labels, bool), generator)
             else:
@@ -294,14 +299,9 @@ class TrainingDraws(Dataset[TrainingExample]):
         return int(order[position])
 
     def __getitem__(self, draw: int) -> TrainingExample:
-        """Example number ``draw``, from 0.
-
-        Raises:
-            ImageError: If the image cannot be read.
-            TrainingDataError: If image and mask differ in size, or the mask holds no class index.
-        """
+        """Example number ``draw``, from 0. Raises as ``check_training_table`` if image or mask cannot teach."""
         table, row = self.table, self.row(draw)
-        drawn = draw_augmentation(self.recipe, np.random.default_rng([self.recipe.seed, _AUGMENTATION, draw]))
+        drawn = draw_augmentation(self.recipe, np.random.default_rng([self.recipe.seed, AUGMENTATION, draw]))
         # No larger than this crop needs: photographs are many times the size of what the network sees.
         image, size = read_at_least(table.image_paths[row], math.ceil(self.recipe.long_side * drawn.scale))
         mask = _read_class_mask(table, row, size)
@@ -379,14 +379,11 @@ def check_training_table(table: ExampleTable, needs_labels: bool = False) -> Dat
         table: Images with masks.
         needs_labels: Whether every image must have an image-level label.
 
-    Returns:
-        What the table holds.
-
     Raises:
         TrainingDataError: If the table is empty, an image or a mask is missing, a mask holds something else than
-            0..C and the ignore index or has another size than its image, no mask shows any class, a needed label
-            is missing, or an image is not the one that was imported.
-        MaskError: If a mask cannot be read.
+            0..C and the ignore index, no mask shows any class, a needed label is missing, or an image is not the one
+            that was imported.
+        MaskError: If a mask cannot be read or has another size than its image.
         ImageError: If a file is no image, or one with a side below ``wss_data.imaging.images.MIN_SIDE`` pixels.
     """
     if len(table) == 0:
@@ -394,26 +391,23 @@ def check_training_table(table: ExampleTable, needs_labels: bool = False) -> Dat
             f"{table.source or 'the table'} holds no image with a mask to learn from. "
             "Were all images dropped by the filter, or the masks not made yet?"
         )
-    without = [table.ids[i] for i, path in enumerate(table.mask_paths) if path is None]
-    if without:
-        raise TrainingDataError(
-            f"{len(without)} of {len(table)} images have no mask, the first is {without[0]}. "
-            "Make the masks first, or leave these images out."
-        )
-    unlabelled = np.flatnonzero(~table.labels.any(axis=1))
-    if needs_labels and len(unlabelled):
-        raise TrainingDataError(
-            f"{len(unlabelled)} of {len(table)} images have no image-level label, the first is "
-            f"{table.image_paths[unlabelled[0]]}. The multi-label branch needs them: label these images or leave them "
-            "out, or train without the branch."
-        )
-    missing = [path for path in table.image_paths if not Path(path).is_file()]
-    if missing:
-        raise TrainingDataError(
-            f"{len(missing)} of {len(table)} image files are missing, the first is {missing[0]}. "
-            f"Was their folder moved? Set WSS_HOME to the folder that holds {table.source or 'the dataset'} now; "
-            "images of a target dataset are found by wss-data import-target. Were they deleted? Build it again."
-        )
+    _refuse(
+        [name for name, path in zip(table.ids, table.mask_paths, strict=True) if path is None],
+        f"of {len(table)} images have no mask",
+        "Make the masks first, or leave these images out.",
+    )
+    unlabelled = np.flatnonzero(~table.labels.any(axis=1)).tolist() if needs_labels else []
+    _refuse(
+        [table.image_paths[row] for row in unlabelled],
+        f"of {len(table)} images have no image-level label",
+        "The multi-label branch needs them: label these images or leave them out, or train without the branch.",
+    )
+    _refuse(
+        [path for path in table.image_paths if not Path(path).is_file()],
+        f"of {len(table)} image files are missing",
+        f"Was their folder moved? Set WSS_HOME to the folder that holds {table.source or 'the dataset'} now; "
+        "images of a target dataset are found by wss-data import-target. Were they deleted? Build it again.",
+    )
 
     digests = digests_of(table.image_paths)
     check_imported(table, digests)
@@ -448,21 +442,19 @@ def check_training_table(table: ExampleTable, needs_labels: bool = False) -> Dat
 
 
 def check_imported(table: ExampleTable, digests: Sequence[str]) -> None:
-    """Raise ``TrainingDataError`` if image files are not those that were imported.
+    """Raise ``TrainingDataError`` if image files are not those that were imported; ``digests``: sha256 of each."""
+    imported = enumerate(table.sha256 or ())
+    _refuse(
+        [table.image_paths[row] for row, sha256 in imported if sha256 and sha256 != digests[row]],
+        f"of {len(table)} image files changed since they were imported",
+        "Import the target again with wss-data import-target: it says which masks no longer fit.",
+    )
 
-    Args:
-        table: Images.
-        digests: sha256 of each file, as hex digits.
-    """
-    if table.sha256 is None:
-        return
-    changed = [row for row, sha256 in enumerate(table.sha256) if sha256 and sha256 != digests[row]]
-    if changed:
-        raise TrainingDataError(
-            f"{len(changed)} of {len(table)} image files changed since they were imported, the first is "
-            f"{table.image_paths[changed[0]]}. Import the target again with wss-data import-target: it says which "
-            "masks no longer fit."
-        )
+
+def _refuse(names: Sequence[str], what: str, way_out: str) -> None:
+    """Raise ``TrainingDataError`` if anything is in ``names``."""
+    if names:
+        raise TrainingDataError(f"{len(names)} {what}, the first is {names[0]}. {way_out}")
 
 
 def _log_disagreement(table: ExampleTable, shown: Sequence[Sequence[int]]) -> None:

@@ -9,12 +9,11 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from tqdm import tqdm
 
-from wss_data.crf.dense_crf import CrfSettings
 from wss_data.errors import TrainingDataError
 from wss_data.imaging.masks import IGNORE_INDEX, read_mask, write_mask
 from wss_data.ledger import Ledger, Supervision, UsedFor
@@ -23,10 +22,8 @@ from wss_data.records import ExampleTable
 from wss_data.runtime.files import check_outputs, digests_of, output_folder, output_path, write_output
 from wss_data.runtime.threads import in_threads
 from wss_train.data import as_table, check_imported
-from wss_train.inference import device_of, predict_files, settings_for
-from wss_train.labelling import LabelledImage, chosen_crf, label_images, pixels_of
+from wss_train.labelling import LabelledImage, LabellingOptions, open_labeller
 from wss_train.metrics import ConfusionMatrix
-from wss_train.models import load_model
 from wss_train.reports.failures import write_failures
 from wss_train.reports.tables import markdown_table, percent
 
@@ -137,12 +134,8 @@ def evaluate_model(
     checkpoint: Path | str,
     target: "Examples",
     *,
-    scales: Sequence[float] = (1.0,),
-    crf: bool | CrfSettings = False,
     out: Path | str | None = None,
-    device: str | None = None,
-    workers: int | None = None,
-    progress: bool = True,
+    **options: Unpack[LabellingOptions],
 ) -> Evaluation:
     """Score a model against masks drawn by people. Nothing is chosen by the score.
 
@@ -150,13 +143,9 @@ def evaluate_model(
         checkpoint: Run folder or ``model.safetensors``.
         target: FiftyOne dataset or view, such as ``target.match_tags("val")``, with true masks in the field
             ``ground_truth``, or a table (``truth_table`` reads another field); images without one are left out.
-        scales: Image scales whose probabilities are averaged; one scale by default.
-        crf: Whether a dense CRF sharpens the masks; ``True`` takes the settings of the model's recipe.
         out: Folder for ``evaluation.json``, ``evaluation.md``, ``failures.png`` and ``predictions/<id>.png``; ``None``
             to keep none.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for the GPU if there is one.
-        workers: Threads or processes of the CRF; ``None`` for one a processor.
-        progress: Whether to show a progress bar.
+        **options: See ``LabellingOptions``; one scale and no CRF by default.
 
     Returns:
         The scores.
@@ -174,32 +163,27 @@ def evaluate_model(
     table = truth_table(target)
     if table.sha256 is not None:
         check_imported(table, digests_of(table.image_paths))
-    place = device_of(device)
-    model, card = load_model(checkpoint, table.classes, place)
-    settings = settings_for(card, scales, place)
+    labeller = open_labeller(checkpoint, options, table.classes)
     folder = None if out is None else Path(out)
     with nullcontext() if folder is None else output_folder(folder):
         if folder is not None:
             _check_outputs(folder, ["failures.png", *(f"predictions/{name}.png" for name in table.ids)])
         matrix = ConfusionMatrix(table.num_classes, table.ignore_index)
-        images = predict_files(model, table.image_paths, settings)
-        labelled = label_images(images, None, chosen_crf(crf, card.recipe), workers)
         score = partial(_score, table=table, predictions=None if folder is None else folder / "predictions")
-        parts = in_threads(score, labelled, pixels=pixels_of)
-        for part in tqdm(parts, total=len(table), desc="evaluate", unit="image", disable=not progress):
+        for part in labeller.label(table.image_paths, score, "evaluate"):
             matrix.merge(part)
         evaluation = Evaluation(
             classes=table.classes,
             matrix=matrix,
             images=len(table),
-            scales=settings.scales,
-            crf=bool(crf),
+            scales=labeller.settings.scales,
+            crf=labeller.crf is not None,
             seconds=time.monotonic() - start,
             source=table.source,
-            ledger=card.ledger.merged_with(table.ledger),
+            ledger=labeller.card.ledger.merged_with(table.ledger),
         )
         if folder is not None:
-            _write(evaluation, {"checkpoint": str(checkpoint), "inference": asdict(settings)}, folder)
+            _write(evaluation, {"checkpoint": str(checkpoint), "inference": asdict(labeller.settings)}, folder)
             write_failures(table, folder / "predictions", folder / "failures.png")
     return evaluation
 

@@ -8,7 +8,8 @@ import copy
 import io
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +22,6 @@ from torch.nn import functional
 
 from wss_data.errors import WssError
 from wss_data.runtime.files import check_outputs, output_path
-from wss_train.checkpoints import ModelCard
 from wss_train.models import SegmentationModel, load_model
 
 Format = Literal["onnx", "torchscript"]
@@ -38,8 +38,8 @@ probabilities; a padding that a tracer took for a constant made 2e-3 even in an 
 OPSET = 17
 """Version of ONNX's operators, of 2022: old enough for the runtimes in use."""
 
+# Sides that no stride divides, so that nothing that depends on them is left out of the trace.
 _TRACED_SHAPE = (2, 3, 67, 93)
-"""Sides that no stride divides, so that nothing that depends on them is left out of the trace."""
 
 
 @dataclass(frozen=True)
@@ -167,50 +167,45 @@ def export_model(
         OutputError: If ``out`` is a file that this program did not write, or that was changed since.
     """
     out = Path(out)
-    file_format = _format_of(out, file_format)
-    if out.is_dir():
-        raise WssError(f"{out}: this is a folder. The name of a file is wanted, such as {out / 'model.onnx'}.")
-    check_outputs([out])
-    if size is not None and (file_format != "onnx" or min(size) < 1):
-        raise WssError(
-            f"size {size[0]}x{size[1]} cannot be fixed in {file_format}: "
-            f"{'two numbers above 0 are wanted' if file_format == 'onnx' else 'TorchScript takes any; leave it out'}."
-        )
-    if file_format == "onnx":
-        _package("onnx")
-        _package("onnxruntime")
+    file_format = _checked_format(out, file_format, size)
     model, card = load_model(checkpoint)
-    reference = PixelModel(model, output).eval()
     traced = PixelModel(traceable(model), output).eval()
-    texts = _texts(card, output, input_type)
+    texts = {
+        "classes": json.dumps(["background", *card.classes]),
+        "input": f"pixels: RGB in [0, 255], {input_type}, (batch, 3, height, width)",
+        "output": f"{output}: float32, (batch, {card.num_classes}, height, width)",
+        "long_side": str(card.recipe.long_side),
+        "strictly_image_level": json.dumps(card.ledger.strictly_image_level),
+        "wss_train": json.dumps(card.to_dict()),
+    }
     data = _onnx(traced, input_type, size, texts) if file_format == "onnx" else _torchscript(traced, texts)
-    pictures = _pictures(card.recipe.long_side, size, input_type)
+    images = _random_images(card.recipe.long_side, size, input_type)
     with output_path(out) as temporary:
         temporary.write_bytes(data)
         # What is compared is the file, not what it was made from.
         opened = _open_onnx(temporary) if file_format == "onnx" else _open_torchscript(temporary)
-        difference = largest_difference(opened, reference, pictures)
-    return Exported(out, file_format, difference, tuple(tuple(picture.shape) for picture in pictures))
+        difference = largest_difference(opened, PixelModel(model, output).eval(), images)
+    return Exported(out, file_format, difference, tuple(tuple(image.shape) for image in images))
 
 
 @torch.no_grad()
 def largest_difference(
-    exported: Callable[[Tensor], Tensor], reference: Callable[[Tensor], Tensor], pictures: Sequence[Tensor]
+    exported: Callable[[Tensor], Tensor], reference: Callable[[Tensor], Tensor], images: Sequence[Tensor]
 ) -> float:
     """The largest absolute difference between the scores of two models.
 
     Args:
         exported: Pixels (N, 3, H, W) -> scores (N, C + 1, H, W).
         reference: What it must agree with.
-        pictures: What both look at.
+        images: What both are given.
 
     Raises:
         WssError: If the shapes differ, or the difference is not below ``TOLERANCE``.
     """
     largest = 0.0
-    for picture in pictures:
-        found, wanted = exported(picture), reference(picture)
-        shape = "x".join(map(str, picture.shape))
+    for image in images:
+        found, wanted = exported(image), reference(image)
+        shape = "x".join(map(str, image.shape))
         if found.shape != wanted.shape:
             raise WssError(
                 f"for an input of {shape} the exported model gives scores of shape {tuple(found.shape)}, the PyTorch "
@@ -227,17 +222,28 @@ def largest_difference(
     return largest
 
 
-def _format_of(out: Path, file_format: Format | None) -> Format:
-    if file_format is not None:
-        if file_format not in SUFFIXES.values():
-            raise WssError(f"there is no format '{file_format}'. Known: onnx, torchscript.")
-        return file_format
-    if out.suffix.lower() not in SUFFIXES:
+def _checked_format(out: Path, file_format: Format | None, size: tuple[int, int] | None) -> Format:
+    """The format that is asked for; refuses what cannot be written before the model is read."""
+    if file_format is None and out.suffix.lower() not in SUFFIXES:
         raise WssError(
             f"{out}: the name does not say which format is wanted. End it with .onnx (ONNX) or .pt (TorchScript), "
             "or give --format."
         )
-    return SUFFIXES[out.suffix.lower()]
+    chosen = file_format or SUFFIXES[out.suffix.lower()]
+    if chosen not in SUFFIXES.values():
+        raise WssError(f"there is no format '{chosen}'. Known: onnx, torchscript.")
+    if out.is_dir():
+        raise WssError(f"{out}: this is a folder. The name of a file is wanted, such as {out / 'model.onnx'}.")
+    check_outputs([out])
+    if size is not None and (chosen != "onnx" or min(size) < 1):
+        raise WssError(
+            f"size {size[0]}x{size[1]} cannot be fixed in {chosen}: "
+            f"{'two numbers above 0 are wanted' if chosen == 'onnx' else 'TorchScript takes any; leave it out'}."
+        )
+    if chosen == "onnx":
+        _package("onnx")
+        _package("onnxruntime")
+    return chosen
 
 
 def _package(name: str) -> ModuleType:
@@ -250,26 +256,22 @@ def _package(name: str) -> ModuleType:
         ) from error
 
 
-def _texts(card: ModelCard, output: Output, input_type: InputType) -> dict[str, str]:
-    """What goes into the file for people and programs: texts by name."""
-    return {
-        "classes": json.dumps(["background", *card.classes]),
-        "input": f"pixels: RGB in [0, 255], {input_type}, (batch, 3, height, width)",
-        "output": f"{output}: float32, (batch, {card.num_classes}, height, width)",
-        "long_side": str(card.recipe.long_side),
-        "strictly_image_level": json.dumps(card.ledger.strictly_image_level),
-        "wss_train": json.dumps(card.to_dict()),
-    }
-
-
-def _pictures(long_side: int, size: tuple[int, int] | None, input_type: InputType) -> list[Tensor]:
+def _random_images(long_side: int, size: tuple[int, int] | None, input_type: InputType) -> list[Tensor]:
     """Random images: of the one size, or tiny and odd ones, several at once, and one as large as in training."""
     shapes = [(1, 3, 64, 96), (2, 3, 75, 131), (1, 3, 33, 7), (1, 3, 1, 1), (1, 3, long_side * 3 // 4, long_side)]
     if size is not None:
         shapes = [(1, 3, *size), (2, 3, *size)]
     generator = torch.Generator().manual_seed(0)
-    dtype = torch.uint8 if input_type == "uint8" else torch.float32
-    return [torch.randint(0, 256, shape, generator=generator).to(dtype) for shape in shapes]
+    return [torch.randint(0, 256, shape, generator=generator).to(getattr(torch, input_type)) for shape in shapes]
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Hide that PyTorch would rather have torch.export, whose files bind to one PyTorch version."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _onnx(model: PixelModel, input_type: InputType, size: tuple[int, int] | None, texts: dict[str, str]) -> bytes:
@@ -277,15 +279,13 @@ def _onnx(model: PixelModel, input_type: InputType, size: tuple[int, int] | None
     shape = _TRACED_SHAPE if size is None else (*_TRACED_SHAPE[:2], *size)
     free = {0: "batch"} if size is not None else {0: "batch", 2: "height", 3: "width"}
     buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
-        # The exporter that follows it reasons about every side as a formula: 2 minutes in place of 3 seconds for
-        # EfficientNet-Lite0, and the file computes the same.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
-        try:
+    try:
+        with _without_advice():
+            # The newer exporter reasons about every side as a formula: 2 minutes in place of 3 seconds for
+            # EfficientNet-Lite0, and the file computes the same.
             torch.onnx.export(
                 model,
-                (torch.zeros(shape, dtype=torch.uint8 if input_type == "uint8" else torch.float32),),
+                (torch.zeros(shape, dtype=getattr(torch, input_type)),),
                 cast(Any, buffer),  # this exporter writes into files in memory, too; its annotation knows paths only
                 dynamo=False,
                 opset_version=OPSET,
@@ -293,11 +293,11 @@ def _onnx(model: PixelModel, input_type: InputType, size: tuple[int, int] | None
                 output_names=[model.output],
                 dynamic_axes={"pixels": free, model.output: free},
             )
-        except (TypeError, ValueError) as error:
-            raise WssError(
-                f"this PyTorch ({torch.__version__}) no longer has the exporter to ONNX that is used here ({error}). "
-                "Take TorchScript: end the name with .pt."
-            ) from error
+    except (TypeError, ValueError) as error:
+        raise WssError(
+            f"this PyTorch ({torch.__version__}) no longer has the exporter to ONNX that is used here ({error}). "
+            "Take TorchScript: end the name with .pt."
+        ) from error
     network = onnx.load_model_from_string(buffer.getvalue())
     onnx.helper.set_model_props(network, texts)
     return network.SerializeToString()
@@ -311,17 +311,12 @@ def _open_onnx(path: Path) -> Callable[[Tensor], Tensor]:
 
 def _torchscript(model: PixelModel, texts: dict[str, str]) -> bytes:
     buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
-        # PyTorch keeps TorchScript but names torch.export in its place, whose files bind to one PyTorch version.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
+    with _without_advice():
         traced = torch.jit.trace(model, torch.zeros(_TRACED_SHAPE, dtype=torch.uint8), check_trace=False)
         torch.jit.save(cast(torch.jit.ScriptModule, traced), buffer, _extra_files=texts)
     return buffer.getvalue()
 
 
 def _open_torchscript(path: Path) -> Callable[[Tensor], Tensor]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
+    with _without_advice():
         return torch.jit.load(path, map_location="cpu")

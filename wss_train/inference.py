@@ -1,16 +1,15 @@
 """Class probabilities of an image, averaged over several scales.
 
-For each scale the image is resized, the network's logits are brought to one
-common grid, a softmax over all classes turns them into probabilities, and these are averaged:
-the mean has the same argmax as the paper's sum, and stays in [0, 1] as the CRF wants it.
+For each scale the image is resized, the network's logits are brought to one common grid, a softmax over all classes
+turns them into probabilities, and these are averaged: the mean has the same argmax as the paper's sum, and stays in
+[0, 1] as the CRF wants it.
 
-The grid is the image's own for ``predict_probabilities``. For ``predict_files`` it is
-coarser (``grid_size``), and only the few classes that can win are brought to the image's
-size afterwards: see ``docs/explanation/inference.md`` for what that saves and changes.
+The grid is the image's own for ``predict_probabilities``. For ``predict_files`` it is coarser (``grid_size``), and only
+the few classes that can win are brought to the image's size afterwards: see ``docs/explanation/inference.md`` for what
+that saves and changes.
 
-Sides are rounded to whole multiples of the network's output stride, so that its
-grid of logits covers the image exactly and no padding leaks in; that changes the
-aspect ratio by at most half a stride.
+Sides are rounded to whole multiples of the network's output stride, so that its grid of logits covers the image exactly
+and no padding leaks in; that changes the aspect ratio by at most half a stride.
 
 An image of more than 2 megapixels is not kept once it is resized, and what is wanted at its size is made in parts
 (``window_at_image_size``): memory does not grow with the images.
@@ -18,22 +17,24 @@ An image of more than 2 megapixels is not kept once it is resized, and what is w
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
-import cv2
 import numpy as np
 import torch
+from annotated_types import Interval, Len
 from torch import Tensor
 from torch.nn import functional
 
 from wss_data.crf.dense_crf import LARGEST_WHOLE
 from wss_data.errors import ImageError, RecipeError, shown
 from wss_data.imaging.images import count_pixels, read_image
+from wss_data.reading.settings import settings
 from wss_data.runtime.threads import Room, in_threads
 from wss_train.checkpoints import ModelCard
-from wss_train.commands.arguments import MAX_SCALE
+from wss_train.data import resize_image
 from wss_train.models import SegmentationModel, usable_precision
 
 FINE_STRIDE = 8
@@ -43,11 +44,9 @@ GRID_FINE, GRID_COARSE = 3, 5
 """Points of the common grid along each cell of the finest scale's logits, for small and for large cells. Odd, so that
 the middle of each cell is one of them."""
 
-_BUFFERED = 64_000_000
-"""Pixels of decoded images held while images that fit into one pass are gathered: 0.2 GB."""
+_BUFFERED = 64_000_000  # pixels of decoded images held while images that fit into one pass are gathered: 0.2 GB
 
-_DECODERS = 4
-"""Threads that read and resize images."""
+_DECODERS = 4  # threads that read and resize images
 
 
 DECODED = Room(100_000_000)
@@ -65,27 +64,26 @@ def decoded(path: Path | str) -> Iterator[np.ndarray]:
         yield read_image(path)
 
 
-@dataclass(frozen=True)
+@settings("inference settings", RecipeError)
 class InferenceSettings:
     """How an image is looked at.
 
     Args:
-        scales: Sizes relative to ``long_side``; in the paper 0.7, 1.0 and 1.3 for masks and the final score.
+        scales: Sizes relative to ``long_side``; in the paper 0.7, 1.0 and 1.3 for masks and the final score. At most 4:
+            memory grows with the square.
         long_side: Longer side of the image at scale 1, in pixels: what the network was trained at.
         precision: ``float32`` or ``bf16`` for the network; the softmax always is float32.
         batch: Most images in one pass; they are of equal size once resized.
     """
 
-    scales: tuple[float, ...] = (1.0,)
+    scales: Annotated[tuple[Annotated[float, Interval(gt=0, le=4)], ...], Len(1)] = (1.0,)
     long_side: int = 500
     precision: str = "float32"
     batch: int = 1
 
     def __post_init__(self) -> None:
-        if not self.scales or not all(0 < scale <= MAX_SCALE for scale in self.scales):
-            raise RecipeError(f"scales are {self.scales}, wanted one or more numbers above 0 and up to {MAX_SCALE:g}.")
         if len(set(self.scales)) != len(self.scales):
-            raise RecipeError(f"scales are {self.scales}, wanted each once.")
+            raise RecipeError(f"inference settings: scales are {self.scales}, expected each once.")
 
 
 @dataclass(frozen=True)
@@ -94,11 +92,9 @@ class Predicted:
 
     Args:
         position: Position in the list.
-        image: The image, upright. Shape (H, W, 3), uint8. ``None`` if it could not be read, or if it has more than 2
-            megapixels: then ``path`` and ``size`` say where it is and how large.
-        probabilities: Of all classes, on the device of the network and on a grid that covers the image and may be
-            coarser; ``at_image_size`` brings them there. Shape (C + 1, h, w), float32, sums to 1 over the classes.
-            ``None`` if the image could not be read.
+        image: The image, upright, (H, W, 3), uint8. ``None`` if it could not be read, or has more than 2 megapixels.
+        probabilities: Of all classes, on the network's device and a grid that may be coarser than the image;
+            ``at_image_size`` brings them there. Shape (C + 1, h, w), float32, sums to 1. ``None`` without an image.
         error: Why the image could not be read, else ``None``.
         path: File of an image that is not held, else ``None``.
         size: Its (height, width) in pixels, upright.
@@ -124,10 +120,7 @@ def settings_for(card: ModelCard, scales: Sequence[float], device: torch.device)
 
 
 def device_of(name: str | None) -> torch.device:
-    """The device of that name; for ``None`` the GPU if there is one, else the processor.
-
-    Args:
-        name: ``cpu``, ``cuda`` or ``cuda:N``.
+    """The device ``cpu``, ``cuda`` or ``cuda:N``; for ``None`` the GPU if there is one, else the processor.
 
     Raises:
         RecipeError: If there is no such device, or this machine lacks it.
@@ -146,7 +139,10 @@ def device_of(name: str | None) -> torch.device:
 
 
 def network_size(height: int, width: int, long_side: float, stride: int) -> tuple[int, int]:
-    """(height, width) in pixels at which the network sees an image of that size.
+    """(height, width) in pixels at which the network sees an image of (height, width).
+
+    >>> network_size(375, 500, long_side=340, stride=16)  # 255 x 340 in whole cells of 16
+    (256, 336)
 
     Args:
         height: Of the image, in pixels.
@@ -179,17 +175,16 @@ def at_image_size(maps: Tensor, height: int, width: int) -> Tensor:
 
 
 def window_at_image_size(maps: Tensor, size: tuple[int, int], rows: slice, columns: slice) -> Tensor:
-    """A part of what ``at_image_size`` gives, without the rest: equal but for float rounding.
+    """A part of what ``at_image_size`` gives, without the rest: equal but for float rounding, and equal for the whole.
 
     Args:
         maps: On a coarser grid. Shape (K, h, w), float.
         size: (height, width) of the image, in pixels.
-        rows: Of the image, that are wanted.
-        columns: Of the image, that are wanted.
-
-    Returns:
-        Shape (K, rows, columns), as ``maps``.
+        rows: Rows of the image that are wanted.
+        columns: Columns of the image that are wanted.
     """
+    if (rows, columns) == (slice(0, size[0]), slice(0, size[1])):
+        return at_image_size(maps, *size)
     for axis, wanted in ((1, rows), (2, columns)):
         points = maps.shape[axis]
         if wanted == slice(0, size[axis - 1]):
@@ -198,10 +193,10 @@ def window_at_image_size(maps: Tensor, size: tuple[int, int], rows: slice, colum
         places = torch.arange(wanted.start, wanted.stop, device=maps.device, dtype=torch.float64)
         places = ((places + 0.5) * (points / size[axis - 1]) - 0.5).clamp(0, points - 1)
         before = places.long()
-        share = (places - before).to(maps.dtype)
-        share = share[:, None] if axis == 1 else share
+        fraction = (places - before).to(maps.dtype)
+        fraction = fraction[:, None] if axis == 1 else fraction
         after = (before + 1).clamp(max=points - 1)
-        maps = torch.lerp(maps.index_select(axis, before), maps.index_select(axis, after), share)
+        maps = torch.lerp(maps.index_select(axis, before), maps.index_select(axis, after), fraction)
     return maps
 
 
@@ -230,7 +225,7 @@ def _pyramid(image: np.ndarray, settings: InferenceSettings, stride: int) -> tup
     """The image at each scale, as the network sees it."""
     height, width = image.shape[:2]
     sizes = (network_size(height, width, settings.long_side * scale, stride) for scale in settings.scales)
-    return tuple(_resize(image, size) for size in sizes)
+    return tuple(resize_image(image, size[::-1]) for size in sizes)
 
 
 @torch.inference_mode()
@@ -240,16 +235,10 @@ def _fuse(
     size: tuple[int, ...],
     settings: InferenceSettings,
 ) -> Tensor:
-    """Class probabilities averaged over the scales.
+    """Class probabilities averaged over the scales, on the network's device: (N, C + 1, height, width), float32.
 
-    Args:
-        model: The network, in evaluation mode.
-        pyramids: Of each image one array a scale, (H, W, 3), uint8 RGB, of the same shapes for all images.
-        size: (height, width) of the grid.
-        settings: Precision.
-
-    Returns:
-        Probabilities on the network's device. Shape (N, C + 1, height, width), float32.
+    ``pyramids``: of each image one array a scale, (H, W, 3), uint8 RGB, of the same shapes for all images; ``size``:
+    (height, width) of the grid.
     """
     device = next(model.parameters()).device
     total: Tensor | None = None
@@ -269,10 +258,7 @@ def _fuse(
 class _Ready:
     """An image on its way to the network, resized already, and the grid for its probabilities."""
 
-    position: int
-    path: Path | str
-    size: tuple[int, int]
-    image: np.ndarray | None
+    image: Predicted
     pyramid: tuple[np.ndarray, ...]
     grid: tuple[int, int]
 
@@ -284,25 +270,17 @@ class _Ready:
     @property
     def pixels(self) -> int:
         """Pixels held, of the image and of its scales."""
-        held = 0 if self.image is None else self.size[0] * self.size[1]
-        return held + sum(level.shape[0] * level.shape[1] for level in self.pyramid)
+        held = [*self.pyramid] if self.image.image is None else [self.image.image, *self.pyramid]
+        return sum(level.shape[0] * level.shape[1] for level in held)
 
 
 def predict_files(
     model: SegmentationModel, paths: Sequence[Path | str], settings: InferenceSettings
 ) -> Iterator[Predicted]:
-    """Class probabilities of image files.
+    """Yield the class probabilities of image files; an unreadable file yields its error instead of ending the rest.
 
     Files are decoded and resized ahead on threads; images that are of equal size then share a pass, even if
     they were not before. The order therefore is not that of ``paths``: use ``position``.
-
-    Args:
-        model: The network, in evaluation mode.
-        paths: Image files.
-        settings: Scales, size, precision and batch.
-
-    Yields:
-        One entry per file; an unreadable file yields its error instead of ending the rest.
     """
     read = partial(_read, settings=settings, stride=model.output_stride)
     buckets: dict[tuple[tuple[int, ...], ...], list[_Ready]] = {}
@@ -329,31 +307,21 @@ def _predict_bucket(
 ) -> Iterator[Predicted]:
     maps = _fuse(model, [ready.pyramid for ready in bucket], bucket[0].grid, settings)
     for ready, probabilities in zip(bucket, maps, strict=True):
-        yield Predicted(ready.position, ready.image, probabilities, None, ready.path, ready.size)
+        yield replace(ready.image, probabilities=probabilities)
 
 
 def _read(numbered: tuple[int, Path | str], settings: InferenceSettings, stride: int) -> _Ready | Predicted:
-    """An image that is ready for the network, or what became of it instead."""
+    """An image that is ready for the network, or why it is not."""
     position, path = numbered
     try:
         pixels = count_pixels(path)
         with DECODED.taken(pixels):
             image = read_image(path)
-            rows, columns = image.shape[:2]
+            size = image.shape[0], image.shape[1]
             pyramid = _pyramid(image, settings, stride)
             kept = image if pixels <= LARGEST_WHOLE else None
             del image
     except ImageError as error:
         return Predicted(position, None, None, error)
-    cells = tuple(max(level.shape[axis] for level in pyramid) // stride for axis in (0, 1))
-    grid = grid_size(rows, columns, (cells[0], cells[1]), stride)
-    return _Ready(position, path, (rows, columns), kept, pyramid, grid)
-
-
-def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The image at ``size`` = (height, width) pixels; averages when it shrinks, so that nothing aliases."""
-    height, width = size
-    if image.shape[:2] == (height, width):
-        return image
-    shrinks = height * width < image.shape[0] * image.shape[1]
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    height, width = (max(level.shape[axis] for level in pyramid) // stride for axis in (0, 1))
+    return _Ready(Predicted(position, kept, None, None, path, size), pyramid, grid_size(*size, (height, width), stride))

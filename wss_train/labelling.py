@@ -1,42 +1,46 @@
 """From class probabilities to label masks: eq. 2, and a dense CRF beside the network where it is wanted."""
 
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from typing import TypedDict, TypeVar
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from wss_data.crf.dense_crf import (
-    LARGEST_WHOLE,
-    TILE_PIXELS,
-    CrfSettings,
-    backend,
-    dense_crf,
-    sharpened_tiles,
-)
+from wss_data.crf.dense_crf import LARGEST_WHOLE, TILE_PIXELS, CrfSettings, backend, sharpened_tiles
 from wss_data.errors import ImageError
 from wss_data.imaging.images import read_image, strips
 from wss_data.runtime.parallel import default_workers, map_images
 from wss_data.runtime.threads import Room, in_threads
-from wss_train.inference import DECODED, Predicted, at_image_size, window_at_image_size
-from wss_train.recipes import TrainRecipe
+from wss_train.checkpoints import ModelCard
+from wss_train.inference import (
+    DECODED,
+    InferenceSettings,
+    Predicted,
+    device_of,
+    predict_files,
+    settings_for,
+    window_at_image_size,
+)
+from wss_train.models import SegmentationModel, load_model
+
+T = TypeVar("T")
 
 SMALLEST_SUPPORT = 0.05
 """A class that reaches this probability nowhere in an image is left out of its CRF, whose cost grows with the classes.
 An approximation: such a class hardly wins a pixel, but the CRF could have lifted it."""
 
+# Bytes that the CRFs of several images take together, in threads; one that needs more runs alone.
 _SHARPENED = Room(1_500_000_000)
-"""Bytes that the CRFs of several images take together, in threads; one that needs more runs alone."""
 
-_STRIP = 250_000
-"""Pixels of a large image that are decided at a time: their scores stay in the processor's cache."""
+_STRIP = 250_000  # pixels of a large image that are decided at a time: their scores stay in the processor's cache
 
-_BYTES, _BYTES_A_LABEL = 400, 32
-"""What a CRF takes a pixel, as measured with 2 and 21 labels."""
+_BYTES, _BYTES_A_LABEL = 400, 32  # what a CRF takes a pixel, as measured with 2 and 21 labels
 
 Allowed = Callable[[int], np.ndarray]
 """Position of an image -> which classes it may show. Shape (C + 1,), bool; background always is."""
@@ -50,6 +54,10 @@ def label_constrained_argmax(scores: Tensor, labels: Tensor) -> Tensor:
 
     Absent classes are excluded rather than multiplied by zero. The two agree
     for probabilities, but a zero would outrank a negative logit.
+
+    >>> scores = torch.tensor([[[-3.0, -1.0]], [[-2.0, -2.0]], [[5.0, 5.0]]])  # background, cow, sheep
+    >>> label_constrained_argmax(scores, torch.tensor([False, True, False]))  # shows a cow, no sheep
+    tensor([[1, 0]])
 
     Args:
         scores: Class scores, logits or probabilities. Shape (C, H, W), float.
@@ -72,14 +80,9 @@ def label_constrained_argmax(scores: Tensor, labels: Tensor) -> Tensor:
         )
     allowed = labels.clone()
     allowed[0] = True
+    if allowed.all():  # spares a copy of the scores
+        return scores.argmax(dim=0)
     return scores.masked_fill(~allowed[:, None, None], float("-inf")).argmax(dim=0)
-
-
-def chosen_crf(crf: bool | CrfSettings, recipe: TrainRecipe) -> CrfSettings | None:
-    """The CRF that was asked for: settings as given, the recipe's for ``True``, none for ``False``."""
-    if isinstance(crf, CrfSettings):
-        return crf
-    return recipe.crf_settings if crf else None
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,74 @@ class LabelledImage:
     error: ImageError | None = None
 
 
-def pixels_of(result: LabelledImage) -> int:
-    """Pixels of its mask; 0 without one."""
-    return 0 if result.mask is None else result.mask.size
+class LabellingOptions(TypedDict, total=False):
+    """How label masks are made of images.
+
+    Args:
+        scales: Image scales whose probabilities are averaged; ``None`` for the default of whoever asks.
+        crf: Whether a dense CRF sharpens the masks; ``True``: as the model's recipe says; ``None`` as for ``scales``.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for the GPU if there is one.
+        workers: Threads or processes of the CRF; ``None`` for one a processor.
+        progress: Whether to show a progress bar.
+    """
+
+    scales: Sequence[float] | None
+    crf: bool | CrfSettings | None
+    device: str | None
+    workers: int | None
+    progress: bool
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """A trained model that labels image files; see ``open_labeller``."""
+
+    model: SegmentationModel
+    card: ModelCard
+    settings: InferenceSettings
+    crf: CrfSettings | None
+    options: LabellingOptions
+
+    def label(
+        self, paths: Sequence[Path | str], use: Callable[[LabelledImage], T], what: str, allowed: Allowed | None = None
+    ) -> Iterator[T]:
+        """Label files, and yield what ``use`` makes of each mask, in threads: the next images are labelled meanwhile.
+
+        Args:
+            paths: Image files.
+            use: Called with each mask, such as to write it.
+            what: Text beside the progress bar.
+            allowed: Which classes each image may show (eq. 2); ``None`` for all.
+        """
+        images = predict_files(self.model, paths, self.settings)
+        labelled = label_images(images, allowed, self.crf, self.options.get("workers"))
+        used = in_threads(use, labelled, pixels=lambda result: 0 if result.mask is None else result.mask.size)
+        hidden = not self.options.get("progress", True)
+        yield from tqdm(used, total=len(paths), desc=what, unit="image", disable=hidden)
+
+
+def open_labeller(
+    checkpoint: Path | str, options: LabellingOptions, classes: Sequence[str] | None = None, by_recipe: bool = False
+) -> Labeller:
+    """Load a trained model to label images with.
+
+    Args:
+        checkpoint: Run folder or ``model.safetensors``.
+        options: How it labels.
+        classes: The classes that it must know; ``None`` to accept any.
+        by_recipe: Whether the model's recipe says what ``options`` do not; otherwise that is one scale and no CRF.
+
+    Raises:
+        CheckpointError: If the model is missing, damaged, or knows other classes.
+    """
+    device = device_of(options.get("device"))
+    model, card = load_model(checkpoint, classes, device)
+    scales, crf = options.get("scales"), options.get("crf")
+    if crf is None:
+        crf = by_recipe and card.recipe.mask_crf
+    settings = settings_for(card, scales or (card.recipe.scales if by_recipe else (1.0,)), device)
+    chosen = crf if isinstance(crf, CrfSettings) else card.recipe.crf_settings if crf else None
+    return Labeller(model, card, settings, chosen, options)
 
 
 @dataclass(frozen=True)
@@ -110,12 +178,24 @@ class _Undecided:
     """
 
     predicted: Predicted
-    probabilities: np.ndarray
+    planes: Tensor
     classes: np.ndarray
+
+    def winners(self, scores: Tensor) -> np.ndarray:
+        """Class index per pixel, (h, w), uint8, from scores of the planes, (K, h, w)."""
+        can_win = torch.arange(len(self.planes), device=scores.device) < len(self.classes)
+        indices = torch.from_numpy(self.classes.astype(np.uint8)).to(scores.device)
+        return indices[label_constrained_argmax(scores, can_win)].cpu().numpy()
 
 
 def candidate_classes(maps: Tensor, allowed: np.ndarray | None, support: float) -> np.ndarray:
     """Classes that are allowed and reach a probability somewhere; background always is among them.
+
+    >>> maps = torch.tensor([0.01, 0.9, 0.05, 0.04])[:, None, None]  # one pixel, four classes
+    >>> candidate_classes(maps, None, 0.05)
+    array([0, 1, 2])
+    >>> candidate_classes(maps, np.array([False, False, True, True]), 0.05)
+    array([0, 2])
 
     Args:
         maps: Class probabilities. Shape (C + 1, h, w), float.
@@ -154,12 +234,11 @@ def label_images(
     Yields:
         One entry per image, in the order of ``predictions``.
     """
+    candidates = (_candidates(predicted, allowed, with_crf=crf is not None) for predicted in predictions)
+    decide = partial(_decide, crf=crf)
     if crf is None:
-        for predicted in predictions:
-            yield _decide_plainly(predicted, allowed)
+        yield from map(decide, candidates)
         return
-    candidates = (_candidates(predicted, allowed) for predicted in predictions)
-    decide = partial(_decide_by_crf, settings=crf)
     count = workers or default_workers()
     if count > 1 and backend() == "builtin":
         yield from in_threads(decide, candidates, count, 2 * count, _pixels)
@@ -168,52 +247,46 @@ def label_images(
 
 
 def _pixels(candidate: _Undecided | LabelledImage) -> int:
-    return 0 if isinstance(candidate, LabelledImage) else math.prod(candidate.predicted.shape)
+    return 0 if isinstance(candidate, LabelledImage) else int(np.prod(candidate.predicted.shape))
 
 
-def _decide_plainly(predicted: Predicted, allowed: Allowed | None) -> LabelledImage:
-    if predicted.probabilities is None:
+def _candidates(predicted: Predicted, allowed: Allowed | None, with_crf: bool) -> _Undecided | LabelledImage:
+    maps, may_show = predicted.probabilities, None
+    if maps is None:
         return LabelledImage(predicted.position, None, predicted.error)
-    maps = predicted.probabilities
-    if allowed is None:
-        # The best of K probabilities that sum to one is at least 1 / K, and interpolation never exceeds the peak.
-        classes = candidate_classes(maps, None, 0.999 / len(maps))
-    else:
-        classes = candidate_classes(maps, allowed(predicted.position), 0.0)
-    indices = torch.from_numpy(classes).to(maps.device)
-    few, height, width = maps[indices], *predicted.shape
-    if height * width <= LARGEST_WHOLE:
-        mask = indices.to(torch.uint8)[at_image_size(few, height, width).argmax(dim=0)]
-        return LabelledImage(predicted.position, mask.cpu().numpy())
-    whole = np.empty((height, width), np.uint8)
-    for rows, columns in strips(height, width, _STRIP):
-        part = window_at_image_size(few, (height, width), rows, columns)
-        whole[rows, columns] = indices.to(torch.uint8)[part.argmax(dim=0)].cpu().numpy()
-    return LabelledImage(predicted.position, whole)
-
-
-def _candidates(predicted: Predicted, allowed: Allowed | None) -> _Undecided | LabelledImage:
-    if predicted.probabilities is None:
-        return LabelledImage(predicted.position, None, predicted.error)
-    maps, position = predicted.probabilities, predicted.position
-    classes = candidate_classes(maps, allowed(position) if allowed is not None else None, SMALLEST_SUPPORT)
-    few = maps[torch.from_numpy(classes).to(maps.device)]
+    if allowed is not None:
+        may_show = allowed(predicted.position)
+    # The best of K probabilities that sum to one is at least 1 / K, and interpolation never exceeds the peak.
+    support = SMALLEST_SUPPORT if with_crf else 0.999 / len(maps) if may_show is None else 0.0
+    classes = candidate_classes(maps, may_show, support)
+    planes = maps[torch.from_numpy(classes).to(maps.device)]
     absent = np.setdiff1d(np.arange(len(maps)), classes)
-    if len(absent):
+    if with_crf and len(absent):
         others = maps[torch.from_numpy(absent).to(maps.device)].amax(dim=0, keepdim=True)
         if float(others.max()) >= SMALLEST_SUPPORT:
-            few = torch.cat([few, others])
+            planes = torch.cat([planes, others])
     # Of the network's maps nothing goes on but these.
-    return _Undecided(replace(predicted, probabilities=None), few.cpu().numpy(), classes)
+    return _Undecided(replace(predicted, probabilities=None), planes.cpu() if with_crf else planes, classes)
 
 
-def _decide_by_crf(candidate: _Undecided | LabelledImage, settings: CrfSettings) -> LabelledImage:
+def _decide(candidate: _Undecided | LabelledImage, crf: CrfSettings | None) -> LabelledImage:
     if isinstance(candidate, LabelledImage):
         return candidate
-    predicted, maps, count = candidate.predicted, candidate.probabilities, len(candidate.classes)
+    predicted, planes = candidate.predicted, candidate.planes
     height, width = predicted.shape
-    winners = np.empty((height, width), np.uint8)
-    with _SHARPENED.taken(min(height * width, TILE_PIXELS) * (_BYTES + _BYTES_A_LABEL * len(maps))):
+    mask = np.empty((height, width), np.uint8)
+    if crf is None:
+        for rows, columns in strips(height, width, _STRIP if height * width > LARGEST_WHOLE else LARGEST_WHOLE):
+            mask[rows, columns] = candidate.winners(window_at_image_size(planes, (height, width), rows, columns))
+        return LabelledImage(predicted.position, mask)
+
+    def of_part(rows: slice, columns: slice) -> np.ndarray:
+        if height * width <= LARGEST_WHOLE:
+            # The same interpolation, faster: an image of this size is one part.
+            return np.stack([cv2.resize(plane, (width, height)) for plane in planes.numpy()])
+        return window_at_image_size(planes, (height, width), rows, columns).numpy()
+
+    with _SHARPENED.taken(min(height * width, TILE_PIXELS) * (_BYTES + _BYTES_A_LABEL * len(planes))):
         image = predicted.image
         if image is None:
             assert predicted.path is not None, "an image that is not held has its file"
@@ -222,16 +295,6 @@ def _decide_by_crf(candidate: _Undecided | LabelledImage, settings: CrfSettings)
                     image = read_image(predicted.path)
             except ImageError as error:
                 return LabelledImage(predicted.position, None, error)
-        if height * width <= LARGEST_WHOLE:
-            # The same interpolation as ``at_image_size``.
-            whole = np.stack([cv2.resize(plane, (width, height)) for plane in maps])
-            winners[:] = dense_crf(whole, image, settings)[:count].argmax(axis=0)
-        else:
-            coarse = torch.from_numpy(maps)
-
-            def of_part(rows: slice, columns: slice) -> np.ndarray:
-                return window_at_image_size(coarse, (height, width), rows, columns).numpy()
-
-            for tile, marginals in sharpened_tiles(of_part, image, settings):
-                winners[tile.rows, tile.columns] = marginals[:count].argmax(axis=0)
-    return LabelledImage(predicted.position, candidate.classes.astype(np.uint8)[winners])
+        for tile, marginals in sharpened_tiles(of_part, image, crf):
+            mask[tile.rows, tile.columns] = candidate.winners(torch.from_numpy(marginals))
+    return LabelledImage(predicted.position, mask)

@@ -11,8 +11,8 @@ from wss_train.recipes import TrainRecipe, presets
 
 README_FILE = "README.md"
 
+# First line: tells our page from one that a person put there.
 _MARK = "<!-- Written by wss-train beside model.safetensors; written again when a run ends here. -->"
-"""First line: tells our page from one that a person put there."""
 
 _TOLD = (
     "preset", "backbone", "weights", "output_stride", "long_side", "crop", "batch", "optimizer", "learning_rate",

@@ -32,16 +32,7 @@ class ModelOutput(NamedTuple):
 
 
 class SegmentationHead(nn.Sequential):
-    """3x3 dilated convolution, ReLU, dropout, 1x1 convolution, ReLU, 1x1 convolution to the classes.
-
-    Args:
-        in_channels: Channels of the backbone's features.
-        num_classes: C + 1.
-        recipe: Gives ``head_channels``, ``head_dilation`` and ``dropout``.
-
-    Source:
-        The authors' code.
-    """
+    """3x3 dilated convolution, ReLU, dropout, 1x1 convolution, ReLU, 1x1 convolution to the classes (authors' code)."""
 
     def __init__(self, in_channels: int, num_classes: int, recipe: TrainRecipe) -> None:
         width, dilation = recipe.head_channels, recipe.head_dilation
@@ -56,12 +47,10 @@ class SegmentationHead(nn.Sequential):
 
 
 class MultiLabelBranch(nn.Module):
-    """Which classes the whole image shows.
-
-    Own high-level layers at stride 32, global max pooling, two hidden layers.
+    """Which classes the whole image shows: high-level layers of its own, global max pooling, two hidden layers.
 
     Args:
-        high: Its copy of the backbone's high-level layers.
+        high: Its copy of the backbone's high-level layers, at stride 32.
         in_channels: Channels of their output.
         num_scores: C, or C + 1 with background.
         recipe: Gives ``branch_channels`` and ``dropout``.
@@ -92,19 +81,14 @@ class MultiLabelBranch(nn.Module):
 class SegmentationModel(nn.Module):
     """The mask generator, or, with the branch, the final model.
 
-    Batch normalisation keeps the statistics of its pretrained weights, also in
-    training mode; its scale and shift are trained.
+    Batch normalisation keeps the statistics of its pretrained weights, also in training mode; its scale and shift are
+    trained.
 
     Args:
         backbone: The two parts of the backbone.
         num_classes: C + 1.
         recipe: How it is built.
         multilabel: Whether it has the multi-label branch.
-
-    Attributes:
-        recipe: As given.
-        num_classes: As given.
-        output_stride: Pixels of the image per cell of ``pixel_logits``.
     """
 
     pixel_mean: Tensor

@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from tqdm import tqdm
+from typing import Unpack
 
 from wss_data.errors import ImageError, SourceError
 from wss_data.imaging.images import (
@@ -22,13 +21,10 @@ from wss_data.imaging.masks import resize_mask, write_mask
 from wss_data.imaging.pictures import overlay as draw_overlay
 from wss_data.reading.listing import Listing, wanted_of
 from wss_data.runtime.files import check_outputs, output_folder, output_path
-from wss_data.runtime.threads import in_threads
-from wss_train.inference import DECODED, device_of, predict_files, settings_for
-from wss_train.labelling import LabelledImage, chosen_crf, label_images, pixels_of
-from wss_train.models import load_model
+from wss_train.inference import DECODED
+from wss_train.labelling import LabelledImage, LabellingOptions, open_labeller
 
-_LONGEST_NAME = 255
-"""Bytes of a file name at most, on usual file systems."""
+_LONGEST_NAME = 255  # bytes of a file name at most, on usual file systems
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ class PredictSummary:
         return "\n".join(lines)
 
 
-def find_images(wanted: Path | str | Sequence[Path | str], out: Path | None = None) -> dict[Path, Path]:
+def find_images(wanted: Path | str | Sequence[Path | str], out: Path | None = None) -> tuple[dict[Path, Path], Listing]:
     """Image files, and where each one's mask goes below the output folder, without its suffix.
 
     Args:
@@ -71,20 +67,16 @@ def find_images(wanted: Path | str | Sequence[Path | str], out: Path | None = No
     Returns:
         File -> relative place: below the folder that was given, below the part of a pattern that stands before its
         first wildcard, or its name for a file. A file that is found twice counts once, where it was found first.
+        Second, all that was found on the way.
 
     Raises:
         SourceError: If one of them gives no image, or two images would get the same place.
     """
-    return _find(wanted, out)[0]
-
-
-def _find(wanted: Path | str | Sequence[Path | str], out: Path | None) -> tuple[dict[Path, Path], Listing]:
-    """Image files with their places, and all that was found on the way."""
     found: dict[Path, Path] = {}
     everything = Listing()
     known: set[Path] = set()
-    for entry in [wanted] if isinstance(wanted, str | Path) else wanted:
-        base, listing = _files_of(Path(entry))
+    for entry in _entries(wanted):
+        base, listing = _files_of(entry)
         files: Sequence[Path] = listing
         if out is not None and base.resolve() in out.resolve().parents:
             files = [file for file in files if out.resolve() not in file.resolve().parents]
@@ -111,6 +103,10 @@ def _find(wanted: Path | str | Sequence[Path | str], out: Path | None) -> tuple[
     return found, everything
 
 
+def _entries(wanted: Path | str | Sequence[Path | str]) -> list[Path]:
+    return [Path(entry) for entry in ([wanted] if isinstance(wanted, str | Path) else wanted)]
+
+
 def _files_of(entry: Path) -> tuple[Path, Listing]:
     """What a file, a folder or a pattern stands for, and the folder from which its places are counted."""
     if entry.is_file():
@@ -133,12 +129,8 @@ def predict_images(
     images: Path | str | Sequence[Path | str],
     out: Path | str,
     *,
-    scales: Sequence[float] = (1.0,),
-    crf: bool = False,
     overlays: bool = False,
-    device: str | None = None,
-    workers: int | None = None,
-    progress: bool = True,
+    **options: Unpack[LabellingOptions],
 ) -> PredictSummary:
     """Write a label mask for every image of a folder, for single images, or for those that match a pattern.
 
@@ -146,13 +138,9 @@ def predict_images(
         checkpoint: Run folder or ``model.safetensors``.
         images: A folder, a file, a pattern, or several: see ``find_images``.
         out: Receives ``<path below images>.png``, palette PNGs in VOC colours at the (upright) image's size.
-        scales: Image scales whose probabilities are averaged.
-        crf: Whether a dense CRF sharpens the masks.
         overlays: Whether to write ``<...>_overlay.jpg`` too, the mask drawn over the image; its longer side is at most
             65,500 pixels, as JPEG has it.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for the GPU if there is one.
-        workers: Threads or processes of the CRF; ``None`` for one a processor.
-        progress: Whether to show a progress bar.
+        **options: See ``LabellingOptions``; one scale and no CRF by default.
 
     Returns:
         Counts. An image that cannot be read is counted with its reason; the others go on.
@@ -164,55 +152,43 @@ def predict_images(
         CheckpointError: If the model is missing or damaged.
     """
     out = Path(out)
-    found, listing = _find(images, out)
+    found, listing = find_images(images, out)
     paths = list(found)
-    targets = [_targets(out / place) for place in found.values()]
-    inputs = {path.resolve() for path in paths}
-    for mask, picture in targets:
-        for target in (mask, picture) if overlays else (mask,):
-            if len(os.fsencode(target.name)) > _LONGEST_NAME:
-                raise SourceError(f"{target.name[:80]}...: the result's name would be too long. Rename that image.")
-            if target.resolve() in inputs:
-                raise SourceError(f"{target}: the result would replace this image. Choose another folder with --out.")
-
-    for entry in [images] if isinstance(images, str | Path) else images:
-        if out.resolve() == Path(entry).resolve():
-            raise SourceError(
-                f"{out}: the masks would lie among the images of this folder, where the next run would take them for "
-                f"images. Choose another folder with --out, such as {out / 'predictions'}."
-            )
-
-    place = device_of(device)
-    model, card = load_model(checkpoint, device=place)
-    settings = settings_for(card, scales, place)
-    labelled = label_images(predict_files(model, paths, settings), None, chosen_crf(crf, card.recipe), workers)
+    # Not ``with_suffix``: a place may hold dots.
+    masks = [out / place.parent / f"{place.name}.png" for place in found.values()]
+    drawings = [mask.parent / f"{mask.name[:-4]}_overlay.jpg" for mask in masks] if overlays else []
+    _check_targets([*masks, *drawings], paths)
+    if any(out.resolve() == entry.resolve() for entry in _entries(images)):
+        raise SourceError(
+            f"{out}: the masks would lie among the images of this folder, where the next run would take them for "
+            f"images. Choose another folder with --out, such as {out / 'predictions'}."
+        )
+    labeller = open_labeller(checkpoint, options)
 
     def write(result: LabelledImage) -> ImageError | None:
         if result.mask is not None:
-            mask, picture = targets[result.position]
-            with output_path(mask) as temporary:
+            with output_path(masks[result.position]) as temporary:
                 write_mask(result.mask, temporary)
             if overlays:
                 with DECODED.taken(result.mask.size):
                     image = resize_longest_side(read_image(paths[result.position]), LONGEST_JPEG)
                     drawn = draw_overlay(image, resize_mask(result.mask, (image.shape[1], image.shape[0])))
-                    with output_path(picture) as temporary:
+                    with output_path(drawings[result.position]) as temporary:
                         temporary.write_bytes(encode_jpeg(drawn, 90))
         return result.error
 
-    written, failed, messages = 0, Counter[str](), []
-    results = in_threads(write, labelled, pixels=pixels_of)
     with output_folder(out):
-        check_outputs([target for pair in targets for target in (pair if overlays else pair[:1])])
-        for error in tqdm(results, total=len(paths), desc="predict", unit="image", disable=not progress):
-            if error is None:
-                written += 1
-            else:
-                failed[error.reason] += 1
-                messages.append(str(error))
-    return PredictSummary(written, out, failed, tuple(messages), str(listing))
+        check_outputs([*masks, *drawings])
+        errors = [error for error in labeller.label(paths, write, "predict") if error is not None]
+    failed, messages = Counter(error.reason for error in errors), tuple(map(str, errors))
+    return PredictSummary(len(paths) - len(errors), out, failed, messages, str(listing))
 
 
-def _targets(stem: Path) -> tuple[Path, Path]:
-    """The files of an image's mask and of its overlay. Not ``with_suffix``: a stem may hold dots."""
-    return stem.parent / f"{stem.name}.png", stem.parent / f"{stem.name}_overlay.jpg"
+def _check_targets(targets: Sequence[Path], inputs: Sequence[Path]) -> None:
+    """Raise ``SourceError`` if a result cannot have its name, or would replace an image."""
+    read = {path.resolve() for path in inputs}
+    for target in targets:
+        if len(os.fsencode(target.name)) > _LONGEST_NAME:
+            raise SourceError(f"{target.name[:80]}...: the result's name would be too long. Rename that image.")
+        if target.resolve() in read:
+            raise SourceError(f"{target}: the result would replace this image. Choose another folder with --out.")

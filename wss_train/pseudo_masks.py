@@ -2,18 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
-from tqdm import tqdm
 
-from wss_data.crf.dense_crf import CrfSettings
 from wss_data.errors import TrainingDataError
 from wss_data.imaging.masks import write_mask
-from wss_data.ledger import Ledger
 from wss_data.reading import checked
 from wss_data.records import ExampleTable, mask_basis
 from wss_data.runtime.files import (
@@ -25,18 +22,14 @@ from wss_data.runtime.files import (
     output_path,
     write_json,
 )
-from wss_data.runtime.threads import in_threads
+from wss_data.runtime.home import dataset_folder
+from wss_data.store import open_dataset, set_target_masks
 from wss_train.checkpoints import find_model
 from wss_train.data import as_table, check_imported
-from wss_train.inference import device_of, predict_files, settings_for
-from wss_train.labelling import LabelledImage, chosen_crf, label_images, pixels_of
-from wss_train.models import load_model
+from wss_train.labelling import LabelledImage, LabellingOptions, open_labeller
 
 if TYPE_CHECKING:
     from wss_train.data import Examples
-
-_TOLD = 5
-"""Images that an error names."""
 
 MADE_BY = "made_by.json"
 """Says in a folder of masks what made them; masks made by something else are thrown away, the same ones are kept."""
@@ -47,12 +40,8 @@ def make_pseudo_masks(
     target: "Examples",
     out: Path | str | None = None,
     *,
-    scales: Sequence[float] | None = None,
-    crf: bool | CrfSettings | None = None,
     field: str = "pseudo_mask",
-    device: str | None = None,
-    workers: int | None = None,
-    progress: bool = True,
+    **options: Unpack[LabellingOptions],
 ) -> ExampleTable:
     """Make a mask for every image of a target dataset from a model and the images' labels.
 
@@ -63,12 +52,8 @@ def make_pseudo_masks(
         checkpoint: The mask generator: run folder or ``model.safetensors``.
         target: FiftyOne dataset or view, such as ``target.match_tags("train")``, or a table.
         out: Folder for the masks. ``None``: the dataset's own folder, below ``field``; a table needs a folder.
-        scales: Image scales whose probabilities are averaged; ``None`` for the recipe's.
-        crf: Whether a dense CRF sharpens the masks; ``None`` for the recipe's choice (the paper: no).
         field: Field that receives the masks, where ``target`` is a FiftyOne dataset or view.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for the GPU if there is one.
-        workers: Threads or processes of the CRF; ``None`` for one a processor.
-        progress: Whether to show a progress bar.
+        **options: See ``LabellingOptions``; scales and CRF are the recipe's by default (the paper: no CRF).
 
     Returns:
         The images with their new masks, ready for ``train_final``.
@@ -82,43 +67,37 @@ def make_pseudo_masks(
     """
     table = as_table(target, None)
     _check_labels(table)
-    place = device_of(device)
-    model, card = load_model(checkpoint, table.classes, place)
-    settings = settings_for(card, scales or card.recipe.scales, place)
-    crf_settings = chosen_crf(card.recipe.mask_crf if crf is None else crf, card.recipe)
+    labeller = open_labeller(checkpoint, options, table.classes, by_recipe=True)
     folder = Path(out) if out is not None else _folder_of(target, table, field)
-    paths = [folder / f"{name}.png" for name in table.ids]
+    paths = {name: folder / f"{name}.png" for name in table.ids}
     made_by = {
         "model": fingerprint_of(checkpoint),
-        **asdict(settings),
-        "crf": asdict(crf_settings) if crf_settings else None,
+        **asdict(labeller.settings),
+        "crf": asdict(labeller.crf) if labeller.crf else None,
         "classes": table.classes,
     }
     digests = digests_of(table.image_paths)
     check_imported(table, digests)
     bases = {name: mask_basis(digests[row], table.labels_of(row)) for row, name in enumerate(table.ids)}
     with output_folder(folder):
-        _prepare(folder, dict(zip(table.ids, paths, strict=True)), made_by, bases)
-
-        missing = [i for i, path in enumerate(paths) if not path.is_file()]
-        images = predict_files(model, [table.image_paths[i] for i in missing], settings)
+        _prepare(folder, paths, made_by, bases)
+        missing = [row for row, path in enumerate(paths.values()) if not path.is_file()]
         allowed = np.column_stack([np.ones(len(table), bool), np.asarray(table.labels, bool)])
-        labelled = label_images(images, lambda position: allowed[missing[position]], crf_settings, workers)
 
         def write(result: LabelledImage) -> None:
             if result.mask is None:
                 raise TrainingDataError(f"no mask can be made: {result.error}")
-            with output_path(paths[missing[result.position]]) as temporary:
+            with output_path(paths[table.ids[missing[result.position]]]) as temporary:
                 write_mask(result.mask, temporary)
 
-        written = in_threads(write, labelled, pixels=pixels_of)
-        for _ in tqdm(written, total=len(missing), desc="pseudo masks", unit="image", disable=not progress):
+        images = [table.image_paths[row] for row in missing]
+        for _ in labeller.label(images, write, "pseudo masks", lambda position: allowed[missing[position]]):
             pass
 
-    ledger = card.ledger.merged_with(table.ledger)
+    ledger = labeller.card.ledger.merged_with(table.ledger)
     if not isinstance(target, ExampleTable):
-        _store(table.source, field, dict(zip(table.ids, paths, strict=True)), ledger, bases)
-    return replace(table, mask_paths=tuple(map(str, paths)), ledger=ledger)
+        set_target_masks(open_dataset(table.source), field, paths, ledger, bases=bases)
+    return replace(table, mask_paths=tuple(map(str, paths.values())), ledger=ledger)
 
 
 def fingerprint_of(checkpoint: Path | str) -> str:
@@ -130,9 +109,9 @@ def fingerprint_of(checkpoint: Path | str) -> str:
 def _check_labels(table: ExampleTable) -> None:
     without = [name for name, labels in zip(table.ids, table.labels, strict=True) if not labels.any()]
     if without:
-        told = ", ".join(without[:_TOLD]) + (", ..." if len(without) > _TOLD else "")
+        first = ", ".join(without[:5]) + (", ..." if len(without) > 5 else "")
         raise TrainingDataError(
-            f"{len(without)} of {len(table)} images have no image-level label ({told}); "
+            f"{len(without)} of {len(table)} images have no image-level label ({first}); "
             f"every image needs at least one of {', '.join(table.classes)}, or its mask would be all background. "
             "Take their lines out of the list of images, or add their labels, and import the target again."
         )
@@ -141,8 +120,6 @@ def _check_labels(table: ExampleTable) -> None:
 def _folder_of(target: "Examples", table: ExampleTable, field: str) -> Path:
     if isinstance(target, ExampleTable):
         raise TrainingDataError("a table has no folder of its own for masks: give one with out=FOLDER.")
-    from wss_data.runtime.home import dataset_folder
-
     return dataset_folder(table.source) / field
 
 
@@ -175,9 +152,3 @@ def _prepare(folder: Path, paths: Mapping[str, Path], made_by: dict[str, Any], b
     for path in stale:
         path.unlink(missing_ok=True)
     write_json(note, {**wanted, "made_from": dict(sorted({**good, **bases}.items()))})
-
-
-def _store(source: str, field: str, masks: dict[str, Path], ledger: Ledger, bases: dict[str, str]) -> None:
-    from wss_data.store import open_dataset, set_target_masks
-
-    set_target_masks(open_dataset(source), field, masks, ledger, bases=bases)

@@ -38,7 +38,7 @@ from wss_train.checkpoints import (
     training_states,
     write_model,
 )
-from wss_train.data import DataSummary, as_table, check_training_table
+from wss_train.data import INITIAL_WEIGHTS, DataSummary, as_table, check_training_table
 from wss_train.engine.loop import Run, run_loop, seed_of
 from wss_train.engine.processes import Place, from_first, place
 from wss_train.engine.step import training_precision
@@ -60,9 +60,6 @@ from wss_train.selection.selection import (
 
 if TYPE_CHECKING:
     from wss_train.data import Examples
-
-_INITIAL = 2
-"""Name of a stream of random numbers, beside those of ``wss_train.data`` and ``wss_train.engine.loop``."""
 
 
 class RunOptions(TypedDict, total=False):
@@ -131,16 +128,13 @@ def train_final(
 
     Args:
         target: FiftyOne dataset or view, such as ``target.match_tags("train")``, or a table.
-        out: Run folder.
-        recipe: Recipe, or the name of a preset.
-        mask_field: Field with the masks to learn from.
+        out: As in ``train_generator``.
+        recipe: Likewise.
+        mask_field: Likewise.
         multilabel: Whether the network has the multi-label branch.
-        select: What chooses the model: ``last`` takes the last state; see ``wss_train.selection.selection``.
-        settings: How to look; ``None`` for the defaults.
-        **options: See ``RunOptions``.
-
-    Returns:
-        The run folder.
+        select: As in ``train_generator``.
+        settings: Likewise.
+        **options: Likewise.
 
     Source:
         Shen et al., BMVC 2017, section 3.3.
@@ -216,7 +210,7 @@ def train(
         every = (selection.settings.every or card.iterations) if selection else 0
         # The caller's own random numbers go on as if nothing had happened.
         with torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []):
-            torch.manual_seed(seed_of(recipe.seed, _INITIAL, 0))
+            torch.manual_seed(seed_of(recipe.seed, INITIAL_WEIGHTS, 0))
             # Before the folder is touched: weights that cannot be had leave nothing half made.
             model = build_model(recipe, card.num_classes, card.multilabel, pretrained=not states)
             from_first(lambda: _begin(run, summary, None if goes_on else identity))
@@ -313,8 +307,8 @@ def _identity(
     }
 
 
+# What another run must not find; _CARDS are replaced. Nothing else in a run folder is ever touched.
 _WRITTEN = ("checkpoints", "tensorboard", MODEL_FILE, "model.json", "metrics.csv", *SELECTION_FILES)
-"""What another run must not find; ``_CARDS`` are replaced. Nothing else in a run folder is ever touched."""
 
 _CARDS = ("recipe.json", "data.json", "ledger.json")
 
@@ -351,10 +345,14 @@ def _found(out: Path, identity: dict[str, Any], overwrite: bool) -> tuple[bool, 
     found, wanted = _comparable(found, identity)
     different = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
     if different:
-        raise CheckpointError(
-            f"{out}: the folder holds {_difference(found, wanted, different)} Choose another folder, or pass "
-            "--overwrite."
-        )
+        said = "a run on other images, masks or labels"
+        if not set(different) <= {"data", "images"}:
+            values = [
+                f"{key.removeprefix('recipe.')} {_bare(found.get(key))} there, {wanted.get(key)} now"
+                for key in different[:4]
+            ]
+            said = f"another run ({'; '.join(values)})"
+        raise CheckpointError(f"{out}: the folder holds {said}. Choose another folder, or pass --overwrite.")
     return True, training_states(out)
 
 
@@ -371,14 +369,7 @@ def _comparable(found: dict[str, Any], identity: dict[str, Any]) -> tuple[dict[s
     return found, wanted
 
 
-def _difference(found: dict[str, Any], wanted: dict[str, Any], keys: list[str]) -> str:
-    if set(keys) <= {"data", "images"}:
-        return "a run on other images, masks or labels."
-    said = [f"{key.removeprefix('recipe.')} {_plain(found.get(key))} there, {wanted.get(key)} now" for key in keys[:4]]
-    return f"another run ({'; '.join(said)})."
-
-
-def _plain(value: Any) -> str:
+def _bare(value: Any) -> str:
     return shown(value).strip("'")
 
 

@@ -20,15 +20,12 @@ from tqdm import tqdm
 from wss_data.errors import RecipeError
 from wss_data.records import ExampleTable
 from wss_train.checkpoints import ModelCard, TrainingState, training_states, write_training_state
-from wss_train.data import TrainingDraws, batches
+from wss_train.data import ITERATION, TrainingDraws, batches
 from wss_train.engine.metrics_log import MetricsLog
 from wss_train.engine.processes import place
 from wss_train.engine.step import Losses, Step, compiler_problem, learning_rate, optimizer_tensors
 from wss_train.models import SegmentationModel
 from wss_train.selection.selection import Selector
-
-_ITERATION = 3
-"""Name of a stream of random numbers, beside those of ``wss_train.data`` and ``wss_train.training``."""
 
 LOG_EVERY = 10
 """Iterations between two looks at the loss: each look waits for the device."""
@@ -103,7 +100,7 @@ def run_loop(
         for iteration in range(start, last):
             pieces = [piece.to(device) for piece in islice(source, recipe.accumulate)]
             # Dropout draws from (seed, iteration, process), not from what went before.
-            torch.manual_seed(seed_of(recipe.seed, _ITERATION, iteration * here.world + here.rank))
+            torch.manual_seed(seed_of(recipe.seed, ITERATION, iteration * here.world + here.rank))
             rate = step.set_rate(learning_rate(recipe, kind, iteration), iteration)
             waiting.append((iteration + 1, rate, step(pieces)))
             done = iteration + 1

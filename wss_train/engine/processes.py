@@ -17,14 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Place:
-    """Which of how many processes this one is.
-
-    Args:
-        rank: Number of this process, from 0.
-        world: Number of processes.
-        local_rank: Number among the processes of this machine: the number of its GPU.
-        local_world: Number of processes of this machine.
-    """
+    """Which of how many processes this one is, in all and on this machine; ``local_rank`` is the number of its GPU."""
 
     rank: int = 0
     world: int = 1

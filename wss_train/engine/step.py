@@ -29,8 +29,7 @@ from wss_train.recipes import Kind, TrainRecipe
 
 _FABRIC_NAMES: dict[str, Any] = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
-_STATE = ("momentum_buffer", "exp_avg", "exp_avg_sq", "step")
-"""What SGD and AdamW remember of a parameter."""
+_STATE = ("momentum_buffer", "exp_avg", "exp_avg_sq", "step")  # what SGD and AdamW remember of a parameter
 
 
 def learning_rate(recipe: TrainRecipe, kind: Kind, iteration: int) -> float:

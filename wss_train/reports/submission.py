@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
@@ -35,6 +35,7 @@ from wss_train.reports.published import VOC_CLASSES
 if TYPE_CHECKING:
     from wss_data.ledger import Ledger
     from wss_data.store.types import Collection
+    from wss_train.labelling import LabellingOptions
 
 FOLDER = PurePosixPath("results/VOC2012/Segmentation/comp6_test_cls")
 
@@ -267,12 +268,7 @@ def write_submission(
     checkpoint: Path | str,
     images: Mapping[str, Path],
     out: Path | str,
-    *,
-    scales: Sequence[float] = (1.0,),
-    crf: bool = False,
-    device: str | None = None,
-    workers: int | None = None,
-    progress: bool = True,
+    **options: "Unpack[LabellingOptions]",
 ) -> Submission:
     """Predict images and write the archive that the VOC server accepts.
 
@@ -280,11 +276,7 @@ def write_submission(
         checkpoint: Run folder or ``model.safetensors``; a model of VOC's twenty classes.
         images: Image id -> image file: every image of the list, as ``images_of_list`` or ``images_of_split`` give them.
         out: The archive, ``.tgz`` or ``.tar.gz``; it is whole or not there.
-        scales: Image scales whose probabilities are averaged; the paper's: 0.7, 1.0, 1.3.
-        crf: Whether a dense CRF sharpens the masks.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for the GPU if there is one.
-        workers: Threads or processes of the CRF; ``None`` for one a processor.
-        progress: Whether to show a progress bar.
+        **options: See ``LabellingOptions``; one scale and no CRF by default (the paper's scales: 0.7, 1.0, 1.3).
 
     Returns:
         What was written.
@@ -296,12 +288,8 @@ def write_submission(
         MaskError: If a prediction would not be accepted.
         OutputError: If ``out`` is a file that this program did not write, or that was changed since.
     """
-    from tqdm import tqdm
-
     from wss_train.checkpoints import read_card
-    from wss_train.inference import device_of, predict_files, settings_for
-    from wss_train.labelling import chosen_crf, label_images
-    from wss_train.models import load_model
+    from wss_train.labelling import open_labeller
 
     out = Path(out)
     if not out.name.endswith((".tgz", ".tar.gz")):
@@ -316,12 +304,9 @@ def write_submission(
     except ImageError as error:
         raise SourceError(f"the archive needs a prediction for every image: {error}") from error
 
-    place = device_of(device)
-    model, card = load_model(checkpoint, VOC_CLASSES, place)
-    predicted = predict_files(model, [images[name] for name in ids], settings_for(card, scales, place))
-    labelled = label_images(predicted, None, chosen_crf(crf, card.recipe), workers)
+    labeller = open_labeller(checkpoint, options, VOC_CLASSES)
     predictions = {}
-    for result in tqdm(labelled, total=len(ids), desc="predict", unit="image", disable=not progress):
+    for result in labeller.label([images[name] for name in ids], lambda result: result, "predict"):
         if result.mask is None:
             raise SourceError(f"the archive needs a prediction for every image: {result.error}")
         name = ids[result.position]
@@ -329,4 +314,4 @@ def write_submission(
     with output_path(out) as temporary:
         temporary.write_bytes(archive_bytes(predictions, ids))
         check_archive(temporary, sizes)
-    return Submission(out, len(ids), card.ledger)
+    return Submission(out, len(ids), labeller.card.ledger)

@@ -3,7 +3,6 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
@@ -11,6 +10,7 @@ from wss_data.errors import TrainingDataError
 from wss_data.imaging.masks import read_mask
 from wss_data.records import ExampleTable
 from wss_train.checkpoints import ModelCard
+from wss_train.data import resize_image
 from wss_train.inference import decoded, network_size
 from wss_train.metrics import ConfusionMatrix
 from wss_train.models import SegmentationModel
@@ -42,7 +42,7 @@ class Probes:
             """(height, width) of an image, and what the network sees of it: no more than that is kept."""
             with decoded(path) as image:
                 height, width = image.shape[:2]
-                return (height, width), _resized(image, network_size(height, width, long_side, stride))
+                return (height, width), resize_image(image, network_size(height, width, long_side, stride)[::-1])
 
         with ThreadPoolExecutor(4) as pool:
             looks = list(pool.map(look, table.image_paths))
@@ -107,10 +107,3 @@ class Probes:
         for truth, predicted in zip(self._truths, cells, strict=True):
             matrix.update(truth, predicted)
         return matrix.mean_iou
-
-
-def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The image at ``size`` = (height, width), as inference resizes it."""
-    height, width = size
-    shrinks = height * width < image.shape[0] * image.shape[1]
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
