@@ -129,21 +129,6 @@ def test_of_what_is_forgotten_only_digests_stay(journal, tmp_path):
     assert b"Jane" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
 
 
-def test_a_journal_of_the_first_format_is_read_on(tmp_path):
-    old = sqlite3.connect(tmp_path / "journal.sqlite")
-    old.execute(
-        "CREATE TABLE hits (class_name TEXT, source TEXT, source_id TEXT, url TEXT, status TEXT, reason TEXT, "
-        "detail TEXT, sha256 TEXT, at TEXT, PRIMARY KEY (class_name, source, source_id))"
-    )
-    old.execute("INSERT INTO hits VALUES ('cat', 'folder', 'cat/1.jpg', 'file:///1', 'stored', NULL, NULL, 'aa', 'x')")
-    old.commit()
-    old.close()
-    with Journal(tmp_path / "journal.sqlite") as journal:
-        assert journal.stored("cat") == {"aa"}
-        (entry,) = journal.entries()
-        assert entry.provenance == Provenance("folder", "cat/1.jpg", image_url="file:///1")
-
-
 def test_a_journal_of_a_newer_version_is_left_alone(tmp_path):
     newer = sqlite3.connect(tmp_path / "journal.sqlite")
     newer.execute("PRAGMA user_version = 99")

@@ -22,12 +22,10 @@ import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from wss_data.errors import StoreError, shown
@@ -100,17 +98,12 @@ CREATE TABLE IF NOT EXISTS gone (
 
 
 _ENTRY = "class_name, source, source_id, status, url, reason, detail, sha256, position, provenance, image"
+_KEY = "WHERE class_name = ? AND source = ? AND source_id = ?"
 
 
 @dataclass(frozen=True)
 class StoredImage:
-    """What is known of an image on disk, beside its provenance.
-
-    Args:
-        size: Stored (width, height) in pixels.
-        original_size: (width, height) of the original in pixels, upright.
-        phash: Perceptual hash, 16 hex digits.
-    """
+    """An image on disk: stored and original upright (width, height) in pixels, and perceptual hash (16 hex digits)."""
 
     size: tuple[int, int]
     original_size: tuple[int, int]
@@ -128,7 +121,7 @@ class Entry:
         status: As in the table above.
         url: Address of its bytes, where there is one.
         reason: Why it was dropped or failed, as a slug.
-        detail: Why it was dropped or failed, as a sentence.
+        detail: The same as a sentence.
         sha256: Hex digest of its original bytes, where they were read.
         position: Its place among the results of its search, from 0.
         provenance: Where it comes from.
@@ -147,6 +140,11 @@ class Entry:
     provenance: Provenance | None = None
     image: StoredImage | None = None
 
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What identifies it."""
+        return self.class_name, self.source, self.source_id
+
 
 @dataclass(frozen=True)
 class KnownFile:
@@ -163,35 +161,72 @@ class KnownFile:
     stamp: str | None
 
 
-class Journal:
+class _File:
+    """The SQLite file, with statements that are executed all or not at all."""
+
+    def __init__(self, path: Path, check_same_thread: bool = True) -> None:
+        self.path = path
+        self._connection = sqlite3.connect(path, timeout=30, check_same_thread=check_same_thread)
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        # A crash of the machine may lose the last commits, one of the program none; the file is whole either way.
+        self._connection.execute("PRAGMA synchronous = NORMAL")
+        # What is erased must not stay readable in the file's unused pages.
+        self._connection.execute("PRAGMA secure_delete = ON")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _read(self, statement: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        return self._connection.execute(statement, values)
+
+    def _write(self, *statements: tuple[str, Iterable[Sequence[Any]]]) -> int:
+        """Execute each statement for each row of its values, all in one transaction; returns how many rows changed."""
+        before = self._connection.total_changes
+        try:
+            with self._connection:
+                for statement, rows in statements:
+                    self._connection.executemany(statement, rows)
+        except sqlite3.OperationalError as error:
+            raise StoreError(
+                f"{self.path}: the journal cannot be written ({error}). Is the disk full? What was written stays; make "
+                "room and run the same command again."
+            ) from error
+        return self._connection.total_changes - before
+
+
+class Journal(_File):
     """The journal of one dataset.
 
     Args:
         path: The SQLite file; made where it is missing.
 
     Raises:
-        StoreError: If a newer version wrote the file, or it is damaged.
+        StoreError: If another version wrote the file, or it is damaged.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
         try:
-            self._connection = _connect(path)
-            _set_up(self._connection, path)
+            super().__init__(path)
+            ((version,),) = self._read("PRAGMA user_version")
+            if version not in (0, FORMAT):
+                raise StoreError(f"{path} has format {version}, this version of wss reads {FORMAT}. Update wss.")
+            if version == 0:
+                self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
         except sqlite3.DatabaseError as error:
             raise StoreError(
                 f"{path}: the journal cannot be read ({error}). If it is damaged, move it away: the images stay, the "
                 "next build searches again."
             ) from error
 
-    def __enter__(self) -> "Journal":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._connection.close()
+    # Search results and what became of them
 
     def found(self, hits: Iterable[tuple[int, Hit]]) -> int:
         """Note search results with their places, unless they are known; returns how many were new."""
@@ -202,10 +237,7 @@ class Journal:
             expected = json.dumps([hit.expected_sha256, hit.expected_phash]) if hit.expected_sha256 else None
             key = (hit.class_name, at.source, at.source_id, position, at.image_url)
             rows.append((*key, _provenance_text(at), expected, "found", None, None, None, None, now))
-        with _writing(self._connection, self.path):
-            before = self._connection.total_changes
-            self._connection.executemany(f"INSERT OR IGNORE INTO hits VALUES ({_marks(13)})", rows)
-            return self._connection.total_changes - before
+        return self._write((f"INSERT OR IGNORE INTO hits VALUES ({_marks(13)})", rows))
 
     def record(self, entries: Iterable[Entry]) -> None:
         """Keep what became of some search results, all or none of them."""
@@ -214,41 +246,41 @@ class Journal:
         for e in entries:
             provenance = e.provenance or Provenance(e.source, e.source_id, image_url=e.url)
             image = json.dumps(vars(e.image)) if e.image else None
-            row = (e.class_name, e.source, e.source_id, e.position, e.url, _provenance_text(provenance), None)
+            row = (*e.key, e.position, e.url, _provenance_text(provenance), None)
             rows.append((*row, e.status, e.reason, e.detail, e.sha256, image, now))
-        with _writing(self._connection, self.path):
-            self._connection.executemany(
+        changed = ("url", "provenance", "status", "reason", "detail", "sha256", "image", "at")
+        self._write(
+            (
                 f"INSERT INTO hits VALUES ({_marks(13)}) ON CONFLICT (class_name, source, source_id) DO UPDATE SET "
-                "url = excluded.url, provenance = excluded.provenance, status = excluded.status, "
-                "reason = excluded.reason, detail = excluded.detail, sha256 = excluded.sha256, "
-                "image = excluded.image, at = excluded.at",
+                + ", ".join(f"{name} = excluded.{name}" for name in changed),
                 rows,
             )
+        )
 
     def entries(self, class_name: str | None = None, status: Status | None = None) -> Iterator[Entry]:
         """What became of each search result, class by class, in the order of their places and sources."""
-        rows = self._connection.execute(
-            f"SELECT {_ENTRY} FROM hits WHERE (?1 IS NULL OR class_name = ?1) AND (?2 IS NULL OR status = ?2) "
-            "ORDER BY class_name, position, source, source_id",
-            (class_name, status),
+        return map(
+            _entry,
+            self._read(
+                f"SELECT {_ENTRY} FROM hits WHERE (?1 IS NULL OR class_name = ?1) AND (?2 IS NULL OR status = ?2) "
+                "ORDER BY class_name, position, source, source_id",
+                class_name,
+                status,
+            ),
         )
-        return _entries(rows)
 
     def fetched(self, class_name: str, sources: Sequence[str], count: int) -> list[Entry]:
-        """The next images of a class that are on disk and not stored yet.
+        """The next ``count`` images of a class that are on disk and not stored yet.
 
-        Args:
-            class_name: Of this class.
-            sources: Images of the first of these come first; within a source they come in the order of its search.
-            count: At most so many.
+        Those of the first of ``sources`` come first; within a source they come in the order of its search.
         """
         order = "".join(f"WHEN ? THEN {place} " for place in range(len(sources)))
-        rows = self._connection.execute(
+        rows = self._read(
             f"SELECT {_ENTRY} FROM hits WHERE class_name = ? AND status = 'fetched' "
             f"ORDER BY CASE source {order}ELSE {len(sources)} END, position, source_id LIMIT ?",
-            (class_name, *sources, count),
+            *(class_name, *sources, count),
         )
-        return list(_entries(rows))
+        return [_entry(row) for row in rows]
 
     def waiting(
         self, class_name: str, sources: Collection[str], without: Collection[tuple[str, str]], count: int
@@ -261,55 +293,46 @@ class Journal:
             without: (source, source id) of those that are being dealt with.
             count: At most so many.
         """
-        rows = self._connection.execute(
+        rows = self._read(
             "SELECT source, source_id, position, provenance, expected FROM hits WHERE class_name = ? "
             f"AND status = 'found' AND source IN ({_marks(len(sources))}) ORDER BY position, source, source_id LIMIT ?",
-            (class_name, *sources, count + len(without)),
+            *(class_name, *sources, count + len(without)),
         )
-        found: list[tuple[int, Hit]] = []
+        found = []
         for source, source_id, position, provenance, expected in rows:
-            if (source, source_id) in without or len(found) == count:
-                continue
-            sha256, phash = json.loads(expected) if expected else (None, None)
-            found.append((position, Hit(class_name, _provenance(provenance), None, sha256, phash)))
-        return found
+            if (source, source_id) not in without:
+                known = json.loads(expected) if expected else (None, None)
+                found.append((position, Hit(class_name, _provenance(provenance), None, *known)))
+        return found[:count]
 
     def count_waiting(self, class_name: str, sources: Collection[str]) -> int:
         """How many search results of a class and of some sources nobody dealt with."""
-        row = self._connection.execute(
-            "SELECT COUNT(*) FROM hits WHERE class_name = ? AND status = 'found' "
-            f"AND source IN ({_marks(len(sources))})",
-            (class_name, *sources),
+        ((count,),) = self._read(
+            f"SELECT COUNT(*) FROM hits WHERE class_name = ? AND status = 'found' AND source IN ({_marks(len(sources))})",
+            *(class_name, *sources),
         )
-        return int(row.fetchone()[0])
+        return int(count)
 
     def seen(self, class_name: str, source: str) -> set[str]:
         """Identities of the search results of one class and source that are known already."""
-        rows = self._connection.execute(
-            "SELECT source_id FROM hits WHERE class_name = ? AND source = ?", (class_name, source)
-        )
+        rows = self._read("SELECT source_id FROM hits WHERE class_name = ? AND source = ?", class_name, source)
         return {row[0] for row in rows}
 
     def stored(self, class_name: str) -> set[str]:
         """Digests of the originals that were stored for one class."""
-        rows = self._connection.execute(
-            "SELECT sha256 FROM hits WHERE class_name = ? AND status = 'stored'", (class_name,)
-        )
+        rows = self._read("SELECT sha256 FROM hits WHERE class_name = ? AND status = 'stored'", class_name)
         return {row[0] for row in rows}
 
     def digests(self) -> set[str]:
         """Digests of all originals that are known, whatever became of them."""
-        rows = self._connection.execute("SELECT DISTINCT sha256 FROM hits WHERE sha256 IS NOT NULL")
-        return {row[0] for row in rows}
+        return {row[0] for row in self._read("SELECT DISTINCT sha256 FROM hits WHERE sha256 IS NOT NULL")}
 
     def dropped(self) -> dict[str, Counter[str]]:
         """How many search results gave no image: class -> reason -> count; those that may yet give one included."""
         counts: dict[str, Counter[str]] = {}
-        rows = self._connection.execute(
-            "SELECT class_name, reason, COUNT(*) FROM hits WHERE status IN ('dropped', 'failed') "
-            "GROUP BY class_name, reason"
-        )
-        for class_name, reason, count in rows:
+        for class_name, reason, count in self._read(
+            "SELECT class_name, reason, COUNT(*) FROM hits WHERE status IN ('dropped', 'failed') GROUP BY 1, 2"
+        ):
             counts.setdefault(class_name, Counter())[reason] = count
         return counts
 
@@ -329,31 +352,58 @@ class Journal:
 
     def put_back(self, entries: Iterable[Entry], local: Collection[str] = ()) -> None:
         """Put search results back to be dealt with; those of ``local`` sources are forgotten, and found again."""
-        keys = [(e.class_name, e.source, e.source_id) for e in entries]
-        this = "WHERE class_name = ? AND source = ? AND source_id = ?"
-        with _writing(self._connection, self.path):
-            for table in ("hits", "stamps"):
-                self._connection.executemany(f"DELETE FROM {table} {this}", [key for key in keys if key[1] in local])
-            self._connection.executemany(
-                f"UPDATE hits SET status = 'found', reason = NULL, detail = NULL, sha256 = NULL, image = NULL {this}",
-                [key for key in keys if key[1] not in local],
-            )
+        keys = [entry.key for entry in entries]
+        again = f"UPDATE hits SET status = 'found', reason = NULL, detail = NULL, sha256 = NULL, image = NULL {_KEY}"
+        self._write(
+            *(
+                (f"DELETE FROM {table} {_KEY}", [key for key in keys if key[1] in local])
+                for table in ("hits", "stamps")
+            ),
+            (again, [key for key in keys if key[1] not in local]),
+        )
+
+    def store_again(self) -> int:
+        """Let every stored image be stored once more, for a dataset that is gone; returns how many there are."""
+        return self._write(("UPDATE hits SET status = 'fetched' WHERE status = 'stored'", [()]))
+
+    def of_other_size(self, longest_side: int) -> int:
+        """How many images on disk were not shrunk to ``longest_side`` pixels, but to another size."""
+        stored, original = (
+            f"max(json_extract(image, '$.{size}[0]'), json_extract(image, '$.{size}[1]'))"
+            for size in ("size", "original_size")
+        )
+        ((count,),) = self._read(
+            f"SELECT COUNT(*) FROM hits WHERE image IS NOT NULL AND {stored} != min(?, {original})", longest_side
+        )
+        return int(count)
+
+    def placeholders(self) -> frozenset[str]:
+        """Digests of files that came from several addresses of one host: pictures that say that there is none."""
+        addresses: dict[tuple[str, str], set[str]] = {}
+        for sha256, url in self._read(
+            "SELECT sha256, url FROM hits WHERE url LIKE 'http%' AND sha256 IN (SELECT sha256 FROM hits "
+            "WHERE sha256 IS NOT NULL GROUP BY sha256 HAVING COUNT(DISTINCT url) >= ?)",
+            PLACEHOLDER_ADDRESSES,
+        ):
+            addresses.setdefault((sha256, urlsplit(url).netloc), set()).add(url)
+        return frozenset(sha256 for (sha256, _), urls in addresses.items() if len(urls) >= PLACEHOLDER_ADDRESSES)
+
+    # Files of local sources
 
     def files(self, class_name: str, source: str) -> list[KnownFile]:
         """The files of one class and local source that were read, but for those that were forgotten."""
-        rows = self._connection.execute(
+        rows = self._read(
             "SELECT source_id, sha256, stamp FROM hits LEFT JOIN stamps USING (class_name, source, source_id) "
             "WHERE class_name = ? AND source = ? AND reason IS NOT 'forgotten' ORDER BY source_id",
-            (class_name, source),
+            *(class_name, source),
         )
         return [KnownFile(*row) for row in rows]
 
     def note_stamps(self, class_name: str, source: str, stamps: Mapping[str, str]) -> None:
         """Keep size and dates of files as they were when they were read: identity -> stamp."""
-        rows = [(class_name, source, source_id, stamp) for source_id, stamp in stamps.items()]
+        rows = [(class_name, source, *item) for item in stamps.items()]
         if rows:
-            with _writing(self._connection, self.path):
-                self._connection.executemany("INSERT OR REPLACE INTO stamps VALUES (?, ?, ?, ?)", rows)
+            self._write(("INSERT OR REPLACE INTO stamps VALUES (?, ?, ?, ?)", rows))
 
     def let_go(self, class_name: str, source: str, files: Sequence[KnownFile], local: Collection[str]) -> None:
         """Forget that files were read: their content is gone, and what is under their names now is read anew.
@@ -368,19 +418,15 @@ class Journal:
         """
         digests = {file.sha256 for file in files if file.sha256}
         self.put_back([e for e in self.entries(class_name, "dropped") if e.sha256 in digests], local)
-        with _writing(self._connection, self.path):
-            self._connection.executemany(
-                "INSERT OR IGNORE INTO gone VALUES (?, ?)", [(class_name, sha256) for sha256 in sorted(digests)]
-            )
-            for table in ("hits", "stamps"):
-                self._connection.executemany(
-                    f"DELETE FROM {table} WHERE class_name = ? AND source = ? AND source_id = ?",
-                    [(class_name, source, file.source_id) for file in files],
-                )
+        keys = [(class_name, source, file.source_id) for file in files]
+        self._write(
+            ("INSERT OR IGNORE INTO gone VALUES (?, ?)", [(class_name, sha256) for sha256 in sorted(digests)]),
+            *((f"DELETE FROM {table} {_KEY}", keys) for table in ("hits", "stamps")),
+        )
 
     def gone(self) -> dict[tuple[str, str], Provenance | None]:
         """(class, digest) of content that was let go -> where it is from, if it is stored again; else ``None``."""
-        rows = self._connection.execute(
+        rows = self._read(
             "SELECT class_name, sha256, provenance FROM gone "
             "LEFT JOIN (SELECT * FROM hits WHERE status = 'stored') USING (class_name, sha256)"
         )
@@ -388,79 +434,50 @@ class Journal:
 
     def came_back(self, contents: Iterable[tuple[str, str]]) -> None:
         """Note that content, as (class, digest), is not gone any more."""
-        with _writing(self._connection, self.path):
-            self._connection.executemany("DELETE FROM gone WHERE class_name = ? AND sha256 = ?", list(contents))
+        self._write(("DELETE FROM gone WHERE class_name = ? AND sha256 = ?", list(contents)))
 
     def names_of(self, digests: Collection[str]) -> dict[str, list[str]]:
         """Digest -> identities of the files and search results that hold these bytes, in their order."""
         found: dict[str, list[str]] = {}
-        if digests:
-            for sha256, source_id in self._connection.execute(
-                "SELECT sha256, source_id FROM hits WHERE sha256 IS NOT NULL ORDER BY class_name, source_id"
-            ):
-                if sha256 in digests:
-                    found.setdefault(sha256, []).append(source_id)
+        for sha256, source_id in self._read(
+            "SELECT sha256, source_id FROM hits WHERE sha256 IS NOT NULL ORDER BY class_name, source_id"
+        ):
+            if sha256 in digests:
+                found.setdefault(sha256, []).append(source_id)
         return found
 
-    def of_other_size(self, longest_side: int) -> int:
-        """How many images on disk were not shrunk to ``longest_side`` pixels, but to another size."""
-        sides = ["json_extract(image, '$.{0}[0]')", "json_extract(image, '$.{0}[1]')"]
-        stored, original = (
-            f"max({', '.join(side.format(size) for side in sides)})" for size in ("size", "original_size")
-        )
-        row = self._connection.execute(
-            f"SELECT COUNT(*) FROM hits WHERE image IS NOT NULL AND {stored} != min(?, {original})", (longest_side,)
-        )
-        return int(row.fetchone()[0])
-
-    def store_again(self) -> int:
-        """Let every stored image be stored once more, for a dataset that is gone; returns how many there are."""
-        with _writing(self._connection, self.path):
-            return self._connection.execute("UPDATE hits SET status = 'fetched' WHERE status = 'stored'").rowcount
-
-    def forbidden(self, url: str) -> Entry | None:
-        """What forbade an earlier request for this address for good, or ``None``."""
-        row = self._connection.execute(
-            "SELECT class_name, source, source_id, status, url, reason, detail FROM hits "
-            f"WHERE url = ? AND status = 'dropped' AND reason IN ({_marks(len(NEVER_AGAIN))}) LIMIT 1",
-            (url, *NEVER_AGAIN),
-        ).fetchone()
-        return Entry(*row) if row else None
-
-    def placeholders(self) -> frozenset[str]:
-        """Digests of files that came from several addresses of one host: pictures that say that there is none."""
-        addresses: dict[tuple[str, str], set[str]] = {}
-        rows = self._connection.execute(
-            "SELECT sha256, url FROM hits WHERE url LIKE 'http%' AND sha256 IN (SELECT sha256 FROM hits "
-            "WHERE sha256 IS NOT NULL GROUP BY sha256 HAVING COUNT(DISTINCT url) >= ?)",
-            (PLACEHOLDER_ADDRESSES,),
-        )
-        for sha256, url in rows:
-            addresses.setdefault((sha256, urlsplit(url).netloc), set()).add(url)
-        return frozenset(sha256 for (sha256, _), urls in addresses.items() if len(urls) >= PLACEHOLDER_ADDRESSES)
+    # Searches
 
     def search_is_finished(self, class_name: str, source: str, question: str) -> bool:
         """Whether ``question`` (queries, limit, options) was searched for to the end."""
-        row = self._connection.execute(
-            "SELECT question FROM searches WHERE class_name = ? AND source = ?", (class_name, source)
-        ).fetchone()
-        return row is not None and row[0] == question
+        rows = self._read("SELECT question FROM searches WHERE class_name = ? AND source = ?", class_name, source)
+        return (question,) in rows
 
     def finish_search(self, class_name: str, source: str, question: str) -> None:
         """Note that a search came to its end; what it remembered of the way is not needed any more."""
-        with _writing(self._connection, self.path):
-            self._connection.execute("INSERT OR REPLACE INTO searches VALUES (?, ?, ?)", (class_name, source, question))
-            self._connection.execute("DELETE FROM pages WHERE class_name = ? AND source = ?", (class_name, source))
+        self._write(
+            ("INSERT OR REPLACE INTO searches VALUES (?, ?, ?)", [(class_name, source, question)]),
+            ("DELETE FROM pages WHERE class_name = ? AND source = ?", [(class_name, source)]),
+        )
 
     def forget_searches(self) -> None:
         """Let every source be asked again; what it found before stays known."""
-        with _writing(self._connection, self.path):
-            self._connection.execute("DELETE FROM searches")
-            self._connection.execute("DELETE FROM pages")
+        self._write(("DELETE FROM searches", [()]), ("DELETE FROM pages", [()]))
 
     def pages(self, class_name: str, source: str) -> "JournalPages":
         """What this journal remembers of one unfinished search; may be used in another thread."""
         return JournalPages(self.path, class_name, source)
+
+    # What must not be asked for again
+
+    def forbidden(self, url: str) -> Entry | None:
+        """What forbade an earlier request for this address for good, or ``None``."""
+        rows = self._read(
+            f"SELECT {_ENTRY} FROM hits WHERE url = ? AND status = 'dropped' AND reason IN ({_marks(len(NEVER_AGAIN))}) "
+            "LIMIT 1",
+            *(url, *NEVER_AGAIN),
+        )
+        return next(map(_entry, rows), None)
 
     def remember_forgotten(self, kind: str, value: str, reason: str) -> None:
         """Never fetch again what has this digest.
@@ -470,40 +487,31 @@ class Journal:
             value: The sha256 of the original bytes, or ``secret_of`` an address or an author.
             reason: Why, as a sentence.
         """
-        with _writing(self._connection, self.path):
-            self._connection.execute(
-                "INSERT OR REPLACE INTO forgotten VALUES (?, ?, ?, ?)", (kind, value, reason, _now())
-            )
+        self._write(("INSERT OR REPLACE INTO forgotten VALUES (?, ?, ?, ?)", [(kind, value, reason, _now())]))
 
     def forgotten(self) -> frozenset[tuple[str, str]]:
         """(kind, value) of everything that must never be fetched again."""
-        return frozenset(self._connection.execute("SELECT kind, value FROM forgotten"))
+        return frozenset(self._read("SELECT kind, value FROM forgotten"))
 
     def erase(self, entries: Iterable[Entry]) -> None:
         """Mark search results as forgotten, and keep nothing of them but their identity as a digest."""
-        with _writing(self._connection, self.path):
-            for e in entries:
-                key = (e.class_name, e.source, e.source_id)
-                hidden = secret_of(e.source_id)
-                self._connection.execute(
-                    "DELETE FROM hits WHERE class_name = ? AND source = ? AND source_id = ?",
-                    (e.class_name, e.source, hidden),
-                )
-                self._connection.execute(
-                    "DELETE FROM stamps WHERE class_name = ? AND source = ? AND source_id = ?", key
-                )
-                self._connection.execute(
-                    "UPDATE hits SET source_id = ?, url = NULL, provenance = ?, expected = NULL, status = 'dropped', "
-                    "reason = 'forgotten', detail = NULL, sha256 = NULL, image = NULL, at = ? "
-                    "WHERE class_name = ? AND source = ? AND source_id = ?",
-                    (hidden, _provenance_text(Provenance(e.source, hidden)), _now(), *key),
-                )
+        keys = {entry.key: secret_of(entry.source_id) for entry in entries}
+        at = {key: _provenance_text(Provenance(key[1], hidden)) for key, hidden in keys.items()}
+        self._write(
+            (f"DELETE FROM hits {_KEY}", [(*key[:2], hidden) for key, hidden in keys.items()]),
+            (f"DELETE FROM stamps {_KEY}", keys),
+            (
+                "UPDATE hits SET source_id = ?, url = NULL, provenance = ?, expected = NULL, status = 'dropped', "
+                f"reason = 'forgotten', detail = NULL, sha256 = NULL, image = NULL, at = ? {_KEY}",
+                [(hidden, at[key], _now(), *key) for key, hidden in keys.items()],
+            ),
             # Answers of unfinished searches may hold the name; they can be asked for again.
-            self._connection.execute("DELETE FROM pages")
+            ("DELETE FROM pages", [()]),
+        )
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-class JournalPages:
+class JournalPages(_File):
     """What a service answered while a search goes on; goes when the search is finished.
 
     Args:
@@ -513,103 +521,32 @@ class JournalPages:
     """
 
     def __init__(self, path: Path, class_name: str, source: str) -> None:
-        self._path, self._key = path, (class_name, source)
-        self._connection = _connect(path, check_same_thread=False)
+        super().__init__(path, check_same_thread=False)
+        self._key = (class_name, source)
         self._lock = threading.Lock()
 
     def answer(self, question: str, ask: Callable[[], Any]) -> Any:
         """What was answered to ``question``; ``ask`` is called, and its answer kept, if it never was."""
+        key = (*self._key, question)
         with self._lock:
-            row = self._connection.execute(
-                "SELECT answer FROM pages WHERE class_name = ? AND source = ? AND question = ?", (*self._key, question)
-            ).fetchone()
-        if row is not None:
-            return json.loads(zlib.decompress(row[0]))
-        text = json.dumps(ask())
-        with self._lock, _writing(self._connection, self._path):
-            self._connection.execute(
-                "INSERT OR REPLACE INTO pages VALUES (?, ?, ?, ?)", (*self._key, question, zlib.compress(text.encode()))
+            kept = list(
+                self._read("SELECT answer FROM pages WHERE class_name = ? AND source = ? AND question = ?", *key)
             )
+        if kept:
+            return json.loads(zlib.decompress(kept[0][0]))
+        text = json.dumps(ask())
+        with self._lock:
+            self._write(("INSERT OR REPLACE INTO pages VALUES (?, ?, ?, ?)", [(*key, zlib.compress(text.encode()))]))
         return json.loads(text)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
-
-
-def _entries(rows: Iterable[tuple[Any, ...]]) -> Iterator[Entry]:
-    """Rows of the columns ``_ENTRY``."""
-    for row in rows:
-        name, source, source_id, state, url, reason, detail, sha256, position, provenance, image = row
-        yield Entry(
-            name,
-            source,
-            source_id,
-            state,
-            url,
-            reason,
-            detail,
-            sha256,
-            position,
-            _provenance(provenance),
-            _image(image),
-        )
-
-
-@contextmanager
-def _writing(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
-    """A transaction: all of the block or nothing of it."""
-    try:
-        with connection:
-            yield
-    except sqlite3.OperationalError as error:
-        raise StoreError(
-            f"{path}: the journal cannot be written ({error}). Is the disk full? What was written stays; "
-            "make room and run the same command again."
-        ) from error
 
 
 def secret_of(text: str) -> str:
-    """Hex digest that stands for an address or a name that must be recognised and not be kept."""
+    """Hex digest that stands for an address or a name that must be recognised and not be kept.
+
+    >>> secret_of("Jane Doe") == secret_of(" jane doe ")
+    True
+    """
     return hashlib.sha256(text.strip().casefold().encode()).hexdigest()
-
-
-def _connect(path: Path, check_same_thread: bool = True) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=30, check_same_thread=check_same_thread)
-    connection.execute("PRAGMA journal_mode = WAL")
-    # A crash of the machine may lose the last commits, a crash of the program none; the file is whole either way.
-    connection.execute("PRAGMA synchronous = NORMAL")
-    # What is erased must not stay readable in the file's unused pages.
-    connection.execute("PRAGMA secure_delete = ON")
-    return connection
-
-
-def _set_up(connection: sqlite3.Connection, path: Path) -> None:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > FORMAT:
-        raise StoreError(f"{path} has format {version}, this version of wss reads up to {FORMAT}. Update wss.")
-    if version == FORMAT:
-        return
-    with connection:
-        connection.execute("BEGIN IMMEDIATE")
-        old = connection.execute("SELECT name FROM sqlite_master WHERE name = 'hits'").fetchone() and version == 0
-        if old:
-            connection.execute("ALTER TABLE hits RENAME TO hits_1")
-        for statement in _SCHEMA.split(";"):
-            connection.execute(statement)
-        if old:
-            rows = connection.execute(
-                "SELECT class_name, source, source_id, rowid, url, status, reason, detail, sha256, at FROM hits_1"
-            ).fetchall()
-            connection.executemany(
-                f"INSERT INTO hits VALUES ({_marks(13)})",
-                [
-                    (*r[:5], _provenance_text(Provenance(r[1], r[2], image_url=r[4])), None, *r[5:9], None, r[9])
-                    for r in rows
-                ],
-            )
-            connection.execute("DROP TABLE hits_1")
-        connection.execute(f"PRAGMA user_version = {FORMAT}")
 
 
 def _marks(count: int) -> str:
@@ -638,8 +575,9 @@ def _provenance(text: str) -> Provenance:
         raise StoreError(f"the journal holds a search result that cannot be read ({error}): {shown(text)}.") from error
 
 
-def _image(text: str | None) -> StoredImage | None:
-    if text is None:
-        return None
-    values = json.loads(text)
-    return StoredImage(tuple(values["size"]), tuple(values["original_size"]), values["phash"])
+def _entry(row: tuple[Any, ...]) -> Entry:
+    """A row of the columns ``_ENTRY``."""
+    *known, provenance, image = row
+    values = json.loads(image) if image is not None else None
+    stored = values and StoredImage(tuple(values["size"]), tuple(values["original_size"]), values["phash"])
+    return Entry(*known, _provenance(provenance), stored)
