@@ -62,7 +62,7 @@ def peak_mib() -> float:
 def main() -> None:
     """Crawl."""
     from wss_data.retrieval.journal import Journal
-    from wss_data.retrieval.retrieve import retrieve
+    from wss_data.retrieval.retrieve import Manner, retrieve
     from wss_data.spec import DatasetSpec, SourceSpec
 
     plan = json.loads(Path(sys.argv[1]).read_text())
@@ -89,8 +89,7 @@ def main() -> None:
             folder / "images",
             journal,
             store,
-            workers=plan["workers"],
-            progress=False,
+            Manner(plan["workers"], progress=False),
         )
     print(json.dumps({"grew_by_mib": peak_mib() - before, "peak_mib": peak_mib()}))
 

@@ -10,7 +10,7 @@ from fake_service import HTML, FakeService, KeptPages, Reply
 from virtual_clock import VirtualClock
 
 from wss_data.errors import SourceUnavailable
-from wss_data.retrieval.fetch import retry_after
+from wss_data.retrieval.headers import retry_after
 from wss_data.retrieval.sources import api as api_module
 from wss_data.retrieval.sources.api import Api, Pace, Refused, Service
 from wss_data.retrieval.sources.base import Forgetful

@@ -12,7 +12,7 @@ from wss_data.filtering.filters import GONE, KEPT, decide, is_left_out
 from wss_data.imaging.images import encode_jpeg, write_jpeg
 from wss_data.records import Provenance
 from wss_data.retrieval.journal import Journal
-from wss_data.retrieval.retrieve import retrieve
+from wss_data.retrieval.retrieve import Manner, retrieve
 from wss_data.retrieval.sources import make_source
 from wss_data.retrieval.sources.folder import FolderSource
 from wss_data.spec import DatasetSpec, FilterSpec, SourceSpec
@@ -38,9 +38,7 @@ class Build:
                 self.folder / "images",
                 journal,
                 stored.extend,
-                workers=1,
-                progress=False,
-                follow=follow,
+                Manner(workers=1, progress=False, follow=follow),
             ).changes
             gone = journal.gone()
             journal.came_back([content for content, origin in gone.items() if origin])
@@ -162,7 +160,7 @@ def test_images_beyond_the_limit_are_not_gone(build):
     source = make_source("folder", {"path": build.photos})
     with Journal(build.folder / "journal.sqlite") as journal:
         parts = [(source, SourceSpec("folder", 2))]
-        report = retrieve(SPEC, parts, build.folder / "images", journal, list, workers=1, progress=False, follow=True)
+        report = retrieve(SPEC, parts, build.folder / "images", journal, list, Manner(1, progress=False, follow=True))
         assert str(report.changes) == ""
         assert journal.gone() == {}
 

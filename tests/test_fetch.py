@@ -16,8 +16,10 @@ from virtual_clock import VirtualClock
 import wss_data
 from wss_data.errors import DownloadError, SpecError
 from wss_data.retrieval import network
-from wss_data.retrieval.fetch import Fetched, Fetcher, FetchSettings, retry_after, user_agent
+from wss_data.retrieval.fetch import Fetched, Fetcher
+from wss_data.retrieval.headers import retry_after, user_agent
 from wss_data.retrieval.robots import FIRST_TROUBLE_S
+from wss_data.spec import DownloadSpec
 
 JPEG = pictures.jpeg("fetch")
 
@@ -27,8 +29,8 @@ def answer(body: bytes = JPEG, *headers: str, status: str = "200 OK", length: in
     return "\r\n".join(lines).encode("latin-1") + body
 
 
-def settings_for(server: RawServer, **values) -> FetchSettings:
-    return FetchSettings(**{"allow_hosts": (server.host,), "respect_robots": False, **values})
+def settings_for(server: RawServer, **values) -> DownloadSpec:
+    return DownloadSpec(**{"allow_hosts": (server.host,), "respect_robots": False, **values})
 
 
 def failure(fetcher: Fetcher, url: str) -> DownloadError:
@@ -52,10 +54,8 @@ def server():
 def outcomes(server) -> dict[str, Outcome]:
     # Cases that must time out get little time, the others plenty: a busy machine is no slow server.
     with (
-        Fetcher(
-            FetchSettings(allow_hosts=server.hosts, read_s=0.7, deadline_s=1.0), clock := VirtualClock()
-        ) as hurried,
-        Fetcher(FetchSettings(allow_hosts=server.hosts), clock) as patient,
+        Fetcher(DownloadSpec(allow_hosts=server.hosts, attempts=1, deadline_s=1.0), clock := VirtualClock()) as hurried,
+        Fetcher(DownloadSpec(allow_hosts=server.hosts), clock) as patient,
     ):
 
         def outcome(name: str) -> Outcome:
@@ -111,7 +111,7 @@ DRIPS = {
 @pytest.mark.parametrize("where", DRIPS)
 def test_a_slow_drip_is_cut_off_at_the_deadline_wherever_it_drips(where):
     with RawServer(DRIPS[where], drip_s=0.02) as server:
-        settings = settings_for(server, read_s=5, deadline_s=0.5, respect_robots=where == "robots.txt")
+        settings = settings_for(server, attempts=1, deadline_s=0.5, respect_robots=where == "robots.txt")
         with Fetcher(settings) as fetcher:
             before = time.monotonic()
             error = failure(fetcher, server.url)
@@ -120,7 +120,7 @@ def test_a_slow_drip_is_cut_off_at_the_deadline_wherever_it_drips(where):
 
 
 def test_a_chain_of_redirects_has_one_deadline_for_all_of_it(server):
-    settings = FetchSettings(allow_hosts=server.hosts, read_s=10, deadline_s=0.5)
+    settings = DownloadSpec(allow_hosts=server.hosts, attempts=1, deadline_s=0.5)
     with Fetcher(settings) as fetcher:
         before = time.monotonic()
         assert failure(fetcher, server.url("redirect_slowly", 1)).reason == "timeout"
@@ -140,12 +140,14 @@ def test_a_server_that_sends_headers_for_ever_costs_no_more_than_the_limit(monke
 def test_a_file_over_the_limit_is_refused_told_or_not(told):
     body = JPEG + bytes(100_000)
     head = answer(body) if told else b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s" % (10**9, body)
-    with RawServer(head) as server, Fetcher(settings_for(server, max_bytes=100_000)) as fetcher:
+    with RawServer(head) as server, Fetcher(settings_for(server)) as fetcher:
+        fetcher.max_bytes = 100_000
         assert failure(fetcher, server.url).reason == "too_many_bytes"
 
 
 def test_a_file_exactly_at_the_limit_is_taken():
-    with RawServer(answer()) as server, Fetcher(settings_for(server, max_bytes=len(JPEG))) as fetcher:
+    with RawServer(answer()) as server, Fetcher(settings_for(server)) as fetcher:
+        fetcher.max_bytes = len(JPEG)
         assert fetcher.fetch(server.url).data == JPEG
 
 
@@ -179,14 +181,15 @@ def test_the_bytes_come_as_they_were_sent_with_the_final_address_and_type():
 )
 def test_redirects_are_followed_as_browsers_do(location, asked):
     redirect = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + location.encode() + b"\r\n\r\n"
-    with RawServer(redirect) as server, Fetcher(settings_for(server, max_redirects=1)) as fetcher:
+    with RawServer(redirect) as server, Fetcher(settings_for(server)) as fetcher:
         failure(fetcher, f"http://{server.host}/dir/a.jpg")
-        assert [head.split(b" ")[1].decode() for head in server.heads] == ["/dir/a.jpg", asked]
+        assert [head.split(b" ")[1].decode() for head in server.heads][:2] == ["/dir/a.jpg", asked]
 
 
-def test_a_request_says_who_asks_wants_no_packing_and_carries_nothing_else():
+def test_a_request_says_who_asks_wants_no_packing_and_carries_nothing_else(monkeypatch):
     with RawServer(answer(JPEG, "Set-Cookie: id=1")) as server:
-        with Fetcher(settings_for(server, contact="me@example.org")) as fetcher:
+        monkeypatch.setenv("WSS_CONTACT", "me@example.org")
+        with Fetcher(settings_for(server)) as fetcher:
             fetcher.fetch(server.url)
             fetcher.fetch(server.url + "#part")
         assert server.heads[0] == server.heads[1]
@@ -259,7 +262,7 @@ def test_opt_outs_that_are_not_respected_are_reported():
     ],
 )
 def test_what_is_no_web_address_is_refused_before_anything_is_sent(url, reason):
-    with Fetcher(FetchSettings(respect_robots=False)) as fetcher:
+    with Fetcher(DownloadSpec(respect_robots=False)) as fetcher:
         error = failure(fetcher, url)
     assert (error.reason, error.transient) == (reason, False)
     assert "password" not in str(error)
@@ -304,7 +307,7 @@ def test_whatever_a_server_sends_ends_as_a_download_error_or_as_bytes():
     pieces += [b"HTTP/1.1 302 \r\n", b"Transfer-Encoding: chunked\r\n", b"-1\r\n", b": \r\n", b" folded\r\n", b"\n\n"]
     pieces += [b"Content-Encoding: \xff\r\n", b"HTTP/9.9 999 ?\r\n", b"Retry-After: \xff\r\n", b"X-Robots-Tag: :,:\r\n"]
     draw = random.Random(0)
-    with RawServer(b"") as server, Fetcher(settings_for(server, read_s=0.01)) as fetcher:
+    with RawServer(b"") as server, Fetcher(settings_for(server, attempts=1000, deadline_s=10.0)) as fetcher:
         for _ in range(300):
             server.answer = b"".join(draw.choices(pieces, k=draw.randint(1, 8)))
             try:
@@ -316,24 +319,23 @@ def test_whatever_a_server_sends_ends_as_a_download_error_or_as_bytes():
 # --- who we say we are, and what an import costs -------------------------------------------------------------------
 
 
-def test_the_user_agent_names_the_contact_given_or_that_of_the_environment(monkeypatch):
+def test_the_user_agent_names_the_contact_of_the_environment(monkeypatch):
     monkeypatch.delenv("WSS_CONTACT", raising=False)
     assert user_agent() == f"wss/{wss_data.__version__}"
     monkeypatch.setenv("WSS_CONTACT", "https://example.org/crawl")
     assert user_agent() == f"wss/{wss_data.__version__} (https://example.org/crawl)"
-    assert user_agent("me@example.org") == f"wss/{wss_data.__version__} (me@example.org)"
 
 
-@pytest.mark.parametrize("contact", ["a\r\nX-Evil: 1", "\u00e4@example.org", "a\0b"])
-def test_a_contact_that_cannot_stand_in_a_header_is_refused(contact):
+@pytest.mark.parametrize("contact", ["a\r\nX-Evil: 1", "\u00e4@example.org", "a\x01b"])
+def test_a_contact_that_cannot_stand_in_a_header_is_refused(contact, monkeypatch):
+    monkeypatch.setenv("WSS_CONTACT", contact)
     with pytest.raises(SpecError, match="printable ASCII"):
-        user_agent(contact)
+        user_agent()
 
 
-def test_importing_the_settings_loads_no_network_library():
-    code = (
-        "import wss_data.retrieval.fetch, sys; print({'urllib3', 'requests', 'protego', 'certifi'} & set(sys.modules))"
-    )
+def test_importing_the_package_and_the_sources_loads_no_network_library():
+    network = "{'urllib3', 'requests', 'protego', 'certifi'}"
+    code = f"import wss_data.retrieval.sources.openverse, sys; print({network} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 

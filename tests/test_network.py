@@ -15,7 +15,8 @@ from virtual_clock import VirtualClock
 
 from wss_data.errors import DownloadError
 from wss_data.retrieval import network
-from wss_data.retrieval.fetch import Fetcher, FetchSettings
+from wss_data.retrieval.fetch import Fetcher
+from wss_data.spec import DownloadSpec
 
 # (host as written in an address, and what it leads to)
 LOOPBACK = (
@@ -148,12 +149,12 @@ def names(monkeypatch) -> dict[str, list[list[str]]]:
 @pytest.fixture(scope="module")
 def strict() -> Iterator[Fetcher]:
     """A fetcher with nothing allowed."""
-    with Fetcher(FetchSettings()) as fetcher:
+    with Fetcher(DownloadSpec()) as fetcher:
         yield fetcher
 
 
-def no_robots(*hosts: str, **values) -> FetchSettings:
-    return FetchSettings(allow_hosts=hosts, respect_robots=False, **values)
+def no_robots(*hosts: str, **values) -> DownloadSpec:
+    return DownloadSpec(allow_hosts=hosts, respect_robots=False, **values)
 
 
 def reason_of(fetcher: Fetcher, url: str) -> str:
@@ -238,7 +239,7 @@ def test_every_block_that_is_special_is_refused_at_both_of_its_ends():
 
 
 def test_an_allowed_host_is_allowed_at_its_port_only(canary):
-    with Fetcher(FetchSettings(allow_hosts=("127.0.0.1:1",))) as fetcher:
+    with Fetcher(DownloadSpec(allow_hosts=("127.0.0.1:1",))) as fetcher:
         assert reason_of(fetcher, f"http://127.0.0.1:{canary.port}/a.jpg") == "forbidden_address"
     assert canary.hits == 0
 
@@ -267,7 +268,7 @@ def test_a_name_server_that_never_answers_is_not_waited_for_longer_than_the_dead
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", silent)
-    with Fetcher(FetchSettings(deadline_s=0.2)) as fetcher, pytest.raises(DownloadError) as error:
+    with Fetcher(DownloadSpec(attempts=1, deadline_s=0.2)) as fetcher, pytest.raises(DownloadError) as error:
         fetcher.fetch("http://pictures.example/a.jpg")
     never.set()
     assert asked.is_set()
@@ -279,7 +280,7 @@ def test_a_name_that_does_not_exist_may_exist_later(monkeypatch):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with Fetcher(FetchSettings()) as fetcher, pytest.raises(DownloadError) as error:
+    with Fetcher(DownloadSpec()) as fetcher, pytest.raises(DownloadError) as error:
         fetcher.fetch("http://pictures.example/a.jpg")
     assert (error.value.reason, error.value.transient) == ("connection", True)
     assert "pictures.example cannot be found" in str(error.value)

@@ -14,12 +14,12 @@ from wss_data.errors import DownloadError, SourceError, SourceUnavailable
 from wss_data.imaging.images import encode_jpeg, read_image, write_jpeg
 from wss_data.records import Provenance
 from wss_data.retrieval.decode_pool import perceptual_hash
-from wss_data.retrieval.fetch import Fetcher, FetchSettings
+from wss_data.retrieval.fetch import Fetcher
 from wss_data.retrieval.journal import Journal, secret_of
-from wss_data.retrieval.retrieve import WINDOW, retrieve
+from wss_data.retrieval.retrieve import WINDOW, Manner, retrieve
 from wss_data.retrieval.sources import make_source
 from wss_data.retrieval.sources.base import Hit, SourceState
-from wss_data.spec import DatasetSpec, SourceSpec
+from wss_data.spec import DatasetSpec, DownloadSpec, SourceSpec
 
 SPEC = {"name": "zoo", "classes": ["cat", "cow"], "longest_side": 64}
 
@@ -56,7 +56,7 @@ def run(source, tmp_path, database, limit=None, workers=1, strict=False, **spec)
     parts = [(s, SourceSpec(s.name, limit)) for s in sources]
     with Journal(tmp_path / "journal.sqlite") as journal:
         done = retrieve(
-            spec, parts, tmp_path / "images", journal, database.add, workers=workers, strict=strict, progress=False
+            spec, parts, tmp_path / "images", journal, database.add, Manner(workers, strict, progress=False)
         ).done
         return done, journal.dropped()
 
@@ -278,7 +278,7 @@ def test_a_circle_of_redirects_and_failures_of_its_own_are_a_hosts_own_fault():
             "/fails": refusal(500),
             "/leads": refusal(302, Location=f"http://{behind.host}/missing"),
         }
-        with serve(pages) as server, Fetcher(FetchSettings(allow_hosts=(server.host, behind.host))) as fetcher:
+        with serve(pages) as server, Fetcher(DownloadSpec(allow_hosts=(server.host, behind.host))) as fetcher:
             blamed = {}
             for path in pages:
                 with pytest.raises(DownloadError) as error:

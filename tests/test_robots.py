@@ -10,8 +10,10 @@ from virtual_clock import VirtualClock
 
 from wss_data.errors import DownloadError
 from wss_data.retrieval import robots
-from wss_data.retrieval.fetch import Fetcher, FetchSettings
-from wss_data.retrieval.robots import Robots, opt_outs
+from wss_data.retrieval.fetch import Fetcher
+from wss_data.retrieval.headers import opt_outs
+from wss_data.retrieval.robots import Robots
+from wss_data.spec import DownloadSpec
 
 PAGE = "http://pictures.example/a/b.jpg"
 
@@ -232,7 +234,7 @@ def served(text: bytes, *headers: bytes) -> bytes:
     ],
 )
 def test_the_fetcher_reads_a_robots_txt_however_it_is_served(answer):
-    with RawServer(answer) as server, Fetcher(FetchSettings(allow_hosts=(server.host,))) as fetcher:
+    with RawServer(answer) as server, Fetcher(DownloadSpec(allow_hosts=(server.host,))) as fetcher:
         for n in range(3):
             with pytest.raises(DownloadError) as error:
                 fetcher.fetch(f"http://{server.host}/{n}.jpg")
@@ -242,7 +244,7 @@ def test_the_fetcher_reads_a_robots_txt_however_it_is_served(answer):
 
 def test_a_robots_txt_that_unpacks_to_a_gigabyte_is_read_no_further_than_any_other():
     answer = served(pictures.gzip_bomb(), b"Content-Encoding: deflate")
-    with RawServer(answer) as server, Fetcher(FetchSettings(allow_hosts=(server.host,))) as fetcher:
+    with RawServer(answer) as server, Fetcher(DownloadSpec(allow_hosts=(server.host,))) as fetcher:
         assert len(fetcher._read_robots(f"http://{server.host}/robots.txt")) == robots.MAX_BYTES
 
 
@@ -250,7 +252,7 @@ def test_without_respect_for_robots_none_is_asked_for():
     answer = served(pictures.jpeg("robots"))
     with (
         RawServer(answer) as server,
-        Fetcher(FetchSettings(allow_hosts=(server.host,), respect_robots=False)) as fetcher,
+        Fetcher(DownloadSpec(allow_hosts=(server.host,), respect_robots=False)) as fetcher,
     ):
         fetcher.fetch(server.url)
         assert [head.split(b" ")[1] for head in server.heads] == [b"/a.jpg"]

@@ -6,7 +6,7 @@ from fake_wikimedia import FakeWikimedia, lagged, make_items
 from virtual_clock import VirtualClock
 
 from wss_data.errors import SourceError, SourceUnavailable
-from wss_data.retrieval.fetch import CONTACT_VARIABLE
+from wss_data.retrieval.headers import CONTACT_VARIABLE
 from wss_data.retrieval.sources import make_source, wikimedia
 from wss_data.retrieval.sources.base import Forgetful
 from wss_data.retrieval.sources.wikimedia import plain_text

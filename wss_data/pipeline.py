@@ -22,7 +22,7 @@ from wss_data.imaging.pictures import DatasetImage, write_pictures
 from wss_data.reading.listing import told
 from wss_data.records import stem_of
 from wss_data.retrieval.journal import Journal, Status
-from wss_data.retrieval.retrieve import BATCH, remove_unrecorded, retrieve
+from wss_data.retrieval.retrieve import BATCH, Manner, remove_unrecorded, retrieve
 from wss_data.retrieval.sources import make_source
 from wss_data.retrieval.sources.base import Source
 from wss_data.retrieval.sources.folder import FolderSource
@@ -153,11 +153,8 @@ def _retrieve(
             sources,
             folder / "images",
             journal,
-            store=lambda records: store.add_records(dataset, records),
-            workers=how.workers,
-            strict=how.strict,
-            progress=how.progress,
-            follow=how.search_again,
+            lambda records: store.add_records(dataset, records),
+            Manner(how.workers, how.strict, how.progress, follow=how.search_again),
         )
         gone = journal.gone()
         store.set_gone(dataset, gone)

@@ -11,7 +11,6 @@ once have one owner, ``retrieve``; two owners would multiply each other's attemp
 """
 
 import http.client
-import os
 import re
 import ssl
 import time
@@ -19,27 +18,27 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
-from wss_data.errors import DownloadError, SpecError
+from urllib3 import BaseHTTPResponse, exceptions
+from urllib3.util import Timeout, Url, parse_url
+
+from wss_data.errors import DownloadError
+from wss_data.retrieval import network
 from wss_data.retrieval.clock import Clock
+from wss_data.retrieval.headers import opt_outs, retry_after, user_agent
 from wss_data.retrieval.robots import MAX_BYTES as ROBOTS_MAX_BYTES
 from wss_data.retrieval.robots import READ_S as ROBOTS_READ_S
-from wss_data.retrieval.robots import Robots, opt_outs
-from wss_data.runtime.version import __version__
-
-if TYPE_CHECKING:
-    import urllib3
-    from urllib3.util import Url
-
-CONTACT_VARIABLE = "WSS_CONTACT"
-"""Environment variable that holds an e-mail address or a page at which the user can be reached."""
+from wss_data.retrieval.robots import Robots
+from wss_data.spec import DownloadSpec
 
 LONGEST_URL = 4000
 """Characters of an address; what is longer is no address of a picture."""
+
+CONNECT_S = 5.0
+"""Seconds for connecting to one address."""
+
+MAX_REDIRECTS = 5
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -78,35 +77,6 @@ _ACCEPT = "image/jpeg,image/png,image/webp,image/gif,image/tiff,image/bmp,image/
 
 
 @dataclass(frozen=True)
-class FetchSettings:
-    """How to fetch.
-
-    Args:
-        connect_s: Seconds for connecting to one address.
-        read_s: Seconds for which a server may stay silent.
-        deadline_s: Seconds for one attempt: names, robots.txt, redirects and body together.
-        max_bytes: Largest file accepted.
-        max_redirects: Redirects followed at most.
-        respect_robots: Whether to read and obey robots.txt.
-        respect_opt_outs: Whether to leave pictures whose answer carries an opt-out; if not, it is reported only.
-        allow_hosts: ``host:port`` pairs that may be asked although their address is not public.
-        contact: E-mail address or page of the user, told to every server; ``None`` for that in ``WSS_CONTACT``.
-        connections: Connections kept open to one host.
-    """
-
-    connect_s: float = 5.0
-    read_s: float = 10.0
-    deadline_s: float = 25.0
-    max_bytes: int = 20 * 2**20
-    max_redirects: int = 5
-    respect_robots: bool = True
-    respect_opt_outs: bool = True
-    allow_hosts: tuple[str, ...] = ()
-    contact: str | None = None
-    connections: int = 16
-
-
-@dataclass(frozen=True)
 class Fetched:
     """A file that was fetched.
 
@@ -123,52 +93,27 @@ class Fetched:
     opt_outs: tuple[str, ...] = ()
 
 
-def user_agent(contact: str | None = None) -> str:
-    """What we call ourselves to every server: ``wss/<version> (<contact>)``.
-
-    Args:
-        contact: E-mail address or page of the user; ``None`` for that in the environment variable ``WSS_CONTACT``.
-
-    Raises:
-        SpecError: If the contact cannot stand in a header.
-    """
-    contact = (os.environ.get(CONTACT_VARIABLE, "") if contact is None else contact).strip()
-    if not contact:
-        return f"wss/{__version__}"
-    if not contact.isascii() or not contact.isprintable():
-        raise SpecError(
-            f"the contact {contact!r} cannot be sent to web servers: it must be printable ASCII, such as an e-mail "
-            f"address. It comes from {CONTACT_VARIABLE} or from the definition."
-        )
-    return f"wss/{__version__} ({contact})"
-
-
 class Fetcher:
     """Fetches pictures; may be used from many threads at once.
 
     Args:
-        settings: How.
+        download: How.
         clock: Dates ``Retry-After`` and ages what is remembered of names and robots.txt. Deadlines of an attempt run
             by the real time: the network knows no other.
+        avoided: Hosts that no redirect is followed to -> why; may grow while others fetch.
     """
 
-    def __init__(self, settings: FetchSettings, clock: Clock = time) -> None:
-        # urllib3 and TLS are loaded by whoever fetches, not by whoever imports the settings.
-        from wss_data.retrieval import network
-
-        self._settings = settings
+    def __init__(self, download: DownloadSpec, clock: Clock = time, avoided: Mapping[str, str] | None = None) -> None:
+        self._download = download
+        # A server that says nothing leaves time for the other attempts.
+        self._read_s = download.deadline_s / download.attempts
+        self.max_bytes = download.max_megabytes << 20
         self._clock = clock
-        self._headers = {
-            "User-Agent": user_agent(settings.contact),
-            "Accept": _ACCEPT,
-            "Accept-Encoding": "identity",
-        }
-        self._network = network
-        guard = network.Guard(settings.allow_hosts, settings.connect_s, self._clock)
-        self._pools = network.make_pools(guard, settings.connections)
+        self._avoided = {} if avoided is None else avoided
+        self._headers = {"User-Agent": user_agent(), "Accept": _ACCEPT, "Accept-Encoding": "identity"}
+        guard = network.Guard(download.allow_hosts, CONNECT_S, self._clock)
+        self._pools = network.make_pools(guard, download.connections)
         self._robots = Robots(self._read_robots, self._clock)
-        self.avoided: Mapping[str, str] = {}
-        """Hosts that no redirect is followed to -> why; may grow while others fetch."""
 
     def __enter__(self) -> "Fetcher":
         return self
@@ -198,11 +143,11 @@ class Fetcher:
                 ``redirects``, ``bad_answer``, ``encoded``, ``too_many_bytes``, ``empty``, ``not_an_image``,
                 ``unsupported_format``, ``placeholder``, ``opted_out``, ``robots``.
         """
-        limit_s = min(self._settings.deadline_s, within_s)
+        limit_s = min(self._download.deadline_s, within_s)
         asked: list[str] = []
         try:
-            with self._network.time_limit(limit_s, self._settings.read_s), _errors_of(url):
-                response, url = self._follow(url, self._settings.respect_robots, asked)
+            with network.time_limit(limit_s, self._read_s), _errors_of(url):
+                response, url = self._follow(url, self._download.respect_robots, asked)
                 try:
                     return self._take(response, url)
                 except BaseException:
@@ -215,23 +160,23 @@ class Fetcher:
                 error.host = host_of(asked[-1])
             raise
 
-    def _follow(self, url: str, polite: bool, asked: list[str]) -> "tuple[urllib3.BaseHTTPResponse, str]":
+    def _follow(self, url: str, polite: bool, asked: list[str]) -> tuple[BaseHTTPResponse, str]:
         """Ask for ``url`` and for where it redirects to; the answer that is no redirect, and its address.
 
         Each address is noted in ``asked`` before anything is asked there, its robots.txt included.
         """
         start, seen = url, set()
-        for _ in range(self._settings.max_redirects + 1):
+        for _ in range(MAX_REDIRECTS + 1):
             parts = _checked(url)
             url = parts.url
             if url in seen:
                 raise DownloadError("redirects", f"{start}: redirected in a circle, to {url}.")
             seen.add(url)
             asked.append(url)
-            if url != start and (why := self.avoided.get(host_of(url))):
+            if url != start and (why := self._avoided.get(host_of(url))):
                 raise DownloadError("host_given_up", why, transient=True)
             if polite:
-                self._robots.check(url, self._network.seconds_left())
+                self._robots.check(url, network.seconds_left())
             response = self._ask(parts)
             if response.status not in REDIRECTS:
                 return response, url
@@ -242,12 +187,10 @@ class Fetcher:
             url = _joined(url, location)
             if _PLACEHOLDERS.search(url.partition("?")[0]):
                 raise DownloadError("placeholder", f"{start}: the picture was taken away; redirected to {url}.")
-        raise DownloadError("redirects", f"{start}: redirected more than {self._settings.max_redirects} times.")
+        raise DownloadError("redirects", f"{start}: redirected more than {MAX_REDIRECTS} times.")
 
-    def _ask(self, parts: "Url") -> "urllib3.BaseHTTPResponse":
-        from urllib3.util import Timeout
-
-        self._network.limit_bytes(HEAD_BYTES)
+    def _ask(self, parts: Url) -> BaseHTTPResponse:
+        network.limit_bytes(HEAD_BYTES)
         pool = self._pools.connection_from_host(parts.host, parts.port, parts.scheme)
         response = pool.urlopen(
             "GET",
@@ -257,26 +200,26 @@ class Fetcher:
             redirect=False,
             assert_same_host=False,
             # Ours is looked at before every read; urllib3's own is left for sending.
-            timeout=Timeout(total=None, connect=self._settings.connect_s, read=self._settings.read_s),
+            timeout=Timeout(total=None, connect=CONNECT_S, read=self._read_s),
             preload_content=False,
             decode_content=False,
         )
         # Chunks may be framed by as many bytes as they hold.
-        self._network.limit_bytes(2 * max(self._settings.max_bytes, ROBOTS_MAX_BYTES))
+        network.limit_bytes(2 * max(self.max_bytes, ROBOTS_MAX_BYTES))
         return response
 
-    def _take(self, response: "urllib3.BaseHTTPResponse", url: str) -> Fetched:
+    def _take(self, response: BaseHTTPResponse, url: str) -> Fetched:
         """Check an answer that is no redirect, then read it."""
         _check_status(response, url, self._clock)
         headers = response.headers
         signals = opt_outs(headers.getlist("X-Robots-Tag"), headers.getlist("tdm-reservation"))
-        if signals and self._settings.respect_opt_outs:
+        if signals and self._download.respect_opt_outs:
             raise DownloadError("opted_out", f"{url}: not to be taken ({', '.join(signals)}).", opt_outs=signals)
         encoding = headers.get("Content-Encoding", "").strip().lower()
         if encoding not in ("", "identity"):
             raise DownloadError("encoded", f"{url}: came packed ({encoding}) although that was not asked for.")
         length = _content_length(response, url)
-        limit = self._settings.max_bytes
+        limit = self.max_bytes
         if length is not None and length > limit:
             raise DownloadError("too_many_bytes", f"{url}: {length:,} bytes, at most {limit:,} are read.")
         content_type = headers.get("Content-Type", "").partition(";")[0].strip().lower() or None
@@ -299,7 +242,7 @@ class Fetcher:
 
     def _read_robots(self, url: str) -> str:
         """The text of a robots.txt, as much of it as counts."""
-        with self._network.time_limit(ROBOTS_READ_S, self._settings.read_s), _errors_of(url):
+        with network.time_limit(ROBOTS_READ_S, self._read_s), _errors_of(url):
             response, url = self._follow(url, False, [])
             try:
                 _check_status(response, url, self._clock)
@@ -317,14 +260,12 @@ class Fetcher:
             return data.decode("utf-8-sig", errors="replace")
 
 
-def _checked(url: str) -> "Url":
+def _checked(url: str) -> Url:
     """The parts of an address, normalised.
 
     Raises:
         DownloadError: ``bad_url`` or ``forbidden_scheme``.
     """
-    from urllib3.util import parse_url
-
     shown = url[:200]
     if len(url) > LONGEST_URL:
         raise DownloadError("bad_url", f"{shown}...: an address of {len(url):,} characters.")
@@ -366,7 +307,7 @@ def _joined(url: str, location: str) -> str:
         raise DownloadError("bad_url", f"{url}: redirected to {location[:200]!r}, which is no address.") from error
 
 
-def _check_status(response: "urllib3.BaseHTTPResponse", url: str, clock: Clock) -> None:
+def _check_status(response: BaseHTTPResponse, url: str, clock: Clock) -> None:
     status = response.status
     if status in (200, 203):
         return
@@ -388,24 +329,7 @@ def _check_status(response: "urllib3.BaseHTTPResponse", url: str, clock: Clock) 
     raise DownloadError("bad_answer", f"{said}, which is no answer to a plain request.")
 
 
-def retry_after(value: str | None, clock: Clock) -> float | None:
-    """Seconds to wait as a ``Retry-After`` header says, in seconds or as a date; ``None`` if it cannot be read.
-
-    >>> retry_after("120", time), retry_after("Fri, 15 Jan 2010 08:00:30 GMT", time), retry_after("soon", time)
-    (120.0, 0.0, None)
-    """
-    value = (value or "").strip()
-    if re.fullmatch(r"[0-9]+(\.[0-9]*)?", value):
-        return float(value[:12])
-    try:
-        moment = parsedate_to_datetime(value)
-        # Such dates are in GMT; one that does not say so is read as if it did.
-        return max(0.0, moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - clock.time())
-    except (ValueError, TypeError, OverflowError):
-        return None
-
-
-def _content_length(response: "urllib3.BaseHTTPResponse", url: str) -> int | None:
+def _content_length(response: BaseHTTPResponse, url: str) -> int | None:
     """Bytes that the body is said to have; ``None`` where that is not said."""
     if "Transfer-Encoding" in response.headers:
         return None
@@ -434,17 +358,13 @@ def _check_start(data: bytes, length: int | None, url: str, content_type: str | 
 @contextmanager
 def _errors_of(url: str) -> Iterator[None]:
     """Turn what the network and its libraries raise into ``DownloadError``."""
-    from urllib3.exceptions import HTTPError
-
     try:
         yield
-    except (HTTPError, http.client.HTTPException, OSError, ValueError) as error:
+    except (exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
         raise _named(error, url[:200]) from error
 
 
 def _named(error: Exception, url: str) -> DownloadError:
-    from urllib3 import exceptions
-
     # urllib3 wraps what happened as an argument, the standard library as the cause.
     causes = [error, *(argument for argument in error.args if isinstance(argument, Exception))]
     causes += [cause for cause in (error.__cause__, error.__context__) if isinstance(cause, Exception)]

@@ -308,7 +308,8 @@ class Journal(_File):
     def count_waiting(self, class_name: str, sources: Collection[str]) -> int:
         """How many search results of a class and of some sources nobody dealt with."""
         ((count,),) = self._read(
-            f"SELECT COUNT(*) FROM hits WHERE class_name = ? AND status = 'found' AND source IN ({_marks(len(sources))})",
+            "SELECT COUNT(*) FROM hits WHERE class_name = ? AND status = 'found' "
+            f"AND source IN ({_marks(len(sources))})",
             *(class_name, *sources),
         )
         return int(count)
@@ -473,8 +474,8 @@ class Journal(_File):
     def forbidden(self, url: str) -> Entry | None:
         """What forbade an earlier request for this address for good, or ``None``."""
         rows = self._read(
-            f"SELECT {_ENTRY} FROM hits WHERE url = ? AND status = 'dropped' AND reason IN ({_marks(len(NEVER_AGAIN))}) "
-            "LIMIT 1",
+            f"SELECT {_ENTRY} FROM hits WHERE url = ? AND status = 'dropped' "
+            f"AND reason IN ({_marks(len(NEVER_AGAIN))}) LIMIT 1",
             *(url, *NEVER_AGAIN),
         )
         return next(map(_entry, rows), None)
@@ -580,4 +581,4 @@ def _entry(row: tuple[Any, ...]) -> Entry:
     *known, provenance, image = row
     values = json.loads(image) if image is not None else None
     stored = values and StoredImage(tuple(values["size"]), tuple(values["original_size"]), values["phash"])
-    return Entry(*known, _provenance(provenance), stored)
+    return Entry(*(*known, _provenance(provenance), stored))

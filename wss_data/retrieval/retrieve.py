@@ -11,13 +11,13 @@ not depend on which server answered first.
 import json
 import logging
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 from urllib.parse import urlsplit
 
 from tqdm import tqdm
@@ -25,17 +25,15 @@ from tqdm import tqdm
 from wss_data.errors import DownloadError, ImageError, SourceUnavailable, WssError
 from wss_data.records import ImageRecord, stem_of
 from wss_data.retrieval.changed_files import Changes, Watched, find_moved, look_for_changes
-from wss_data.retrieval.journal import Entry, Journal, StoredImage, secret_of
+from wss_data.retrieval.decode_pool import Decoded
+from wss_data.retrieval.fetch import Fetched
+from wss_data.retrieval.journal import Entry, Journal, Status, StoredImage, secret_of
 from wss_data.retrieval.schedule import HostSchedule
 from wss_data.retrieval.sources.base import Forgetful, Hit, Source
-from wss_data.retrieval.workers import Downloaded, Event, Found, Job, Searched, Workshop, Written
+from wss_data.retrieval.workers import Job, WorkerPool
 from wss_data.spec import ClassSpec, DatasetSpec, SourceSpec
 
 _STORED_NAME = re.compile(r"[0-9a-f]{20}\.jpg")
-
-if TYPE_CHECKING:
-    from wss_data.retrieval.decode_pool import Decoded
-    from wss_data.retrieval.fetch import Fetched
 
 LOGGER = logging.getLogger(__name__)
 
@@ -111,22 +109,36 @@ def remove_unrecorded(folder: Path, known: Collection[str]) -> None:
                 path.unlink()
 
 
+@dataclass(frozen=True)
+class Manner:
+    """How a retrieval is done.
+
+    Args:
+        workers: Processes that decode; ``None`` for one a processor.
+        strict: Whether a source that cannot be asked is an error while others remain.
+        progress: Whether to show progress bars.
+        follow: Whether files of local sources that changed since they were read are read anew, and those that are gone
+            let go, or both only reported.
+    """
+
+    workers: int | None = None
+    strict: bool = False
+    progress: bool = True
+    follow: bool = False
+
+
 def retrieve(
     spec: DatasetSpec,
     sources: Sequence[tuple[Source, SourceSpec]],
     folder: Path,
     journal: Journal,
     store: Callable[[list[ImageRecord]], object],
-    workers: int | None = None,
-    strict: bool = False,
-    progress: bool = True,
-    follow: bool = False,
+    manner: Manner = Manner(),
 ) -> Retrieved:
     """Bring every search result of every class to its end: a stored image, or a counted reason why not.
 
-    An image is written under its final name, then noted in the journal, then stored.
-    Killed between any two of these, the next run arrives at the same file and the same
-    record.
+    An image is written under its final name, then noted in the journal, then stored. Killed between any two of these,
+    the next run arrives at the same file and the same record.
 
     Args:
         spec: The definition.
@@ -134,11 +146,7 @@ def retrieve(
         folder: Where images go: ``<folder>/<class>/<first digits of sha256>.jpg``.
         journal: What was dealt with already.
         store: Takes records into the database; must not add a (class, sha256) twice.
-        workers: Processes that decode; ``None`` for one a processor.
-        strict: Whether a source that cannot be asked is an error while others remain.
-        progress: Whether to show progress bars.
-        follow: Whether files of local sources that changed since they were read are read anew, and those that are gone
-            let go, or both only told.
+        manner: How it is done.
 
     Returns:
         What was done.
@@ -148,22 +156,25 @@ def retrieve(
         SourceError: If a source was asked for what it does not have.
         OSError: If the disk is full; everything up to then is kept.
     """
-    report = Retrieved(changes=Changes(followed=follow))
-    hosts = _Hosts(HostSchedule(spec.download.connections, spec.download.per_host, spec.download.pause_s))
+    report = Retrieved(changes=Changes(followed=manner.follow))
     storing: Future[None] | None = None
-    with ExitStack() as stack:
-        workshop = stack.enter_context(Workshop(spec.download, workers))
-        workshop.avoided = report.given_up
-        store_thread = stack.enter_context(ThreadPoolExecutor(1, "store"))
+    with (
+        WorkerPool(spec.download, manner.workers, report.given_up) as pool,
+        ThreadPoolExecutor(1, "store") as store_thread,
+    ):
+        retrieval = _Retrieval(spec, sources, journal, pool, manner, report)
         for wanted in spec.classes:
-            run = _ClassRun(spec, wanted, sources, folder / wanted.name, journal, workshop, hosts, report, strict)
-            run.run(progress)
+            retrieval.run(wanted, folder / wanted.name)
             if storing is not None:
                 storing.result()
             storing = store_thread.submit(_store, journal.path, spec, wanted.name, folder / wanted.name, store)
         if storing is not None:
             storing.result()
-    if sources and len(report.left_out) == len(sources) and not any(_has_results(journal, c) for c in spec.classes):
+    if (
+        sources
+        and len(report.left_out) == len(sources)
+        and not any(next(journal.entries(c.name), None) for c in spec.classes)
+    ):
         told = " ".join(f"{name}: {reason.removeprefix(f'{name}: ')}" for name, reason in report.left_out.items())
         raise SourceUnavailable(f"none of the definition's sources can be asked. {told}")
     find_moved(journal, report.changes)
@@ -172,92 +183,79 @@ def retrieve(
     return report
 
 
-def _has_results(journal: Journal, wanted: ClassSpec) -> bool:
-    return any(True for _ in journal.entries(wanted.name))
-
-
-@dataclass
-class _Hosts:
-    """What is known of the hosts, from class to class: who waits for them, their failures in a row, whom we met."""
-
-    schedule: HostSchedule[Job]
-    failures: dict[str, int] = field(default_factory=dict)
-    known: set[str] = field(default_factory=set)
-
-
-class _ClassRun:
-    """One class, from its searches to images on disk. All state lives in the one thread that runs it."""
+class _Retrieval:
+    """Brings one class after the other to its end. All state lives in the one thread that runs it."""
 
     def __init__(
         self,
         spec: DatasetSpec,
-        wanted: ClassSpec,
         sources: Sequence[tuple[Source, SourceSpec]],
-        folder: Path,
         journal: Journal,
-        workshop: Workshop,
-        hosts: _Hosts,
+        pool: WorkerPool,
+        manner: Manner,
         report: Retrieved,
-        strict: bool,
     ) -> None:
-        self._spec, self._wanted, self._folder = spec, wanted, folder
-        self._sources, self._journal, self._workshop = sources, journal, workshop
-        self._report, self._strict, self._given_up = report, strict, report.given_up
-        self._schedule, self._failures, self._known_hosts = hosts.schedule, hosts.failures, hosts.known
-        self._clock = workshop.clock
-        self._web = [source.name for source, _ in sources if not source.local]
+        self._spec, self._sources, self._journal, self._pool = spec, sources, journal, pool
+        self._manner, self._report, self._clock = manner, report, pool.clock
+        self._local_names = [source.name for source, _ in sources if source.local]
+        self._web_names = [source.name for source, _ in sources if not source.local]
+        # What is known of hosts, from class to class.
+        self._schedule: HostSchedule[Job] = HostSchedule(
+            spec.download.connections, spec.download.per_host, spec.download.pause_s
+        )
+        self._failures: Counter[str] = Counter()
+        self._known_hosts: set[str] = set()
+        self._given_up = report.given_up
+        # What is under way; all of it has ended when a class has.
         self._jobs: set[tuple[str, str]] = set()
         self._searching = 0
         self._local: list[Iterator[tuple[int, Hit]]] = []
-        self._more_waiting = True
         self._ended: list[Entry] = []
         self._noted = self._clock.monotonic()
         self._decoding = 0
         self._pending_bytes = 0
         self._forgotten = journal.forgotten()
         self._stamps: dict[tuple[str, str], str] = {}
-        self._counts: dict[str, int] = {}
 
-    def run(self, progress: bool) -> None:
-        """Deal with every search result of the class."""
-        name = self._wanted.name
-        lost = [e for e in self._journal.entries(name, "fetched") if not _image_path(self._folder, e.sha256).is_file()]
-        local = [source.name for source, _ in self._sources if source.local]
-        self._journal.put_back(lost, local)
+    def run(self, wanted: ClassSpec, folder: Path) -> None:
+        """Deal with every search result of one class; its images go into ``folder``."""
+        self._wanted, self._folder, name = wanted, folder, wanted.name
+        self._counts: Counter[str] = Counter()
+        self._more_waiting = True
+        lost = [e for e in self._journal.entries(name, "fetched") if not _image_path(folder, e.sha256).is_file()]
+        self._journal.put_back(lost, self._local_names)
         for source, _ in self._sources:
             if isinstance(source, Watched):
                 changed = look_for_changes(self._journal, source, name, self._report.changes)
-                if self._report.changes.followed:
-                    self._journal.let_go(name, source.name, changed, local)
+                if self._manner.follow:
+                    self._journal.let_go(name, source.name, changed, self._local_names)
         self._start_searches()
-        waiting = self._journal.count_waiting(name, self._web)
+        waiting = self._journal.count_waiting(name, self._web_names)
         if not (self._searching or self._local or waiting):
             return
-        with tqdm(
-            total=waiting, desc=f"retrieve {name}", unit="image", disable=not progress, dynamic_ncols=True
-        ) as bar:
+        hidden = not self._manner.progress
+        with tqdm(total=waiting, desc=f"retrieve {name}", unit="image", disable=hidden, dynamic_ncols=True) as bar:
             self._bar = bar
             try:
                 while self._step():
                     pass
             finally:
-                self._end()
+                self._note()
 
     def _step(self) -> bool:
-        """Start what may start, wait for what comes, note it; returns whether anything is left to do."""
+        """Start what may start, wait for reports, note what ended; returns whether anything is left to do."""
         self._refill()
         self._start_downloads()
         busy = self._searching or self._schedule.active or self._decoding
         if not busy and not len(self._schedule):
             return False
-        events = self._workshop.wait(self._patience())
-        self._ended += [entry for event in events for entry in self._handle(event)]
+        self._pool.wait(self._patience())
         if len(self._ended) >= NOTED or self._clock.monotonic() > self._noted + NOTED_S:
-            self._end()
+            self._note()
         return True
 
     def _patience(self) -> float | None:
-        """Seconds to wait for an event before there is something else to do; ``None`` if there is nothing."""
+        """Seconds to wait for a report before there is something else to do; ``None`` if there is nothing."""
         unnoted = NOTED_S if self._ended else None
         if not len(self._schedule) or self._decoders_are_busy():
             return unnoted
@@ -270,25 +268,26 @@ class _ClassRun:
     # Searching
 
     def _start_searches(self) -> None:
+        name = self._wanted.name
         for source, part in self._sources:
             if source.name in self._report.left_out:
                 continue
             if source.local:
                 self._local.append(self._search_here(source, part))
                 continue
-            if self._journal.search_is_finished(self._wanted.name, source.name, _question(self._wanted, part)):
+            if self._journal.search_is_finished(name, source.name, _question(self._wanted, part)):
                 continue
             state = source.state()
             if state.state != "ready":
                 self._leave_out(source.name, SourceUnavailable(state.detail))
                 continue
             self._searching += 1
-            self._workshop.search(source, self._wanted, part.limit, self._journal)
+            pages = self._journal.pages(name, source.name)
+            self._pool.search(source, self._wanted, part.limit, pages, self._found, self._search_ended)
 
     def _search_here(self, source: Source, part: SourceSpec) -> Iterator[tuple[int, Hit]]:
         seen = self._journal.seen(self._wanted.name, source.name)
-        hits = enumerate(source.search(self._wanted, part.limit, Forgetful()))
-        for place, hit in hits:
+        for place, hit in enumerate(source.search(self._wanted, part.limit, Forgetful())):
             key = hit.provenance.source_id
             # Of a forgotten picture only a digest of its identity is left.
             if not {key, secret_of(key)} & seen:
@@ -297,7 +296,7 @@ class _ClassRun:
                 yield place, hit
 
     def _leave_out(self, name: str, error: SourceUnavailable) -> None:
-        if self._strict:
+        if self._manner.strict:
             raise error
         self._report.left_out[name] = str(error)
         LOGGER.warning("source '%s' is left out: %s", name, error)
@@ -317,14 +316,9 @@ class _ClassRun:
             self._journal.finish_search(self._wanted.name, source.name, _question(self._wanted, part))
 
     def _found(self, hits: list[tuple[int, Hit]]) -> None:
-        seen: dict[str, set[str]] = {}
-        new = []
-        for position, hit in hits:
-            name = hit.provenance.source
-            if name not in seen:
-                seen[name] = self._journal.seen(self._wanted.name, name)
-            if secret_of(hit.provenance.source_id) not in seen[name]:
-                new.append((position, hit))
+        names = {hit.provenance.source for _, hit in hits}
+        seen = {name: self._journal.seen(self._wanted.name, name) for name in names}
+        new = [(n, hit) for n, hit in hits if secret_of(hit.provenance.source_id) not in seen[hit.provenance.source]]
         count = self._journal.found(new)
         self._bar.total += count
         self._bar.refresh()
@@ -346,20 +340,19 @@ class _ClassRun:
             self._decode(job)
         while self._more_waiting and len(self._schedule) < WINDOW // 2:
             # What ended must not come again.
-            self._end()
+            self._note()
             room = WINDOW - len(self._schedule)
-            waiting = self._journal.waiting(self._wanted.name, self._web, self._jobs, room) if self._web else []
+            name, sources = self._wanted.name, self._web_names
+            waiting = self._journal.waiting(name, sources, self._jobs, room) if sources else []
             self._more_waiting = len(waiting) == room
             for position, hit in waiting:
-                self._take_up(position, hit)
+                self._take_up(Job(hit, position, urlsplit(hit.provenance.image_url or "").netloc))
 
-    def _take_up(self, position: int, hit: Hit) -> None:
-        job = Job(hit, position, urlsplit(hit.provenance.image_url or "").netloc)
-        refused = self._refused(hit)
-        if refused is not None:
-            self._ended.append(job.ended("dropped", reason=refused[0], detail=refused[1]))
+    def _take_up(self, job: Job) -> None:
+        if refused := self._refused(job.hit):
+            self._end(job, "dropped", *refused)
         elif job.host in self._given_up:
-            self._ended.append(job.ended("failed", reason="host_given_up", detail=self._given_up[job.host]))
+            self._end(job, "failed", "host_given_up", self._given_up[job.host])
         else:
             self._jobs.add(job.key)
             self._schedule.add(job.host, job)
@@ -367,10 +360,9 @@ class _ClassRun:
     def _refused(self, hit: Hit) -> tuple[str, str] | None:
         """Why this picture must not be asked for, as reason and sentence; ``None`` if it may."""
         at = hit.provenance
-        if self._forgotten:
-            secrets = [("url", at.image_url), ("url", at.page_url), ("author", at.author), ("author", at.author_url)]
-            if any(value and (kind, secret_of(value)) in self._forgotten for kind, value in secrets):
-                return "forgotten", "It was asked to be forgotten."
+        secrets = [("url", at.image_url), ("url", at.page_url), ("author", at.author), ("author", at.author_url)]
+        if self._forgotten and any(value and (kind, secret_of(value)) in self._forgotten for kind, value in secrets):
+            return "forgotten", "It was asked to be forgotten."
         earlier = self._journal.forbidden(at.image_url) if at.image_url else None
         return (earlier.reason or "opted_out", earlier.detail or "") if earlier else None
 
@@ -379,14 +371,112 @@ class _ClassRun:
             host, job = started
             if host in self._given_up:
                 self._schedule.finish(host)
-                ended = job.ended("failed", reason="host_given_up", detail=self._given_up[host])
-                self._ended.append(self._finish(ended, job))
-                continue
-            job.attempt += 1
-            self._workshop.fetch(job)
+                self._end(job, "failed", "host_given_up", self._given_up[host])
+            else:
+                job.attempt += 1
+                self._pool.fetch(job, self._downloaded)
 
-    def _end(self) -> None:
-        """Note what became of the pictures that ended."""
+    def _downloaded(self, job: Job, outcome: Fetched | BaseException) -> None:
+        self._schedule.finish(job.host)
+        if isinstance(outcome, DownloadError):
+            self._failed(job, outcome)
+            return
+        if isinstance(outcome, BaseException):
+            raise outcome
+        job.fetched = outcome
+        for host in {job.host, urlsplit(outcome.url).netloc}:
+            self._failures.pop(host, None)
+        self._pending_bytes += job.size
+        self._decode(job)
+        if job.host not in self._known_hosts:
+            self._known_hosts.add(job.host)
+            pause = self._pool.fetcher.crawl_delay(job.hit.provenance.image_url or "") or 0.0
+            if pause > CRAWL_DELAY_MAX:
+                self._give_up(job.host, f"{job.host} wants {pause:,.0f} s between two requests.")
+            else:
+                self._schedule.slow_down(job.host, pause)
+
+    def _failed(self, job: Job, error: DownloadError) -> None:
+        """Try again later, or end it: the only place where downloads are repeated."""
+        host = error.host or job.host
+        if host != job.host:
+            self._failures.pop(job.host, None)  # it answered: it sent us on
+        if not error.transient:
+            self._failures.pop(host, None)
+            provenance = replace(job.hit.provenance, retrieved_at=_today(), opt_outs=error.opt_outs)
+            self._end(job, "dropped", error.reason, str(error), provenance=provenance)
+            return
+        wait, download, why = error.retry_after, self._spec.download, ""
+        if host not in self._given_up:
+            self._failures[host] += 1
+            if wait is not None and wait > RETRY_AFTER_MAX:
+                why = f"{host} asks to wait {wait:,.0f} s."
+            elif self._failures[host] >= FAILURES_IN_A_ROW:
+                why = f"{host} failed {FAILURES_IN_A_ROW} times in a row ({error})"
+            elif wait is not None:
+                self._schedule.hold(host, self._clock.monotonic() + wait)
+        over = job.attempt >= download.attempts or job.spent_s > download.deadline_s - SHORTEST_ATTEMPT
+        if over or why or host in self._given_up:
+            self._end(job, "failed", error.reason, str(error))
+        else:
+            # One that was redirected is asked for again when the host it was led to allows it.
+            pause = max(download.backoff_s * 4 ** (job.attempt - 1), wait or 0.0)
+            self._schedule.add(job.host, job, self._clock.monotonic() + pause)
+        if why:
+            self._give_up(host, why)
+
+    def _give_up(self, host: str, why: str) -> None:
+        self._given_up[host] = why
+        LOGGER.warning("host given up until the next build: %s", why)
+        for job in self._schedule.give_up(host):
+            self._end(job, "failed", "host_given_up", why)
+
+    # Decoding
+
+    def _decode(self, job: Job) -> None:
+        self._decoding += 1
+        self._pool.decode(job, self._folder, self._spec.longest_side, self._decoded)
+
+    def _decoded(self, job: Job, outcome: Decoded | BaseException) -> None:
+        self._decoding -= 1
+        self._pending_bytes -= job.size
+        opt_outs = job.fetched.opt_outs if job.fetched else ()
+        job.fetched = None
+        if isinstance(outcome, ImageError):
+            self._end(job, "dropped", outcome.reason, str(outcome))
+            return
+        if isinstance(outcome, BaseException):
+            raise outcome
+        sha256, image = outcome.sha256, StoredImage(outcome.size, outcome.original_size, outcome.phash)
+        if ("sha256", sha256) in self._forgotten:
+            outcome.path.unlink(missing_ok=True)
+            self._end(job, "dropped", "forgotten", "It was asked to be forgotten.")
+            return
+        known: dict[str, Any] = {
+            "sha256": sha256,
+            "provenance": replace(job.hit.provenance, retrieved_at=_today(), opt_outs=opt_outs),
+        }
+        if job.hit.expected_sha256 in (None, sha256):
+            self._end(job, "fetched", image=image, **known)
+        elif job.hit.expected_phash and _distance(job.hit.expected_phash, outcome.phash) <= SAME_PICTURE:
+            told = "The same picture, in other bytes than expected."
+            self._end(job, "fetched", "re-encoded", told, image=image, **known)
+        else:
+            outcome.path.unlink(missing_ok=True)
+            self._end(job, "dropped", "changed", "Another picture than expected.", **known)
+
+    # What became of it
+
+    def _end(
+        self, job: Job, status: Status, reason: str | None = None, detail: str | None = None, **known: Any
+    ) -> None:
+        self._jobs.discard(job.key)
+        at = job.hit.provenance
+        values = {"position": job.position, "provenance": at, **known}
+        self._ended.append(Entry(job.hit.class_name, *job.key, status, at.image_url, reason, detail or None, **values))
+
+    def _note(self) -> None:
+        """Keep what became of the pictures that ended."""
         entries, self._ended = self._ended, []
         self._noted = self._clock.monotonic()
         if not entries:
@@ -399,122 +489,10 @@ class _ClassRun:
         if forgotten := [entry for entry in entries if entry.reason == "forgotten"]:
             # Noted like the others, then hidden: their addresses and authors must not be written down again.
             self._journal.erase(forgotten)
-        self._tell(entries)
-
-    def _finish(self, entry: Entry, job: Job) -> Entry:
-        self._jobs.discard(job.key)
-        return entry
-
-    # What other threads report
-
-    def _handle(self, event: Event) -> list[Entry]:
-        match event:
-            case Found(hits):
-                self._found(hits)
-                return []
-            case Searched(source, error):
-                self._search_ended(source, error)
-                return []
-            case Downloaded(job, outcome):
-                self._schedule.finish(job.host)
-                return self._fetched(job, outcome)
-            case Written(job, outcome):
-                self._decoding -= 1
-                return [self._finish(self._decoded(job, outcome), job)]
-
-    def _fetched(self, job: Job, outcome: "Fetched | BaseException") -> list[Entry]:
-        if isinstance(outcome, DownloadError):
-            return self._failed(job, outcome)
-        if isinstance(outcome, BaseException):
-            raise outcome
-        job.fetched = outcome
-        for host in {job.host, urlsplit(outcome.url).netloc}:
-            self._failures.pop(host, None)
-        self._pending_bytes += job.size
-        self._decode(job)
-        return self._heed_crawl_delay(job)
-
-    def _heed_crawl_delay(self, job: Job) -> list[Entry]:
-        if job.host in self._known_hosts:
-            return []
-        self._known_hosts.add(job.host)
-        pause = self._workshop.crawl_delay(job.hit.provenance.image_url or "")
-        if pause > CRAWL_DELAY_MAX:
-            return self._give_up(job.host, f"{job.host} wants {pause:,.0f} s between two requests.")
-        self._schedule.slow_down(job.host, pause)
-        return []
-
-    def _decode(self, job: Job) -> None:
-        self._decoding += 1
-        self._workshop.decode(job, self._folder, self._spec.longest_side)
-
-    def _failed(self, job: Job, error: DownloadError) -> list[Entry]:
-        """Try again later, or end it; the only owner of retries."""
-        now = self._clock.monotonic()
-        host = error.host or job.host
-        if host != job.host:
-            self._failures.pop(job.host, None)  # it answered: it sent us on
-        if not error.transient:
-            self._failures.pop(host, None)
-            provenance = replace(job.hit.provenance, retrieved_at=_today(), opt_outs=error.opt_outs)
-            ended = job.ended("dropped", reason=error.reason, detail=str(error))
-            return [self._finish(replace(ended, provenance=provenance), job)]
-        wait = error.retry_after
-        ended = self._finish(job.ended("failed", reason=error.reason, detail=str(error)), job)
-        if host in self._given_up:
-            return [ended]
-        self._failures[host] = self._failures.get(host, 0) + 1
-        if wait is not None and wait > RETRY_AFTER_MAX:
-            return [ended, *self._give_up(host, f"{host} asks to wait {wait:,.0f} s.")]
-        if self._failures[host] >= FAILURES_IN_A_ROW:
-            return [ended, *self._give_up(host, f"{host} failed {FAILURES_IN_A_ROW} times in a row ({error})")]
-        if wait is not None:
-            self._schedule.hold(host, now + wait)
-        download = self._spec.download
-        if job.attempt >= download.attempts or job.spent_s > download.deadline_s - SHORTEST_ATTEMPT:
-            return [ended]
-        self._jobs.add(job.key)
-        # One that was redirected is asked for again when the host it was led to allows it.
-        pause = max(download.backoff_s * 4 ** (job.attempt - 1), wait or 0.0)
-        self._schedule.add(job.host, job, now + pause)
-        return []
-
-    def _give_up(self, host: str, why: str) -> list[Entry]:
-        self._given_up[host] = why
-        LOGGER.warning("host given up until the next build: %s", why)
-        jobs = self._schedule.give_up(host)
-        return [self._finish(job.ended("failed", reason="host_given_up", detail=why), job) for job in jobs]
-
-    def _decoded(self, job: Job, outcome: "Decoded | BaseException") -> Entry:
-        self._pending_bytes -= job.size
-        opt_outs = job.fetched.opt_outs if job.fetched else ()
-        job.fetched = None
-        if isinstance(outcome, ImageError):
-            return job.ended("dropped", reason=outcome.reason, detail=str(outcome))
-        if isinstance(outcome, BaseException):
-            raise outcome
-        decoded, sha256 = outcome, outcome.sha256
-        if self._forgotten and ("sha256", sha256) in self._forgotten:
-            decoded.path.unlink(missing_ok=True)
-            return job.ended("dropped", reason="forgotten", detail="It was asked to be forgotten.")
-        provenance = replace(job.hit.provenance, retrieved_at=_today(), opt_outs=opt_outs)
-        image = StoredImage(decoded.size, decoded.original_size, decoded.phash)
-        ended = replace(job.ended("fetched"), sha256=sha256, image=image, provenance=provenance)
-        if job.hit.expected_sha256 in (None, sha256):
-            return ended
-        distance = _distance(job.hit.expected_phash, decoded.phash)
-        if distance is not None and distance <= SAME_PICTURE:
-            return replace(ended, reason="re-encoded", detail="The same picture, in other bytes than expected.")
-        decoded.path.unlink(missing_ok=True)
-        return replace(ended, status="dropped", reason="changed", detail="Another picture than expected.", image=None)
-
-    def _tell(self, entries: list[Entry]) -> None:
-        for entry in entries:
-            told = "kept" if entry.status == "fetched" else f"{entry.reason}"
-            self._counts[told] = self._counts.get(told, 0) + 1
+        self._counts.update("kept" if entry.status == "fetched" else str(entry.reason) for entry in entries)
         self._report.done += len(entries)
         self._bar.update(len(entries))
-        self._bar.set_postfix(dict(sorted(self._counts.items(), key=lambda item: -item[1])), refresh=False)
+        self._bar.set_postfix(dict(self._counts.most_common()), refresh=False)
 
 
 def _store(
@@ -541,15 +519,8 @@ def _store(
 
 def _record(entry: Entry, folder: Path) -> ImageRecord:
     assert entry.sha256 is not None and entry.image is not None and entry.provenance is not None
-    return ImageRecord(
-        sha256=entry.sha256,
-        class_name=entry.class_name,
-        path=_image_path(folder, entry.sha256),
-        size=entry.image.size,
-        original_size=entry.image.original_size,
-        phash=entry.image.phash,
-        provenance=entry.provenance,
-    )
+    path = _image_path(folder, entry.sha256)
+    return ImageRecord(entry.sha256, entry.class_name, path, **vars(entry.image), provenance=entry.provenance)
 
 
 def _image_path(folder: Path, sha256: str | None) -> Path:
@@ -558,7 +529,7 @@ def _image_path(folder: Path, sha256: str | None) -> Path:
 
 def _question(wanted: ClassSpec, part: SourceSpec) -> str:
     """What is asked of a source, so that another question is told from one that was answered."""
-    asked: Mapping[str, object] = {"queries": wanted.queries, "limit": part.limit, "options": asdict(part)["options"]}
+    asked = {"queries": wanted.queries, "limit": part.limit, "options": asdict(part)["options"]}
     return json.dumps(asked, sort_keys=True, default=str)
 
 
@@ -566,5 +537,5 @@ def _today() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-def _distance(expected: str | None, found: str) -> int | None:
-    return None if expected is None else (int(expected, 16) ^ int(found, 16)).bit_count()
+def _distance(one: str, other: str) -> int:
+    return (int(one, 16) ^ int(other, 16)).bit_count()

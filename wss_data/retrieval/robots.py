@@ -9,19 +9,17 @@ sets them is asked once, and the body is not read.
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from wss_data.errors import DownloadError
 from wss_data.retrieval.clock import Clock
+from wss_data.retrieval.headers import NAME
 
 if TYPE_CHECKING:
     from protego import Protego
-
-NAME = "wss"
-"""The name that rules for us are written to."""
 
 MAX_BYTES = 500_000
 """What lies beyond is not read, in bytes; RFC 9309 asks for at least 500 KiB minus what nobody needs."""
@@ -43,46 +41,7 @@ HOSTS_REMEMBERED = 2000
 TEXT_REMEMBERED = 4_000_000
 """Characters of robots.txt whose rules are kept; the hosts asked longest ago are forgotten first."""
 
-OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none", "noml"})
-"""What ``X-Robots-Tag`` may say that means: not this picture."""
-
-_WITH_VALUE = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
-"""What may stand before a colon in ``X-Robots-Tag`` without being the name of a crawler."""
-
-_NAMED = re.compile(r"\s*([\w*-]+)\s*:\s*(.*)", re.DOTALL)
-
 _AGENT_LINE = re.compile(r"^[ \t]*user[- ]?agent[ \t]*:?[ \t]*([^\r\n#]*)", re.IGNORECASE | re.MULTILINE)
-
-
-def opt_outs(robots_tags: Iterable[str], tdm_reservations: Iterable[str]) -> tuple[str, ...]:
-    """The signals in an answer's headers that its picture must not be taken.
-
-    Args:
-        robots_tags: Values of every ``X-Robots-Tag`` header. A name before a colon says whom the rest of that header
-            is for: ``googlebot: noindex`` is not for us, ``wss: noai`` is.
-        tdm_reservations: Values of every ``tdm-reservation`` header; ``1`` reserves.
-
-    Returns:
-        Such as ``("X-Robots-Tag: noai",)``, each once, in order.
-
-    Source:
-        https://developers.google.com/search/docs/crawling-indexing/robots-meta-tag for the grammar;
-        https://www.w3.org/community/reports/tdmrep/CG-FINAL-tdmrep-20240510/ for tdm-reservation.
-    """
-    found: dict[str, None] = {}
-    for value in robots_tags:
-        for_us = True
-        for part in value.split(","):
-            named = _NAMED.fullmatch(part)
-            if named and named[1].lower() not in _WITH_VALUE:
-                for_us = named[1].lower() in (NAME, "*")
-                part = named[2]
-            word = part.strip().lower()
-            if for_us and word in OPT_OUTS:
-                found[f"X-Robots-Tag: {word}"] = None
-    if any(value.strip() == "1" for value in tdm_reservations):
-        found["tdm-reservation: 1"] = None
-    return tuple(found)
 
 
 @dataclass

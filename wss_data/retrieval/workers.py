@@ -3,21 +3,17 @@
 import queue
 import threading
 import time
-from collections.abc import Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 from wss_data.retrieval.clock import Clock
-from wss_data.retrieval.journal import Entry, Journal, Status
+from wss_data.retrieval.decode_pool import Decoded, DecodePool
+from wss_data.retrieval.fetch import Fetched, Fetcher
+from wss_data.retrieval.journal import JournalPages
 from wss_data.retrieval.sources.base import Hit, Source
 from wss_data.spec import ClassSpec, DownloadSpec
-
-if TYPE_CHECKING:
-    from wss_data.retrieval.decode_pool import Decoded, DecodePool
-    from wss_data.retrieval.fetch import Fetched, Fetcher
 
 PAGE = 64
 """Search results are reported in batches of this many."""
@@ -41,7 +37,7 @@ class Job:
     host: str
     attempt: int = 0
     spent_s: float = 0.0
-    fetched: "Fetched | None" = None
+    fetched: Fetched | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -53,180 +49,116 @@ class Job:
         """Bytes in memory."""
         return len(self.fetched.data) if self.fetched else 0
 
-    def ended(self, status: Status, reason: str | None = None, detail: str | None = None) -> Entry:
-        """What became of it."""
-        at = self.hit.provenance
-        return Entry(
-            self.hit.class_name,
-            at.source,
-            at.source_id,
-            status,
-            at.image_url,
-            reason,
-            detail,
-            position=self.position,
-            provenance=at,
-        )
 
-
-@dataclass(frozen=True)
-class Found:
-    """A source listed results, each with its place."""
-
-    hits: list[tuple[int, Hit]]
-
-
-@dataclass(frozen=True)
-class Searched:
-    """A source has no more results, or failed."""
-
-    source: Source
-    error: BaseException | None
-
-
-@dataclass(frozen=True)
-class Downloaded:
-    """A download ended with bytes, or failed."""
-
-    job: Job
-    outcome: "Fetched | BaseException"
-
-
-@dataclass(frozen=True)
-class Written:
-    """A picture was decoded and written, or could not be."""
-
-    job: Job
-    outcome: "Decoded | BaseException"
-
-
-Event = Found | Searched | Downloaded | Written
-
-
-class Workshop:
+class WorkerPool:
     """Starts threads and processes when they are first needed, and stops them at the end of the block.
+
+    A report is a call of the function that was given with the order, in the thread that calls ``wait``.
 
     Args:
         download: How pictures are downloaded.
         workers: Processes that decode; ``None`` for one a processor.
+        avoided: Hosts that no redirect is followed to -> why; may grow meanwhile.
         clock: Where the time comes from.
     """
 
-    def __init__(self, download: DownloadSpec, workers: int | None, clock: Clock = time) -> None:
+    def __init__(
+        self, download: DownloadSpec, workers: int | None, avoided: Mapping[str, str], clock: Clock = time
+    ) -> None:
         self.clock = clock
-        self._download, self._workers = download, workers
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._orders: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._download, self._workers, self._avoided = download, workers, avoided
+        self._reports: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[tuple[Job, Callable[[Job, Fetched | BaseException], object]] | None]
+        self._orders = queue.SimpleQueue()
         self._threads = 0
-        self._fetcher: Fetcher | None = None
-        self._pool: DecodePool | None = None
+        self._decoders: DecodePool | None = None
         self._stopped = threading.Event()
-        self.avoided: Mapping[str, str] = {}
-        """Hosts that no redirect is followed to -> why; may grow meanwhile."""
 
-    def __enter__(self) -> "Workshop":
+    def __enter__(self) -> "WorkerPool":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stopped.set()
         for _thread in range(self._threads):
             self._orders.put(None)
-        if self._fetcher is not None:
-            self._fetcher.close()
-        if self._pool is not None:
-            self._pool.close(wait=kind is None)
+        if "fetcher" in vars(self):
+            self.fetcher.close()
+        if self._decoders is not None:
+            self._decoders.close(wait=kind is None)
 
-    def wait(self, seconds: float | None) -> list[Event]:
-        """Everything that happened since; waits for the first of it, at most so long (``None``: for ever)."""
+    @cached_property
+    def fetcher(self) -> Fetcher:
+        """What downloads."""
+        return Fetcher(self._download, self.clock, self._avoided)
+
+    def wait(self, seconds: float | None) -> None:
+        """Deliver every report that came since; waits for the first, at most so long (``None``: for ever)."""
         try:
-            events = [self._events.get(timeout=seconds)]
+            self._reports.get(timeout=seconds)()
+            while True:
+                self._reports.get_nowait()()
         except queue.Empty:
-            return []
-        while True:
+            return
+
+    def search(
+        self,
+        source: Source,
+        wanted: ClassSpec,
+        limit: int | None,
+        pages: JournalPages,
+        found: Callable[[list[tuple[int, Hit]]], object],
+        ended: Callable[[Source, BaseException | None], object],
+    ) -> None:
+        """Search in a thread of its own; reports ``found`` again and again, then ``ended``. Closes ``pages``."""
+
+        def search() -> None:
+            error: BaseException | None = None
+            batch: list[tuple[int, Hit]] = []
             try:
-                events.append(self._events.get_nowait())
-            except queue.Empty:
-                return events
+                with pages:
+                    for place in enumerate(source.search(wanted, limit, pages)):
+                        batch.append(place)
+                        if self._stopped.is_set():
+                            return
+                        if len(batch) == PAGE:
+                            self._reports.put(partial(found, batch))
+                            batch = []
+            except BaseException as raised:
+                error = raised
+            self._reports.put(partial(found, batch))
+            self._reports.put(partial(ended, source, error))
 
-    def search(self, source: Source, wanted: ClassSpec, limit: int | None, journal: Journal) -> None:
-        """Search in a thread of its own; reports ``Found`` again and again, then ``Searched``."""
         # A daemon, as all threads here: an interrupt must not wait for a server that says nothing.
-        order = (source, wanted, limit, journal)
-        threading.Thread(target=self._search, args=order, name=f"search {source.name}", daemon=True).start()
+        threading.Thread(target=search, name=f"search {source.name}", daemon=True).start()
 
-    def _search(self, source: Source, wanted: ClassSpec, limit: int | None, journal: Journal) -> None:
-        pages = journal.pages(wanted.name, source.name)
-        error: BaseException | None = None
-        batch: list[tuple[int, Hit]] = []
-        try:
-            for position, hit in enumerate(source.search(wanted, limit, pages)):
-                batch.append((position, hit))
-                if self._stopped.is_set():
-                    return
-                if len(batch) == PAGE:
-                    self._events.put(Found(batch))
-                    batch = []
-        except BaseException as raised:
-            error = raised
-        finally:
-            pages.close()
-        self._events.put(Found(batch))
-        self._events.put(Searched(source, error))
+    def fetch(self, job: Job, done: Callable[[Job, Fetched | BaseException], object]) -> None:
+        """Bring the bytes of a picture from the web, in one attempt."""
+        _ = self.fetcher  # made here, not by several threads at once
+        while self._threads < self._download.connections:
+            threading.Thread(target=self._fetch, name=f"download {self._threads}", daemon=True).start()
+            self._threads += 1
+        self._orders.put((job, done))
 
-    def fetch(self, job: Job) -> None:
-        """Bring the bytes of a picture from the web; reports ``Downloaded``."""
-        if self._fetcher is None:
-            self._fetcher = self._start_downloads()
-        self._orders.put(job)
-
-    def _start_downloads(self) -> "Fetcher":
-        from wss_data.retrieval.fetch import Fetcher, FetchSettings
-
-        settings = FetchSettings(
-            # A server that says nothing leaves time for the other attempts.
-            read_s=self._download.deadline_s / self._download.attempts,
-            deadline_s=self._download.deadline_s,
-            max_bytes=self._download.max_megabytes << 20,
-            respect_robots=self._download.respect_robots,
-            respect_opt_outs=self._download.respect_opt_outs,
-            allow_hosts=self._download.allow_hosts,
-            connections=self._download.connections,
-        )
-        fetcher = Fetcher(settings, self.clock)
-        fetcher.avoided = self.avoided
-        self._threads = self._download.connections
-        for number in range(self._threads):
-            threading.Thread(target=self._fetch, args=(fetcher,), name=f"download {number}", daemon=True).start()
-        return fetcher
-
-    def _fetch(self, fetcher: "Fetcher") -> None:
-        while (job := self._orders.get()) is not None:
+    def _fetch(self) -> None:
+        while (order := self._orders.get()) is not None:
+            job, done = order
             start = self.clock.monotonic()
             left_s = self._download.deadline_s - job.spent_s
             try:
-                outcome: Fetched | BaseException = fetcher.fetch(job.hit.provenance.image_url or "", left_s)
+                outcome: Fetched | BaseException = self.fetcher.fetch(job.hit.provenance.image_url or "", left_s)
             except BaseException as raised:
                 outcome = raised
             job.spent_s += self.clock.monotonic() - start
-            self._events.put(Downloaded(job, outcome))
+            self._reports.put(partial(done, job, outcome))
+            del order, job, outcome  # its bytes must not stay in memory while this thread waits for the next
 
-    def crawl_delay(self, url: str) -> float:
-        """Seconds that the host of ``url`` wants between two requests."""
-        return (self._fetcher.crawl_delay(url) if self._fetcher else None) or 0.0
-
-    def decode(self, job: Job, folder: Path, longest_side: int) -> None:
-        """Decode, shrink and write a picture; reports ``Written``."""
-        if self._pool is None:
-            from wss_data.retrieval.decode_pool import DecodePool
-
-            self._pool = DecodePool(self._workers)
+    def decode(
+        self, job: Job, folder: Path, longest_side: int, done: Callable[[Job, Decoded | BaseException], object]
+    ) -> None:
+        """Decode, shrink and write a picture."""
+        if self._decoders is None:
+            self._decoders = DecodePool(self._workers)
         data = job.fetched.data if job.fetched else job.hit.read
         assert data is not None
-        future = self._pool.decode(data, job.hit.provenance.source_id, folder, longest_side)
-        future.add_done_callback(lambda done: self._events.put(Written(job, _outcome(done))))
-
-
-def _outcome(done: "Future[Decoded]") -> "Decoded | BaseException":
-    return done.exception() or done.result()
+        future = self._decoders.decode(data, job.hit.provenance.source_id, folder, longest_side)
+        future.add_done_callback(lambda f: self._reports.put(partial(done, job, f.exception() or f.result())))

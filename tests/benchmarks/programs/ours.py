@@ -14,7 +14,7 @@ from pathlib import Path
 
 from wss_data.records import ImageRecord, Provenance
 from wss_data.retrieval.journal import Journal
-from wss_data.retrieval.retrieve import retrieve
+from wss_data.retrieval.retrieve import Manner, retrieve
 from wss_data.retrieval.sources.base import Hit, Pages, SourceState
 from wss_data.spec import ClassSpec, DatasetSpec
 
@@ -67,7 +67,9 @@ def main() -> None:
     records: list[ImageRecord] = []
     with Journal(options.out / "journal.sqlite") as journal:
         source = ListSource(options.urls.read_text().split())
-        retrieve(spec, [(source, spec.sources[0])], options.out / "images", journal, records.extend, progress=False)
+        retrieve(
+            spec, [(source, spec.sources[0])], options.out / "images", journal, records.extend, Manner(progress=False)
+        )
     print(len(records), "images stored")
     if options.report is not None:
         with sqlite3.connect(options.out / "journal.sqlite") as connection:

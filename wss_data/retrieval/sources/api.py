@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from wss_data.errors import SourceError, SourceUnavailable, shown
 from wss_data.retrieval.clock import Clock
-from wss_data.retrieval.fetch import retry_after, user_agent
+from wss_data.retrieval.headers import retry_after, user_agent
 from wss_data.retrieval.sources.base import Pages
 
 LONGEST_WAIT = 300.0

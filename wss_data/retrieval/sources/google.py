@@ -21,7 +21,7 @@ from wss_data.errors import SourceError, SourceUnavailable
 from wss_data.reading.addresses import is_web_address
 from wss_data.reading.settings import settings
 from wss_data.records import Provenance
-from wss_data.retrieval.fetch import user_agent
+from wss_data.retrieval.headers import user_agent
 from wss_data.retrieval.sources.api import Pace
 from wss_data.retrieval.sources.base import Hit, Pages, SourceState
 from wss_data.spec import ClassSpec

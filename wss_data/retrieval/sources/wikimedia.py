@@ -14,7 +14,7 @@ from wss_data.errors import SourceError, SourceUnavailable
 from wss_data.reading.settings import settings
 from wss_data.records import Provenance
 from wss_data.retrieval.clock import Clock
-from wss_data.retrieval.fetch import CONTACT_VARIABLE
+from wss_data.retrieval.headers import CONTACT_VARIABLE
 from wss_data.retrieval.sources.api import LONGEST_WAIT, Api, Pace, PassingFault, Service, check_endpoint
 from wss_data.retrieval.sources.base import Hit, Pages, SourceState, distinct
 from wss_data.retrieval.sources.licences import short_from_url, spdx_from_url
