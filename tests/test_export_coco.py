@@ -10,8 +10,8 @@ from wss_data.imaging.images import write_jpeg
 from wss_data.imaging.masks import write_mask
 from wss_data.ledger import Ledger
 from wss_data.records import Provenance
-from wss_data.sharing.layouts import ExportRow, write_coco
-from wss_data.sharing.layouts.coco import annotations_of, encode_rle
+from wss_data.sharing.layouts.base import Contents, ExportRow
+from wss_data.sharing.layouts.coco import annotations_of, encode_rle, write_coco
 
 coco = pytest.importorskip("pycocotools.mask")
 
@@ -59,7 +59,7 @@ def exported(tmp_path):
         where = Provenance("web", name, image_url=f"https://x.example/{name}.jpg", license="CC0-1.0")
         mask_path = None if mask is None else path
         rows.append(ExportRow(name, image, mask_path, (name[:3],), "kept", "1" * 64, where, {"confidence": 0.5}))
-    assert write_coco(rows, tmp_path / "coco", ["cat", "cow"], Ledger(), description="zoo") == 3
+    write_coco(Contents(tuple(rows), ("cat", "cow"), Ledger(), name="zoo"), tmp_path / "coco")
     return tmp_path / "coco", masks
 
 

@@ -11,8 +11,8 @@ from wss_data.imaging.images import write_jpeg
 from wss_data.imaging.masks import write_mask
 from wss_data.ledger import Ledger
 from wss_data.records import Provenance
-from wss_data.sharing.layouts import ExportRow, write_huggingface
-from wss_data.sharing.layouts.huggingface import licence_keys, size_category
+from wss_data.sharing.layouts.base import Contents, ExportRow
+from wss_data.sharing.layouts.huggingface import licence_keys, size_category, write_huggingface
 
 
 def rows_of(folder, splits):
@@ -26,13 +26,17 @@ def rows_of(folder, splits):
     return rows
 
 
+def contents_of(rows):
+    return Contents(tuple(rows), ("cat", "cow"), Ledger(), name="zoo")
+
+
 def head_of(folder):
     return yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
 
 
 def test_a_line_names_image_and_mask_and_what_is_known(tmp_path):
     rows = rows_of(tmp_path, [("cow_1", "kept", True)])
-    assert write_huggingface(rows, tmp_path / "hf", ["cat", "cow"], Ledger(), name="zoo") == 1
+    write_huggingface(contents_of(rows), tmp_path / "hf")
     place = tmp_path / "hf" / "data" / "train"
     (line,) = map(json.loads, (place / "metadata.jsonl").read_text().splitlines())
     assert (line["file_name"], line["mask_file_name"]) == ("images/cow_1.jpg", "masks/cow_1.png")
@@ -48,7 +52,7 @@ def test_a_line_names_image_and_mask_and_what_is_known(tmp_path):
 
 def test_a_split_without_masks_is_a_configuration_of_its_own(tmp_path):
     rows = rows_of(tmp_path, [("a", "train", False), ("b", "val", True)])
-    write_huggingface(rows, tmp_path / "hf", ["cat", "cow"], Ledger())
+    write_huggingface(contents_of(rows), tmp_path / "hf")
     assert [config["config_name"] for config in head_of(tmp_path / "hf")["configs"]] == ["train", "val"]
     assert "mask_file_name" not in (tmp_path / "hf" / "data" / "train" / "metadata.jsonl").read_text()
 
@@ -69,7 +73,7 @@ def test_hugging_faces_own_loader_gives_indices_and_labels(tmp_path, monkeypatch
     # Not `datasets` alone: from the repository's root that would find our folder of definitions.
     load = pytest.importorskip("datasets.load", reason="Hugging Face's datasets is not installed")
     rows = rows_of(tmp_path, [("cow_1", "kept", True), ("cow_2", "kept", True)])
-    write_huggingface(rows, tmp_path / "hf", ["cat", "cow"], Ledger())
+    write_huggingface(contents_of(rows), tmp_path / "hf")
     loaded = load.load_dataset(str(tmp_path / "hf"), cache_dir=str(tmp_path / "cache"))["train"]
     assert loaded["labels"] == [["cow"], ["cow"]]
     assert np.unique(np.array(loaded[1]["mask"])).tolist() == [2]

@@ -15,7 +15,7 @@ from wss_data.imaging.masks import mask_names, write_mask
 from wss_data.ledger import Ledger
 from wss_data.runtime.home import dataset_folder
 from wss_data.sharing.export import export_dataset
-from wss_data.sharing.layouts.base import ExportRow
+from wss_data.sharing.layouts.base import Contents, ExportRow
 from wss_data.sharing.layouts.coco import write_coco
 from wss_data.sharing.manifest import write_manifest
 from wss_data.spec import DatasetSpec
@@ -104,7 +104,7 @@ def test_a_class_called_ignore_and_void_pixels_are_two_categories_of_a_coco_expo
     mask[:10], mask[10:12] = 1, 255
     write_mask(mask, tmp_path / "1.png")
     row = ExportRow("1", tmp_path / "1.jpg", tmp_path / "1.png", ("ignore",), "kept")
-    write_coco([row], tmp_path / "out", ["ignore"], Ledger())
+    write_coco(Contents((row,), ("ignore",), Ledger()), tmp_path / "out")
     value = json.loads((tmp_path / "out" / "annotations" / "instances_kept.json").read_text())
     names = {category["id"]: category["name"] for category in value["categories"]}
     assert names == {1: "ignore", 255: "ignore_"}

@@ -28,7 +28,8 @@ from wss_data.imaging.masks import (
 from wss_data.imaging.pictures import BAND_GREY, DatasetImage, cut_out, pair_tile
 from wss_data.ledger import Ledger
 from wss_data.runtime.home import dataset_folder
-from wss_data.sharing.layouts import ExportRow, write_folders, write_voc
+from wss_data.sharing.layouts import write_layout
+from wss_data.sharing.layouts.base import Contents, ExportRow
 from wss_data.spec import DatasetSpec
 from wss_train.data import Augmentation, Batch, TrainingDraws, as_table, augment, check_training_table
 from wss_train.engine.step import batch_losses
@@ -228,9 +229,9 @@ def test_every_layout_exports_the_band_as_void(tmp_path):
     write_jpeg(strips(32, 32), tmp_path / "a.jpg")
     mask = np.repeat(np.array([[1, 255, 0, 0]], np.uint8), 4, axis=0)
     write_mask(mask, tmp_path / "a.png")
-    rows = [ExportRow("a", tmp_path / "a.jpg", tmp_path / "a.png", ("cat",), "kept")]
-    write_voc(rows, tmp_path / "voc", ["cat"], Ledger())
-    write_folders(rows, tmp_path / "folders", ["cat"], Ledger())
+    row = ExportRow("a", tmp_path / "a.jpg", tmp_path / "a.png", ("cat",), "kept")
+    for layout in ("voc", "folders"):
+        write_layout(layout, Contents((row,), ("cat",), Ledger()), tmp_path / layout)
     for path in ("voc/SegmentationClass/a.png", "folders/masks/cat/a.png"):
         assert read_mask(tmp_path / path).tolist() == mask.tolist()
 

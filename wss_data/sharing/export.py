@@ -9,9 +9,9 @@ from wss_data import store
 from wss_data.errors import StoreError
 from wss_data.records import ExampleTable
 from wss_data.runtime.files import write_text
-from wss_data.sharing import layouts
 from wss_data.sharing.card_content import card_text, dataset_facts
-from wss_data.sharing.layouts.base import ExportRow, copy_file, new_folder
+from wss_data.sharing.layouts import write_layout
+from wss_data.sharing.layouts.base import Contents, ExportRow, copy_file, new_folder
 from wss_data.sharing.manifest import MANIFEST_FILE, ManifestImage, public_definition, public_ledger, write_manifest
 from wss_data.spec import DatasetSpec
 from wss_data.store.connection import fiftyone
@@ -76,16 +76,10 @@ def export_dataset(
             return len(table)
         # Here the truth is passed on, not learned from: it keeps the use that it was imported for.
         ledger = public_ledger(store.mask_ledger(dataset, field).merged_with(table.ledger))
-        common = (_rows(view, table, with_masks, field, layout, published), out, table.classes, ledger)
-        if layout == "voc":
-            layouts.write_voc(*common)
-        elif layout == "folders":
-            layouts.write_folders(*common)
-        elif layout == "coco":
-            layouts.write_coco(*common, ignore_index=table.ignore_index, description=dataset.name)
-        else:
-            card = card_text(dataset_facts(dataset, rows), with_images=True) if is_web else None
-            layouts.write_huggingface(*common, ignore_index=table.ignore_index, name=dataset.name, card=card)
+        exported = _rows(view, table, with_masks, field, layout, published)
+        card = card_text(dataset_facts(dataset, rows), with_images=True) if is_web and layout == "huggingface" else None
+        contents = Contents(exported, table.classes, ledger, table.ignore_index, dataset.name, card)
+        write_layout(layout, contents, out)
     return len(table)
 
 
@@ -106,7 +100,7 @@ def _rows(
     field: str,
     layout: Layout,
     published: Mapping[str, ManifestImage],
-) -> list[ExportRow]:
+) -> tuple[ExportRow, ...]:
     """The rows of an export, in the order of ``table``. ``published``: by file, what the manifest of a web dataset
     says of each image.
     """
@@ -130,7 +124,7 @@ def _rows(
                 mask_facts=facts.get(key, {}),
             )
         )
-    return rows
+    return tuple(rows)
 
 
 def _mask_facts(view: "fo.DatasetView", field: str) -> dict[str, Mapping[str, Any]]:

@@ -1,20 +1,31 @@
-"""Write images with masks to a folder for other tools. Works on plain values.
+"""Write images with masks to a folder for other tools, one file a layout. Works on plain values."""
 
-============  ===================================================================
-module        writes
-============  ===================================================================
-base          the row of an image, what the masks mean; no layout of its own
-voc           the layout of PASCAL VOC
-folders       one folder a class
-coco          COCO, masks as run lengths
-huggingface   what Hugging Face's ``datasets`` loads
-============  ===================================================================
-"""
+from collections.abc import Callable
+from pathlib import Path
 
-from wss_data.sharing.layouts.base import ExportRow, copy_image, new_folder
+from wss_data.sharing.layouts.base import Contents, write_meaning
 from wss_data.sharing.layouts.coco import write_coco
-from wss_data.sharing.layouts.folders import write_folders
 from wss_data.sharing.layouts.huggingface import write_huggingface
-from wss_data.sharing.layouts.voc import write_voc
+from wss_data.sharing.layouts.voc import write_folders, write_voc
 
-__all__ = ["ExportRow", "copy_image", "new_folder", "write_coco", "write_folders", "write_huggingface", "write_voc"]
+WRITERS: dict[str, Callable[[Contents, Path], None]] = {
+    "voc": write_voc,
+    "folders": write_folders,
+    "coco": write_coco,
+    "huggingface": write_huggingface,
+}
+
+
+def write_layout(layout: str, contents: Contents, folder: Path) -> None:
+    """Write an export.
+
+    Args:
+        layout: One of ``WRITERS``.
+        contents: What it holds.
+        folder: An empty folder; receives the files of the layout and those of ``write_meaning``.
+
+    Raises:
+        ImageError, MaskError: If an image or a mask has to be read and cannot be.
+    """
+    WRITERS[layout](contents, folder)
+    write_meaning(contents, folder)

@@ -1,14 +1,14 @@
-"""What every layout shares: the row of an image, a folder that is whole or not there, what the masks mean."""
+"""What every layout shares: what an export holds, a folder that is whole or not there, what the masks mean."""
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from wss_data.errors import StoreError
 from wss_data.imaging.images import read_image, write_jpeg
-from wss_data.imaging.masks import open_mask, write_mask
+from wss_data.imaging.masks import IGNORE_INDEX, open_mask, write_mask
 from wss_data.ledger import Ledger
 from wss_data.reading.cells import csv_text
 from wss_data.records import Provenance
@@ -16,9 +16,6 @@ from wss_data.runtime.files import WRITTEN, expanded, sweep, unfinished, write_j
 
 MASK_TABLE = "masks.csv"
 """What is known of each mask, one line a mask; in every layout."""
-
-UNLABELLED = "unlabelled"
-"""Folder of images without a label."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,34 @@ class ExportRow:
     sha256: str | None = None
     provenance: Provenance | None = None
     mask_facts: Mapping[str, str | float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What an export holds, whatever its layout.
+
+    Args:
+        rows: The images.
+        classes: Names of the classes 1..C.
+        ledger: What the masks and labels were made from.
+        ignore_index: Value of void pixels in the masks.
+        name: Name of the dataset.
+        card: What a README says of it, in Markdown, or ``None``.
+    """
+
+    rows: tuple[ExportRow, ...]
+    classes: tuple[str, ...]
+    ledger: Ledger
+    ignore_index: int = IGNORE_INDEX
+    name: str = ""
+    card: str | None = None
+
+    def splits(self) -> dict[str, list[ExportRow]]:
+        """Split -> its images."""
+        found: dict[str, list[ExportRow]] = {}
+        for row in self.rows:
+            found.setdefault(row.split, []).append(row)
+        return found
 
 
 @contextmanager
@@ -86,12 +111,14 @@ def copy_file(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def copy_mask(source: Path, target: Path) -> None:
-    """Copy a label mask: byte by byte if other programs read its values as we do, else written anew.
+def copy_mask(source: Path | None, target: Path) -> None:
+    """Copy a label mask, if there is one: byte by byte if other programs read its values as we do, else written anew.
 
     Raises:
         MaskError: If it cannot be read.
     """
+    if source is None:
+        return
     mask = open_mask(source)
     if mask.by_colour or mask.depth < 8:
         write_mask(mask.values, target)
@@ -99,20 +126,14 @@ def copy_mask(source: Path, target: Path) -> None:
         copy_file(source, target)
 
 
-def write_meaning(rows: Sequence[ExportRow], folder: Path, classes: Sequence[str], ledger: Ledger) -> None:
+def write_meaning(contents: Contents, folder: Path) -> None:
     """Write what the mask values mean, what they were made from, and what is known of each mask.
 
     ``classes.txt`` (line n is class n), ``ledger.json`` and, where anything is known of a mask, ``masks.csv``.
-
-    Args:
-        rows: The images.
-        folder: The export.
-        classes: Names of the classes 1..C.
-        ledger: What the masks and labels were made from.
     """
-    write_text(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
-    write_json(folder / "ledger.json", ledger.to_dict())
-    known = [row for row in rows if row.mask_facts]
+    write_text(folder / "classes.txt", "".join(f"{name}\n" for name in contents.classes))
+    write_json(folder / "ledger.json", contents.ledger.to_dict())
+    known = [row for row in contents.rows if row.mask_facts]
     if not known:
         return
     columns = list(dict.fromkeys(key for row in known for key in row.mask_facts))

@@ -6,8 +6,8 @@ mask can be put together again and COCO's own evaluation, too, leaves them out.
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,64 +15,45 @@ import numpy as np
 
 from wss_data.imaging.images import read_size
 from wss_data.imaging.masks import IGNORE_INDEX, mask_names, read_mask, voc_palette
-from wss_data.ledger import Ledger
 from wss_data.records import Provenance
 from wss_data.runtime.files import write_text
-from wss_data.sharing.layouts.base import ExportRow, copy_image, write_meaning
+from wss_data.sharing.layouts.base import Contents, ExportRow, copy_image
 
 
-def write_coco(
-    rows: Sequence[ExportRow],
-    folder: Path,
-    classes: Sequence[str],
-    ledger: Ledger,
-    ignore_index: int = IGNORE_INDEX,
-    description: str = "",
-) -> int:
-    """Write the layout of COCO.
+def write_coco(contents: Contents, folder: Path) -> None:
+    """Write the layout of COCO: ``images/<name>.jpg`` and ``annotations/instances_<split>.json``.
 
-    ``images/<name>.jpg``, ``annotations/instances_<split>.json``, and the files of ``write_meaning``. Where an image
-    came from stands in its entry: ``license`` and ``coco_url`` for other tools, ``provenance`` whole.
-
-    Args:
-        rows: The images.
-        folder: An empty folder.
-        classes: Names of the classes 1..C; they are the categories 1..C.
-        ledger: What the masks and labels were made from.
-        ignore_index: Value of void pixels in the masks, and id of their category.
-        description: What the dataset is, for the file's head.
-
-    Returns:
-        Number of images written.
+    The categories are the classes 1..C, and void. Where an image came from stands in its entry: ``license`` and
+    ``coco_url`` for other tools, ``provenance`` whole.
 
     Raises:
-        ImageError: If an image cannot be read.
-        MaskError: If a mask cannot be read.
+        ImageError, MaskError: If an image or a mask cannot be read.
     """
+    ignore_index = contents.ignore_index
+    palette = voc_palette().tolist()
     categories = [
-        {"id": index, "name": name, "supercategory": "object", "isthing": 1, "color": voc_palette()[index].tolist()}
-        for index, name in enumerate(classes, start=1)
+        {"id": index, "name": name, "supercategory": "object", "isthing": 1, "color": palette[index]}
+        for index, name in enumerate(contents.classes, start=1)
     ]
-    colour = voc_palette()[ignore_index].tolist()
-    void = mask_names(classes, ignore_index)[ignore_index]
-    categories.append({"id": ignore_index, "name": void, "supercategory": void, "isthing": 0, "color": colour})
+    void = mask_names(contents.classes, ignore_index)[ignore_index]
+    categories.append(
+        {"id": ignore_index, "name": void, "supercategory": void, "isthing": 0, "color": palette[ignore_index]}
+    )
     licences: dict[tuple[str, str], int] = {}  # name and address -> id, as images name them
     splits: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
-    count = 0
-    for image_id, row in enumerate(rows, start=1):
+    numbers = count(1)
+    for image_id, row in enumerate(contents.rows, start=1):
         copy_image(row.image_path, folder / "images" / f"{row.name}.jpg")
         images, annotations = splits.setdefault(row.split, ([], []))
         width, height = read_size(row.image_path)
         entry = {"id": image_id, "file_name": f"{row.name}.jpg", "width": width, "height": height}
         images.append({**entry, **_known(row, licences)})
-        if row.mask_path is None:
-            continue
-        for annotation in annotations_of(read_mask(row.mask_path), ignore_index):
-            count += 1
-            annotations.append({"id": count, "image_id": image_id, **annotation})
+        if row.mask_path is not None:
+            for annotation in annotations_of(read_mask(row.mask_path), ignore_index):
+                annotations.append({"id": next(numbers), "image_id": image_id, **annotation})
     for split, (images, annotations) in splits.items():
         value = {
-            "info": {"description": description, "version": "1.0", "ledger": ledger.to_dict()},
+            "info": {"description": contents.name, "version": "1.0", "ledger": contents.ledger.to_dict()},
             "licenses": [{"id": key, "name": name, "url": url} for (name, url), key in licences.items()],
             "categories": categories,
             "images": images,
@@ -81,8 +62,6 @@ def write_coco(
         # One line: of 75,800 images indentation alone would be most of the file.
         path = folder / "annotations" / f"instances_{split}.json"
         write_text(path, json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n")
-    write_meaning(rows, folder, classes, ledger)
-    return len(rows)
 
 
 def _known(row: ExportRow, licences: dict[tuple[str, str], int]) -> dict[str, Any]:
@@ -114,11 +93,15 @@ def annotations_of(mask: np.ndarray, ignore_index: int = IGNORE_INDEX) -> list[d
     Returns:
         By class index: ``category_id``, ``segmentation`` (RLE), ``area`` in pixels, ``bbox`` (x, y, width, height) in
         pixels, and ``iscrowd``, which is 1 for void pixels.
+
+    >>> cow, void = annotations_of(np.array([[0, 5, 5], [255, 0, 5]], np.uint8))
+    >>> cow["category_id"], cow["area"], cow["bbox"], cow["iscrowd"]
+    (5, 3, [1, 0, 2, 2], 0)
+    >>> void["category_id"], void["bbox"], void["iscrowd"]
+    (255, [0, 1, 1, 1], 1)
     """
     found = []
-    for value in np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist():
-        if value == 0:
-            continue
+    for value in np.unique(mask[mask > 0]).tolist():
         pixels = mask == value
         columns, rows = np.flatnonzero(pixels.any(axis=0)), np.flatnonzero(pixels.any(axis=1))
         left, top = int(columns[0]), int(rows[0])
@@ -135,22 +118,15 @@ def annotations_of(mask: np.ndarray, ignore_index: int = IGNORE_INDEX) -> list[d
 
 
 def encode_rle(mask: np.ndarray) -> dict[str, Any]:
-    """A binary mask as COCO's compressed run lengths.
+    """A binary mask, (H, W) bool, as COCO's compressed run lengths: ``{"size": [H, W], "counts": text}``.
 
     Runs go down the columns, background first. Each is written as its difference to the one two before (from the
     fourth on), five bits a character, lowest first; the sixth bit says that more follow.
 
-    Args:
-        mask: Shape (H, W), bool.
-
-    Returns:
-        ``{"size": [H, W], "counts": text}``.
-
     Source:
         ``rleToString`` in cocodataset/cocoapi, common/maskApi.c.
 
-    >>> mask = np.array([[0, 1, 1], [0, 1, 0]], bool)  # runs: 2 background, 3 foreground, 1 background
-    >>> encode_rle(mask)
+    >>> encode_rle(np.array([[0, 1, 1], [0, 1, 0]], bool))  # runs: 2 background, 3 foreground, 1 background
     {'size': [2, 3], 'counts': '231'}
     """
     flat = mask.ravel(order="F")

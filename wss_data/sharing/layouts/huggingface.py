@@ -14,10 +14,9 @@ from typing import Any
 
 import yaml
 
-from wss_data.imaging.masks import IGNORE_INDEX, mask_names
-from wss_data.ledger import Ledger
+from wss_data.imaging.masks import mask_names
 from wss_data.runtime.files import write_json, write_text
-from wss_data.sharing.layouts.base import ExportRow, copy_image, copy_mask, write_meaning
+from wss_data.sharing.layouts.base import Contents, ExportRow, copy_image, copy_mask
 from wss_data.sharing.layouts.coco import provenance_values
 
 SPLITS = {"kept": "train"}
@@ -26,61 +25,35 @@ SPLITS = {"kept": "train"}
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
-def write_huggingface(
-    rows: Sequence[ExportRow],
-    folder: Path,
-    classes: Sequence[str],
-    ledger: Ledger,
-    ignore_index: int = IGNORE_INDEX,
-    name: str = "",
-    card: str | None = None,
-) -> int:
+def write_huggingface(contents: Contents, folder: Path) -> None:
     """Write a folder that ``datasets.load_dataset(FOLDER)`` loads.
 
     ``data/<split>/metadata.jsonl`` beside ``images/<name>.jpg`` and ``masks/<name>.png`` (palette, values are the
-    class indices), ``README.md``, ``id2label.json``, and the files of ``write_meaning``.
-
-    Args:
-        rows: The images; those of the split ``kept`` become ``train``.
-        folder: An empty folder.
-        classes: Names of the classes 1..C.
-        ledger: What the masks and labels were made from.
-        ignore_index: Value of void pixels in the masks.
-        name: Name of the dataset.
-        card: What the README says below its head, in Markdown; by default what the columns mean.
-
-    Returns:
-        Number of images written.
+    class indices), ``README.md`` and ``id2label.json``. Images of the split ``kept`` become ``train``.
     """
-    splits: dict[str, list[ExportRow]] = {}
-    for row in rows:
-        splits.setdefault(SPLITS.get(row.split, row.split), []).append(row)
     files, masked = [], set()
-    for split, members in splits.items():
+    for split, rows in contents.splits().items():
+        split = SPLITS.get(split, split)
         place = folder / "data" / split
         # A column of images without one image has no type, and `datasets` would refuse it.
-        masks = any(row.mask_path for row in members)
+        masks = any(row.mask_path for row in rows)
         masked.add(masks)
         files.append({"split": split, "path": f"data/{split}/**"})
-        lines = []
-        for row in members:
+        for row in rows:
             copy_image(row.image_path, place / "images" / f"{row.name}.jpg")
-            if row.mask_path is not None:
-                copy_mask(row.mask_path, place / "masks" / f"{row.name}.png")
-            lines.append(_line(row, masks))
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        write_text(place / "metadata.jsonl", text)
-    values = mask_names(classes, ignore_index)
-    write_json(folder / "id2label.json", {str(value): text for value, text in values.items()})
-    body = card or f"# {name}\n\n{columns_told(classes, ignore_index)}"
+            copy_mask(row.mask_path, place / "masks" / f"{row.name}.png")
+        lines = "".join(json.dumps(_line(row, masks), ensure_ascii=False) + "\n" for row in rows)
+        write_text(place / "metadata.jsonl", lines)
     if len(masked) == 1:
         configs: list[dict[str, Any]] = [{"config_name": "default", "data_files": files}]
     else:  # splits of one configuration must have the same columns
         configs = [{"config_name": file["split"], "data_files": [file]} for file in files]
-    licences = {row.provenance.license if row.provenance else None for row in rows}
-    write_text(folder / "README.md", f"{front_matter(name, licences, len(rows), configs)}\n{body}")
-    write_meaning(rows, folder, classes, ledger)
-    return len(rows)
+    values = mask_names(contents.classes, contents.ignore_index)
+    write_json(folder / "id2label.json", {str(value): text for value, text in values.items()})
+    licences = {row.provenance.license if row.provenance else None for row in contents.rows}
+    head = front_matter(contents.name, licences, len(contents.rows), configs)
+    body = contents.card or f"# {contents.name}\n\n{columns_told(contents.classes, contents.ignore_index)}"
+    write_text(folder / "README.md", f"{head}\n{body}")
 
 
 def _line(row: ExportRow, masks: bool) -> dict[str, Any]:
@@ -90,10 +63,7 @@ def _line(row: ExportRow, masks: bool) -> dict[str, Any]:
     line["labels"] = list(row.labels)
     if row.sha256:
         line["sha256"] = row.sha256
-    line |= dict(row.mask_facts)
-    if row.provenance is not None:
-        line |= provenance_values(row.provenance)
-    return line
+    return line | dict(row.mask_facts) | (provenance_values(row.provenance) if row.provenance else {})
 
 
 def columns_told(classes: Sequence[str], ignore_index: int) -> str:
@@ -106,13 +76,13 @@ def columns_told(classes: Sequence[str], ignore_index: int) -> str:
     )
 
 
-def front_matter(name: str, licences: set[str | None], count: int, configs: Sequence[Mapping[str, Any]]) -> str:
+def front_matter(name: str, licences: set[str | None], images: int, configs: Sequence[Mapping[str, Any]]) -> str:
     """The head of a README, by which the Hub and ``datasets`` know what is there: YAML between two ``---``.
 
     Args:
         name: Name of the dataset.
         licences: SPDX identifiers of the images; ``None`` for a licence not known.
-        count: Number of images.
+        images: Number of images.
         configs: Which files ``datasets`` loads.
     """
     head = {
@@ -120,7 +90,7 @@ def front_matter(name: str, licences: set[str | None], count: int, configs: Sequ
         **licence_keys(licences),
         "task_categories": ["image-segmentation"],
         "tags": ["weakly-supervised"],
-        "size_categories": [size_category(count)],
+        "size_categories": [size_category(images)],
         "configs": configs,
     }
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n"

@@ -1,38 +1,35 @@
-"""The layout of PASCAL VOC."""
+"""The two layouts that hold masks as files beside images: that of PASCAL VOC, and one folder a class."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from wss_data.ledger import Ledger
 from wss_data.reading.cells import csv_text
 from wss_data.runtime.files import write_text
-from wss_data.sharing.layouts.base import ExportRow, copy_image, copy_mask, write_meaning
+from wss_data.sharing.layouts.base import Contents, copy_file, copy_image, copy_mask
 
 
-def write_voc(rows: Sequence[ExportRow], folder: Path, classes: Sequence[str], ledger: Ledger) -> int:
+def write_voc(contents: Contents, folder: Path) -> None:
     """Write the layout of PASCAL VOC.
 
     ``JPEGImages/<name>.jpg``, ``SegmentationClass/<name>.png`` (palette, values are the class indices), one list a
-    split in ``ImageSets/Segmentation/``, ``image_labels.csv``, and the files of ``write_meaning``.
-
-    Args:
-        rows: The images.
-        folder: An empty folder.
-        classes: Names of the classes 1..C.
-        ledger: What the masks and labels were made from.
-
-    Returns:
-        Number of images written.
+    split in ``ImageSets/Segmentation/``, and ``image_labels.csv``.
     """
-    splits: dict[str, list[str]] = {}
-    for row in rows:
+    for row in contents.rows:
         copy_image(row.image_path, folder / "JPEGImages" / f"{row.name}.jpg")
-        if row.mask_path is not None:
-            copy_mask(row.mask_path, folder / "SegmentationClass" / f"{row.name}.png")
-        splits.setdefault(row.split, []).append(row.name)
-    for split, names in splits.items():
-        write_text(folder / "ImageSets" / "Segmentation" / f"{split}.txt", "".join(f"{name}\n" for name in names))
-    table = ((row.name, " ".join(row.labels)) for row in rows)
+        copy_mask(row.mask_path, folder / "SegmentationClass" / f"{row.name}.png")
+    for split, rows in contents.splits().items():
+        names = "".join(f"{row.name}\n" for row in rows)
+        write_text(folder / "ImageSets" / "Segmentation" / f"{split}.txt", names)
+    table = ((row.name, " ".join(row.labels)) for row in contents.rows)
     write_text(folder / "image_labels.csv", csv_text(["image", "classes"], table, cell=str))
-    write_meaning(rows, folder, classes, ledger)
-    return len(rows)
+
+
+def write_folders(contents: Contents, folder: Path) -> None:
+    """Write one folder a class, for editors of masks and ``cosegment-folder``.
+
+    ``images/<class>/<name>.<suffix>``, byte by byte, and ``masks/<class>/<name>.png``. An image of several classes
+    goes to the folder of the first.
+    """
+    for row in contents.rows:
+        class_name = row.labels[0] if row.labels else "unlabelled"
+        copy_file(row.image_path, folder / "images" / class_name / f"{row.name}{row.image_path.suffix.lower()}")
+        copy_mask(row.mask_path, folder / "masks" / class_name / f"{row.name}.png")
