@@ -8,7 +8,6 @@ import pytest
 from wss_data.cosegmentation import make_engine
 from wss_data.cosegmentation.common import (
     CommonEngine,
-    CommonSettings,
     confidence,
     evidence_map,
     otsu_threshold,
@@ -49,15 +48,15 @@ def engine():
 
 def test_evidence_is_the_joined_map_with_the_prior_less_a_share_of_otsus_threshold():
     joined = np.random.default_rng(0).normal(size=(6, 8))
-    with_prior = joined + 0.3 * (centred_gaussian(6, 8, 0.3) - 0.55)
+    with_prior = joined + 0.3 * (centred_gaussian((6, 8), 0.3) - 0.55)
 
-    evidence = evidence_map(joined, CommonSettings(threshold_share=0.8))
+    evidence = evidence_map(joined)
 
     np.testing.assert_allclose(evidence, with_prior - 0.8 * otsu_threshold(with_prior), atol=1e-6)
 
 
 def test_where_the_group_says_nothing_the_middle_is_taken():
-    mask = evidence_map(np.zeros((9, 9)), CommonSettings()) > 0
+    mask = evidence_map(np.zeros((9, 9))) > 0
 
     assert mask[4, 4] and not mask[0].any() and not mask[:, -1].any()
 
@@ -99,7 +98,7 @@ def test_the_crf_takes_the_blob_to_the_edge_of_its_colour():
     evidence = np.full((32, 32), -1.0)
     evidence[10:22, 10:22] = 2.0
 
-    mask = sharpen(evidence, image, CommonSettings()) > 0.5
+    mask = sharpen(evidence, image) > 0.5
 
     assert (mask == (image[..., 0] == 220)).all()
 
@@ -169,7 +168,7 @@ def test_masks_do_not_depend_on_the_order_of_the_group(engine):
     assert all((a != b).mean() < 0.002 for a, b in zip(forwards, backwards, strict=True))
 
 
-def test_a_group_that_is_taught_finds_the_discs(engine):
+def test_a_group_with_self_training_finds_the_discs(engine):
     images = pictures(14)
     truths = [image[..., 0] == 230 for image in images]
 
@@ -248,15 +247,12 @@ def test_an_empty_group_is_an_error_and_nothing_wanted_is_nothing_done(engine):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"long_side": 12.5}, "long_side is 12.5; a whole number from 64 to 4096"),
-        ({"crf_iterations": -1}, "crf_iterations is -1"),
-        ({"prior_weight": "much"}, "prior_weight is 'much'; a number"),
-        ({"prior_weight": float("nan")}, "prior_weight is nan"),
+        ({"long_side": 12.5}, "long_side is 12.5, expected a whole number from 64 to 4096"),
+        ({"memory_mb": -1}, "memory_mb is -1, expected a whole number from 0"),
         ({"precision": "half"}, "no precision 'half'"),
-        ({"colour": 1}, "has no option 'colour'"),
-        ({"uncertain_band": 1}, "uncertain_band is 1; true or false"),
-        ({"middle_weight": 0, "last_weight": 0}, "are both 0"),
-        ({"teach_folds": 2.5}, "teach_folds is 2.5; a whole number from 0 to 20"),
+        ({"colour": 1}, "no option 'colour'"),
+        ({"uncertain_band": 1}, "uncertain_band is 1, expected true or false"),
+        ({"self_training_folds": 2.5}, "self_training_folds is 2.5, expected a whole number from 0 to 20"),
     ],
 )
 def test_a_wrong_option_is_named_with_what_is_wanted(options, message):
@@ -266,7 +262,7 @@ def test_a_wrong_option_is_named_with_what_is_wanted(options, message):
 
 def test_the_fingerprint_changes_with_a_setting_and_only_then():
     assert CommonEngine().fingerprint() == CommonEngine(long_side=512).fingerprint()
-    assert CommonEngine().fingerprint() != CommonEngine(crf_iterations=6).fingerprint()
+    assert CommonEngine().fingerprint() != CommonEngine(refine_long_side=170).fingerprint()
     assert CommonEngine(precision="bf16").fingerprint() != CommonEngine(precision="float32").fingerprint()
 
 

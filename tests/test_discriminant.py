@@ -54,7 +54,7 @@ def test_weights_are_the_literal_covariance_with_the_target_over_the_variance():
 
 def test_the_place_alone_finds_what_stands_in_the_middle_of_the_group():
     group, blobs = planted_group()
-    places = [centred_gaussian(8, 10, 0.3)] * len(group)
+    places = [centred_gaussian((8, 10), 0.3)] * len(group)
 
     found = discriminant(summed(group, places))
 
@@ -74,7 +74,7 @@ def test_a_channel_without_variance_has_no_weight():
 
 
 def test_images_of_one_colour_have_no_direction():
-    found = discriminant(target_sums(np.full((4, 4, 3), 5.0, np.float16), centred_gaussian(4, 4, 0.3)))
+    found = discriminant(target_sums(np.full((4, 4, 3), 5.0, np.float16), centred_gaussian((4, 4), 0.3)))
 
     assert not found.weights.any()
     assert not project(np.full((4, 4, 3), 5.0), found).any()
@@ -114,7 +114,7 @@ def test_equal_maps_are_standardised_to_zeros():
 
 
 def test_the_prior_is_highest_in_the_middle_and_symmetric():
-    prior = centred_gaussian(5, 7, 0.35)
+    prior = centred_gaussian((5, 7), 0.35)
 
     assert prior[2, 3] == prior.max() == 1.0
     np.testing.assert_allclose(prior, prior[::-1, ::-1])

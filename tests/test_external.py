@@ -361,9 +361,9 @@ def test_too_many_without_a_mask_are_an_error(tmp_path):
     [
         ({}, "needs the option command"),
         ({"command": "coseg {images}"}, r"a text that holds \{masks\}"),
-        ({"command": 3}, "command is 3, expected a text"),
+        ({"command": 3}, "command is 3, expected a text that"),
         ({"command": "coseg {masks} {folder}"}, "known places"),
-        ({"command": "coseg {masks}", "timeout": 3}, "no option 'timeout'; did you mean timeout_s?"),
+        ({"command": "coseg {masks}", "timeout": 3}, r"no option 'timeout' .*timeout_s"),
         ({"command": "coseg {masks}", "timeout_s": 0}, "timeout_s is 0, expected a number from 0.01"),
         ({"command": "coseg {masks}", "timeout_s": True}, "timeout_s is True"),
         ({"command": "coseg {masks}", "shell": "yes"}, "true or false"),

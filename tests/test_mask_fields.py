@@ -206,7 +206,7 @@ def test_a_class_is_cosegmented_again_beside_the_masks_in_use_and_only_once():
 
 def test_the_operator_cosegments_a_class_again_in_the_background_and_tells_how_far_it_is():
     dataset = make_web("again-operator")
-    params = {"class_name": "cat", "method": "common", "options": "long_side: 256\nteach_folds: 0"}
+    params = {"class_name": "cat", "method": "common", "options": "long_side: 256\nself_training_folds: 0"}
     seen = []
     context = ExecutionContext({"dataset_name": dataset.name, "params": params, "delegated": True})
     context.set_progress = lambda progress, label: seen.append((round(progress, 2), label))

@@ -40,7 +40,7 @@ def test_operators_sent_to_the_background_are_run_beside_the_app_and_tell_their_
     web = make_web("worker-web")
     assert web.match_tags("kept").count() == 2
     quick = queued(web, "change_filter", min_foreground=0.05, max_foreground=0.95)
-    options = "long_side: 256\nteach_folds: 0"
+    options = "long_side: 256\nself_training_folds: 0"
     long = queued(web, "cosegment_again", class_name="cat", method="common", options=options, field="cosegmentation_2")
     with background_worker():
         assert ended(quick).run_state == "completed"

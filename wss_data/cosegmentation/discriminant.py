@@ -65,8 +65,13 @@ class Discriminant:
     weights: np.ndarray
 
 
-def centred_gaussian(height: int, width: int, prior_width: float) -> np.ndarray:
-    """exp(-(u^2 + w^2) / (2 prior_width^2)), u and w from -0.5 to 0.5. Shape (height, width), in (0, 1]."""
+def centred_gaussian(shape: Sequence[int], prior_width: float) -> np.ndarray:
+    """exp(-(u^2 + w^2) / (2 prior_width^2)), u and w from -0.5 to 0.5. ``shape``: (height, width); in (0, 1].
+
+    >>> centred_gaussian((3, 3), 0.5).round(2).tolist()
+    [[0.64, 0.8, 0.64], [0.8, 1.0, 0.8], [0.64, 0.8, 0.64]]
+    """
+    height, width = shape
     rows = (np.arange(height) + 0.5) / height - 0.5
     columns = (np.arange(width) + 0.5) / width - 0.5
     return np.exp(-(rows[:, None] ** 2 + columns[None] ** 2) / (2 * prior_width**2))

@@ -27,11 +27,11 @@ from pydantic import Field
 from wss_data.cosegmentation import supervisor
 from wss_data.cosegmentation.base import Segmented, wanted_positions
 from wss_data.cosegmentation.imported import MASK_SUFFIXES, read_values
-from wss_data.errors import CosegmentationError, MaskError, shown
+from wss_data.errors import CosegmentationError, MaskError
 from wss_data.imaging.images import encode_jpeg
 from wss_data.imaging.masks import check_foreground, split_band
 from wss_data.ledger import Ledger, LedgerEntry, Supervision, UsedFor
-from wss_data.reading.settings import settings
+from wss_data.reading.settings import Expected, settings
 from wss_data.runtime.files import expanded, sole_owner, temporary_folder, write_json, write_text
 from wss_data.runtime.parallel import default_workers
 
@@ -65,7 +65,9 @@ class ExternalSettings:
 
     command: Annotated[
         str,
+        Expected("a text that holds {masks}"),
         Field(
+            pattern=r"\{masks\}",
             description="The program, as one types it. {images} stands for a folder with the images of the group "
             "(000000.png, 000001.png, ...), {masks} for the folder where masks of the same names are expected (.png "
             "or .mat), {list} for a text file with the images' names, {workers} for the number of processors.",
@@ -93,24 +95,17 @@ class ExternalSettings:
     missing_at_most: Annotated[
         float, Field(ge=0, le=1, description="Fraction of a group's images that may come back without a good mask.")
     ] = 0.5
-    supervision: Annotated[str, Field(description="What the program had learned from, for the ledger.")] = (
-        Supervision.UNKNOWN
-    )
+    supervision: Annotated[
+        str,
+        Expected(f"one of {', '.join(Supervision)}"),
+        Field(pattern=f"^({'|'.join(Supervision)})$", description="What the program had learned from, for the ledger."),
+    ] = Supervision.UNKNOWN.value
     version: Annotated[
         str | int | float,
         Field(description="Change it when the program itself has changed, and masks are made again."),
     ] = ""
 
     def __post_init__(self) -> None:
-        known = [str(member) for member in Supervision]
-        wanted = {
-            "command": ("{masks}" in self.command, "a text that holds {masks}"),
-            "supervision": (self.supervision in known, f"one of {', '.join(known)}"),
-        }
-        for name, (good, expected) in wanted.items():
-            if not good:
-                found = shown(getattr(self, name))
-                raise CosegmentationError(f"co-segmentation method 'external': {name} is {found}, expected {expected}.")
         expand_command(self.command, _PLACES, self.shell)
 
 

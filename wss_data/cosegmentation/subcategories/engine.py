@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from wss_data.cosegmentation.base import Segmented
+from wss_data.cosegmentation.base import Segmented, wanted_positions
 from wss_data.cosegmentation.confidence import overlap
-from wss_data.cosegmentation.options import wanted_positions
 from wss_data.cosegmentation.subcategories.detect import Detections, TemplateBank, detect
 from wss_data.cosegmentation.subcategories.edges import edge_map, seed_box
 from wss_data.cosegmentation.subcategories.exemplars import (

@@ -73,7 +73,7 @@ def test_the_engine_tells_of_each_image_what_it_shows_and_how_typical_it_is(test
     boat = list_images(test_data / "caltech_web" / "images" / "boat")[:1]
     images = [read_image(path) for path in [*cheetahs, *boat]]
 
-    found = [segmented for _, segmented in CommonEngine(teach_folds=0).segment_group(images, workers=1)]
+    found = [segmented for _, segmented in CommonEngine(self_training_folds=0).segment_group(images, workers=1)]
 
     assert max(range(9), key=lambda i: found[i].prototype_distance) == 8
     assert min(range(9), key=lambda i: found[i].confidence) == 8

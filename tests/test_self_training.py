@@ -6,18 +6,17 @@ import pytest
 import torch
 
 from wss_data.cosegmentation.self_training import (
-    CellNetwork,
-    TeachSettings,
+    SelfTrainingSettings,
     fold_numbers,
-    learn_cells,
-    teach_group,
-    teaches,
+    log_odds,
+    train_cells,
+    train_group,
 )
 
-SETTINGS = TeachSettings(hidden=8, epochs=20, batch_cells=50, learning_rate=0.02, dropout=0.1)
+SETTINGS = SelfTrainingSettings(hidden=8, epochs=20, batch_cells=50, learning_rate=0.02, dropout=0.1)
 
 
-def lesson(seed=0, images=9):
+def group(seed=0, images=9):
     """Standardised descriptors of images whose object differs in one channel, and targets that are right."""
     random = np.random.default_rng(seed)
     cells, targets = [], []
@@ -46,66 +45,66 @@ def test_the_fold_depends_on_the_content_and_not_on_the_order():
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, False), (0.019, False), (0.3, True), (0.81, False)])
-def test_only_masks_of_a_plausible_size_teach(share, expected):
-    assert teaches(np.full((5, 5), share), TeachSettings()) is expected
+def test_only_masks_of_a_plausible_size_are_learned_from(share, expected):
+    cells, targets = group(images=12)
+    odd = [np.full((6, 8), share, np.float32), *targets[1:]]
+    read = []
 
-
-def test_a_network_is_the_literal_sum_over_its_units():
-    random = np.random.default_rng(3)
-    network = CellNetwork(random.normal(size=(3, 2)), random.normal(size=2), random.normal(size=2), 0.5)
-    cell = random.normal(size=3)
-
-    units = [
-        max(0.0, sum(cell[c] * network.hidden_weights[c, h] for c in range(3)) + network.hidden_bias[h]) for h in (0, 1)
-    ]
-
-    assert network(cell[None])[0] == pytest.approx(
-        sum(u * w for u, w in zip(units, network.weights, strict=True)) + 0.5
+    train_group(
+        lambda position: read.append(position) or cells[position],
+        odd,
+        [f"{i:02}" for i in range(12)],
+        replace(SETTINGS, epochs=1),
+        workers=1,
     )
+
+    assert (0 in read) is expected
 
 
 def test_what_was_learned_tells_cells_of_other_images_apart():
-    cells, targets = lesson()
-    network = learn_cells(np.concatenate(cells).reshape(-1, 4), np.concatenate(targets).ravel(), SETTINGS)
-    unseen, truth = lesson(seed=5, images=1)
+    cells, targets = group()
+    network = train_cells(np.concatenate(cells).reshape(-1, 4), np.concatenate(targets).ravel(), SETTINGS)
+    unseen, truth = group(seed=5, images=1)
 
-    right = (network(unseen[0]) > 0) == (truth[0] > 0)
+    right = (log_odds(network, unseen[0]) > 0) == (truth[0] > 0)
 
     assert right.mean() > 0.9
 
 
 def test_learning_is_the_same_whatever_torch_did_before_and_with_any_number_of_threads():
-    cells, targets = lesson()
+    cells, targets = group()
     flat, wanted = np.concatenate(cells).reshape(-1, 4), np.concatenate(targets).ravel()
-    first = learn_cells(flat, wanted, SETTINGS)
+    first = train_cells(flat, wanted, SETTINGS)
     torch.rand(7)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        second = learn_cells(flat, wanted, SETTINGS)
+        second = train_cells(flat, wanted, SETTINGS)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
 
-    assert np.array_equal(first.hidden_weights, second.hidden_weights) and first.bias == second.bias
-    assert not np.array_equal(first.weights, learn_cells(flat, wanted, replace(SETTINGS, seed=1)).weights)
+    assert np.array_equal(log_odds(first, flat), log_odds(second, flat))
+    assert not np.array_equal(
+        log_odds(first, flat), log_odds(train_cells(flat, wanted, replace(SETTINGS, seed=1)), flat)
+    )
 
 
 def test_cells_that_a_worker_may_not_write_to_are_learned_from_without_a_warning():
-    cells, targets = lesson()
+    cells, targets = group()
     flat = np.concatenate(cells).reshape(-1, 4)
     flat.flags.writeable = False
     torch.set_warn_always(True)  # torch tells of this once a process otherwise
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            learn_cells(flat, np.concatenate(targets).ravel(), SETTINGS)
+            train_cells(flat, np.concatenate(targets).ravel(), SETTINGS)
     finally:
         torch.set_warn_always(False)
 
 
 def test_no_image_is_asked_of_a_network_that_learned_from_it():
-    cells, targets = lesson()
+    cells, targets = group()
     contents = [f"{i}" for i in range(9)]
     read = []
 
@@ -113,24 +112,24 @@ def test_no_image_is_asked_of_a_network_that_learned_from_it():
         read.append(position)
         return cells[position]
 
-    networks = teach_group(read_cells, targets, contents, replace(SETTINGS, least_images=2), workers=1)
+    networks = train_group(read_cells, targets, contents, replace(SETTINGS, least_images=2), workers=1)
 
     numbers = fold_numbers(contents, 3)
-    lessons = [set(read[fold * 6 : fold * 6 + 6]) for fold in range(3)]
+    chosen = [set(read[fold * 6 : fold * 6 + 6]) for fold in range(3)]
     for fold in range(3):
         own = {i for i in range(9) if numbers[i] == fold}
-        assert lessons[fold] == set(range(9)) - own
+        assert chosen[fold] == set(range(9)) - own
     assert all((networks[i] is networks[j]) == (numbers[i] == numbers[j]) for i in range(9) for j in range(9))
 
 
 def test_one_wrong_mask_is_outvoted_by_the_others():
-    cells, targets = lesson(images=12)
+    cells, targets = group(images=12)
     wrong = [np.zeros_like(target) for target in targets[:1]] + targets[1:]
     wrong[0][0, :5] = 1
 
-    networks = teach_group(cells.__getitem__, wrong, [f"{i}" for i in range(12)], SETTINGS, workers=1)
+    networks = train_group(cells.__getitem__, wrong, [f"{i}" for i in range(12)], SETTINGS, workers=1)
 
-    found = networks[0](cells[0]) > 0
+    found = log_odds(networks[0], cells[0]) > 0
     assert (found == (targets[0] > 0)).mean() > 0.9 > (wrong[0] == targets[0]).mean()
 
 
@@ -139,16 +138,16 @@ def test_one_wrong_mask_is_outvoted_by_the_others():
     [(["a"], [0.3]), (["a"] * 30, [0.3] * 30), ([f"{i:02}" for i in range(30)], [0.0] * 30)],
     ids=["one image", "equal images", "empty masks"],
 )
-def test_where_there_is_nothing_to_learn_from_nobody_is_taught(contents, shares):
+def test_where_there_is_nothing_to_learn_from_nothing_is_trained(contents, shares):
     targets = [np.full((4, 4), share, np.float32) for share in shares]
 
-    networks = teach_group(lambda _: np.zeros((4, 4, 2)), targets, contents, SETTINGS, workers=1)
+    networks = train_group(lambda _: np.zeros((4, 4, 2)), targets, contents, SETTINGS, workers=1)
 
     assert networks == [None] * len(contents)
 
 
-def test_the_images_that_teach_are_capped():
-    cells, targets = lesson(images=30)
+def test_the_images_that_are_learned_from_are_capped():
+    cells, targets = group(images=30)
     read = []
 
     def read_cells(position):
@@ -156,6 +155,6 @@ def test_the_images_that_teach_are_capped():
         return cells[position]
 
     contents = [f"{i:02}" for i in range(30)]
-    teach_group(read_cells, targets, contents, replace(SETTINGS, most_images=7, epochs=1), workers=1)
+    train_group(read_cells, targets, contents, replace(SETTINGS, most_images=7, epochs=1), workers=1)
 
     assert len(read) == 3 * 7
