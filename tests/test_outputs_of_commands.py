@@ -65,7 +65,7 @@ class Given:
         RebuildReport("web", ()).write_csv(out / "report.csv")
 
     def compare_saliency(self, out):
-        compare_saliency(self.images, out / "figure.png", count=1, saliencies=("border",), workers=1)
+        compare_saliency(self.images, out / "figure.png", count=1, workers=1)
 
     def cosegment_folder(self, out):
         # Other settings each time, so that masks are made, not found.

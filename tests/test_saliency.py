@@ -5,16 +5,14 @@ from pictures import disc
 
 from wss_data.cosegmentation.saliency import (
     BASELINES,
-    SALIENCY,
     background_contrast,
     background_probability,
-    barrier_distance,
+    border_saliency,
     cells_of,
     centred,
     cut_out_saliency,
     evidence_of,
     smooth_over_cells,
-    spectral_residual,
 )
 
 
@@ -93,81 +91,18 @@ def test_the_smoothed_saliency_costs_less_than_any_neighbouring_one():
         assert cost(found) < cost(found + nudge)
 
 
-def exact_barrier(channel):
-    """For every lowest value allowed, the path to the border whose highest value is least; then the best of them."""
-    height, width = channel.shape
-    best = np.full(channel.shape, np.inf)
-    edge = np.ones(channel.shape, bool)
-    edge[1:-1, 1:-1] = False
-    for lowest in np.unique(channel):
-        highest = np.where(edge & (channel >= lowest), channel, np.inf)
-        for _ in range(channel.size):
-            for r in range(height):
-                for c in range(width):
-                    around = [
-                        highest[r + i, c + j]
-                        for i, j in ((1, 0), (-1, 0), (0, 1), (0, -1))
-                        if 0 <= r + i < height and 0 <= c + j < width
-                    ]
-                    if channel[r, c] >= lowest:
-                        highest[r, c] = min(highest[r, c], max(channel[r, c], min(around)))
-        best = np.minimum(best, highest - lowest)
-    return best
-
-
-def test_barriers_are_those_of_the_best_paths_or_as_in_the_paper_a_little_higher():
-    grey = np.random.default_rng(1).integers(0, 6, (6, 7)).astype(np.uint8) * 40
-    image = np.repeat(grey[..., None], 3, axis=2)
-    lightness = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(float)[..., 0]
-    exact = exact_barrier(lightness)
-
-    found = barrier_distance(image, sweeps=10) * np.ptp(exact)
-
-    assert (found > exact - 1).all()
-    assert (np.abs(found - exact) <= 1).mean() > 0.9
-
-
-def test_a_barrier_is_the_height_of_the_wall_around_a_pixel():
-    grey = np.full((5, 5), 10, np.uint8)
-    grey[1:4, 1:4] = 200
-    grey[2, 2] = 10
-    saliency = barrier_distance(np.repeat(grey[..., None], 3, axis=2))
-
-    assert saliency[2, 2] == 1 and (saliency[1:4, 1:4] == 1).all() and not saliency[0].any()
-
-
-def test_the_residual_is_the_spectrum_beyond_its_local_mean():
-    image = np.random.default_rng(2).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(float)
-    spectrum = np.fft.fft2(grey)
-    logarithm = np.log(np.abs(spectrum))
-    residual = np.empty((6, 6))
-    for r in range(6):
-        for c in range(6):
-            around = [logarithm[(r + i) % 6, (c + j) % 6] for i in (-1, 0, 1) for j in (-1, 0, 1)]
-            residual[r, c] = logarithm[r, c] - sum(around) / 9
-    energy = np.abs(np.fft.ifft2(np.exp(residual) * spectrum / np.abs(spectrum))) ** 2
-    blurred = cv2.GaussianBlur(energy, (21, 21), 2.5, borderType=cv2.BORDER_REPLICATE)
-
-    found = spectral_residual(image)
-
-    np.testing.assert_allclose(found, (blurred - blurred.min()) / np.ptp(blurred), atol=0.01)
-
-
-@pytest.mark.parametrize("name", [*SALIENCY])
-def test_a_disc_stands_out_of_its_ground(name):
+def test_a_disc_stands_out_of_its_ground():
     image, inside = disc()
 
-    saliency = SALIENCY[name](image)
+    saliency = border_saliency(image)
 
     assert saliency.shape == inside.shape and saliency.min() >= 0 and saliency.max() <= 1
     assert saliency[inside].mean() > 1.5 * saliency[~inside].mean()
 
 
-@pytest.mark.parametrize("name", [*SALIENCY])
 @pytest.mark.parametrize("size", [(16, 16), (1, 1), (2, 40)])
-def test_an_image_of_one_colour_has_no_salient_pixel_however_small(name, size):
-    assert not SALIENCY[name](np.full((*size, 3), 77, np.uint8)).any()
+def test_an_image_of_one_colour_has_no_salient_pixel_however_small(size):
+    assert not border_saliency(np.full((*size, 3), 77, np.uint8)).any()
 
 
 @pytest.mark.parametrize("name", [*BASELINES])
@@ -179,7 +114,7 @@ def test_every_baseline_gives_a_mask_of_the_images_size_and_a_share_as_confidenc
     assert 0 <= segmented.confidence <= 1
 
 
-@pytest.mark.parametrize("name", ["centre", "saliency", "border", "barrier"])
+@pytest.mark.parametrize("name", [*BASELINES])
 def test_baselines_cut_out_a_plain_disc(name):
     image, inside = disc()
     mask = BASELINES[name](image).mask

@@ -5,8 +5,8 @@
     python tests/benchmarks/cosegmentation.py DATA/web_wild6 --method common --growth 100 200 400 800
 
 DATA/<set> holds images/<class>/<stem>.jpg and masks/<class>/<stem>.png. The method is an engine, or a
-baseline: centre (centred Gaussian + cut), saliency (border saliency x centre + cut), border, barrier, spectral
-(one saliency + cut). Truth is looked at only after all masks of a class are made.
+baseline: centre (centred Gaussian + cut), saliency (border saliency x centre + cut), border (border saliency + cut).
+Truth is looked at only after all masks of a class are made.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Saliency against co-segmentation, side by side: a figure for any class, and a table where true masks are at hand.
 
-Saliency sees one image, co-segmentation the whole group. Where the object stands out by itself both find it;
-where the ground is just as colourful only the group knows what is meant.
+Saliency sees one image, co-segmentation the whole group. Where the object stands out by itself both find it; where the
+background is just as colourful only the group tells which is the object.
 
 Source:
     Shen et al., BMVC 2017, figure 2 and section 3.1. Their saliency was learned from masks drawn by people;
@@ -18,7 +18,7 @@ import numpy as np
 
 from wss_data.cosegmentation import make_engine
 from wss_data.cosegmentation.base import ImageFiles, Segmented
-from wss_data.cosegmentation.saliency import BASELINES, LONG_SIDE, SALIENCY
+from wss_data.cosegmentation.saliency import BASELINES, LONG_SIDE, border_saliency
 from wss_data.cosegmentation.score import jaccard, precision
 from wss_data.errors import CosegmentationError, ImageError, MaskError, SourceError
 from wss_data.errors.names import printable, same_name
@@ -31,22 +31,14 @@ from wss_data.runtime.parallel import map_images
 
 LOGGER = logging.getLogger(__name__)
 
-SHOWN_BASELINE = "saliency"
-"""The baseline whose masks stand in the figure."""
-
 LONGEST_SIDE = 340
 """Larger images are shrunk to this longer side first, pixels; as the images of a dataset: Shen et al., section 4.1."""
 
 TILE = (200, 150)
-"""Largest (width, height) of a picture in the figure, pixels."""
+"""Largest (width, height) of an image in the figure, pixels."""
 
-_MOST_STRETCHED = 0.02
-_LABELS = {
-    "saliency": "saliency mask\nborder x centre, cut",
-    "border": "border saliency\nZhu 2014",
-    "barrier": "barrier distance\nZhang 2015",
-    "spectral": "spectral residual\nHou 2007",
-}
+MOST_STRETCHED = 0.02
+"""Difference of the aspects of a true mask and its image that is rounding, beside half a pixel a side."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +101,6 @@ def compare_saliency(
     methods: Sequence[str] = ("common",),
     truth: Path | str | None = None,
     count: int = 8,
-    saliencies: Sequence[str] = tuple(SALIENCY),
     options: Mapping[str, Mapping[str, Any]] | None = None,
     workers: int | None = None,
     allow_programs: bool = False,
@@ -121,13 +112,12 @@ def compare_saliency(
 
     Args:
         images: Folder with the images of one class, or the image files; all of them are the group.
-        out: The PNG to write. Rows: image, each saliency map, mask of the baseline ``saliency``, mask of each engine,
-            and the true mask if there is one.
+        out: The PNG to write. Rows: image, border saliency, mask of the baseline ``saliency``, mask of each engine, and
+            the true mask if there is one.
         methods: Engines, by name.
         truth: Folder of true masks ``<stem>.png``, every value but 0 foreground; a folder with one folder a class
             will do, too. Images without a true mask are shown, not scored.
         count: Images in the figure; fewer if the group is smaller.
-        saliencies: Names of ``SALIENCY``.
         options: Engine -> its options.
         workers: Worker processes; ``None`` for one a processor. Nothing depends on it but the time.
         allow_programs: Whether an engine may be one that runs a program (``external``).
@@ -146,9 +136,6 @@ def compare_saliency(
         raise CosegmentationError("no engine is given: compare-saliency wants at least one, such as common.")
     if count < 1:
         raise CosegmentationError(f"count is {count}: at least 1 image must be shown.")
-    for name in saliencies:
-        if name not in SALIENCY:
-            raise CosegmentationError(f"there is no saliency '{name}'. Known: {', '.join(SALIENCY)}.")
     engines = {name: make_engine(name, (options or {}).get(name), allow_programs) for name in methods}
     paths, title, passed_over = _group(images)
     truths = {} if truth is None else _truths(paths, Path(truth), title)
@@ -165,25 +152,36 @@ def compare_saliency(
     first = made[methods[0]]
     ordered = sorted(readable, key=lambda position: -first[position].confidence if position in first else 0.0)
     shown = [ordered[round(step)] for step in np.linspace(0, len(ordered) - 1, min(count, len(ordered)))]
-    _draw(figure, title, [paths[position] for position in shown], saliencies, _of_shown(made, shown), truths)
-
-    scores: tuple[MethodScore, ...] = ()
-    pairs = [(at, paths[at], truths[paths[at]]) for at in readable if paths[at] in truths]
-    if pairs:
-        if turned := [path for _, path, _ in pairs if unseen_turn(path) != 1]:
-            LOGGER.warning(
-                "%d images with a true mask are turned upright by their EXIF orientation, which the size of a mask "
-                "does not show, the first is %s. True masks must belong to the upright images.",
-                len(turned),
-                turned[0],
-            )
-        found = map_images(_score_baselines, [(path, true) for _, path, true in pairs], workers, total=len(pairs))
-        scores = (
-            *_baseline_scores(list(found)),
-            *(_engine_score(name, [(masks.get(at), true) for at, _, true in pairs]) for name, masks in made.items()),
+    scored = [at for at in readable if paths[at] in truths]
+    if turned := [paths[at] for at in scored if unseen_turn(paths[at]) != 1]:
+        LOGGER.warning(
+            "%d images with a true mask are turned upright by their EXIF orientation, which the size of a mask "
+            "does not show, the first is %s. True masks must belong to the upright images.",
+            len(turned),
+            turned[0],
         )
-    shown_paths = tuple(paths[at] for at in shown)
-    return SaliencyComparison(figure, len(paths), len(group.unreadable), shown_paths, scores, passed_over)
+    images_shown = [_Shown(paths[at], truths.get(paths[at]), {n: m.get(at) for n, m in made.items()}) for at in shown]
+    _draw(figure, title, images_shown)
+    items = (_Shown(paths[at], truths[paths[at]], {n: m.get(at) for n, m in made.items()}) for at in scored)
+    found = [scores for scores in map_images(_score, items, workers, total=len(scored)) if scores is not None]
+    means = {name: np.mean([scores[name] for scores in found], axis=0) for name in (found[0] if found else ())}
+    return SaliencyComparison(
+        figure,
+        len(paths),
+        len(group.unreadable),
+        tuple(paths[at] for at in shown),
+        tuple(MethodScore(name, len(found), float(p), float(j)) for name, (p, j) in means.items()),
+        passed_over,
+    )
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """One image: its file, its true mask if there is one, and each engine's mask, ``None`` where it made none."""
+
+    path: Path
+    truth: Path | None
+    masks: Mapping[str, Segmented | None]
 
 
 def saliency_picture(saliency: np.ndarray) -> np.ndarray:
@@ -230,31 +228,22 @@ def _truths(paths: Sequence[Path], folder: Path, class_name: str) -> dict[Path, 
     return found
 
 
-def _of_shown(made: Mapping[str, Mapping[int, Segmented]], shown: Sequence[int]) -> dict[str, list[Segmented | None]]:
-    return {name: [masks.get(position) for position in shown] for name, masks in made.items()}
-
-
-def _draw(
-    figure: Path,
-    title: str,
-    paths: Sequence[Path],
-    saliencies: Sequence[str],
-    engines: Mapping[str, Sequence[Segmented | None]],
-    truths: Mapping[Path, Path],
-) -> None:
-    images = [resize_longest_side(read_image(path), LONGEST_SIDE) for path in paths]
-    pairs = zip(paths, images, strict=True)
-    true_masks = [_true_mask(truths[path], image) if path in truths else None for path, image in pairs]
-    rows: list[tuple[str, list[Tile]]] = [("image", [Tile(fit(image, TILE)) for image in images])]
-    for name in saliencies:
-        maps = [SALIENCY[name](resize_longest_side(image, LONG_SIDE)) for image in images]
-        rows.append((_LABELS[name], [Tile(fit(saliency_picture(saliency), TILE)) for saliency in maps]))
-    cut = [BASELINES[SHOWN_BASELINE](image) for image in images]
-    rows.append((_LABELS[SHOWN_BASELINE], _mask_tiles(images, cut, true_masks)))
-    for name, segmented in engines.items():
-        rows.append((f"co-segmentation\n{name}", _mask_tiles(images, segmented, true_masks)))
-    if truths:
-        drawn = [None if mask is None else Segmented(mask, 1.0) for mask in true_masks]
+def _draw(figure: Path, title: str, shown: Sequence[_Shown]) -> None:
+    images = [resize_longest_side(read_image(one.path), LONGEST_SIDE) for one in shown]
+    truths = [
+        None if one.truth is None else _true_mask(one.truth, image) for one, image in zip(shown, images, strict=True)
+    ]
+    maps = [border_saliency(resize_longest_side(image, LONG_SIDE)) for image in images]
+    cut = [BASELINES["saliency"](image) for image in images]
+    rows: list[tuple[str, list[Tile]]] = [
+        ("image", [Tile(fit(image, TILE)) for image in images]),
+        ("border saliency\nZhu 2014", [Tile(fit(saliency_picture(saliency), TILE)) for saliency in maps]),
+        ("saliency mask\nborder x centre, cut", _mask_tiles(images, cut, truths)),
+    ]
+    for name in shown[0].masks:
+        rows.append((f"co-segmentation\n{name}", _mask_tiles(images, [one.masks[name] for one in shown], truths)))
+    if any(truth is not None for truth in truths):
+        drawn = [None if mask is None else Segmented(mask, 1.0) for mask in truths]
         rows.append(("true mask", _mask_tiles(images, drawn, [None] * len(images))))
     note = "Sorted by the confidence of the co-segmentation, taken at even steps."
     with output_path(figure) as temporary:
@@ -273,19 +262,18 @@ def _mask_tiles(
         size = (small.shape[1], small.shape[0])
         band = None if segmented.uncertain is None else resize_mask(segmented.uncertain, size)
         mask = resize_mask(segmented.mask, size)
-        picture = cut_out(small, mask if band is None else mask & ~band, band)
         caption = "" if truth is None else f"J {jaccard(segmented.mask, truth):.2f}"
-        tiles.append(Tile(picture, caption))
+        tiles.append(Tile(cut_out(small, mask if band is None else mask & ~band, band), caption))
     return tiles
 
 
 def _true_mask(path: Path, image: np.ndarray) -> np.ndarray:
-    """The true mask at the size of its image (or mask), (H, W) bool."""
+    """The true mask at the size of its image, (H, W) bool."""
     mask = read_mask(path) > 0
     height, width = image.shape[:2]
     stretched = (mask.shape[0] / height) / (mask.shape[1] / width)
     # Rounding may take half a pixel of a side, which is much of a small one.
-    if abs(stretched - 1) > _MOST_STRETCHED + 1 / min(height, width):
+    if abs(stretched - 1) > MOST_STRETCHED + 1 / min(height, width):
         raise MaskError(
             "size",
             f"{path}: the true mask has {mask.shape[1]}x{mask.shape[0]} pixels, its image {width}x{height} after "
@@ -294,31 +282,15 @@ def _true_mask(path: Path, image: np.ndarray) -> np.ndarray:
     return resize_mask(mask, (width, height))
 
 
-def _score_baselines(pair: tuple[Path, Path]) -> dict[str, tuple[float, float]] | None:
-    """Baseline -> (P, J) on one image; ``None`` if the image is gone by now."""
+def _score(item: _Shown) -> dict[str, tuple[float, float]] | None:
+    """Baseline or engine -> (P, J) on one image; ``None`` if the image is gone by now."""
+    assert item.truth is not None
     try:
-        image = resize_longest_side(read_image(pair[0]), LONGEST_SIDE)
+        image = resize_longest_side(read_image(item.path), LONGEST_SIDE)
     except ImageError:
         return None
-    truth = _true_mask(pair[1], image)
-    masks = {name: baseline(image).mask for name, baseline in BASELINES.items()}
+    truth = _true_mask(item.truth, image)
+    # A mask that was not made counts as empty: it must not raise the score.
+    engines = {name: np.zeros(truth.shape, bool) if one is None else one.mask for name, one in item.masks.items()}
+    masks = {name: baseline(image).mask for name, baseline in BASELINES.items()} | engines
     return {name: (precision(mask, truth), jaccard(mask, truth)) for name, mask in masks.items()}
-
-
-def _baseline_scores(found: Sequence[dict[str, tuple[float, float]] | None]) -> list[MethodScore]:
-    known = [scores for scores in found if scores is not None]
-    if not known:
-        return []
-    means = {name: np.mean([scores[name] for scores in known], axis=0) for name in BASELINES}
-    return [MethodScore(name, len(known), float(p), float(j)) for name, (p, j) in means.items()]
-
-
-def _engine_score(name: str, pairs: Sequence[tuple[Segmented | None, Path]]) -> MethodScore:
-    values = []
-    for segmented, path in pairs:
-        # A mask that was not made counts as empty: it must not raise the score.
-        mask = read_mask(path) < 0 if segmented is None else segmented.mask
-        truth = _true_mask(path, mask)
-        values.append((precision(mask, truth), jaccard(mask, truth)))
-    p, j = np.mean(values, axis=0)
-    return MethodScore(name, len(values), float(p), float(j))

@@ -1,15 +1,14 @@
-"""Saliency of one image alone, without anything learned, and the two baselines that cut it out.
+"""Border saliency of one image alone, without anything learned, and the baselines that cut it out.
 
-A *saliency map* says how much each pixel stands out in its own image; it knows nothing of the group.
-It is what co-segmentation has to beat: ``compare.py`` shows both side by side, and ``centre_cut`` and
-``saliency_cut`` are the floor under every engine. No function here was fitted to drawn masks, boxes or
-eye movements. All maps are float64 in [0, 1], 1 salient, and zero everywhere in an image of one colour
-(but for the centred Gaussian, which does not look at the image).
+A *saliency map* says how much each pixel stands out in its own image; it knows nothing of the group. It is what
+co-segmentation has to beat: ``compare.py`` shows both side by side, and ``BASELINES`` are the floor under every engine.
+No function here was fitted to drawn masks, boxes or eye movements. All maps are float64 in [0, 1], 1 salient, and zero
+everywhere in an image of one colour (but for the centred Gaussian, which does not look at the image).
 
 Source:
-    Each function names its own; numbers of equations, sections and constants are as we remember them, not looked up.
-    OpenCV's module ``saliency`` is in its contrib package only, which clashes with the
-    headless one that FiftyOne asks for.
+    Zhu, Liang, Wei and Sun, *Saliency Optimization from Robust Background Detection*, CVPR 2014; numbers of equations,
+    sections and constants are as we remember them, not looked up. The minimum barrier distance (Zhang et al., ICCV
+    2015) and the spectral residual (Hou and Zhang, CVPR 2007) were measured and lost: docs/how_to/compare_saliency.md.
 """
 
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import cv2
 import numpy as np
 
 from wss_data.cosegmentation.base import Segmented
+from wss_data.cosegmentation.confidence import overlap
 from wss_data.cosegmentation.cut import CutSettings, graph_cut
 from wss_data.cosegmentation.discriminant import centred_gaussian
 from wss_data.imaging.images import resize_longest_side
@@ -46,42 +46,6 @@ LEAST_WEIGHT = 0.1
 """Of the border saliency, after Zhu et al., CVPR 2014 (values as we remember them): number
 of superpixels; standard deviation of Lab distances,
 of boundary connectivity, and of distances in sides of the image; least weight between neighbours."""
-
-RESIDUAL_SIDE = 64
-RESIDUAL_MEAN = 3
-RESIDUAL_SIGMA = 2.5
-"""Of the spectral residual, as we remember its authors' code: longer side, pixels; window of the mean of the log
-spectrum; standard deviation of the final blur, pixels at that side (the paper's text has 8)."""
-
-SWEEPS = 2
-"""Times that the barrier distance is spread in all four directions."""
-
-
-def spectral_residual(image: np.ndarray) -> np.ndarray:
-    """What an image's spectrum has beyond a smooth one: small things on even ground.
-
-    Args:
-        image: Shape (H, W, 3), uint8, RGB.
-
-    Returns:
-        Shape (H, W), float64, in [0, 1].
-
-    Source:
-        Hou and Zhang, *Saliency Detection: A Spectral Residual Approach*, CVPR 2007, eqs. (1) to (5).
-    """
-    from scipy.ndimage import gaussian_filter, uniform_filter
-
-    height, width = image.shape[:2]
-    grey = cv2.cvtColor(resize_longest_side(image, RESIDUAL_SIDE), cv2.COLOR_RGB2GRAY).astype(np.float64)
-    if np.ptp(grey) == 0:
-        return np.zeros((height, width))
-    spectrum = np.fft.fft2(grey)
-    # An empty frequency has no logarithm; against 255 times the number of pixels, 1e-9 is rounding.
-    logarithm = np.log(np.maximum(np.abs(spectrum), 1e-9))
-    # The spectrum is periodic, so its mean wraps around.
-    residual = logarithm - uniform_filter(logarithm, RESIDUAL_MEAN, mode="wrap")
-    energy = np.abs(np.fft.ifft2(np.exp(residual + 1j * np.angle(spectrum)))) ** 2
-    return _resized(gaussian_filter(energy, RESIDUAL_SIGMA, mode="nearest"), (width, height))
 
 
 @dataclass(frozen=True)
@@ -230,70 +194,12 @@ def border_saliency(image: np.ndarray) -> np.ndarray:
     return _scaled(saliency)[cells.index]
 
 
-def barrier_distance(image: np.ndarray, sweeps: int = SWEEPS) -> np.ndarray:
-    """How high a step of brightness or colour lies between each pixel and the image's border.
-
-    The minimum barrier distance of a path is its largest value less its smallest; of a pixel, that of its best path to
-    the border. Paths grow a whole row or column at a time, downwards, upwards, rightwards and leftwards, in place of
-    the paper's raster scan, which goes pixel after pixel.
-
-    Args:
-        image: Shape (H, W, 3), uint8, RGB.
-        sweeps: Times that paths grow in all four directions.
-
-    Returns:
-        The sum over the channels, scaled. Shape (H, W), float64, in [0, 1].
-
-    Source:
-        Zhang et al., *Minimum Barrier Salient Object Detection at 80 FPS*, ICCV 2015, eqs. (1) to (5), Lab as there.
-    """
-    values = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float64)
-    highest, lowest = values.copy(), values.copy()
-    distance = np.full(values.shape, np.inf)
-    distance[[0, -1]] = 0
-    distance[:, [0, -1]] = 0
-    for _ in range(sweeps):
-        for axis, step in ((0, 1), (0, -1), (1, 1), (1, -1)):
-            # Views with the direction of growth first: writing to them writes to the maps.
-            lines = [np.moveaxis(part, axis, 0)[::step] for part in (values, distance, highest, lowest)]
-            for before in range(len(lines[0]) - 1):
-                _grow(*(line[before] for line in lines[1:]), *(line[before + 1] for line in lines))
-    return _scaled(distance.sum(axis=2))
-
-
-def _grow(
-    distance: np.ndarray,
-    highest: np.ndarray,
-    lowest: np.ndarray,
-    own_value: np.ndarray,
-    own_distance: np.ndarray,
-    own_highest: np.ndarray,
-    own_lowest: np.ndarray,
-) -> None:
-    """Lengthen the paths of a line of pixels by its neighbours in the next, where that beats their own; in place."""
-    top, bottom = np.maximum(highest, own_value), np.minimum(lowest, own_value)
-    # A pixel that no path has reached yet has none to hand on.
-    better = (top - bottom < own_distance) & np.isfinite(distance)
-    own_distance[better] = (top - bottom)[better]
-    own_highest[better] = top[better]
-    own_lowest[better] = bottom[better]
-
-
-SALIENCY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "border": border_saliency,
-    "barrier": barrier_distance,
-    "spectral": spectral_residual,
-}
-"""Name of each saliency -> the function; takes (H, W, 3) uint8, gives (H, W) float in [0, 1]."""
-
-
 def centred(saliency: np.ndarray) -> np.ndarray:
     """Saliency x centre: the geometric mean with a centred Gaussian. ``saliency``: (H, W), in [0, 1] -> the same.
 
     The mean, not the product: a product is small nearly everywhere.
     """
-    height, width = saliency.shape
-    return np.sqrt(saliency * centred_gaussian(height, width, CENTRE_WIDTH))
+    return np.sqrt(saliency * centred_gaussian(saliency.shape, CENTRE_WIDTH))
 
 
 def evidence_of(saliency: np.ndarray) -> np.ndarray:
@@ -322,18 +228,8 @@ def cut_out_saliency(image: np.ndarray, saliency: Callable[[np.ndarray], np.ndar
     evidence = evidence_of(saliency(small))
     mask = graph_cut(evidence, small, CUT)
     salient = evidence > 0
-    union = int((mask | salient).sum())
-    confidence = int((mask & salient).sum()) / union if union else 0.0
-    height, width = image.shape[:2]
-    return Segmented(
-        cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0.5, confidence
-    )
-
-
-def centre_map(image: np.ndarray) -> np.ndarray:
-    """The centred Gaussian of an image's size. ``image``: (H, W, 3) -> (H, W), float64, in (0, 1]."""
-    height, width = image.shape[:2]
-    return centred_gaussian(height, width, CENTRE_WIDTH)
+    large = cv2.resize(mask.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_LINEAR) > 0.5
+    return Segmented(large, overlap(mask.astype(float), salient.astype(float)))
 
 
 def centred_border_saliency(image: np.ndarray) -> np.ndarray:
@@ -341,22 +237,13 @@ def centred_border_saliency(image: np.ndarray) -> np.ndarray:
     return centred(border_saliency(image))
 
 
-def centre_cut(image: np.ndarray) -> Segmented:
-    """Baseline: a centred Gaussian, cut. ``image``: (H, W, 3), uint8; knows nothing of group or saliency."""
-    return cut_out_saliency(image, centre_map)
-
-
-def saliency_cut(image: np.ndarray) -> Segmented:
-    """Baseline: border saliency x centre, cut. ``image``: (H, W, 3), uint8; knows nothing of the group."""
-    return cut_out_saliency(image, centred_border_saliency)
-
-
 BASELINES: dict[str, Callable[[np.ndarray], Segmented]] = {
-    "centre": centre_cut,
-    "saliency": saliency_cut,
-    **{name: partial(cut_out_saliency, saliency=function) for name, function in SALIENCY.items()},
+    "centre": partial(cut_out_saliency, saliency=lambda image: centred_gaussian(image.shape[:2], CENTRE_WIDTH)),
+    "saliency": partial(cut_out_saliency, saliency=centred_border_saliency),
+    "border": partial(cut_out_saliency, saliency=border_saliency),
 }
-"""Name of each baseline -> the function; takes (H, W, 3) uint8. ``saliency`` is border saliency x centre."""
+"""Name of each baseline -> the function; takes (H, W, 3) uint8. ``centre`` is a centred Gaussian, cut: it knows nothing
+of group or saliency. ``saliency`` is border saliency x centre."""
 
 
 def _colour_distances(cells: Cells) -> np.ndarray:
@@ -368,8 +255,3 @@ def _scaled(values: np.ndarray) -> np.ndarray:
     """Values moved and stretched to [0, 1]; zero if all are equal."""
     spread = float(np.ptp(values))
     return (values - values.min()) / spread if spread > 1e-12 else np.zeros(values.shape)
-
-
-def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A map at another (width, height), scaled to [0, 1]."""
-    return _scaled(cv2.resize(values, size, interpolation=cv2.INTER_LINEAR))

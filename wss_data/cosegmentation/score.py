@@ -1,8 +1,7 @@
 """Compare a folder of foreground masks with a folder of true ones."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,18 +66,18 @@ class ScoreTable:
             f"{'class':{width}}  {'n':>6} {'P':>7} {'J':>6}  {'n':>6} {'P':>7} {'J':>6}",
         ]
         for row in rows:
-            if row is self.mean:
-                lines.append("-" * len(lines[-1]))
+            figures = ["-" if value is None else f"{value:.3f}" for value in (row.kept_precision, row.kept_jaccard)]
+            lines += ["-" * len(lines[-1])] if row is self.mean else []
             lines.append(
                 f"{row.name:{width}}  {row.images:6d} {row.precision:7.3f} {row.jaccard:6.3f}  "
-                f"{row.kept:6d} {_shown(row.kept_precision):>7} {_shown(row.kept_jaccard):>6}"
+                f"{row.kept:6d} {figures[0]:>7} {figures[1]:>6}"
             )
         without = [row.name for row in self.classes if row.kept_precision is None]
         if without and len(without) < len(self.classes):
-            verb = "keeps" if len(without) == 1 else "keep"
             lines.append(
                 f"The mean of the kept is over {len(self.classes) - len(without)} of {len(self.classes)} classes: "
-                f"{', '.join(without[:5])}{', ...' if len(without) > 5 else ''} {verb} no image."
+                f"{', '.join(without[:5])}{', ...' if len(without) > 5 else ''} "
+                f"{'keeps' if len(without) == 1 else 'keep'} no image."
             )
         if self.mean.decided < 1:
             lines.append(
@@ -93,7 +92,10 @@ class ScoreTable:
 
 
 def precision(mask: np.ndarray, truth: np.ndarray) -> float:
-    """Share of the pixels, foreground or background, that are right, in [0, 1]. Both (H, W), bool.
+    """Fraction of the pixels, foreground or background, that are right, in [0, 1]. Both (H, W), bool.
+
+    >>> precision(np.array([True, True, False, False]), np.array([True, False, False, False]))
+    0.75
 
     Source:
         The co-segmentation field's P: Rubinstein et al., CVPR 2013, section 5; Chen et al., CVPR 2014, section 4.
@@ -102,7 +104,11 @@ def precision(mask: np.ndarray, truth: np.ndarray) -> float:
 
 
 def jaccard(mask: np.ndarray, truth: np.ndarray) -> float:
-    """Intersection over union of the foregrounds, in [0, 1]; 1 if both are empty. Both (H, W), bool."""
+    """Intersection over union of the foregrounds, in [0, 1]; 1 if both are empty. Both (H, W), bool.
+
+    >>> jaccard(np.array([True, True, False, False]), np.array([True, False, False, False]))
+    0.5
+    """
     union = int((mask | truth).sum())
     return int((mask & truth).sum()) / union if union else 1.0
 
@@ -172,16 +178,33 @@ def score_folder(
     if not true:
         seen = f" ({told(passed_over)})" if passed_over else ""
         raise SourceError(f"{truth}: no true mask found{seen}. The layout is {truth}/<class>/<stem>.png.")
-    _check_counterparts(masks, truth, made, true)
-    by_class: dict[str, list[tuple[Path, Path]]] = {}
+    if missing := [path for key, path in true.items() if key not in made]:
+        raise SourceError(
+            f"{masks}: {len(missing)} of {len(true)} masks are missing, the first is "
+            f"{masks / missing[0].relative_to(truth)} (true mask {missing[0]}). Both folders need the layout "
+            "<class>/<stem>.png with the same names."
+        )
+    by_class: dict[str, list[tuple[float, ...]]] = {}
     for key, path in true.items():
         name = path.relative_to(truth).parent.name or truth.absolute().name
-        by_class.setdefault(printable(name), []).append((made[key], path))
+        ratio, values = _score_files(made[key], path)
+        by_class.setdefault(printable(name), []).append((*values, min_foreground <= ratio <= max_foreground))
     if without := len(made.keys() - true.keys()):
         left_out["without a true mask"] += without
     notes = [f"{folder}: {told(counts)}" for folder, counts in ((masks, left_out), (truth, passed_over)) if counts]
-    rows = tuple(_score_class(name, pairs, min_foreground, max_foreground) for name, pairs in by_class.items())
-    return ScoreTable(rows, _mean(rows), min_foreground, max_foreground, tuple(notes))
+    rows = tuple(_class_score(name, np.array(values, float)) for name, values in by_class.items())
+    kept = [row for row in rows if row.kept]
+    mean = ClassScore(
+        "mean",
+        sum(row.images for row in rows),
+        float(np.mean([row.precision for row in rows])),
+        float(np.mean([row.jaccard for row in rows])),
+        sum(row.kept for row in rows),
+        float(np.mean([row.kept_precision for row in kept])) if kept else None,  # type: ignore[misc]
+        float(np.mean([row.kept_jaccard for row in kept])) if kept else None,  # type: ignore[misc]
+        float(np.mean([row.decided for row in rows])),
+    )
+    return ScoreTable(rows, mean, min_foreground, max_foreground, tuple(notes))
 
 
 def _masks(folder: Path) -> tuple[dict[str, Path], Counter[str]]:
@@ -201,59 +224,24 @@ def _masks(folder: Path) -> tuple[dict[str, Path], Counter[str]]:
     return found, passed_over
 
 
-def _check_counterparts(masks: Path, truth: Path, made: Mapping[str, Path], true: Mapping[str, Path]) -> None:
-    missing = [path for key, path in true.items() if key not in made]
-    if missing:
-        raise SourceError(
-            f"{masks}: {len(missing)} of {len(true)} masks are missing, the first is "
-            f"{masks / missing[0].relative_to(truth)} (true mask {missing[0]}). Both folders need the layout "
-            "<class>/<stem>.png with the same names."
+def _score_files(mask_path: Path, truth_path: Path) -> tuple[float, tuple[float, float, float]]:
+    """The foreground fraction of a mask, and ``score_mask`` of it."""
+    mask, uncertain = split_band(read_mask(mask_path))
+    truth, void = split_band(read_mask(truth_path))
+    if mask.shape != truth.shape:
+        raise MaskError(
+            "size",
+            f"{mask_path}: the mask has {mask.shape[1]}x{mask.shape[0]} pixels, "
+            f"the true mask {truth_path} {truth.shape[1]}x{truth.shape[0]}. Both must have the image's size.",
         )
+    return foreground_ratio(mask > 0, uncertain), score_mask(mask > 0, truth > 0, uncertain, void)
 
 
-def _score_class(
-    name: str, pairs: Sequence[tuple[Path, Path]], min_foreground: float, max_foreground: float
-) -> ClassScore:
-    values = []
-    for mask_path, truth_path in pairs:
-        plain, uncertain = split_band(read_mask(mask_path))
-        plain_truth, void = split_band(read_mask(truth_path))
-        mask, truth = plain > 0, plain_truth > 0
-        if mask.shape != truth.shape:
-            raise MaskError(
-                "size",
-                f"{mask_path}: the mask has {mask.shape[1]}x{mask.shape[0]} pixels, "
-                f"the true mask {truth_path} {truth.shape[1]}x{truth.shape[0]}. Both must have the image's size.",
-            )
-        kept = min_foreground <= foreground_ratio(mask, uncertain) <= max_foreground
-        values.append((*score_mask(mask, truth, uncertain, void), kept))
-    every = np.array(values, dtype=float)
-    kept = every[every[:, 3] == 1]
-    return ClassScore(
-        name,
-        len(every),
-        float(every[:, 0].mean()),
-        float(every[:, 1].mean()),
-        len(kept),
-        float(kept[:, 0].mean()) if len(kept) else None,
-        float(kept[:, 1].mean()) if len(kept) else None,
-        float(every[:, 2].mean()),
-    )
-
-
-def _mean(rows: Sequence[ClassScore]) -> ClassScore:
-    kept = [row for row in rows if row.kept_precision is not None and row.kept_jaccard is not None]
-    return ClassScore(
-        "mean",
-        sum(row.images for row in rows),
-        float(np.mean([row.precision for row in rows])),
-        float(np.mean([row.jaccard for row in rows])),
-        sum(row.kept for row in rows),
-        float(np.mean([row.kept_precision for row in kept])) if kept else None,
-        float(np.mean([row.kept_jaccard for row in kept])) if kept else None,
-        float(np.mean([row.decided for row in rows])),
-    )
-
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _class_score(name: str, values: np.ndarray) -> ClassScore:
+    """The means of a class. ``values``: (images, 4) of P, J, decided fraction, and whether it is kept."""
+    precision, jaccard, decided = (float(mean) for mean in values[:, :3].mean(axis=0))
+    row = ClassScore(name, len(values), precision, jaccard, 0, None, None, decided)
+    kept = values[values[:, 3] == 1]
+    if not len(kept):
+        return row
+    return replace(row, kept=len(kept), kept_precision=float(kept[:, 0].mean()), kept_jaccard=float(kept[:, 1].mean()))
