@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from wss_data import store
 from wss_data.cosegmentation import make_engine
-from wss_data.cosegmentation.base import Engine, ImageFiles, Segmented, full_disk_told, group_fingerprint
+from wss_data.cosegmentation.base import Engine, ImageFiles, Segmented, full_disk_reported, group_fingerprint
 from wss_data.cosegmentation.quality import mask_quality
 from wss_data.errors import ImageError, SourceError, StoreError
 from wss_data.filtering.filters import DROPPED, KEPT, UNREADABLE
@@ -299,7 +299,7 @@ def cosegment(
         ]
         if wanted:
             group = _Group(dataset, spec, engine, class_name, field, members, fingerprint)
-            with full_disk_told(class_name, folder):
+            with full_disk_reported(class_name, folder):
                 made += group.make_masks(wanted, folder / class_name, workers, progress)
     ledger = engine.ledger
     if classes is not None:

@@ -136,7 +136,7 @@ class ImageFiles(Sequence[np.ndarray]):
 
 
 @contextmanager
-def full_disk_told(group: str, folder: Path) -> Iterator[None]:
+def full_disk_reported(group: str, folder: Path) -> Iterator[None]:
     """Turn a full disk in the block into an error that says what to do.
 
     Args:

@@ -6,7 +6,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from wss_data.cosegmentation import make_engine
-from wss_data.cosegmentation.base import Engine, ImageFiles, full_disk_told, group_fingerprint
+from wss_data.cosegmentation.base import Engine, ImageFiles, full_disk_reported, group_fingerprint
 from wss_data.errors import CosegmentationError, ImageError, SourceError
 from wss_data.errors.names import is_of_tool, printable
 from wss_data.imaging.images import decode_image, list_images
@@ -40,7 +40,10 @@ LEDGER = "ledger.json"
 SAVE_EVERY = 50
 """Masks between two writings of the scores, or a hundredth of their rows: what a killed run may have to do again."""
 
-_TOLD = 5
+FEW = 16
+"""Below this many images, starting processes takes longer than reading the images."""
+
+_NAMED = 5
 """Left-over masks that the summary names."""
 
 NO_MASK = "no_mask"
@@ -106,11 +109,11 @@ class FolderSummary:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items()))
             lines.append(f"{sum(self.dropped.values())} images have no mask ({reasons}): see {self.out / SCORES}")
         if self.left_over:
-            told = ", ".join(printable(str(path.relative_to(self.out))) for path in self.left_over[:_TOLD])
-            more = ", ..." if len(self.left_over) > _TOLD else ""
+            names = ", ".join(printable(str(path.relative_to(self.out))) for path in self.left_over[:_NAMED])
+            more = ", ..." if len(self.left_over) > _NAMED else ""
             lines.append(
                 f"{len(self.left_over)} masks of images that are no longer there stay in {self.out} and are not in "
-                f"{SCORES} ({told}{more}). Delete them if nothing needs them."
+                f"{SCORES} ({names}{more}). Delete them if nothing needs them."
             )
         if self.passed_over:
             lines.append(self.passed_over)
@@ -119,12 +122,40 @@ class FolderSummary:
 
 @dataclass(frozen=True)
 class _Checked:
-    """One file after a first look: its bytes' digest, upright (width, height), or the reason against it."""
+    """One file after it was read once: the reason against it, or its bytes' digest and upright (width, height)."""
 
     path: Path
-    sha256: str
-    size: tuple[int, int]
     reason: str | None
+    sha256: str = ""
+    size: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """How folders are co-segmented.
+
+    Args:
+        workers: Worker processes; ``None`` for one a processor. Masks do not depend on it.
+        longest_side: Images are shrunk to this before they are co-segmented, pixels; masks are enlarged again. Shen et
+            al., BMVC 2017, section 4.1, have 340.
+        min_foreground: Smallest foreground fraction that counts as kept; 0.2 and 0.8 in section 3.1.
+        max_foreground: Largest such fraction.
+        progress: Whether to show a progress bar per group.
+        allow_programs: Whether the engine may be one that runs a program (``external``).
+    """
+
+    workers: int | None = None
+    longest_side: int = 340
+    min_foreground: float = 0.2
+    max_foreground: float = 0.8
+    progress: bool = True
+    allow_programs: bool = False
+
+    def __post_init__(self) -> None:
+        if self.longest_side < 64:
+            raise CosegmentationError(
+                f"longest_side is {self.longest_side}; at least 64 pixels are needed to see an object."
+            )
 
 
 def cosegment_folder(
@@ -132,12 +163,7 @@ def cosegment_folder(
     out: Path | str,
     method: str = "common",
     options: Mapping[str, Any] | None = None,
-    workers: int | None = None,
-    longest_side: int = 340,
-    min_foreground: float = 0.2,
-    max_foreground: float = 0.8,
-    progress: bool = True,
-    allow_programs: bool = False,
+    **how: Any,
 ) -> FolderSummary:
     """Co-segment each folder of images as one group and write a folder of masks.
 
@@ -153,12 +179,8 @@ def cosegment_folder(
         out: Where masks go; outside ``images``.
         method: Name of the co-segmentation engine.
         options: The engine's options.
-        workers: Worker processes; ``None`` for one a processor. Masks do not depend on it.
-        longest_side: Images are shrunk to this before they are co-segmented, pixels; masks are enlarged again.
-        min_foreground: Smallest foreground share that counts as kept.
-        max_foreground: Largest such share.
-        progress: Whether to show a progress bar per group.
-        allow_programs: Whether the engine may be one that runs a program (``external``).
+        how: As the arguments of ``FolderOptions``: ``workers``, ``longest_side``, ``min_foreground``,
+            ``max_foreground``, ``progress``, ``allow_programs``.
 
     Returns:
         What was done.
@@ -169,64 +191,47 @@ def cosegment_folder(
             ``allow_programs``, ``longest_side`` is too small, or the disk is full.
         OutputError: If a mask would replace a file that this program did not write, or that was changed since.
         BusyError: If another process writes into ``out``.
-
-    Source:
-        Shen et al., BMVC 2017, section 4.1: groups, 340 pixels, the filter.
     """
     images, out = Path(images), Path(out)
-    if longest_side < 64:
-        raise CosegmentationError(f"longest_side is {longest_side}; at least 64 pixels are needed to see an object.")
+    settings = FolderOptions(**how)
     groups, listing = _find_groups(images, out)
-    engine = make_engine(method, options, allow_programs)
+    engine = make_engine(method, options, settings.allow_programs)
     with output_folder(out):
-        kept_range = (min_foreground, max_foreground)
-        return _fill(out, images, groups, listing, engine, longest_side, kept_range, workers, progress)
+        return _fill(out, images, groups, listing, _Run(engine, out, settings))
 
 
 def _fill(
-    out: Path,
-    images: Path,
-    groups: Mapping[str, Sequence[Path]],
-    listing: Listing,
-    engine: Engine,
-    longest_side: int,
-    kept_range: tuple[float, float],
-    workers: int | None,
-    progress: bool,
+    out: Path, images: Path, groups: Mapping[str, Sequence[Path]], listing: Listing, run: "_Run"
 ) -> FolderSummary:
     """Bring all groups' masks in ``out`` up to date, as its only owner."""
-    before = _read_rows(out / SCORES)
-    places = {name: out if _is_flat(images, paths) else out / name for name, paths in groups.items()}
+    places = {name: out if paths[0].parent == images else out / name for name, paths in groups.items()}
     masks = {
         (name, printable(path.stem)): places[name] / f"{path.stem}.png"
         for name, paths in groups.items()
         for path in paths
     }
-    if before:
-        earlier = [key for key, row in before.items() if row.status == "ok"]
+    if run.before:
+        earlier = [key for key, row in run.before.items() if row.status == "ok"]
         gone = {(name, stem): places.get(name, out / name) / f"{stem}.png" for name, stem in earlier}
         adopt([out / LEDGER, *({**gone, **masks}[key] for key in earlier)])
     # Files that no earlier run made are found before the first hour is spent; those changed since, at their group.
-    new = [path for key, path in masks.items() if key not in before]
+    new = [path for key, path in masks.items() if key not in run.before]
     check_outputs([out / LEDGER, *new], apart_from=[images])
-    run = _Run(engine, out, longest_side, kept_range, workers, progress, before)
     # The old rows of all groups stay in the file until their group's turn has come.
-    rows = dict(before)
-    for key in [key for key in rows if key[0] not in groups]:
-        del rows[key]
+    run.rows = {key: row for key, row in run.before.items() if key[0] in groups}
     for name, paths in groups.items():
-        run.group(name, places[name], paths, rows)
-    ledger = {"method": engine.name, "fingerprint": engine.fingerprint(), **engine.ledger.to_dict()}
+        run.group(name, places[name], paths)
+    ledger = {"method": run.engine.name, "fingerprint": run.engine.fingerprint(), **run.engine.ledger.to_dict()}
     write_output(out / LEDGER, json.dumps(ledger, indent=2, ensure_ascii=False) + "\n")
-    made = [row for row in rows.values() if row.status == "ok"]
+    made = [row for row in run.rows.values() if row.status == "ok"]
     return FolderSummary(
         out=out,
-        images=len(rows),
+        images=len(run.rows),
         made=run.made,
         unchanged=len(made) - run.made,
         kept={name: sum(row.kept for row in made if row.class_name == name) for name in groups},
         with_mask={name: sum(row.class_name == name for row in made) for name in groups},
-        dropped=Counter(row.status for row in rows.values() if row.status != "ok"),
+        dropped=Counter(row.status for row in run.rows.values() if row.status != "ok"),
         passed_over=str(listing),
         left_over=_left_over(out, set(masks.values())),
     )
@@ -278,75 +283,53 @@ def _find_groups(images: Path, out: Path) -> tuple[dict[str, Sequence[Path]], Li
     return groups, everything
 
 
-def _is_flat(images: Path, paths: Sequence[Path]) -> bool:
-    return paths[0].parent == images
-
-
 class _Run:
-    """One run's fixed settings and its count of masks made."""
+    """One run: its engine and options, the rows of an earlier run and of this one, and how many masks were made."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        out: Path,
-        longest_side: int,
-        kept_range: tuple[float, float],
-        workers: int | None,
-        progress: bool,
-        before: Mapping[tuple[str, str], ScoreRow],
-    ) -> None:
-        self.engine, self.out, self.longest_side, self.kept_range = engine, out, longest_side, kept_range
-        self.workers, self.progress, self.before = workers, progress, before
+    def __init__(self, engine: Engine, out: Path, how: FolderOptions) -> None:
+        self.engine, self.out, self.how = engine, out, how
+        self.before = _read_rows(out / SCORES)
+        self.rows: dict[tuple[str, str], ScoreRow] = {}
         self.made = 0
 
-    def group(self, name: str, folder: Path, paths: Sequence[Path], rows: dict[tuple[str, str], ScoreRow]) -> None:
+    def group(self, name: str, folder: Path, paths: Sequence[Path]) -> None:
         """Bring one group's masks and rows up to date."""
-        few = len(paths) < 16
-        looks = map_images(_check, paths, workers=1 if few else self.workers, if_killed=_killed, local=True)
-        checked = list(looks)
+        workers = 1 if len(paths) < FEW else self.how.workers
+        checked = list(map_images(_check, paths, workers=workers, if_killed=_killed, local=True))
         good = [one for one in checked if one.reason is None]
-        place = {one.path: position for position, one in enumerate(good)}
         members = [f"{printable(one.path.stem)} {one.sha256}" for one in good]
-        group = group_fingerprint(self.engine, members, self.longest_side)
-        for key in [key for key in rows if key[0] == name]:
-            del rows[key]
-        wanted = []
+        group = group_fingerprint(self.engine, members, self.how.longest_side)
+        for key in [key for key in self.rows if key[0] == name]:
+            del self.rows[key]
         for one in checked:
-            key, mask_path = (name, printable(one.path.stem)), folder / f"{one.path.stem}.png"
-            old = self.before.get(key)
             if one.reason is not None:
-                rows[key] = _without_mask(key, one.reason)
-                if is_ours(mask_path):
-                    mask_path.unlink()  # of an image that is no more
-            elif old is not None and old.group == group and old.foreground_ratio is not None and mask_path.is_file():
-                rows[key] = self._row(key, old.confidence or 0.0, old.foreground_ratio, group)
+                self._drop(name, folder, one.path, one.reason)
+        wanted = []
+        for position, one in enumerate(good):
+            key = (name, printable(one.path.stem))
+            old = self.before.get(key)
+            there = (folder / f"{one.path.stem}.png").is_file()
+            if there and old is not None and old.group == group and old.foreground_ratio is not None:
+                self._keep(key, old.confidence or 0.0, old.foreground_ratio, group)
             else:
-                wanted.append(place[one.path])
+                wanted.append(position)
         check_outputs([folder / f"{good[position].path.stem}.png" for position in wanted])
         try:
-            with full_disk_told(name, folder):
-                self._segment(name, folder, good, wanted, group, rows)
+            with full_disk_reported(name, folder):
+                self._segment(name, folder, good, wanted, group)
         except BaseException:
             with suppress(OSError):  # a disk that is full, say: the masks of the last few rows are made again
-                _write_rows(self.out / SCORES, rows.values())
+                self._write_rows()
             raise
 
-    def _segment(
-        self,
-        name: str,
-        folder: Path,
-        good: Sequence[_Checked],
-        wanted: Sequence[int],
-        group: str,
-        rows: dict[tuple[str, str], ScoreRow],
-    ) -> None:
+    def _segment(self, name: str, folder: Path, good: Sequence[_Checked], wanted: Sequence[int], group: str) -> None:
         """Make the masks at the positions ``wanted`` of a group of readable images, and their rows."""
-        description = f"look at {name}" if self.progress else ""
-        shrunk = ImageFiles([one.path for one in good], self.longest_side, description)
-        results = self.engine.segment_group(shrunk, wanted, workers=self.workers) if wanted else iter(())
-        bar = tqdm(results, total=len(wanted), desc=name, unit="image", disable=not (self.progress and wanted))
+        description = f"look at {name}" if self.how.progress else ""
+        shrunk = ImageFiles([one.path for one in good], self.how.longest_side, description)
+        results = self.engine.segment_group(shrunk, wanted, workers=self.how.workers) if wanted else iter(())
+        silent = not (self.how.progress and wanted)
         made = []
-        for position, segmented in bar:
+        for position, segmented in tqdm(results, total=len(wanted), desc=name, unit="image", disable=silent):
             if position in shrunk.unreadable:
                 continue
             one = good[position]
@@ -355,29 +338,34 @@ class _Run:
             with output_path(folder / f"{one.path.stem}.png") as temporary:
                 write_foreground(mask, temporary, band)
             key = (name, printable(one.path.stem))
-            rows[key] = self._row(key, segmented.confidence, foreground_ratio(mask, band), group)
+            self._keep(key, segmented.confidence, foreground_ratio(mask, band), group)
             made.append(key)
             self.made += 1
-            if len(made) % max(SAVE_EVERY, len(rows) // 100) == 0:
-                _write_rows(self.out / SCORES, rows.values())
+            if len(made) % max(SAVE_EVERY, len(self.rows) // 100) == 0:
+                self._write_rows()
         for position in wanted:
-            path = good[position].path
-            key = (name, printable(path.stem))
-            if key not in rows:
+            if (name, printable(good[position].path.stem)) not in self.rows:
                 error = shrunk.unreadable.get(position)
-                rows[key] = _without_mask(key, error.reason if error else NO_MASK)
-                if is_ours(folder / f"{path.stem}.png"):
-                    (folder / f"{path.stem}.png").unlink()
+                self._drop(name, folder, good[position].path, error.reason if error else NO_MASK)
         if shrunk.unreadable:
             # A grey image stood for the lost one: good masks, but the next run makes those of the group without it.
-            rows.update((key, replace(rows[key], group="")) for key in made)
-        _write_rows(self.out / SCORES, rows.values())
+            self.rows.update((key, replace(self.rows[key], group="")) for key in made)
+        self._write_rows()
 
-    def _row(self, key: tuple[str, str], confidence: float, ratio: float, group: str) -> ScoreRow:
+    def _keep(self, key: tuple[str, str], confidence: float, ratio: float, group: str) -> None:
         # Rounded as they are written, so that a run and its resumption decide alike.
         ratio = round(ratio, 4)
-        kept = self.kept_range[0] <= ratio <= self.kept_range[1]
-        return ScoreRow(*key, "ok", round(confidence, 4), ratio, kept, group)
+        kept = self.how.min_foreground <= ratio <= self.how.max_foreground
+        self.rows[key] = ScoreRow(*key, "ok", round(confidence, 4), ratio, kept, group)
+
+    def _drop(self, name: str, folder: Path, path: Path, reason: str) -> None:
+        key = (name, printable(path.stem))
+        self.rows[key] = ScoreRow(*key, reason, None, None, False, "")
+        if is_ours(folder / f"{path.stem}.png"):
+            (folder / f"{path.stem}.png").unlink()  # of an image that is no more
+
+    def _write_rows(self) -> None:
+        _write_rows(self.out / SCORES, self.rows.values())
 
 
 def _check(path: Path) -> _Checked:
@@ -385,18 +373,14 @@ def _check(path: Path) -> _Checked:
         data = path.read_bytes()
         image = decode_image(data, str(path))
     except OSError:
-        return _Checked(path, "", (0, 0), "missing")
+        return _Checked(path, "missing")
     except ImageError as error:
-        return _Checked(path, "", (0, 0), error.reason)
-    return _Checked(path, hashlib.sha256(data).hexdigest(), (image.shape[1], image.shape[0]), None)
+        return _Checked(path, error.reason)
+    return _Checked(path, None, hashlib.sha256(data).hexdigest(), (image.shape[1], image.shape[0]))
 
 
 def _killed(path: Path) -> _Checked:
-    return _Checked(path, "", (0, 0), "killed")
-
-
-def _without_mask(key: tuple[str, str], reason: str) -> ScoreRow:
-    return ScoreRow(*key, reason, None, None, False, "")
+    return _Checked(path, "killed")
 
 
 COLUMNS = ("class", "stem", "status", "confidence", "foreground_ratio", "kept", "group")
@@ -418,6 +402,7 @@ def _read_rows(path: Path) -> dict[tuple[str, str], ScoreRow]:
     if not path.is_file():
         return {}
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), restval="")
+    rows = {}
     try:
         columns = tuple(reader.fieldnames or ())
         if columns != COLUMNS:
@@ -425,21 +410,14 @@ def _read_rows(path: Path) -> dict[tuple[str, str], ScoreRow]:
                 f"{path}: not a score file of this program (columns {columns_told(columns)}). "
                 "Choose another folder for the masks, or move the file away."
             )
-        return {(row.class_name, row.stem): row for row in _parsed(reader)}
+        for line in reader:
+            key = (name_of_cell(line["class"]), name_of_cell(line["stem"]))
+            with suppress(ValueError):  # edited by hand: as if it were not there, the mask is made again
+                confidence, ratio = (
+                    checked.number_of(line[name], name, 0, 1) if line[name] else None
+                    for name in ("confidence", "foreground_ratio")
+                )
+                rows[key] = ScoreRow(*key, line["status"], confidence, ratio, line["kept"] == "yes", line["group"])
     except csv.Error as error:
         raise CosegmentationError(f"{path}: no readable CSV ({error}). Move the file away.") from error
-
-
-def _parsed(reader: Iterable[Mapping[str, str]]) -> Iterator[ScoreRow]:
-    for line in reader:
-        try:
-            confidence, ratio = (
-                checked.number_of(line[name], name, 0, 1) if line[name] else None
-                for name in ("confidence", "foreground_ratio")
-            )
-        except ValueError:
-            continue  # edited by hand: as if it were not there, the mask is made again
-        yield ScoreRow(
-            *(name_of_cell(line["class"]), name_of_cell(line["stem"]), line["status"], confidence, ratio),
-            *(line["kept"] == "yes", line["group"]),
-        )
+    return rows
