@@ -15,9 +15,8 @@ Source:
 import gzip
 import io
 import tarfile
-import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Unpack
@@ -27,15 +26,17 @@ import numpy as np
 from wss_data.errors import ImageError, MaskError, SourceError, TrainingDataError
 from wss_data.errors.names import same_name
 from wss_data.imaging.images import list_images, read_size
-from wss_data.imaging.masks import decode_mask, encode_mask, voc_palette
+from wss_data.imaging.masks import encode_mask
+from wss_data.ledger import Ledger
 from wss_data.reading.tables import lines_of, read_text
 from wss_data.runtime.files import check_outputs, output_path
+from wss_train.checkpoints import read_card
+from wss_train.data import as_table
+from wss_train.labelling import LabelledImage, LabellingOptions, open_labeller
 from wss_train.reports.published import VOC_CLASSES
 
 if TYPE_CHECKING:
-    from wss_data.ledger import Ledger
     from wss_data.store.types import Collection
-    from wss_train.labelling import LabellingOptions
 
 FOLDER = PurePosixPath("results/VOC2012/Segmentation/comp6_test_cls")
 
@@ -55,7 +56,7 @@ class Submission:
 
     path: Path
     images: int
-    ledger: "Ledger"
+    ledger: Ledger
 
     def __str__(self) -> str:
         strict = "yes" if self.ledger.strictly_image_level else "NO"
@@ -78,15 +79,15 @@ def check_classes(classes: Sequence[str], name: str) -> None:
     if tuple(classes) == VOC_CLASSES:
         return
     if sorted(classes) == sorted(VOC_CLASSES):
-        at = next(i for i, (found, wanted) in enumerate(zip(classes, VOC_CLASSES, strict=True)) if found != wanted)
-        found_here = f"has VOC's classes in another order: class {at + 1} is '{classes[at]}', VOC's '{VOC_CLASSES[at]}'"
+        at = next(i for i, name in enumerate(classes) if name != VOC_CLASSES[i])
+        found = f"has VOC's classes in another order: class {at + 1} is '{classes[at]}', VOC's '{VOC_CLASSES[at]}'"
     else:
         lacking = [wanted for wanted in VOC_CLASSES if wanted not in classes]
-        of_them = f", without {', '.join(lacking[:4])}{', ...' if len(lacking) > 4 else ''}" if lacking else ""
-        found_here = f"has {len(classes)} classes{of_them}"
+        without = f", without {', '.join(lacking[:4])}{', ...' if len(lacking) > 4 else ''}" if lacking else ""
+        found = f"has {len(classes)} classes{without}"
     raise TrainingDataError(
-        f"{name} {found_here}. The VOC server wants the twenty classes in VOC's order: "
-        "train with the definition datasets/pascal_voc.yaml."
+        f"{name} {found}. The VOC server wants the twenty classes in VOC's order: train with the definition "
+        "datasets/pascal_voc.yaml."
     )
 
 
@@ -122,79 +123,24 @@ def encode_prediction(mask: np.ndarray, size: tuple[int, int], name: str) -> byt
     return encode_mask(mask)
 
 
-def archive_bytes(predictions: Mapping[str, bytes], ids: Sequence[str]) -> bytes:
-    """The archive as bytes; equal predictions give equal bytes.
+def write_archive(path: Path, predictions: Iterable[tuple[str, bytes]]) -> None:
+    """Write a gzipped tar; equal predictions in equal order give equal bytes.
 
     Args:
-        predictions: Image id -> PNG.
-        ids: The images that the server expects.
-
-    Returns:
-        A gzipped tar.
-
-    Raises:
-        SourceError: If an id has no prediction or stands twice, or there are none.
+        path: The file.
+        predictions: Image id and PNG, one after the other: only one is held.
     """
-    _check_ids(ids, "the list of images")
-    without = [name for name in ids if name not in predictions]
-    if without:
-        raise SourceError(
-            f"{len(without)} of {len(ids)} images have no prediction, the first is {without[0]}. The VOC server scores "
-            "all images of the list or none: find these images and run the command again."
-        )
-    buffer = io.BytesIO()
     # Without the name and the time that gzip writes into its header.
     with (
-        gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0) as packed,
+        path.open("wb") as file,
+        gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
     ):
-        for name in sorted(ids):
+        for name, data in predictions:
             # A TarInfo as it is made has time 0, owner 0 and mode 644.
             entry = tarfile.TarInfo(str(FOLDER / f"{name}.png"))
-            entry.size = len(predictions[name])
-            archive.addfile(entry, io.BytesIO(predictions[name]))
-    return buffer.getvalue()
-
-
-def check_archive(path: Path, sizes: Mapping[str, tuple[int, int]]) -> None:
-    """Read an archive back as the server would, and make sure that it would be accepted.
-
-    Args:
-        path: The archive.
-        sizes: Image id -> (width, height) of the image, pixels.
-
-    Raises:
-        MaskError: If a prediction is missing or too much, is no palette PNG in VOC's colours, or has wrong values or
-            another size.
-    """
-    found = set()
-    try:
-        # First of all, because a tar ends before the checksum that tells a file cut short.
-        data = gzip.decompress(path.read_bytes())
-        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-            for entry in (entry for entry in archive if not entry.isdir()):
-                place, file = PurePosixPath(entry.name), archive.extractfile(entry)
-                if place.parent != FOLDER or place.suffix != ".png" or place.stem not in sizes or file is None:
-                    raise MaskError(
-                        "unexpected",
-                        f"{path}: holds {entry.name}, where {FOLDER}/ID.png with an ID of the list is wanted. Write "
-                        "the archive anew with wss-train voc-submission.",
-                    )
-                _check_picture(file.read(), sizes[place.stem], f"{path}: {entry.name}")
-                found.add(place.stem)
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise MaskError("unreadable", f"{path}: is no whole .tgz ({error}). Write it anew.") from error
-    if without := sorted(sizes.keys() - found):
-        raise MaskError("missing", f"{path}: has no prediction for {len(without)} images, the first is {without[0]}.")
-
-
-def _check_picture(data: bytes, size: tuple[int, int], name: str) -> None:
-    mask = decode_mask(data, name)
-    wanted = len(VOC_CLASSES) + 1
-    if mask.by_colour or mask.palette is None or not np.array_equal(mask.palette[:wanted], voc_palette()[:wanted]):
-        found = "greyscale" if mask.palette is None else "another palette"
-        raise MaskError("palette", f"{name}: a PNG with VOC's palette is wanted, found {found}.")
-    encode_prediction(mask.values, size, name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
 
 
 def read_image_list(path: Path) -> tuple[str, ...]:
@@ -231,17 +177,13 @@ def images_of_list(folder: Path, ids: Sequence[str]) -> dict[str, Path]:
     for path in list_images(folder):
         if (name := same_name(path.stem)) in wanted:
             found.setdefault(wanted[name], []).append(path)
-    without = [name for name in ids if name not in found]
-    if without:
+    if without := [name for name in ids if name not in found]:
         raise SourceError(
             f"{folder}: {len(without)} of {len(ids)} listed images are not there, the first is {without[0]}. "
             "VOC gives its test images in an archive of their own."
         )
-    for name in ids:
-        if len(found[name]) > 1:
-            raise SourceError(
-                f"{found[name][0]} and {found[name][1]} have the same id. Give the folder of one of them."
-            )
+    if twice := [paths for paths in found.values() if len(paths) > 1]:
+        raise SourceError(f"{twice[0][0]} and {twice[0][1]} have the same id. Give the folder of one of them.")
     return {name: found[name][0] for name in ids}
 
 
@@ -251,15 +193,13 @@ def images_of_split(target: "Collection", split: str) -> dict[str, Path]:
     Raises:
         TrainingDataError: If the classes are not VOC's, or no image has the tag.
     """
-    from wss_data.store import example_table
-
     view = target.match_tags(split)
     if not len(view):
         raise TrainingDataError(
             f"dataset '{target.name}' has no image with the tag '{split}'. wss-data import-target brings in the test "
             "images where ImageSets/Segmentation/test.txt and their files are there; or give a folder and --list."
         )
-    table = example_table(view, None, include_dropped=True)
+    table = as_table(view, None, include_dropped=True)
     check_classes(table.classes, f"dataset '{table.source}'")
     return dict(zip(table.ids, map(Path, table.image_paths), strict=True))
 
@@ -268,7 +208,7 @@ def write_submission(
     checkpoint: Path | str,
     images: Mapping[str, Path],
     out: Path | str,
-    **options: "Unpack[LabellingOptions]",
+    **options: Unpack[LabellingOptions],
 ) -> Submission:
     """Predict images and write the archive that the VOC server accepts.
 
@@ -288,30 +228,28 @@ def write_submission(
         MaskError: If a prediction would not be accepted.
         OutputError: If ``out`` is a file that this program did not write, or that was changed since.
     """
-    from wss_train.checkpoints import read_card
-    from wss_train.labelling import open_labeller
-
     out = Path(out)
     if not out.name.endswith((".tgz", ".tar.gz")):
         raise SourceError(f"{out}: the archive is a gzipped tar: name it .tgz or .tar.gz, such as results.tgz.")
     # Before the network is built and an hour is spent.
     check_outputs([out], list(images.values()))
     check_classes(read_card(checkpoint).classes, f"the model {checkpoint}")
-    ids = tuple(images)
+    # In the order of the archive, so that each prediction is written as it comes.
+    ids = sorted(images)
     _check_ids(ids, "the list of images")
     try:
-        sizes = {name: read_size(path) for name, path in images.items()}
+        sizes = [read_size(images[name]) for name in ids]
     except ImageError as error:
         raise SourceError(f"the archive needs a prediction for every image: {error}") from error
 
     labeller = open_labeller(checkpoint, options, VOC_CLASSES)
-    predictions = {}
-    for result in labeller.label([images[name] for name in ids], lambda result: result, "predict"):
+
+    def encoded(result: LabelledImage) -> tuple[str, bytes]:
         if result.mask is None:
             raise SourceError(f"the archive needs a prediction for every image: {result.error}")
         name = ids[result.position]
-        predictions[name] = encode_prediction(result.mask, sizes[name], name)
+        return name, encode_prediction(result.mask, sizes[result.position], name)
+
     with output_path(out) as temporary:
-        temporary.write_bytes(archive_bytes(predictions, ids))
-        check_archive(temporary, sizes)
+        write_archive(temporary, labeller.label([images[name] for name in ids], encoded, "predict"))
     return Submission(out, len(ids), labeller.card.ledger)
