@@ -10,8 +10,8 @@ from wss_data.errors import RecipeError
 from wss_data.imaging.images import read_image
 from wss_data.spec import DatasetSpec, read_spec
 from wss_train.recipes import with_values
-from wss_train.reports.ablation import ROWS, context, paper_row, run_ablation
-from wss_train.reports.published import VOC_CLASSES
+from wss_train.reports.ablation import ROWS, run_ablation
+from wss_train.reports.published import VOC_CLASSES, context, paper_row
 from wss_train.reports.seeds import run_ablation_over_seeds
 
 CLASSES = list(read_spec("drawn").class_names[:2])

@@ -11,7 +11,7 @@ from wss_data.imaging.masks import read_mask, write_mask
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_train.evaluate import Evaluation, evaluate_masks, evaluate_model, score_masks
 from wss_train.metrics import ConfusionMatrix
-from wss_train.reports.ablation import Row, partial_means
+from wss_train.reports.ablation import ROWS, iou_text
 from wss_train.reports.tables import percent
 from wss_train.training import train
 
@@ -64,9 +64,10 @@ def test_a_class_in_neither_truth_nor_prediction_has_no_score_and_does_not_lower
     assert "over 2 of 3 classes (green is in no mask), 1 images" in str(evaluation)
     assert "| **mean of 2** | **100.0** |" in evaluation.to_markdown()
     assert evaluation.to_dict()["mean_over_classes"] == 2
-    assert partial_means((Row("final", "x", "run"),), [{"final": evaluation}]) == [
-        "x: the mean is over 2 of 3 classes (green is in no mask)."
-    ]
+    stages, cells = [row.stage for row in ROWS], ["100.0", "100.0", "100.0", "–"]
+    runs = [dict.fromkeys(stages, evaluation)]
+    table = iou_text("IoU in percent", evaluation.classes, dict.fromkeys(stages, cells), runs)
+    assert "mask generator: the mean is over 2 of 3 classes (green is in no mask)." in table.splitlines()
     assert percent(None) == "–" and percent(0.5634) == "56.3"
 
 

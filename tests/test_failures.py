@@ -6,7 +6,8 @@ from pictures import rectangles
 
 from wss_data.imaging.images import read_image
 from wss_data.imaging.masks import read_mask, write_mask
-from wss_train.reports.failures import Failure, failures_of, write_failures
+from wss_train.reports.failures import Failure, failures_of
+from wss_train.reports.sheets import write_failures
 
 CAT, DOG, VOID = 1, 2, 255
 

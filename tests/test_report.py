@@ -5,7 +5,7 @@ from wss_data.imaging.images import read_image, write_jpeg
 from wss_data.imaging.masks import write_mask
 from wss_data.imaging.pictures import DatasetImage, cut_out, overlay, spread, write_pictures
 from wss_data.spec import FilterSpec
-from wss_train.reports.report import chosen
+from wss_train.reports.sheets import chosen
 
 
 def image_of(share: float | None, name: str = "a", kept: bool = True) -> DatasetImage:

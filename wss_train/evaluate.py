@@ -24,7 +24,7 @@ from wss_data.runtime.threads import in_threads
 from wss_train.data import as_table, check_imported
 from wss_train.labelling import LabelledImage, LabellingOptions, open_labeller
 from wss_train.metrics import ConfusionMatrix
-from wss_train.reports.failures import write_failures
+from wss_train.reports.sheets import write_failures
 from wss_train.reports.tables import markdown_table, percent
 
 if TYPE_CHECKING:

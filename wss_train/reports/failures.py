@@ -6,18 +6,11 @@ Source:
     Shen et al., BMVC 2017, figure 4: objects that always come together merge; extent is wrong.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
-from wss_data.imaging.images import read_image
-from wss_data.imaging.masks import read_mask
-from wss_data.imaging.pictures import Tile, fit, overlay, write_sheet
-from wss_data.records import ExampleTable
-from wss_data.runtime.files import output_path
 from wss_train.metrics import count_pairs
 
 Kind = Literal["merged", "confused", "underestimated", "overestimated"]
@@ -29,8 +22,6 @@ AT_LEAST = 0.5
 
 SMALLEST_OBJECT = 0.01
 """Classes that cover less of an image than this are not looked at: a few pixels are no failure to learn from."""
-
-_BOX = (210, 160)
 
 
 @dataclass(frozen=True)
@@ -63,6 +54,10 @@ def failures_of(truth: np.ndarray, prediction: np.ndarray, ignore_index: int = 2
 
     Returns:
         The costliest first; empty where nothing of note fails.
+
+    >>> truth, prediction = np.array([[1, 1, 1, 0]], np.uint8), np.array([[0, 0, 1, 0]], np.uint8)
+    >>> [(failure.kind, failure.cost) for failure in failures_of(truth, prediction)]
+    [('underestimated', 0.5)]
     """
     pairs = count_pairs(truth, prediction)
     pairs[ignore_index] = 0
@@ -70,60 +65,18 @@ def failures_of(truth: np.ndarray, prediction: np.ndarray, ignore_index: int = 2
         return []
     total, there, found = pairs.sum(), pairs.sum(axis=1), pairs.sum(axis=0)
     smallest = SMALLEST_OBJECT * total
-    failures = []
+    wrong = pairs.copy()
+    np.fill_diagonal(wrong, 0)
+    failures: list[tuple[Kind, int, int, float]] = []
     for wanted in np.flatnonzero(there[1:] >= smallest) + 1:
-        other = int(np.delete(np.arange(256), wanted)[np.delete(pairs[wanted], wanted).argmax()])
-        share = pairs[wanted, other] / there[wanted]
-        if share >= AT_LEAST:
-            kind: Kind = "underestimated" if other == 0 else "merged" if there[other] >= smallest else "confused"
-            failures.append(Failure(kind, int(wanted), other, float(share), float(pairs[wanted, other] / total)))
+        other = int(wrong[wanted].argmax())
+        kind: Kind = "underestimated" if other == 0 else "merged" if there[other] >= smallest else "confused"
+        failures.append((kind, int(wanted), other, wrong[wanted, other] / there[wanted]))
     for predicted in np.flatnonzero(found[1:] >= smallest) + 1:
-        share = pairs[0, predicted] / found[predicted]
-        if share >= AT_LEAST:
-            cost = float(pairs[0, predicted] / total)
-            failures.append(Failure("overestimated", 0, int(predicted), float(share), cost))
-    return sorted(failures, key=lambda failure: -failure.cost)
-
-
-def write_failures(table: ExampleTable, predictions: Path, path: Path, count: int = 4) -> dict[Kind, int]:
-    """Write a sheet with the costliest failures of each kind: the image, its truth, its prediction.
-
-    Args:
-        table: Images with their true masks.
-        predictions: Folder of label masks, ``<id>.png``.
-        path: The PNG file to write.
-        count: Most images shown of a kind.
-
-    Returns:
-        Kind -> number of images in which it happens.
-
-    Source:
-        Shen et al., BMVC 2017, figure 4.
-    """
-    found: dict[Kind, list[tuple[Failure, int]]] = {kind: [] for kind in get_args(Kind)}
-    for position, name in enumerate(table.ids):
-        truth, prediction = read_mask(str(table.mask_paths[position])), read_mask(predictions / f"{name}.png")
-        for kind, members in found.items():
-            of_kind = [f for f in failures_of(truth, prediction, table.ignore_index) if f.kind == kind]
-            if of_kind:
-                members.append((of_kind[0], position))
-    rows = []
-    for kind, members in found.items():
-        worst = sorted(members, key=lambda member: (-member[0].cost, member[1]))[:count]
-        rows += [
-            (f"{kind}\nin {len(members)} of {len(table)} images", _tiles(table, predictions, failure, position))
-            for failure, position in worst
-        ]
-    note = f"The costliest of each kind. Where {AT_LEAST:.0%} of a class's pixels go one wrong way. White is void."
-    with output_path(path) as temporary:
-        write_sheet(temporary, f"Failures on {table.source}", note, rows, ["image", "truth", "prediction"])
-    return {kind: len(members) for kind, members in found.items()}
-
-
-def _tiles(table: ExampleTable, predictions: Path, failure: Failure, position: int) -> Sequence[Tile]:
-    name, image = table.ids[position], read_image(table.image_paths[position])
-    names = ("background", *table.classes)
-    told = f"{names[failure.wanted]} as {names[failure.found]}, {failure.share:.0%}"
-    masks = read_mask(str(table.mask_paths[position])), read_mask(predictions / f"{name}.png")
-    truth, prediction = (fit(overlay(image, mask), _BOX) for mask in masks)
-    return [Tile(fit(image, _BOX), name[:24]), Tile(truth), Tile(prediction, told)]
+        failures.append(("overestimated", 0, int(predicted), pairs[0, predicted] / found[predicted]))
+    kept = [
+        Failure(kind, wanted, other, float(share), float(pairs[wanted, other] / total))
+        for kind, wanted, other, share in failures
+        if share >= AT_LEAST
+    ]
+    return sorted(kept, key=lambda failure: -failure.cost)

@@ -1,6 +1,5 @@
 """The table of ``wss_train.reports.ablation`` over several seeds: one run says little where gains are a point."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wss_data.errors import RecipeError
-from wss_data.runtime.files import check_outputs, output_folder, write_output
+from wss_data.runtime.files import check_outputs, output_folder
+from wss_train.evaluate import Evaluation
 from wss_train.recipes import TrainRecipe, as_recipe
-from wss_train.reports.ablation import ROWS, Ablation, Row, aligned, iou_rows, partial_means, run_ablation
+from wss_train.reports.ablation import ROWS, Ablation, iou_markdown, iou_text, run_ablation, write_tables
+from wss_train.reports.tables import markdown_table
 
 if TYPE_CHECKING:
-    from wss_train.data import Examples
+    from wss_data.store.types import Collection
 
 
 @dataclass(frozen=True)
@@ -31,57 +32,69 @@ class AblationOverSeeds:
 
     @property
     def first(self) -> Ablation:
-        """The first seed's: rows, classes, data and recipe are the same in all, but for the seed."""
+        """The first seed's: classes, data and recipe are the same in all, but for the seed."""
         return next(iter(self.ablations.values()))
 
-    def scores(self, row: Row) -> np.ndarray:
+    def scores(self, stage: str) -> np.ndarray:
         """IoU of one row, by seed: the mean first, then background and each class.
 
         Returns:
             In percent; nan for a class in neither truth nor prediction. Shape (S, C + 2), float64.
         """
-        found = [ablation.evaluations[row.stage] for ablation in self.ablations.values()]
+        found = [ablation.evaluations[stage] for ablation in self.ablations.values()]
         values = [[e.mean_iou, *(np.nan if v is None else v for v in e.per_class().values())] for e in found]
         return 100.0 * np.array(values, np.float64)
 
+    def _cells(self) -> dict[str, list[str]]:
+        """Stage -> mean and standard deviation over the seeds, as text."""
+        return {
+            row.stage: [
+                "–" if np.isnan(mean) else f"{mean:.1f} ± {deviation:.1f}"
+                for mean, deviation in zip(*_mean_and_deviation(self.scores(row.stage)), strict=True)
+            ]
+            for row in ROWS
+        }
+
+    @property
+    def _evaluations(self) -> list[dict[str, Evaluation]]:
+        return [ablation.evaluations for ablation in self.ablations.values()]
+
+    def _named(self, values: np.ndarray) -> dict[str, float | None]:
+        names = ("mean", "background", *self.first.classes)
+        return {n: None if np.isnan(v) else round(float(v), 3) for n, v in zip(names, values, strict=True)}
+
     def __str__(self) -> str:
-        names = ["mean", "background", *self.first.classes]
-        cells = {row.name: _cells(self.scores(row)) for row in ROWS}
         title = f"IoU in percent, mean ± standard deviation over {len(self.ablations)} seeds"
-        runs = [ablation.evaluations for ablation in self.ablations.values()]
-        return "\n".join([title, *aligned(names, cells), *partial_means(ROWS, runs)])
+        return iou_text(title, self.first.classes, self._cells(), self._evaluations)
 
     def to_markdown(self) -> str:
         """The table over all seeds, each seed's means, and what stands behind them, as Markdown."""
-        first = self.first
-        seeds = ", ".join(map(str, self.ablations))
-        lines = [
-            f"# Ablation: {first.counts['web']} to {first.counts['target']}, seeds {seeds}",
-            "",
-            "Intersection over union in percent: mean ± sample standard deviation over the seeds. One confusion matrix "
-            "over the whole split for each seed, void ignored. No choice was made by these scores.",
-            "",
-            *iou_rows(first.classes, {row: _cells(self.scores(row)) for row in ROWS}),
-            *("\n" + line for line in partial_means(ROWS, [a.evaluations for a in self.ablations.values()])),
-        ]
-        lines += ["", "## Each seed", ""]
-        lines += ["| | " + " | ".join(f"seed {seed}" for seed in self.ablations) + " |"]
-        lines += ["|---|" + "---:|" * len(self.ablations)]
-        for row in ROWS:
-            lines.append(f"| {row.name} | " + " | ".join(f"{value:.1f}" for value in self.scores(row)[:, 0]) + " |")
-        lines += ["", "Data, costs, supervision and recipe of each: `seed_N/table.md`.", ""]
-        return "\n".join(lines)
+        counts, seeds = self.first.counts, ", ".join(map(str, self.ablations))
+        means = ([row.name, *(f"{value:.1f}" for value in self.scores(row.stage)[:, 0])] for row in ROWS)
+        return "\n".join(
+            [
+                f"# Ablation: {counts['web']} to {counts['target']}, seeds {seeds}",
+                "",
+                "Intersection over union in percent: mean ± sample standard deviation over the seeds. One confusion "
+                "matrix over the whole split for each seed, void ignored. No choice was made by these scores.",
+                "",
+                *iou_markdown(self.first.classes, self._cells(), self._evaluations),
+                "",
+                "## Each seed",
+                "",
+                *markdown_table(["", *(f"seed {seed}" for seed in self.ablations)], means),
+                "",
+                "Data, costs, supervision and recipe of each: `seed_N/table.md`.",
+                "",
+            ]
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        names = ["mean", "background", *self.first.classes]
         rows = {}
         for row in ROWS:
-            scores = self.scores(row)
-            rows[row.stage] = {
-                "mean": _numbers(names, scores.mean(axis=0)),
-                "standard_deviation": _numbers(names, scores.std(axis=0, ddof=1)),
-            }
+            means, deviations = _mean_and_deviation(self.scores(row.stage))
+            rows[row.stage] = {"mean": self._named(means), "standard_deviation": self._named(deviations)}
         return {
             "unit": "percent",
             "seeds": list(self.ablations),
@@ -90,9 +103,14 @@ class AblationOverSeeds:
         }
 
 
+def _mean_and_deviation(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and sample standard deviation over the seeds: (S, K) -> (K,) each."""
+    return scores.mean(axis=0), scores.std(axis=0, ddof=1)
+
+
 def run_ablation_over_seeds(
-    web: "Examples",
-    target: "Examples",
+    web: "Collection",
+    target: "Collection",
     out: Path | str,
     recipe: TrainRecipe | str = "cpu",
     seeds: Sequence[int] = (0, 1, 2),
@@ -130,20 +148,5 @@ def run_ablation_over_seeds(
             for seed in seeds
         }
         result = AblationOverSeeds(ablations, out)
-        write_output(out / "table.md", result.to_markdown())
-        write_output(out / "ablation.json", json.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n")
+        write_tables(out, result.to_markdown(), result.to_dict())
     return result
-
-
-def _cells(scores: np.ndarray) -> list[str]:
-    means, deviations = scores.mean(axis=0), scores.std(axis=0, ddof=1)
-    return [
-        "–" if np.isnan(mean) else f"{mean:.1f} ± {deviation:.1f}"
-        for mean, deviation in zip(means, deviations, strict=True)
-    ]
-
-
-def _numbers(names: list[str], values: np.ndarray) -> dict[str, float | None]:
-    return {
-        name: None if np.isnan(value) else round(float(value), 3) for name, value in zip(names, values, strict=True)
-    }
