@@ -72,7 +72,7 @@ def read_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         ImageError: If it is no usable image; ``reason`` is one of ``missing``, ``unreadable``, ``truncated``,
             ``too_large``, ``too_small``.
     """
-    return decode_image(_read(path), str(path), max_pixels)
+    return decode_image(image_bytes(path), str(path), max_pixels)
 
 
 def read_at_least(
@@ -94,7 +94,7 @@ def read_at_least(
     Raises:
         ImageError: As ``read_image``.
     """
-    data = _read(path)
+    data = image_bytes(path)
     try:
         return _decode(data, str(path), max_pixels, True, longest_side)
     except ImageError as error:
@@ -154,7 +154,12 @@ def count_pixels(path: Path | str, max_pixels: int = MAX_PIXELS) -> int:
         raise ImageError("missing", f"{path}: the image cannot be opened ({error.strerror}).") from error
 
 
-def _read(path: Path | str) -> bytes:
+def image_bytes(path: Path | str) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        ImageError: With reason ``missing``, if it cannot be opened.
+    """
     try:
         return Path(path).read_bytes()
     except OSError as error:

@@ -9,25 +9,28 @@ What is remembered are digests: neither an address nor a name stays readable.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from wss_data import store
 from wss_data.errors import StoreError
+from wss_data.filtering.duplicates import hash_values, near_pairs
+from wss_data.pipeline import write_dataset_pictures
 from wss_data.reading.addresses import is_web_address
 from wss_data.records import Provenance, stem_of
 from wss_data.retrieval.journal import Entry, Journal, secret_of
 from wss_data.runtime.home import dataset_folder, dataset_owner
+from wss_data.store.provenance import ImageRow, derived_files, image_rows, remove_samples
 
 if TYPE_CHECKING:
-    from wss_data.store.provenance import ImageRow
     from wss_data.store.types import Dataset
 
 Kind = Literal["url", "sha256", "author"]
 
 LOOK_ALIKE = 8
-"""Perceptual hashes that differ in at most so many of 64 bits belong to pictures that look alike."""
+"""Perceptual hashes that differ in at most so many of 64 bits belong to images that look alike."""
 
 REASON = "forgotten on request"
 """What the journal says of it; nothing of the request itself."""
@@ -67,34 +70,27 @@ class ForgetReport:
         return not (self.images or self.files or self.results)
 
     def __str__(self) -> str:
-        would = "would be " if self.dry_run else ""
         thing = {"url": "address", "sha256": "digest", "author": "author"}[self.kind]
+        is_now = "would be" if self.dry_run else "is"
         lines = [
             f"{len(self.images):,} images, {len(self.files):,} files and {self.results:,} entries of the journal "
-            f"{would}removed from '{self.dataset_name}'."
-        ]
-        if self.is_empty:
-            lines.append(f"Nothing there has this {thing}. Is it written as the source writes it?")
-        lines += [f"  {image}" for image in self.images]
-        is_now = "would be" if self.dry_run else "is"
-        lines.append(f"The {thing} {is_now} remembered as a digest, never to be fetched for this dataset again.")
-        if self.look_alikes:
-            lines.append(
-                f"{len(self.look_alikes):,} images that look alike stay; look at them, and forget them by their "
-                f"sha256 if they are the same: {', '.join(self.look_alikes)}"
-            )
-        if self.own_files:
-            lines.append(f"Files of your own stay, delete them yourself: {', '.join(self.own_files)}")
-        if self.images:
-            lines.append(
-                f"The next build co-segments {', '.join(self.classes)} again: the masks of the others were made "
-                "with the help of these images."
-            )
-        lines.append(
+            f"{'would be ' if self.dry_run else ''}removed from '{self.dataset_name}'.",
+            f"Nothing there has this {thing}. Is it written as the source writes it?" if self.is_empty else "",
+            *(f"  {image}" for image in self.images),
+            f"The {thing} {is_now} remembered as a digest, never to be fetched for this dataset again.",
+            f"{len(self.look_alikes):,} images that look alike stay; look at them, and forget them by their sha256 if "
+            f"they are the same: {', '.join(self.look_alikes)}"
+            if self.look_alikes
+            else "",
+            f"Files of your own stay, delete them yourself: {', '.join(self.own_files)}" if self.own_files else "",
+            f"The next build co-segments {', '.join(self.classes)} again: the masks of the others were made with the "
+            "help of these images."
+            if self.images
+            else "",
             "What this cannot undo: models that were trained with them; exports, manifests and lists of authors that "
-            "were written before; embeddings computed in FiftyOne; backups of the database; other datasets."
-        )
-        return "\n".join(lines)
+            "were written before; embeddings computed in FiftyOne; backups of the database; other datasets.",
+        ]
+        return "\n".join(filter(None, lines))
 
 
 def forget(dataset: "Dataset", what: str, dry_run: bool = False) -> ForgetReport:
@@ -105,7 +101,7 @@ def forget(dataset: "Dataset", what: str, dry_run: bool = False) -> ForgetReport
     Args:
         dataset: A web dataset.
         what: Address of an image or of its page, sha256 of the original bytes, or an author's name or page.
-        dry_run: Whether to tell only.
+        dry_run: Whether to report only.
 
     Returns:
         What was removed.
@@ -113,8 +109,6 @@ def forget(dataset: "Dataset", what: str, dry_run: bool = False) -> ForgetReport
     Raises:
         StoreError: If it is no web dataset, a build of it is running, or ``what`` is empty.
     """
-    from wss_data.store.provenance import derived_files, image_rows
-
     what = what.strip()
     if not what:
         raise StoreError("nothing was given to forget; wanted is an address, a sha256, or an author's name.")
@@ -123,41 +117,36 @@ def forget(dataset: "Dataset", what: str, dry_run: bool = False) -> ForgetReport
     with dataset_owner(dataset.name), Journal(folder / "journal.sqlite") as journal:
         entries = list(journal.entries())
         kind = _kind(what, _provenances(rows, entries))
-        digests = {row.sha256 for row in rows if _matches(kind, what, row.sha256, row.provenance)}
-        digests |= {e.sha256 for e in entries if e.sha256 and _matches(kind, what, e.sha256, e.provenance)}
+        known = [(row.sha256, row.provenance) for row in rows] + [(e.sha256, e.provenance) for e in entries if e.sha256]
+        digests = {sha256 for sha256, at in known if _matches(kind, what, sha256, at)}
         # The same bytes under another address or in another class are the same image.
-        gone = [row for row in rows if row.sha256 in digests]
-        erased: list[Entry] = []
-        left: list[Entry] = []
-        for e in entries:
-            found = e.sha256 in digests or _matches(kind, what, e.sha256, e.provenance)
-            (erased if found else left).append(e)
-        stay = [row for row in rows if row.sha256 not in digests]
-        files = sorted(
-            {
-                *_inside(folder, [*derived_files(dataset, [row.sample_id for row in gone])]),
-                *_inside(folder, [Path(row.path) for row in gone]),
-                *_named_by(folder, digests),
-            }
-        )
+        gone, stay = ([row for row in rows if (row.sha256 in digests) is wanted] for wanted in (True, False))
+        erased = [e for e in entries if e.sha256 in digests or _matches(kind, what, e.sha256, e.provenance)]
+        ids = [row.sample_id for row in gone]
+        stems = {stem_of(digest) for digest in digests}
+        # Those of the dataset's folder that are named by a digest, without a record too.
+        named = (path for path in folder.rglob("*") if path.stem in stems) if stems else ()
+        paths = {*derived_files(dataset, ids), *(Path(row.path) for row in gone), *named}
+        files = sorted(path for path in paths if _is_inside(path, folder))
         report = ForgetReport(
             dataset_name=dataset.name,
             kind=kind,
-            images=tuple(_name(row) for row in gone),
+            images=tuple(map(_name, gone)),
             files=tuple(files),
             results=len(erased),
             own_files=tuple(sorted(_own_files(_provenances(gone, erased)))),
-            look_alikes=tuple(_name(row) for row in _look_alikes(stay, gone)),
+            look_alikes=tuple(map(_name, _look_alikes(stay, gone))),
             classes=tuple(dict.fromkeys(row.class_name for row in gone)),
             dry_run=dry_run,
         )
         if not dry_run:
-            pages = [at.page_url for at in _provenances(stay, left) if at.page_url]
-            _remember(journal, kind, what, digests, _provenances(gone, erased), pages)
+            keys = {e.key for e in erased}
+            left = [e for e in entries if e.key not in keys]
+            _remember(journal, kind, what, digests, _provenances(gone, erased), _provenances(stay, left))
             for path in files:
                 path.unlink(missing_ok=True)
             journal.erase(erased)
-            _remove_records(dataset, journal, folder / "pictures", [row.sample_id for row in gone])
+            _remove_records(dataset, journal, folder / "pictures", ids)
     return report
 
 
@@ -186,11 +175,15 @@ def _same_address(one: str, other: str) -> bool:
 
 
 def _bare(url: str) -> str:
-    """An address without what does not matter for which picture it names."""
+    """An address without what does not matter for which image it names.
+
+    >>> _bare("https://www.pictures.example/Photo/1/#top")
+    'pictures.example/photo/1'
+    """
     return re.sub(r"^https?://(www\.)?", "", url.strip().casefold().partition("#")[0]).rstrip("/")
 
 
-def _provenances(rows: Sequence["ImageRow"], entries: Sequence[Entry]) -> list[Provenance]:
+def _provenances(rows: Sequence[ImageRow], entries: Sequence[Entry]) -> list[Provenance]:
     return [row.provenance for row in rows] + [e.provenance for e in entries if e.provenance]
 
 
@@ -199,32 +192,26 @@ def _remember(
     kind: Kind,
     what: str,
     digests: set[str],
-    provenances: Sequence[Provenance],
-    other_pages: Sequence[str],
+    gone: Sequence[Provenance],
+    others: Sequence[Provenance],
 ) -> None:
     """Put everything by which the images could come back on the list of what is never fetched."""
-    urls = {at.image_url for at in provenances}
-    # A photo's page names it in all sizes; a page that shows other pictures, too, must not take them along.
-    shared = {_bare(url) for url in other_pages}
-    urls |= {at.page_url for at in provenances if at.page_url and _bare(at.page_url) not in shared}
-    if kind == "url":
-        urls.add(what)
-    for url in sorted(url for url in urls if url):
-        journal.remember_forgotten("url", secret_of(url), REASON)
-    for sha256 in sorted(digests | ({what.lower()} if kind == "sha256" else set())):
-        journal.remember_forgotten("sha256", sha256, REASON)
+    # A photo's page names it in all sizes; a page that shows other images, too, must not take them along.
+    shared = {_bare(at.page_url) for at in others if at.page_url}
+    urls = {at.image_url for at in gone if at.image_url} | ({what} if kind == "url" else set())
+    urls |= {at.page_url for at in gone if at.page_url and _bare(at.page_url) not in shared}
+    authors: set[str] = set()
     if kind == "author":
-        own = [at for at in provenances if _matches(kind, what, None, at)]
-        for name in sorted({what, *(at.author_url for at in own if at.author_url)}):
-            journal.remember_forgotten("author", secret_of(name), REASON)
+        authors = {what, *(at.author_url for at in gone if at.author_url and _matches(kind, what, None, at))}
+    secrets = [("url", secret_of(url)) for url in sorted(urls)]
+    secrets += [("sha256", sha256) for sha256 in sorted(digests | ({what.lower()} if kind == "sha256" else set()))]
+    secrets += [("author", secret_of(name)) for name in sorted(authors)]
+    for remembered, secret in secrets:
+        journal.remember_forgotten(remembered, secret, REASON)
 
 
 def _remove_records(dataset: "Dataset", journal: Journal, pictures: Path, sample_ids: Sequence[str]) -> None:
     """Take the records out, and make anew what shows all images."""
-    from wss_data import store
-    from wss_data.pipeline import write_dataset_pictures
-    from wss_data.store.provenance import remove_samples
-
     if sample_ids:
         for path in pictures.glob("*"):
             if path.is_file():
@@ -237,16 +224,9 @@ def _remove_records(dataset: "Dataset", journal: Journal, pictures: Path, sample
         write_dataset_pictures(dataset, pictures)
 
 
-def _inside(folder: Path, paths: Iterable[Path]) -> Iterator[Path]:
-    """Those of the paths that lie in the dataset's own folder; nothing else may ever be removed."""
-    root = folder.resolve()
-    return (path for path in paths if path.resolve().is_relative_to(root) and path.is_file())
-
-
-def _named_by(folder: Path, digests: set[str]) -> Iterator[Path]:
-    """Files of the dataset's folder that are named by one of the digests, those without a record included."""
-    stems = {stem_of(digest) for digest in digests}
-    return _inside(folder, (path for path in folder.rglob("*") if path.stem in stems)) if stems else iter(())
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Whether a file lies in the dataset's own folder; nothing else may ever be removed."""
+    return path.resolve().is_relative_to(folder.resolve()) and path.is_file()
 
 
 def _own_files(provenances: Iterable[Provenance]) -> set[str]:
@@ -258,14 +238,11 @@ def _own_files(provenances: Iterable[Provenance]) -> set[str]:
     }
 
 
-def _look_alikes(rows: Sequence["ImageRow"], gone: Sequence["ImageRow"]) -> list["ImageRow"]:
-    # OpenCV stands behind it: loaded when images are compared, not by the command line's help.
-    from wss_data.filtering.duplicates import hash_values, near_pairs
-
+def _look_alikes(rows: Sequence[ImageRow], gone: Sequence[ImageRow]) -> list[ImageRow]:
     known, forgotten = ([row for row in part if row.phash] for part in (rows, gone))
     hashes, against = (hash_values([row.phash or "" for row in part]) for part in (known, forgotten))
     return [known[i] for i in sorted(set(near_pairs(hashes, LOOK_ALIKE, against).first.tolist()))]
 
 
-def _name(row: "ImageRow") -> str:
+def _name(row: ImageRow) -> str:
     return f"{row.class_name}/{Path(row.path).stem}"

@@ -48,14 +48,8 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class ExportedImage:
-    """One image of an export.
-
-    Args:
-        listed: What the manifest says of it.
-        record: What will be stored of it.
-        path: Its file.
-        mask: Its label mask, a palette PNG; ``None`` without one.
-        facts: What the table of masks says: ``confidence``, ``foreground_ratio``, ``quality``.
+    """One image of an export: what the manifest says of it, what will be stored, its files, and what the table of masks
+    says of its mask (``confidence``, ``foreground_ratio``, ``quality``).
     """
 
     listed: ManifestImage

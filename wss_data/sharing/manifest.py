@@ -128,11 +128,10 @@ class Manifest:
     @property
     def unknown_told(self) -> str | None:
         """One line about the fields that were not read, or ``None``."""
-        if not self.unknown:
+        names = [f"{name} (line {line:,})" for name, line in self.unknown.items()]
+        if not names:
             return None
-        first = [f"{name} (line {line:,})" for name, line in list(self.unknown.items())[:_SHOWN]]
-        more = f" and {len(self.unknown) - _SHOWN} more" if len(self.unknown) > _SHOWN else ""
-        return f"Not read, because this version of wss does not know these fields: {', '.join(first)}{more}."
+        return f"Not read, because this version of wss does not know these fields: {_first(names, ', ')}."
 
     def of_class(self, name: str) -> list[ManifestImage]:
         """The images of one class."""
@@ -142,9 +141,8 @@ class Manifest:
         """Log that missing masks are made by the usual engine, where an external program had made the others."""
         if self.program is not None:
             LOGGER.warning(
-                "%s: its masks were made by a program (method '%s'), which is not run here. Masks that are missing are "
-                "made by the method '%s'.",
-                *(self.spec.name, self.program, self.spec.cosegmentation.method),
+                f"{self.spec.name}: its masks were made by a program (method '{self.program}'), which is not run here. "
+                f"Masks that are missing are made by the method '{self.spec.cosegmentation.method}'."
             )
 
 
@@ -376,8 +374,7 @@ def read_manifest(path: Path | str, masks: bool = True) -> Manifest:
     except ValueError as error:
         raise SourceError(f"{path}, line 1: {error}. Is it a manifest of `wss-data manifest`?") from error
     if wrong:
-        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-        raise SourceError(f"{path}: {len(wrong)} bad lines. {'; '.join(wrong[:_SHOWN])}{more}. Nothing was built.")
+        raise SourceError(f"{path}: {len(wrong)} bad lines. {_first(wrong, '; ')}. Nothing was built.")
     if len(images) != expected:
         raise SourceError(
             f"{path}: {len(images):,} images are listed, the first line promises {expected:,}. "
@@ -386,6 +383,12 @@ def read_manifest(path: Path | str, masks: bool = True) -> Manifest:
     order = {name: position for position, name in enumerate(manifest.classes)}
     listed = sorted(images.values(), key=lambda image: (order[image.class_name], image.sha256))
     return replace(manifest, images=tuple(listed), unknown=unknown)
+
+
+def _first(texts: Sequence[str], between: str) -> str:
+    """The first texts, and how many more there are."""
+    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return f"{between.join(texts[:_SHOWN])}{more}"
 
 
 def _opened(path: Path) -> IO[bytes]:

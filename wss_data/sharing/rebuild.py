@@ -48,14 +48,7 @@ _COLUMNS = ("class", "source", "source_id", "image_url", "sha256", "state", "rea
 
 @dataclass(frozen=True)
 class RebuiltImage:
-    """What became of one image of a manifest.
-
-    Args:
-        image: As it was published.
-        state: One of ``STATES``.
-        reason: Why, as a slug: ``gone``, ``timeout``, ``re-encoded``, ...
-        detail: Why, as a sentence.
-    """
+    """What became of one image of a manifest, and why: as a slug (``gone``, ``timeout``) and as a sentence."""
 
     image: ManifestImage
     state: State

@@ -45,14 +45,12 @@ class Sbd:
     """SBD, or what is left of it, as found on disk.
 
     Args:
-        folder: Where it is.
         lists: Name of each list, as in ``USUAL_SIZES`` where it is one of these -> its images, in order.
         label_files: Image -> its .mat file; ``None`` where there is no folder of them.
         images: Image -> file, for SBD's own copies of the images.
         notes: What of the lists was passed over, as sentences.
     """
 
-    folder: Path
     lists: Mapping[str, tuple[str, ...]]
     label_files: Mapping[str, Path] | None = None
     images: Mapping[str, Path] = field(default_factory=dict)
@@ -128,7 +126,7 @@ def find_sbd(path: Path, known: Container[str] = ()) -> Sbd:
         SourceError: If it is none of these.
     """
     if path.is_file():
-        return _with_lists(path.parent, {path.name: path}, known)
+        return _with_lists({path.name: path}, known)
     if not path.is_dir():
         raise SourceError(f"{path}: there is no such folder of SBD.")
     for folder in (path / layout for layout in _RELEASES):
@@ -136,7 +134,7 @@ def find_sbd(path: Path, known: Container[str] = ()) -> Sbd:
             return _release(folder, known)
     for folder in (path / "SegmentationClassAug", path):  # the second last: one stray picture would be a list of one
         if names := _stems(folder, (".png",)):
-            return Sbd(folder, {"SBD masks": tuple(sorted(names))})
+            return Sbd({"SBD masks": tuple(sorted(names))})
     inside = ", ".join(sorted(entry.name for entry in path.iterdir())[:6]) or "nothing"
     raise SourceError(
         f"{path}: no folder cls with SBD's .mat files, nor masks named by image. Found: {inside}. Unpack SBD's "
@@ -144,20 +142,20 @@ def find_sbd(path: Path, known: Container[str] = ()) -> Sbd:
     )
 
 
-def _with_lists(folder: Path, paths: Mapping[str, Path], known: Container[str]) -> Sbd:
+def _with_lists(paths: Mapping[str, Path], known: Container[str]) -> Sbd:
     lists = {name: read_list(path, known) for name, path in paths.items()}
     notes = [note for found in lists.values() for note in found.notes]
-    return Sbd(folder, {name: found.names for name, found in lists.items()}, notes=tuple(notes))
+    return Sbd({name: found.names for name, found in lists.items()}, notes=tuple(notes))
 
 
 def _release(folder: Path, known: Container[str]) -> Sbd:
     names = _stems(folder / "cls", (".mat",))
     paths = {f"SBD {split}": folder / f"{split}.txt" for split in ("train", "val")}
     if all(path.is_file() for path in paths.values()):
-        found = _with_lists(folder, paths, known)
+        found = _with_lists(paths, known)
     elif names:
         # One list without the other would miss thousands of images.
-        found = Sbd(folder, {"SBD cls": tuple(sorted(names))})
+        found = Sbd({"SBD cls": tuple(sorted(names))})
     else:
         raise SourceError(f"{folder}: no list train.txt and val.txt, and no .mat file in cls. Unpack SBD again.")
     return replace(found, label_files=names, images=_stems(folder / "img", SUFFIXES))

@@ -12,14 +12,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 from PIL import Image
 from pydantic import Field
 
 from wss_data.errors import ImageError, MaskError, SourceError, SpecError
-from wss_data.imaging.images import SUFFIXES, decode_image, unseen_turn
+from wss_data.imaging.images import SUFFIXES, decode_image, image_bytes, unseen_turn
 from wss_data.imaging.masks import (
     FILE_REASONS,
     IGNORE_INDEX,
@@ -92,6 +92,9 @@ class DrawnOptions:
     seed: Annotated[int, Field(ge=0, description="Another seed draws other images.")] = 1
 
 
+_Options = TypeVar("_Options", VocOptions, DrawnOptions)
+
+
 @dataclass(frozen=True)
 class TargetRecord:
     """One image of a target dataset, as the lists and labels describe it.
@@ -99,7 +102,7 @@ class TargetRecord:
     Args:
         id: Its name in the lists, such as ``2007_000528``.
         image_path: Its file.
-        split: ``train``, ``val`` or ``test``.
+        split: The list that it stands on.
         labels: The definition's classes that it shows, in order of their index; of ``test`` none is known.
         mask_path: Its mask, on ``val`` only.
         labels_from: Where the labels came from: ``table``, ``annotation`` (VOC's), ``sbd`` (its list of classes
@@ -341,8 +344,12 @@ def voc_options(spec: DatasetSpec) -> VocOptions:
     Raises:
         SpecError: If one is unknown or cannot be.
     """
+    return _options(VocOptions, spec) if spec.target and spec.target.layout == "voc" else VocOptions()
+
+
+def _options(kind: type[_Options], spec: DatasetSpec) -> _Options:
     try:
-        return VocOptions(**(spec.target.options if spec.target and spec.target.layout == "voc" else {}))
+        return kind(**(spec.target.options if spec.target else {}))
     except SpecError as error:
         raise SpecError(f"definition '{spec.name}': {error}") from None
 
@@ -504,7 +511,7 @@ def check_target(record: TargetRecord, spec: DatasetSpec, mask_folder: Path) -> 
     """
     image = TargetImage(record, None, "", "")
     try:
-        data = _read(record.image_path)
+        data = image_bytes(record.image_path)
         image = replace(image, sha256=hashlib.sha256(data).hexdigest())
         pixels = decode_image(data, str(record.image_path))
         size = (pixels.shape[1], pixels.shape[0])
@@ -526,13 +533,6 @@ def check_target(record: TargetRecord, spec: DatasetSpec, mask_folder: Path) -> 
         return replace(image, dropped=error.reason, detail=str(error))
     except MaskError as error:
         return replace(image, dropped=f"mask_{error.reason}", detail=str(error))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError("missing", f"{path}: the image cannot be opened ({error.strerror}).") from error
 
 
 def source_fingerprint(layout: TargetLayout, spec: DatasetSpec) -> str:
@@ -567,29 +567,20 @@ def check_targets(
 def without_copies(images: Sequence[TargetImage]) -> list[TargetImage]:
     """The images, those of train dropped whose bytes stand in val or test under another name."""
     scored_on = {image.sha256: image.record for image in images if image.record.split != "train" and image.sha256}
-    kept = []
-    for image in images:
-        if image.record.split == "train" and (copy := scored_on.get(image.sha256)):
-            detail = f"{image.record.id}: the same file as {copy.id} of {copy.split}."
-            image = replace(image, dropped="leak", detail=detail)
-        kept.append(image)
-    return kept
+    return [
+        replace(image, dropped="leak", detail=f"{image.record.id}: the same file as {copy.id} of {copy.split}.")
+        if image.record.split == "train" and (copy := scored_on.get(image.sha256))
+        else image
+        for image in images
+    ]
 
 
 def write_drawn(spec: DatasetSpec, folder: Path) -> None:
-    """Write the drawn target dataset of a definition, unless it is there already.
-
-    Args:
-        spec: A definition whose target has the layout ``drawn``; its options ``train`` and ``val`` are numbers of
-            images, ``seed`` makes it another one.
-        folder: Receives the layout of VOC.
+    """Write the drawn target dataset of a definition in the layout of VOC, unless it is there already.
 
     Raises:
-        SpecError: If an option is unknown or no whole number.
+        SpecError: If an option of the target is unknown or cannot be.
         SourceError: If a class cannot be drawn.
     """
-    try:
-        options = DrawnOptions(**(spec.target.options if spec.target else {}))
-    except SpecError as error:
-        raise SpecError(f"definition '{spec.name}': {error}") from None
+    options = _options(DrawnOptions, spec)
     write_drawn_target(folder, spec.class_names, options.train, options.val, options.seed)
