@@ -277,10 +277,10 @@ def test_a_server_that_went_away_is_told_in_one_line_and_another_error_is_left_a
     reason = "db.example.org:27017: [Errno 111] Connection refused (configured timeouts: socketTimeoutMS: 20000.0ms)"
     with (
         pytest.raises(StoreError, match=r"does not answer any more \(.*: .* refused\)\. What was"),
-        database.loss_told(),
+        database.loss_reported(),
     ):
         raise ServerSelectionTimeoutError(f"{reason}, Timeout: 5.0s, Topology Description: <...>")
-    with pytest.raises(KeyError), database.loss_told():
+    with pytest.raises(KeyError), database.loss_reported():
         raise KeyError("a mistake of ours")
 
 

@@ -67,12 +67,12 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from builders import definition, record
 from wss_data import store
-from wss_data.runtime.database import loss_told
+from wss_data.runtime.database import loss_reported
 dataset = store.create_or_open(definition("crash"), "web")
 store.add_records(dataset, [record("crash", "cat", digit) for digit in "123456789"])
 os.kill(json.loads(Path(os.environ["WSS_DATABASE_DIR"], "address.json").read_text())["mongod"], signal.SIGKILL)
 try:
-    with loss_told():
+    with loss_reported():
         store.group_members(dataset, "cat")
 except Exception as error:
     print(type(error).__name__, error)

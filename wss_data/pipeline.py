@@ -26,7 +26,7 @@ from wss_data.retrieval.retrieve import BATCH, Manner, remove_unrecorded, retrie
 from wss_data.retrieval.sources import make_source
 from wss_data.retrieval.sources.base import Source
 from wss_data.retrieval.sources.folder import FolderSource
-from wss_data.runtime.database import loss_told
+from wss_data.runtime.database import loss_reported
 from wss_data.runtime.files import expanded, remove_unfinished
 from wss_data.runtime.home import dataset_folder, dataset_owner
 from wss_data.spec import CosegmentationSpec, DatasetSpec, SourceSpec, read_spec
@@ -81,7 +81,7 @@ class BuildOptions:
     before_masks: Callable[["Dataset"], object] | None = None
 
 
-@loss_told()
+@loss_reported()
 def build(spec: DatasetSpec | str | Path, images: str | Path | None = None, **options: Any) -> "Dataset":
     """Build the web dataset of a definition, or go on where an earlier build stopped.
 
@@ -182,7 +182,7 @@ def screen_dataset(dataset: "Dataset", spec: DatasetSpec, placeholders: frozense
     Args:
         dataset: A web dataset.
         spec: Its definition.
-        placeholders: Digests of pictures that say that there is none.
+        placeholders: Digests of placeholders: images that say that there is none.
 
     Returns:
         What was found.
@@ -220,7 +220,7 @@ def without_mask(dataset: "Dataset") -> int:
 
 
 def write_dataset_pictures(dataset: "Dataset", folder: Path) -> None:
-    """Write the pictures of a web dataset, its masks and its foreground shares, into a folder."""
+    """Write the pictures of a web dataset, its masks and its foreground ratios, into a folder."""
     write_pictures(picture_rows(dataset), folder, store.applied_filters(dataset))
 
 
@@ -309,7 +309,7 @@ def cosegment(
     return made
 
 
-@loss_told()
+@loss_reported()
 def cosegment_again(
     dataset: "Dataset",
     method: str | None = None,

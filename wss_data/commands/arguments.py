@@ -200,7 +200,7 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--address",
         metavar="HOST:PORT",
-        help="scheduler of the cluster, with --executor dask; --workers is then the cluster's affair "
+        help="scheduler of the cluster, with --executor dask; --workers is then decided by the cluster "
         "(default: start N workers on this machine)",
     )
 
@@ -246,12 +246,12 @@ def add_filter(parser: argparse.ArgumentParser) -> None:
         type=share,
         default=0.2,
         metavar="RATIO",
-        help="smallest foreground share kept, 0 to 1 (default: 0.2, as in the paper)",
+        help="smallest foreground fraction kept, 0 to 1 (default: 0.2, as in the paper)",
     )
     parser.add_argument(
         "--max-foreground",
         type=share,
         default=0.8,
         metavar="RATIO",
-        help="largest foreground share kept, 0 to 1 (default: 0.8, as in the paper)",
+        help="largest foreground fraction kept, 0 to 1 (default: 0.8, as in the paper)",
     )

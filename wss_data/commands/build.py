@@ -51,7 +51,7 @@ def _add_build(commands: Commands) -> None:
     add.add_argument(
         "--strict",
         action="store_true",
-        help="stop when a source has no key or does not answer; otherwise it is told and left out while others remain",
+        help="stop when a source has no key or does not answer; else it is reported and left out while others remain",
     )
     add_programs(add)
     add_cluster(add)

@@ -26,7 +26,7 @@ def _add_filter(commands: Commands) -> None:
         "filter",
         _filter,
         """\
-        Keep the images whose co-segmentation mask covers a plausible share of the frame.
+        Keep the images whose co-segmentation mask covers a plausible fraction of the frame.
         Nothing is deleted: the others stay, tagged with the reason. A person's verdict wins.""",
         "wss-data filter voc-animals --min-foreground 0.2 --max-foreground 0.8 --dry-run",
     )

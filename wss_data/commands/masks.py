@@ -206,7 +206,7 @@ def _add_score(commands: Commands) -> None:
         "score",
         _score,
         """\
-        Compare masks with true masks: precision P (share of pixels right) and Jaccard J of the foreground.
+        Compare masks with true masks: pixel accuracy P (fraction of pixels right) and Jaccard J of the foreground.
         Per class and mean over classes, over all images and over those that the filter keeps.""",
         "wss-data score masks truth",
     )

@@ -11,7 +11,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from wss_data.errors import WssError
 from wss_data.errors.text import CleanStream, visible
 from wss_data.runtime import interrupts
-from wss_data.runtime.database import loss_told
+from wss_data.runtime.database import loss_reported
 
 
 def run(
@@ -42,7 +42,7 @@ def _run(
     try:
         interrupts.interrupt_me()
         options = parser.parse_args(arguments)
-        with loss_told():
+        with loss_reported():
             check(options)
             return options.command(options)
     except KeyboardInterrupt:

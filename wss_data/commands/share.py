@@ -28,7 +28,7 @@ def _add_manifest(commands: Commands) -> None:
         "manifest",
         _manifest,
         """\
-        Write a manifest: all that others need to build the dataset again, without a picture in it.
+        Write a manifest: all that others need to build the dataset again, without an image in it.
         One line an image: address, sha256 of the original, perceptual hash, licence, attribution.""",
         "wss-data manifest pascal-voc --out pascal-voc.jsonl.gz",
     )
@@ -48,13 +48,13 @@ def _add_rebuild(commands: Commands) -> None:
         "rebuild",
         _rebuild,
         """\
-        Build a dataset again from its manifest, and report what became of each picture:
+        Build a dataset again from its manifest, and report what became of each image:
         alive, changed, dead, placeholder, opted out, failed. Goes on where it stopped.""",
         "wss-data rebuild pascal-voc.jsonl.gz --name pascal-voc-again",
     )
     add.add_argument("manifest", metavar="MANIFEST", type=Path, help="file that `wss-data manifest` wrote")
     add.add_argument("--name", help="name of the dataset (default: as in the manifest)")
-    add.add_argument("--report", metavar="CSV", type=Path, help="write what became of each picture to this file")
+    add.add_argument("--report", metavar="CSV", type=Path, help="write what became of each image to this file")
     add_workers(add)
 
 
@@ -96,7 +96,7 @@ def _add_forget(commands: Commands) -> None:
         _forget,
         """\
         Remove images for good, with everything derived from them, and never fetch them again.
-        WHAT is the address of a picture or its page, the sha256 of its original, or an author.""",
+        WHAT is the address of an image or its page, the sha256 of its original, or an author.""",
         "wss-data forget pascal-voc https://example.org/photo.jpg --dry-run",
     )
     add_dataset(add)

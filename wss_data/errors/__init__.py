@@ -13,7 +13,7 @@
     ├── WorkerError         worker processes or a cluster are not to be had, or an item kills them
     ├── StoreError          the dataset or its database is not as asked
     │   └── BusyError           ... now, since another process works on it; run folders and other outputs, too
-    ├── OutputError         a file or folder of somebody else stands where a result shall go
+    ├── OutputError         a file or folder of somebody else stands where a result should go
     ├── RecipeError         a training recipe is wrong
     ├── TrainingDataError   a dataset cannot teach (no kept image, labels missing)
     └── CheckpointError     a checkpoint is truncated, foreign or for other classes
@@ -146,7 +146,7 @@ class BusyError(StoreError):
 
 
 class OutputError(WssError):
-    """Something that this program did not write stands where a result shall go."""
+    """Something that this program did not write stands where a result should go."""
 
 
 class RecipeError(WssError):

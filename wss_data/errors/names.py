@@ -56,5 +56,5 @@ def is_of_tool(folder: str) -> bool:
 
 
 def is_hidden(file: str) -> bool:
-    """Whether a file of that name is hidden, or one that Windows puts into folders of pictures."""
+    """Whether a file of that name is hidden, or one that Windows puts into folders of images."""
     return file.startswith(".") or file.casefold() in _TOOL_FILES

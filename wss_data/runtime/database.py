@@ -99,7 +99,7 @@ def private_settings(uri: str) -> dict[str, str | bool]:
         "database_uri": uri,
         "database_name": "fiftyone",
         "database_admin": True,
-        # Otherwise it tells at every start that it would like a newer MongoDB than the one it came with.
+        # Otherwise it says at every start that it would like a newer MongoDB than the one it came with.
         "database_validation": False,
         "do_not_track": True,
         "default_dataset_dir": str(folder / "datasets"),
@@ -148,7 +148,7 @@ def leave(folder: Path) -> None:
 
 
 @contextmanager
-def loss_told() -> Iterator[None]:
+def loss_reported() -> Iterator[None]:
     """Turn what the database's driver raises into a sentence for the user; a decorator, too.
 
     Raises:
@@ -176,7 +176,7 @@ def stay(check: Callable[[], None] = lambda: None) -> None:
     while True:
         for folder, (uri, _) in _joined.items():
             if not _is_there(folder, uri):
-                raise StoreError(_end_told(folder))
+                raise StoreError(_end_reported(folder))
         check()
         time.sleep(1)
 
@@ -186,7 +186,7 @@ def _loss(error: Exception) -> str:
     while _joined and time.monotonic() < deadline:
         for folder, (uri, _) in _joined.items():
             if not _is_there(folder, uri):
-                return _end_told(folder)
+                return _end_reported(folder)
         time.sleep(0.05)
     # The driver goes on with a description of the whole server, several lines of it.
     reason = " ".join(str(error).split()).split(" (configured timeouts")[0].split(", Timeout:")[0]
@@ -196,7 +196,7 @@ def _loss(error: Exception) -> str:
     )
 
 
-def _end_told(folder: Path) -> str:
+def _end_reported(folder: Path) -> str:
     return (
         f"the database in {folder} ended while it was in use: killed, or out of memory or disk "
         f"(log: {folder / watcher.LOG}). What was stored is safe. Run the same command again: it starts the "

@@ -21,7 +21,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _State:
-    """The signal that this process was told to end by, and what the command is called."""
+    """The signal that asked this process to end, and what the command is called."""
 
     received: int | None = None
     command = COMMANDS[0]
@@ -39,7 +39,7 @@ def listen() -> None:
     _State.command = name
     for number in _SIGNALS:
         signal.signal(number, _leave)
-    sys.unraisablehook = _told_or_left
+    sys.unraisablehook = _report_or_leave
 
 
 def interrupt_me() -> None:
@@ -55,8 +55,8 @@ def was_interrupted() -> int | None:
 
 
 def parting_words(command: str) -> str:
-    """What is told then."""
-    what = "interrupted" if _State.received in (None, signal.SIGINT) else "told to end"
+    """What is printed then."""
+    what = "interrupted" if _State.received in (None, signal.SIGINT) else "asked to end"
     return f"\n{command}: {what}. Run the same command again to go on where it stopped."
 
 
@@ -68,15 +68,15 @@ def _raise(number: int, _frame: Any) -> None:
 
 
 def _leave(number: int, _frame: Any) -> None:
-    told, _State.received = _State.received is not None, _State.received or number
-    if not told:
+    again, _State.received = _State.received is not None, _State.received or number
+    if not again:
         with suppress(OSError):
             os.write(2, f"{parting_words(_State.command)}\n".encode())
     # Not by an exception, which would end in a traceback of whatever runs at the interpreter's exit.
     os._exit(128 + number)
 
 
-def _told_or_left(unraisable: Any) -> None:
+def _report_or_leave(unraisable: Any) -> None:
     # Raised where nothing can be raised, such as a destructor: lost, and the command would go on.
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
         with suppress(OSError):

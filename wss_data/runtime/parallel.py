@@ -181,7 +181,7 @@ def map_images(
         workers: Worker processes; 1 runs in this process, ``None`` means ``default_workers()``. On a cluster every
             number but 1 means all that it has.
         description: Text beside a progress bar; empty for no bar.
-        total: Number of items, where ``items`` cannot tell, for the bar's time left.
+        total: Number of items, where ``items`` does not know it, for the bar's time left.
         if_killed: What stands for the result of an item that kills its worker; ``None``: it is an error. Not asked
             with one worker: then the item kills this process.
         local: Stay on this machine inside ``workers_on``, too: for functions that read this machine's files.
