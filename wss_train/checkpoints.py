@@ -1,9 +1,8 @@
 """Models and training states on disk: safetensors and JSON, whole or not there.
 
-A trained model is one file, ``model.safetensors``; its header carries the *card*
-that says what the weights are. ``model.json`` beside it is the same card for
-people. A training state is a folder ``iteration_NNNNNN`` with the model, the
-optimizer's tensors and ``state.json``.
+A trained model is one file, ``model.safetensors``; its header carries the *card* that says what the weights are.
+``model.json`` beside it is the same card for people. A training state is a folder ``iteration_NNNNNN`` with the model,
+the optimizer's tensors and ``state.json``.
 
 Nothing here reads a pickle: a pickle can run code, and breaks when classes move.
 """

@@ -22,7 +22,6 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from wss_data.errors import TrainingDataError
 from wss_data.imaging.images import read_at_least, read_size
@@ -271,7 +270,7 @@ class DataSummary:
     images_fingerprint: str = ""
 
 
-class TrainingDraws(Dataset[TrainingExample]):
+class TrainingDraws:
     """Training examples by draw number, without an end.
 
     Draws 0..N-1 are the N images of the table in a random order, draws N..2N-1 the same images in another order, and so

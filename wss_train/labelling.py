@@ -49,8 +49,7 @@ Allowed = Callable[[int], np.ndarray]
 def label_constrained_argmax(scores: Tensor, labels: Tensor) -> Tensor:
     """Pick the best-scoring class at each pixel among the classes the image is known to show.
 
-    Background (class 0) is always allowed: an image-level label says what is
-    present, never that it fills the frame.
+    Background (class 0) is always allowed: an image-level label says what is present, never that it fills the frame.
 
     Absent classes are excluded rather than multiplied by zero. The two agree
     for probabilities, but a zero would outrank a negative logit.

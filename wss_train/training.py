@@ -1,9 +1,8 @@
 """Training the mask generator and the final model: what a run is, and where it goes on.
 
-A run folder holds ``run.json`` (what makes it this run), ``recipe.json``,
-``data.json``, ``ledger.json``, ``metrics.csv``, ``tensorboard/``, ``checkpoints/``
-and, at the end, ``model.safetensors`` and ``model.json``. The same call on the same
-folder goes on where the last one stopped.
+A run folder holds ``run.json`` (what makes it this run), ``recipe.json``, ``data.json``, ``ledger.json``,
+``metrics.csv``, ``tensorboard/``, ``checkpoints/`` and, at the end, ``model.safetensors`` and ``model.json``. The same
+call on the same folder goes on where the last one stopped.
 
 Source:
     Shen et al., BMVC 2017, sections 3.2, 3.3 and 4.2.

@@ -1,8 +1,7 @@
 """Several processes that train one network, as torchrun starts them.
 
-Each process sees its own part of every batch. The first one alone opens the
-database, decides what the run folder holds, and writes; what the others must know
-is sent to them as plain values.
+Each process sees its own part of every batch. The first one alone opens the database, decides what the run folder
+holds, and writes; what the others must know is sent to them as plain values.
 """
 
 import os

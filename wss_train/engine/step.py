@@ -118,18 +118,6 @@ class Losses(NamedTuple):
     segmentation: Tensor
     multilabel: Tensor | None
 
-    def of_part(self, pixels: Tensor, images: float, multilabel_weight: float) -> "Losses":
-        """What a part of a batch adds to the losses of the whole batch; the parts' sum is the whole.
-
-        Args:
-            pixels: The part's fraction of what the whole batch has of ``counted_pixels``. Shape ().
-            images: Its fraction of the images, in [0, 1].
-            multilabel_weight: Lambda of eq. 4.
-        """
-        segmentation = self.segmentation * pixels
-        multilabel = None if self.multilabel is None else self.multilabel * images
-        return Losses(total_loss(segmentation, multilabel, multilabel_weight), segmentation, multilabel)
-
 
 def batch_losses(output: ModelOutput, batch: Batch, recipe: TrainRecipe, ignore_index: int = 255) -> Losses:
     """Eqs. 1, 3 and 4 of one batch.
@@ -216,8 +204,12 @@ class Step:
                 output = self._network(self._model.normalise(images))
                 losses = batch_losses(output, batch, self._recipe, self._ignore_index)
                 if fractions is not None:
+                    # What the part adds to the losses of the whole batch: eq. 1 by its pixels, eq. 3 by its images.
+                    segmentation = losses.segmentation * fractions[number]
                     of_all = len(batch.ids) / self._recipe.batch
-                    losses = losses.of_part(fractions[number], of_all, self._recipe.multilabel_weight)
+                    multilabel = None if losses.multilabel is None else losses.multilabel * of_all
+                    total = total_loss(segmentation, multilabel, self._recipe.multilabel_weight)
+                    losses = Losses(total, segmentation, multilabel)
                 # Gradients are averaged over the processes; the parts' losses are already fractions of a sum.
                 self._fabric.backward(losses.total * self._world if self._world > 1 else losses.total)
             found.append([value.detach() for value in losses if value is not None])
