@@ -34,14 +34,6 @@ def test_an_image_that_is_alone_in_its_class_is_neither_odd_nor_usual():
     assert np.isnan(oddness(on_a_circle(10))).all()
 
 
-def test_blocks_of_rows_give_what_one_block_gives(monkeypatch):
-    vectors = np.random.default_rng(0).normal(size=(50, 8))
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    whole = oddness(vectors)
-    monkeypatch.setattr("wss_data.filtering.oddness._ROWS", 7)
-    np.testing.assert_allclose(oddness(vectors), whole, atol=1e-6)
-
-
 # ------------------------------------------------------------- in the database
 
 

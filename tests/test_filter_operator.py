@@ -6,7 +6,7 @@ from builders import make_web
 from fiftyone.operators.executor import ExecutionContext
 
 from wss_data import store
-from wss_data.plugin.filter_operator import ChangeFilter, preview_rows
+from wss_data.plugin.operators import ChangeFilter, preview_rows
 from wss_data.spec import FilterSpec
 
 

@@ -87,14 +87,13 @@ def report(ratios, verdicts=None, classes=("cat", "cow"), names=None):
     verdicts = verdicts or [None] * len(ratios)
     names = names or ["cat"] * len(ratios)
     decisions = [decide(r, v, [], PAPER) for r, v in zip(ratios, verdicts, strict=True)]
-    return filter_report(classes, names, ratios, verdicts, decisions, PAPER)
+    return filter_report(classes, names, ratios, decisions, PAPER)
 
 
 def test_every_image_is_counted_once():
     ratios, verdicts = [0.1, 0.3, 0.9, None, 0.1, 0.5], [None, None, None, None, "keep", "drop"]
     cat, cow = report(ratios, verdicts).classes
-    assert (cat.kept, cat.too_small, cat.too_large, cat.no_mask, cat.verdict_drop) == (2, 1, 1, 1, 1)
-    assert cat.verdict_keep == 1
+    assert (cat.kept, cat.too_small, cat.too_large, cat.no_mask, cat.verdict) == (2, 1, 1, 1, 1)
     assert cat.images == 6
     assert cow.images == 0
 
@@ -107,7 +106,7 @@ def test_the_report_prints_a_table_without_empty_columns():
 
 def test_the_report_tells_of_a_confidence_that_was_asked_for():
     careful = FilterSpec(0.2, 0.8, 0.5)
-    told = filter_report(["cat"], ["cat"], [0.3], [None], [LOW_CONFIDENCE], careful)
+    told = filter_report(["cat"], ["cat"], [0.3], [LOW_CONFIDENCE], careful)
     assert (told.classes[0].low_confidence, told.kept) == (1, 0)
     assert "low confidence" in str(told) and "of the image, confidence of 0.5 or more" in str(told)
     assert "kept by the 20-80 % filter, confidence of 0.5 or more; median foreground 30.0 %" in str(told)

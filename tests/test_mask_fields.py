@@ -15,7 +15,7 @@ from wss_data.errors import StoreError
 from wss_data.imaging.masks import read_mask, write_mask
 from wss_data.ledger import Supervision
 from wss_data.pipeline import cosegment_again
-from wss_data.plugin.cosegment_operator import CosegmentAgain
+from wss_data.plugin.operators import CosegmentAgain
 from wss_data.sharing.export import export_dataset
 from wss_data.store.mask_fields import (
     adopt_masks,

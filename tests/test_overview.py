@@ -7,10 +7,9 @@ from builders import make_web, target_definition, write_target
 
 from wss_data import store
 from wss_data.errors import StoreError
-from wss_data.plugin.panel import layout, traces
+from wss_data.plugin.overview import Bar, Chart, layout, overview, traces
 from wss_data.spec import FilterSpec
 from wss_data.store.connection import fiftyone
-from wss_data.store.overview import Bar, Chart, overview
 
 
 @pytest.fixture(scope="module")

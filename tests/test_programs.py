@@ -20,7 +20,7 @@ from wss_data.cosegmentation.folder import cosegment_folder
 from wss_data.errors import CosegmentationError, WssError
 from wss_data.imaging.images import write_jpeg
 from wss_data.pipeline import cosegment_again
-from wss_data.plugin.cosegment_operator import CosegmentAgain
+from wss_data.plugin.operators import CosegmentAgain
 from wss_data.runtime.home import dataset_folder
 from wss_data.sharing import zoo
 from wss_data.sharing.export import LAYOUTS, export_dataset

@@ -253,7 +253,7 @@ def test_two_builds_at_once_whose_database_is_killed_tell_it_and_end_alike_when_
 
 ELSEWHERE = (
     "import sys; from wss_data import store; dataset = store.open_dataset(sys.argv[1]);"
-    "store.set_drops(dataset, {'cat': {'gone': 3}})"
+    "store.update(dataset, drops={'cat': {'gone': 3}})"
 )
 
 

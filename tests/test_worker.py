@@ -8,7 +8,7 @@ import psutil
 import pytest
 from builders import make_web
 
-from wss_data.store.worker import background_worker, failure_told
+from wss_data.store.worker import background_worker, shown_failure
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -53,10 +53,10 @@ def test_operators_sent_to_the_background_are_run_beside_the_app_and_tell_their_
 
 def test_of_an_error_of_ours_the_app_shows_the_sentence_without_the_traceback():
     ours = "Traceback (most recent call last):\n  File ...\nwss_data.errors.StoreError: there is no dataset 'x'."
-    assert failure_told(ours) == "there is no dataset 'x'."
+    assert shown_failure(ours) == "there is no dataset 'x'."
     other = "Traceback (most recent call last):\nValueError: wrong"
-    assert failure_told(other) == other
-    assert failure_told("") == ""
+    assert shown_failure(other) == other
+    assert shown_failure("") == ""
 
 
 HOLDS = (

@@ -162,13 +162,13 @@ def _retrieve(
         dropped = journal.dropped()
         placeholders = journal.placeholders()
     store.find_moved_files(dataset)  # where `WSS_HOME` names a new folder, the images may have been written just now
-    store.set_drops(dataset, dropped)
+    store.update(dataset, drops=dropped)
     folders = (source for source, _ in sources if isinstance(source, FolderSource))
     passed_over = {name: counts for source in folders for name, counts in source.passed_over.items() if counts}
-    store.set_passed_over(dataset, {name: told(counts) for name, counts in passed_over.items()})
+    store.update(dataset, passed_over={name: told(counts) for name, counts in passed_over.items()})
     store.restore_verdicts(dataset)
     report = screen_dataset(dataset, spec, placeholders)
-    without = (dropped, passed_over, {name: report.counts(name) for name in spec.class_names})
+    without = (dropped, passed_over, {name: report.counts[name] for name in spec.class_names})
     _check_groups(
         dataset,
         spec,
@@ -194,12 +194,12 @@ def screen_dataset(dataset: "Dataset", spec: DatasetSpec, placeholders: frozense
 def summary_table(dataset: "Dataset") -> str:
     """What a web dataset holds: counts per class, what the filter keeps, and what was dropped before it was stored."""
     lines = [str(store.apply_filter(dataset, dry_run=True))]
-    if (screened := store.screened(dataset)).findings:
+    if any((screened := store.screened(dataset)).counts.values()):
         lines.append(f"other: left out before co-segmentation\n{screened}")
     for class_name, reasons in store.drops(dataset).items():
         shown = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
         lines.append(f"{class_name}: not stored: {shown}")
-    lines += [f"{class_name}: {words}" for class_name, words in store.passed_over(dataset).items()]
+    lines += [f"{class_name}: {words}" for class_name, words in store.info_of(dataset).get("passed_over", {}).items()]
     return "\n".join(lines)
 
 

@@ -9,7 +9,6 @@ import wss_data
 from wss_data.commands.arguments import Commands, add_command, add_dataset, add_filter, add_workers, free_text, share
 from wss_data.errors import StoreError
 from wss_data.filtering.filters import Verdict
-from wss_data.filtering.verdicts import told
 from wss_data.reading.tables import decode_text, lines_of, read_text
 from wss_data.runtime.home import dataset_owner
 
@@ -94,7 +93,7 @@ def _add_verdict(commands: Commands) -> None:
         "verdict",
         _verdict,
         """\
-        Keep or drop images by a person's verdict, take the last one back, or list them.
+        Keep or drop images by a person's verdict, undo the last one, or list them.
         A verdict wins over every rule, is kept in verdicts.jsonl beside the images, and comes back when the dataset is
         built again. Without an option, all that was ever judged is listed, the oldest first.""",
         "wss-data verdict drawn --drop bird/9f2c1a --reason 'a drawing'",
@@ -107,7 +106,7 @@ def _add_verdict(commands: Commands) -> None:
         ("clear", "images whose verdict is taken away"),
     ):
         what.add_argument(f"--{verdict}", metavar="IMAGE", nargs="*", help=meaning)
-    what.add_argument("--undo", action="store_true", help="take back what was judged last, as a whole")
+    what.add_argument("--undo", action="store_true", help="undo what was judged last, on all of its images")
     add.add_argument(
         "--from",
         dest="listed",
@@ -123,7 +122,7 @@ def _add_verdict(commands: Commands) -> None:
 def _verdict(options: argparse.Namespace) -> int:
     dataset = wss_data.store.open_dataset(options.dataset)
     if options.undo:
-        print(f"taken back: {wss_data.store.act_told(wss_data.store.undo_verdict(dataset))}")
+        print(f"undone: {wss_data.store.undo_verdict(dataset)}")
         return 0
     orders: tuple[tuple[str, Verdict | None], ...] = (("keep", "keep"), ("drop", "drop"), ("clear", None))
     for name, verdict in orders:
@@ -139,7 +138,7 @@ def _verdict(options: argparse.Namespace) -> int:
         raise StoreError("--from and --reason go with --keep, --drop or --clear; nothing was judged.")
     acts = wss_data.store.verdict_acts(dataset)
     for number, act in enumerate(acts, start=1):
-        print(told(number, act))
+        print(f"{number}  {act}")
     if not acts:
         print(f"nothing was judged in {dataset.name} yet.")
     return 0

@@ -1,10 +1,11 @@
-"""Which images show the same picture: exact copies, near copies, and copies of an evaluation split's images.
+"""Which images show the same thing: exact copies, near copies, and copies of an evaluation split's images.
 
-Two looks: perceptual hashes name candidates among all pairs, then the pictures of each
+Two looks: perceptual hashes name candidates among all pairs, then the images of each
 candidate are compared. Hashes alone would take many side views of a motorbike on white
 for one another. Pure functions; ``store.screening`` writes what they find into a dataset.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +14,18 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from wss_data.errors import ImageError
 from wss_data.filtering.filters import AMBIGUOUS, LEAK, NEAR_DUPLICATE, PLACEHOLDER
+from wss_data.imaging.images import read_image
 
 ROWS, COLUMNS = 64, 2048
 """Hashes are compared in blocks of this shape, small enough for the processor's cache."""
 
 LOOK_SIDE = 64
-"""Pictures are compared at this many pixels a side."""
+"""Images are compared at this many pixels a side."""
 
 ALIKE = 0.9
-"""Correlation from which two thumbnails show the same picture.
+"""Correlation from which two thumbnails show the same image.
 
 Copies that were resized (to 0.25 to 2 times) or saved at JPEG quality 50 or 20 all reach it, 500 photographs of each.
 Other things in the same pose come near: of 1,333 Caltech-101 images, nine of them true repeats, a distance of 4 drops
@@ -76,12 +79,9 @@ class Screened:
 
 @dataclass(frozen=True)
 class Finding:
-    """Why an image is left out.
+    """Why an image is left out: its tag, the name of the image that it repeats, and the bits in which they differ.
 
-    Args:
-        tag: Its tag.
-        duplicate_of: Name of the image that it repeats, or ``None``; of ambiguous copies, the same for all of them.
-        distance: Bits in which their hashes differ, where they were compared.
+    Ambiguous copies all have the same ``duplicate_of``.
     """
 
     tag: str
@@ -95,7 +95,7 @@ def hash_values(phashes: Sequence[str]) -> np.ndarray:
 
 
 def near_pairs(hashes: np.ndarray, max_distance: int, against: np.ndarray | None = None) -> Pairs:
-    """All pairs of hashes that differ in few bits.
+    """All pairs of hashes that differ in few bits, ordered by position.
 
     Compares all with all, in blocks: 75,800 hashes take about four seconds of one core,
     and memory grows with what is found only.
@@ -106,8 +106,8 @@ def near_pairs(hashes: np.ndarray, max_distance: int, against: np.ndarray | None
         against: Shape (M,), uint64: pairs of one of ``hashes`` with one of these; ``None`` for pairs among ``hashes``,
             each once, the smaller position first.
 
-    Returns:
-        The pairs, ordered by position.
+    >>> near_pairs(np.array([0b0000, 0b0111, 0b0110], np.uint64), max_distance=2)
+    Pairs(first=array([0, 1]), second=array([2, 2]), distance=array([2, 1], dtype=uint8))
     """
     others = hashes if against is None else against
     differing = np.empty((ROWS, COLUMNS), np.uint64)
@@ -126,18 +126,17 @@ def near_pairs(hashes: np.ndarray, max_distance: int, against: np.ndarray | None
             i, j = np.nonzero(near)
             distance = bits[i, j]
             i, j = i + row, j + column
+            # Among themselves, a block on the diagonal holds each pair twice, and each hash with itself.
             once = np.ones(len(i), bool) if against is not None else j > i
             found.append(Pairs(i[once], j[once], distance[once]))
-    if not found:
-        nothing = np.empty(0, np.int64)
-        return Pairs(nothing, nothing, np.empty(0, np.uint8))
+    found.append(Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint8)))  # if there is none
     first, second, distance = (np.concatenate(parts) for parts in zip(*found, strict=True))
     order = np.lexsort((second, first))
     return Pairs(first[order], second[order], distance[order])
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
-    """What is compared of a picture: grey, small, without its slow changes of brightness.
+    """What is compared of an image: grey, small, without its slow changes of brightness.
 
     Args:
         image: Shape (H, W, 3), uint8.
@@ -147,6 +146,7 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
     """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(grey, (LOOK_SIDE, LOOK_SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    # A band of frequencies: without JPEG's noise (sigma 1) and without light and shade (sigma 6).
     detail = cv2.GaussianBlur(small, (0, 0), 1.0) - cv2.GaussianBlur(small, (0, 0), 6.0)
     detail -= detail.mean()
     length = float(np.linalg.norm(detail))
@@ -156,9 +156,6 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
 
 def look_at(path: str | Path) -> np.ndarray | None:
     """The thumbnail of an image file, or ``None`` if it cannot be read."""
-    from wss_data.errors import ImageError
-    from wss_data.imaging.images import read_image
-
     try:
         return thumbnail(read_image(path))
     except ImageError:
@@ -168,7 +165,7 @@ def look_at(path: str | Path) -> np.ndarray | None:
 def find_leaks(
     images: Sequence[Screened], against: Sequence[Screened], max_distance: int, look: Look
 ) -> dict[str, Finding]:
-    """Images that stand in an evaluation split, too.
+    """Images that are in an evaluation split, too: key of each leak -> what it repeats.
 
     Args:
         images: Of the web dataset.
@@ -176,10 +173,8 @@ def find_leaks(
             be, too: then bytes alone do.
         max_distance: Bits in which hashes may differ.
         look: Gives thumbnails.
-
-    Returns:
-        Key of each leak -> what it repeats.
     """
+    # The same bytes need no look; hashes that are nearest are looked at first, so that they name the leak.
     by_sha256 = {other.sha256: other for other in against if other.sha256}
     found = {image.key: Finding(LEAK, by_sha256[image.sha256].name, 0) for image in images if image.sha256 in by_sha256}
     hashed = [other for other in against if other.phash]
@@ -194,17 +189,17 @@ def find_leaks(
 def find_repeats(
     images: Sequence[Screened], max_distance: int | None, placeholders: Iterable[str], look: Look
 ) -> dict[str, Finding]:
-    """Placeholders, pictures found for several classes, and all but one of each class's copies of a picture.
+    """Placeholders, images found for several classes, and all but one of each class's copies of an image.
 
     Of copies, the one stays that a person wants to keep, else the one with the most
     original pixels, else the first by class and digest: the same whatever order they
-    came in. A picture of several classes is left out everywhere, because nobody can
-    say which of them its mask would show.
+    came in. An image of several classes is left out everywhere, because it is unknown
+    which of them its mask would show.
 
     Args:
         images: Of a web dataset.
         max_distance: Bits in which hashes may differ; ``None`` to compare bytes only.
-        placeholders: Digests of pictures that say that there is none.
+        placeholders: Digests of images that only say that the image is missing.
         look: Gives thumbnails.
 
     Returns:
@@ -212,45 +207,38 @@ def find_repeats(
     """
     unwanted = frozenset(placeholders)
     found = {image.key: Finding(PLACEHOLDER) for image in images if image.sha256 in unwanted}
-    rest = sorted((image for image in images if image.key not in found), key=_preference)
+    rest = [image for image in images if image.key not in found]
+    rest.sort(key=lambda image: (not image.wanted, -image.pixels, image.class_name, image.sha256))
     neighbours = _neighbours(rest, max_distance, look)
     dropped: set[int] = set()
     for i, image in enumerate(rest):
         copies = sorted(neighbours.get(i, {}).items())
+        # A copy of an image that is dropped itself stays: it need not be a copy of what is kept.
         elsewhere = [copy for copy in copies if rest[copy[0]].class_name != image.class_name]
         before = [copy for copy in copies if copy[0] < i and copy[0] not in dropped]
         if elsewhere:
             first = rest[min(i, copies[0][0])]
             found[image.key] = Finding(AMBIGUOUS, first.name, elsewhere[0][1])
-            dropped.add(i)
         elif before:
             found[image.key] = Finding(NEAR_DUPLICATE, rest[before[0][0]].name, before[0][1])
+        if elsewhere or before:
             dropped.add(i)
     return found
 
 
-def _preference(image: Screened) -> tuple[bool, int, str, str]:
-    return not image.wanted, -image.pixels, image.class_name, image.sha256
-
-
 def _neighbours(images: Sequence[Screened], max_distance: int | None, look: Look) -> Mapping[int, dict[int, int]]:
     """Position of each image that has copies -> position of each copy -> distance."""
-    found: dict[int, dict[int, int]] = {}
-
-    def note(i: int, j: int, distance: int) -> None:
-        found.setdefault(i, {})[j] = distance
-        found.setdefault(j, {})[i] = distance
-
-    first_of: dict[str, list[int]] = {}
+    found: dict[int, dict[int, int]] = defaultdict(dict)
+    same_bytes: dict[str, list[int]] = defaultdict(list)
     for i, image in enumerate(images):
-        for j in first_of.setdefault(image.sha256, []):
-            note(i, j, 0)
-        first_of[image.sha256].append(i)
+        for j in same_bytes[image.sha256]:
+            found[i][j] = found[j][i] = 0
+        same_bytes[image.sha256].append(i)
     if max_distance is not None:
         pairs = near_pairs(_hashes(images), max_distance)
         for i, j, distance in zip(*(part.tolist() for part in pairs), strict=True):
-            if j not in found.get(i, {}) and _look_alike(images[i].path, images[j].path, look):
-                note(i, j, distance)
+            if j not in found[i] and _look_alike(images[i].path, images[j].path, look):
+                found[i][j] = found[j][i] = distance
     return found
 
 
@@ -280,12 +268,8 @@ def likeness(one: np.ndarray, two: np.ndarray) -> float:
 def laid_over(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     """The second thumbnail shifted and stretched so that it fits the first: one is a crop, or has a border.
 
-    Args:
-        one: Shape (64, 64), float32.
-        two: Shape (64, 64), float32.
-
-    Returns:
-        Shape (64, 64), float32; NaN where ``two`` does not reach, and everywhere if they cannot be made to fit.
+    Both (64, 64), float32, and the result, which is NaN where ``two`` does not reach, and everywhere if they cannot be
+    made to fit.
 
     Source:
         Evangelidis and Psarakis, PAMI 2008 (``cv2.findTransformECC``).

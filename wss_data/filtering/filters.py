@@ -1,7 +1,8 @@
-"""Step 3: which images are kept, by foreground share, confidence and a person's verdict. Pure functions."""
+"""Step 3: which images are kept, by foreground fraction, confidence and a person's verdict. Pure functions."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from wss_data.spec import FilterSpec
@@ -42,12 +43,12 @@ def decide(
     """The filter's tag for one image.
 
     In this order: a person's ``drop`` wins over everything, then that the original is gone; then a reason found
-    elsewhere (a duplicate, say) stands, unless a person says ``keep``; without a mask
-    nothing can be kept; ``keep`` wins over the thresholds; then the foreground share
-    decides, then the confidence, thresholds included in what is kept.
+    elsewhere (a duplicate, say) counts, unless a person says ``keep``; without a mask
+    nothing can be kept; ``keep`` wins over the thresholds; then the foreground fraction
+    decides, then the confidence; values equal to a threshold are kept.
 
     Args:
-        foreground_ratio: Share of the pixels that are foreground, in [0, 1]; ``None`` without a mask.
+        foreground_ratio: Fraction of the pixels that are foreground, in [0, 1]; ``None`` without a mask.
         verdict: A person's word, ``keep`` or ``drop``, or ``None``.
         tags: The image's tags; those of an earlier filter are ignored.
         filters: The thresholds.
@@ -58,6 +59,12 @@ def decide(
 
     Source:
         Shen et al., BMVC 2017, section 4.1.
+
+    >>> paper = FilterSpec(min_foreground=0.2, max_foreground=0.8)
+    >>> [decide(ratio, None, [], paper) for ratio in (0.1, 0.2, 0.9)]
+    ['dropped:too_small', 'kept', 'dropped:too_large']
+    >>> decide(0.9, "keep", [], paper)
+    'kept'
     """
     if verdict == "drop":
         return BY_VERDICT
@@ -79,60 +86,48 @@ def decide(
 
 
 def retagged(tags: Sequence[str], decision: str | None) -> list[str]:
-    """The image's tags after a decision: an earlier filter's are gone, others stay in their order."""
+    """The image's tags after a decision: an earlier filter's are gone, others stay in their order.
+
+    >>> retagged(["mine", "dropped:too_small", "dropped:leak"], "kept")
+    ['mine', 'dropped:leak', 'kept']
+    """
     return [tag for tag in tags if tag not in FILTER_TAGS] + ([decision] if decision else [])
 
 
 def is_left_out(tags: Collection[str], verdict: str | None) -> bool:
     """Whether an image must not teach.
 
-    A person dropped it, its original is gone, or it has another ``dropped:`` tag and nobody said to keep it.
+    A person dropped it, its original is gone, or it has another ``dropped:`` tag and no verdict keeps it.
     """
     return verdict == "drop" or GONE in tags or (verdict != "keep" and any(tag.startswith(DROPPED) for tag in tags))
 
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """What the filter does to one class, in images.
+    """What the filter does to the images of one class: all, those kept, and those dropped, by reason.
 
-    Args:
-        class_name: The class.
-        images: All images stored.
-        kept: Those kept.
-        too_small: Dropped: foreground share below the lower threshold.
-        too_large: Dropped: foreground share above the upper threshold.
-        low_confidence: Dropped: the engine's confidence is below the threshold.
-        no_mask: Dropped: there is no mask.
-        other: Dropped for a reason that is not the filter's, such as a duplicate.
-        verdict_keep: Among the kept, those that a person kept against or with the rule.
-        verdict_drop: Dropped by a person.
+    ``other`` counts reasons that are not the filter's, such as a duplicate; ``verdict`` those that a person dropped.
+    ``median_foreground`` is the median foreground fraction of the masks, in [0, 1]; ``None`` without masks.
     """
 
     class_name: str
-    images: int = 0
-    kept: int = 0
-    too_small: int = 0
-    too_large: int = 0
-    low_confidence: int = 0
-    no_mask: int = 0
-    other: int = 0
-    verdict_keep: int = 0
-    verdict_drop: int = 0
+    images: int
+    kept: int
+    too_small: int
+    too_large: int
+    low_confidence: int
+    no_mask: int
+    other: int
+    verdict: int
+    median_foreground: float | None
 
 
 @dataclass(frozen=True)
 class FilterReport:
-    """What a filter does to a dataset; prints as a table.
-
-    Args:
-        classes: One entry a class, in order of the class index.
-        filters: The thresholds.
-        median_foreground: Class -> median foreground share of its masks, in [0, 1]; ``None`` without masks.
-    """
+    """What a filter does to a dataset, for its classes in order of their index; prints as a table."""
 
     classes: tuple[ClassCounts, ...]
     filters: FilterSpec
-    median_foreground: dict[str, float | None]
 
     @property
     def images(self) -> int:
@@ -145,7 +140,7 @@ class FilterReport:
         return sum(counts.kept for counts in self.classes)
 
     def __str__(self) -> str:
-        columns = ("kept", "too_small", "too_large", "low_confidence", "no_mask", "other", "verdict_drop")
+        columns = ("kept", "too_small", "too_large", "low_confidence", "no_mask", "other", "verdict")
         # A column without a single image would only be in the way.
         shown = [c for c in columns if c in columns[:3] or any(getattr(counts, c) for counts in self.classes)]
         rows = [["class", "images", *(name.replace("_", " ") for name in shown)]]
@@ -153,77 +148,56 @@ class FilterReport:
             rows.append([counts.class_name, f"{counts.images:,}", *(f"{getattr(counts, c):,}" for c in shown)])
         totals = [sum(getattr(counts, c) for counts in self.classes) for c in shown]
         rows.append(["all", f"{self.images:,}", *(f"{total:,}" for total in totals)])
-        lines = aligned(rows)
-        lines.append(
-            f"kept: foreground between {100 * self.filters.min_foreground:g} % and "
-            f"{100 * self.filters.max_foreground:g} % of the image{self._confidence_told}"
-        )
-        return "\n".join(lines + self.warnings())
-
-    @property
-    def _confidence_told(self) -> str:
-        return f", confidence of {self.filters.min_confidence:g} or more" if self.filters.min_confidence else ""
-
-    def warnings(self) -> list[str]:
-        """One line for each class of which nothing is kept, with what its masks look like."""
-        found = []
+        low, high, sure = (100 * self.filters.min_foreground, 100 * self.filters.max_foreground, "")
+        if self.filters.min_confidence:
+            sure = f", confidence of {self.filters.min_confidence:g} or more"
+        lines = [*aligned(rows), f"kept: foreground between {low:g} % and {high:g} % of the image{sure}"]
         for counts in self.classes:
             if counts.kept or not counts.images:
                 continue
-            median = self.median_foreground.get(counts.class_name)
+            median = counts.median_foreground
             looks = "it has no masks" if median is None else f"median foreground {100 * median:.1f} %"
-            low, high = 100 * self.filters.min_foreground, 100 * self.filters.max_foreground
-            found.append(
-                f"{counts.class_name}: 0 of {counts.images} images kept by the {low:g}-{high:g} % filter"
-                f"{self._confidence_told}; {looks}. "
-                "Look at its masks before training."
+            lines.append(
+                f"{counts.class_name}: 0 of {counts.images} images kept by the {low:g}-{high:g} % filter{sure}; "
+                f"{looks}. Look at its masks before training."
             )
-        return found
+        return "\n".join(lines)
 
 
 def filter_report(
     classes: Sequence[str],
     class_names: Sequence[str],
     ratios: Sequence[float | None],
-    verdicts: Sequence[str | None],
     decisions: Sequence[str | None],
     filters: FilterSpec,
 ) -> FilterReport:
-    """Count what was decided.
+    """Count what was decided, for ``classes`` in order of their index.
 
-    Args:
-        classes: Names of all classes, in order of their index.
-        class_names: Class of each image.
-        ratios: Foreground share of each image, in [0, 1], or ``None``.
-        verdicts: A person's word on each image, or ``None``.
-        decisions: What ``decide`` returned for each image.
-        filters: The thresholds.
+    The next three have an entry an image: its class, its foreground fraction, in [0, 1], or ``None``, and what
+    ``decide`` returned for it with ``filters``.
     """
-    keys = {
-        KEPT: "kept",
-        TOO_SMALL: "too_small",
-        TOO_LARGE: "too_large",
-        LOW_CONFIDENCE: "low_confidence",
-        NO_MASK: "no_mask",
-        BY_VERDICT: "verdict_drop",
-    }
-    counts = {name: dict.fromkeys(("images", *keys.values(), "other", "verdict_keep"), 0) for name in classes}
-    shares: dict[str, list[float]] = {name: [] for name in classes}
-    for name, ratio, verdict, decision in zip(class_names, ratios, verdicts, decisions, strict=True):
-        counts[name]["images"] += 1
-        counts[name][keys[decision] if decision else "other"] += 1
-        counts[name]["verdict_keep"] += decision == KEPT and verdict == "keep"
+    counts: dict[str, Counter[str]] = {name: Counter() for name in classes}
+    fractions: dict[str, list[float]] = {name: [] for name in classes}
+    for name, ratio, decision in zip(class_names, ratios, decisions, strict=True):
+        counts[name][(decision or "other").removeprefix(DROPPED)] += 1
         if ratio is not None:
-            shares[name].append(ratio)
-    return FilterReport(
-        tuple(ClassCounts(name, **values) for name, values in counts.items()),
-        filters,
-        {name: sorted(values)[len(values) // 2] if values else None for name, values in shares.items()},
-    )
+            fractions[name].append(ratio)
+    # The names of the tags, without what they begin with, are those of the counts.
+    columns = [field.name for field in fields(ClassCounts)[2:-1]]
+    found = []
+    for name, of_class in fractions.items():
+        values = {column: counts[name][column] for column in columns}
+        median = sorted(of_class)[len(of_class) // 2] if of_class else None
+        found.append(ClassCounts(name, counts[name].total(), **values, median_foreground=median))
+    return FilterReport(tuple(found), filters)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table: first column to the left, the others to the right."""
+    """Lines of a table: first column to the left, the others to the right.
+
+    >>> aligned([["class", "images"], ["aeroplane", "7"]])
+    ['class      images', 'aeroplane       7']
+    """
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])

@@ -9,14 +9,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from wss_data.backbones import BackboneChoice
+from wss_data.cosegmentation.common import CommonSettings
+from wss_data.cosegmentation.confidence import pooled
+from wss_data.cosegmentation.features import DescriptorNetwork
 
 BACKBONE = "efficientnet_lite2"
 """Of images that no engine described: that of the engine ``common``."""
 
 NEIGHBOURS = 20
 """Nearest images of its class that an image is compared with."""
-
-_ROWS = 1024
 
 
 def network_name() -> str:
@@ -25,19 +26,15 @@ def network_name() -> str:
 
 
 def describe_images(images: Sequence[np.ndarray], workers: int | None = None) -> Iterator[np.ndarray]:
-    """Yield the descriptor of each image, in order.
+    """Yield the descriptor of each image, in order: the mean of the network's last descriptors, of length 1.
 
     Args:
         images: Each (H, W, 3), uint8, RGB; may read a file when indexed.
         workers: Images described at a time; ``None`` for one a processor.
 
     Yields:
-        Mean of the network's last descriptors over the image, of length 1. Shape (C,), float16.
+        Shape (C,), float16.
     """
-    from wss_data.cosegmentation.common import CommonSettings
-    from wss_data.cosegmentation.confidence import pooled
-    from wss_data.cosegmentation.features import DescriptorNetwork
-
     settings = CommonSettings(backbone=BACKBONE)
     network = DescriptorNetwork(settings.long_side, settings.precision, settings.backbone, device=settings.device)
     one_by_one = (images[position] for position in range(len(images)))
@@ -58,15 +55,16 @@ def oddness(descriptors: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray
     Returns:
         Mean of 1 less the cosine over the nearest images, shape (n,), float32, in [0, 2]; nan for an image that is
         alone.
+
+    >>> oddness(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), neighbours=1).tolist()
+    [0.0, 0.0, 1.0]
     """
-    vectors = np.asarray(descriptors, np.float32)
-    count = min(neighbours, len(vectors) - 1)
+    from sklearn.neighbors import NearestNeighbors
+
+    count = min(neighbours, len(descriptors) - 1)
     if count < 1:
-        return np.full(len(vectors), np.nan, np.float32)
-    found = np.empty(len(vectors), np.float32)
-    for start in range(0, len(vectors), _ROWS):
-        alike = vectors[start : start + _ROWS] @ vectors.T
-        rows = np.arange(len(alike))
-        alike[rows, start + rows] = -np.inf  # an image is not its own neighbour
-        found[start : start + _ROWS] = 1 - np.partition(alike, -count, axis=1)[:, -count:].mean(axis=1)
-    return np.maximum(found, 0)
+        return np.full(len(descriptors), np.nan, np.float32)
+    nearest = NearestNeighbors(n_neighbors=count, algorithm="brute", metric="cosine")
+    # Without an argument, `kneighbors` takes no image for its own neighbour.
+    distances, _ = nearest.fit(np.asarray(descriptors, np.float32)).kneighbors()
+    return distances.mean(axis=1, dtype=np.float32)

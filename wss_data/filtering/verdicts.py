@@ -1,8 +1,9 @@
-"""What people decided about images, kept for ever: a file beside the images to which lines are only added.
+"""A person's verdicts, kept for ever: a file beside the images to which lines are only added.
 
-A line is what a person did at once: images, the verdict that they got, why, and when; or which earlier line it takes
-back. The database has the outcome, one verdict an image; this file has how it came about, and outlives a dataset that
-is deleted and built again. Images are named by class and digest, so that the same photograph found anew is known.
+A line is what a person did at once: images, the verdict that they got, why, and when; or which earlier line it undoes.
+The database has the outcome, one verdict an image; this file has how it came about, and outlives a dataset that
+is deleted and built again. Images are named by class and digest, so that the same photograph is recognised when it is
+found again.
 """
 
 import fcntl
@@ -28,14 +29,14 @@ ImageKey = tuple[str, str]
 
 @dataclass(frozen=True)
 class Act:
-    """What a person did at once.
+    """What a person did at once; prints as ``2026-11-22 14:05  drop  2 images  (a drawing)``.
 
     Args:
         at: When, with its time zone.
         verdict: What the images got; ``None`` takes their verdict away.
         images: The images.
         reason: Why, in the person's words; may be empty.
-        undoes: Number of the line that this one takes back, from 1; it has no images of its own then.
+        undoes: Number of the line that this one undoes, from 1; it has no images of its own then.
     """
 
     at: datetime
@@ -44,56 +45,41 @@ class Act:
     reason: str = ""
     undoes: int | None = None
 
-
-@dataclass(frozen=True)
-class Standing:
-    """The verdict in force on one image. Arguments as ``Act``."""
-
-    verdict: Verdict
-    reason: str
-    at: datetime
+    def __str__(self) -> str:
+        images = f"{len(self.images):,} image{'' if len(self.images) == 1 else 's'}"
+        what = f"undoes {self.undoes}" if self.undoes is not None else f"{self.verdict or 'no verdict'}  {images}"
+        return f"{self.at:%Y-%m-%d %H:%M}  {what}" + (f"  ({self.reason})" if self.reason else "")
 
 
-def standing(acts: Sequence[Act]) -> dict[ImageKey, Standing]:
-    """The verdicts in force: of the acts that were not taken back, the last one on an image counts.
+def standing(acts: Sequence[Act]) -> dict[ImageKey, Act]:
+    """The act in force on each image that has a verdict: of all acts, in their order, the last that was not undone.
 
-    Args:
-        acts: All acts, in their order.
+    >>> noon = datetime(2026, 1, 2, 12)
+    >>> acts = [Act(noon, "drop", (("cat", "1"), ("cat", "2"))), Act(noon, "keep", (("cat", "2"),))]
+    >>> [act.verdict for act in standing(acts).values()]
+    ['drop', 'keep']
+    >>> [act.verdict for act in standing([*acts, Act(noon, undoes=2)]).values()]
+    ['drop', 'drop']
     """
     undone = {act.undoes for act in acts}
-    verdicts: dict[ImageKey, Standing] = {}
+    in_force: dict[ImageKey, Act] = {}
     for number, act in enumerate(acts, start=1):
-        if number in undone or act.undoes is not None:
-            continue
-        for key in act.images:
-            if act.verdict is None:
-                verdicts.pop(key, None)
-            else:
-                verdicts[key] = Standing(act.verdict, act.reason, act.at)
-    return verdicts
+        if number not in undone and act.undoes is None:
+            in_force.update(dict.fromkeys(act.images, act))
+    return {key: act for key, act in in_force.items() if act.verdict is not None}
 
 
 def last_standing_act(acts: Sequence[Act]) -> int | None:
-    """Number, from 1, of the last act that was not taken back; ``None`` if none is left."""
+    """Number, from 1, of the last act that was not undone; ``None`` if none is left."""
     undone = {act.undoes for act in acts}
     left = (n for n, act in enumerate(acts, start=1) if act.undoes is None and n not in undone)
     return max(left, default=None)
 
 
-def told(number: int, act: Act) -> str:
-    """One line about an act, such as ``3  2026-11-22 14:05  drop  2 images  (a drawing)``."""
-    what = f"takes back {act.undoes}" if act.undoes is not None else f"{act.verdict or 'no verdict'}  {images(act)}"
-    return f"{number}  {act.at:%Y-%m-%d %H:%M}  {what}" + (f"  ({act.reason})" if act.reason else "")
-
-
-def images(act: Act) -> str:
-    """How many images an act is about, in words."""
-    return f"{len(act.images):,} image{'' if len(act.images) == 1 else 's'}"
-
-
 def read_acts(path: Path) -> list[Act]:
-    """All acts of a file, in their order; none if there is no file. A last line that a killed process left torn counts
-    as not written.
+    """All acts of a file, in their order; none if there is no file.
+
+    A last line that a killed process left torn counts as not written.
 
     Raises:
         StoreError: If a line cannot be understood.
@@ -112,8 +98,8 @@ def read_acts(path: Path) -> list[Act]:
                 acts.append(_act(checked.an_object(checked.parse_json(line)), number))
             except (KeyError, ValueError) as error:
                 raise StoreError(
-                    f"{path}, line {number}: not a verdict ({' '.join(str(error).split())}). The file is only ever "
-                    "added to; put the line right or take it out, the others are whole."
+                    f"{path}, line {number}: not a verdict ({' '.join(str(error).split())}). Correct the line or "
+                    "delete it: the others are whole."
                 ) from error
     return acts
 
@@ -125,32 +111,25 @@ def add_act(path: Path, act: Act) -> int:
         OSError: If it cannot be written; the lines before stay as they were.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(_plain(act), ensure_ascii=False).encode() + b"\n"
+    plain: dict[str, Any] = {"at": act.at.isoformat()}
+    if act.undoes is not None:
+        plain |= {"undoes": act.undoes}
+    else:
+        plain |= {"verdict": act.verdict, "reason": act.reason, "images": act.images}
     with path.open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         there = file.read()
         whole = there.rfind(b"\n") + 1
-        file.truncate(whole)
+        file.truncate(whole)  # a torn last line
         try:
-            file.write(line)
+            file.write(json.dumps(plain, ensure_ascii=False).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         except OSError:
             os.truncate(path, whole)
             raise
         return there.count(b"\n") + 1
-
-
-def _plain(act: Act) -> dict[str, Any]:
-    if act.undoes is not None:
-        return {"at": act.at.isoformat(), "undoes": act.undoes}
-    return {
-        "at": act.at.isoformat(),
-        "verdict": act.verdict,
-        "reason": act.reason,
-        "images": [list(key) for key in act.images],
-    }
 
 
 def _act(value: Mapping[str, Any], number: int) -> Act:
@@ -164,8 +143,8 @@ def _act(value: Mapping[str, Any], number: int) -> Act:
         raise ValueError(f"verdict {shown(verdict)}; keep, drop or null is wanted")
     if not isinstance(listed, list):
         raise ValueError(f"images is {shown(listed)}, a list of class and digest is wanted")
-    found = tuple(_key(item) for item in listed)
-    return Act(at, verdict, found, checked.text(value.get("reason") or "", "reason", _LONGEST_REASON))
+    images = tuple(_key(item) for item in listed)
+    return Act(at, verdict, images, checked.text(value.get("reason") or "", "reason", _LONGEST_REASON))
 
 
 def _key(value: Any) -> ImageKey:

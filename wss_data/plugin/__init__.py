@@ -1,6 +1,6 @@
 """The FiftyOne plugin ``@wss/judge``: operators and a panel for judging a web dataset in the App.
 
-FiftyOne loads this file under a name of its own, from the link that ``wss_data.store.plugins`` makes; everything
+FiftyOne loads this file under a name of its own, from the link that ``wss_data.store.connection`` makes; everything
 else is imported as part of ``wss_data``. Operators only ask and show: what they do is a function of ``wss_data``.
 """
 
@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-MODULES: tuple[str, ...] = ("verdict_operators", "filter_operator", "masks_operator", "panel", "cosegment_operator")
+MODULES = ("operators", "overview")
 """Modules of this package that hold operators and panels, each in a tuple ``OPERATORS``."""
 
 

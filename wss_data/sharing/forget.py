@@ -217,7 +217,7 @@ def _remove_records(dataset: "Dataset", journal: Journal, pictures: Path, sample
             if path.is_file():
                 path.unlink()
         remove_samples(dataset, sample_ids)
-    store.set_drops(dataset, journal.dropped())
+    store.update(dataset, drops=journal.dropped())
     # Pictures are missing, too, after a kill that came when the records had gone.
     if sample_ids or not (pictures / "cosegmentation.png").exists():
         store.apply_filter(dataset)

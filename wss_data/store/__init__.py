@@ -1,32 +1,25 @@
 """Step 4: the FiftyOne dataset: fields, tags, saved views, open, import, export.
 
-The only door to FiftyOne, and ``connection`` is the first module that imports it:
-when it is first needed, never with the package, because that takes seconds and, with
-some settings, starts a database.
+Only here and in ``plugin`` is FiftyOne imported. ``connection`` imports it when it is first needed, never with the
+package: that takes seconds and, with some settings, starts a database.
 
 ===========  =====================================================================
 module       holds
 ===========  =====================================================================
 connection   FiftyOne itself, connected to the database that it shall use
+info         what belongs to us beside the samples: definition, ledgers, filter
 datasets     make, open and list datasets
 appearance   the fields, mask names, colours and saved views that a new one is given
 moved        files that were moved with the folder of WSS_HOME, found again
-info         what belongs to us beside the samples: definition, ledgers, filter
 web          images and masks of a web dataset; filter; masks made elsewhere
 mask_fields  several masks of an image: compared, adopted, kept as history
 descriptors  what images show, as vectors: a map, search, odd ones
-ranking      how suspicious each mask is
 verdicts     a person's verdicts, and the choice of images to train on
 screening    repeats, ambiguous images, placeholders, leaks into an evaluation split
 target       the target dataset; masks that a model made
+provenance   all that is known of each image, in one go
 tables       plain values for training
-app          the FiftyOne App
-server       its server, as a process of its own
-guard        which requests that server answers
-peer         whose program sends a request
-companion    a process that ends with the view
-plugins      our plugin for the App, beside the user's
-worker       runs in the background what the App is told to run there
+app          the FiftyOne App, its server behind our guard, and the background worker
 ===========  =====================================================================
 """
 
@@ -52,23 +45,20 @@ from wss_data.store.info import (
     definition,
     drops,
     filters_to_apply,
+    info_of,
     kind_of,
     mark_filter_stale,
     mask_ledger,
-    passed_over,
-    set_drops,
     set_ledger,
-    set_passed_over,
+    update,
 )
 from wss_data.store.mask_fields import adopt_masks, compare_masks, declare_mask_field
 from wss_data.store.moved import find_moved_files
-from wss_data.store.ranking import rank_masks
 from wss_data.store.screening import LeakReport, ScreenReport, evaluation_splits, leaks, screen, screened
 from wss_data.store.tables import example_table
 from wss_data.store.target import import_report, import_target, set_target_masks, target_summary
 from wss_data.store.verdicts import (
     CHOSEN,
-    act_told,
     choose_for_training,
     find_images,
     judge,
@@ -87,68 +77,3 @@ from wss_data.store.web import (
     set_gone,
     set_masks,
 )
-
-__all__ = [
-    "BEFORE_IMPORT",
-    "CHOSEN",
-    "GROUND_TRUTH",
-    "IMPORTED",
-    "MASKS",
-    "ODD_VIEW",
-    "DatasetRow",
-    "Embedded",
-    "Kind",
-    "LeakReport",
-    "MaskValues",
-    "Member",
-    "ScreenReport",
-    "act_told",
-    "add_records",
-    "adopt_masks",
-    "applied_filters",
-    "apply_filter",
-    "check_name",
-    "choose_for_training",
-    "class_names",
-    "compare_masks",
-    "create_or_open",
-    "dataset_exists",
-    "declare_mask_field",
-    "definition",
-    "drops",
-    "embed",
-    "evaluation_splits",
-    "example_table",
-    "filters_to_apply",
-    "find_images",
-    "find_moved_files",
-    "group_members",
-    "import_masks",
-    "import_report",
-    "import_target",
-    "judge",
-    "kind_of",
-    "leaks",
-    "list_datasets",
-    "mark_filter_stale",
-    "mask_ledger",
-    "open_dataset",
-    "passed_over",
-    "rank_masks",
-    "restore_verdicts",
-    "screen",
-    "screened",
-    "set_descriptors",
-    "set_drops",
-    "set_gone",
-    "set_ledger",
-    "set_masks",
-    "set_passed_over",
-    "set_target_masks",
-    "take_over_verdicts",
-    "target_name",
-    "target_summary",
-    "undo_verdict",
-    "verdict_acts",
-    "view_in_app",
-]

@@ -11,20 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from socket import gethostname
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from wss_data.errors import StoreError
 from wss_data.runtime import database
 from wss_data.runtime.files import expanded
 from wss_data.store.appearance import bring_up_to_date
-from wss_data.store.connection import fiftyone
 from wss_data.store.datasets import open_dataset
-from wss_data.store.info import definition, kind_of
+from wss_data.store.guard import LOOPBACK
+from wss_data.store.info import definition, kind_of, mask_fields
 from wss_data.store.server import Media, guarded_server
+from wss_data.store.types import Dataset
 from wss_data.store.worker import background_worker
-
-if TYPE_CHECKING:
-    import fiftyone as fo
 
 
 def view_in_app(
@@ -53,7 +50,7 @@ def view_in_app(
         StoreError: If there is no such dataset, the address is not local and ``force`` is off, the port is taken, a
             folder is missing, or the App does not start.
     """
-    if address not in ("localhost", "127.0.0.1", "::1") and not force:
+    if address not in LOOPBACK and not force:
         raise StoreError(
             f"address {address} can be reached by others, and FiftyOne's App has no login: it would let them see, "
             "change and delete every dataset. Keep localhost and use ssh -L, or use --force."
@@ -62,22 +59,23 @@ def view_in_app(
     if missing := [str(folder) for folder in folders if not folder.is_dir()]:
         raise StoreError(f"there is no folder {', '.join(missing)} to show files of.")
     dataset = open_dataset(name)
-    bring_up_to_date(fiftyone(), dataset, definition(dataset), kind_of(dataset))
+    bring_up_to_date(dataset, definition(dataset), kind_of(dataset))
     display = sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-    page = f":{port}/datasets/{name}"
     host = f"[{address}]" if ":" in address else address
+    page = f"http://{host}:{port}/datasets/{name}"
     # Whoever ends the command with kill instead of Ctrl-C wants the App's server to end with it, too.
-    before = signal.signal(signal.SIGTERM, _interrupt) if _in_main_thread() else None
+    in_charge = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _interrupt) if in_charge else None
     try:
         with background_worker(), guarded_server(address, port, folders, others=force) as server:
-            print(f"FiftyOne shows '{name}' at  http://{host}{page}")
+            print(f"FiftyOne shows '{name}' at  {page}")
             here = f"ssh -L {port}:{host}:{port} {gethostname()}"
-            print(f"From another machine:  {here}  and open http://localhost{page}")
+            print(f"From another machine:  {here}  and open http://localhost:{port}/datasets/{name}")
             for folder, files in _not_shown(dataset, folders).items():
                 print(f"Not shown: {files:,} files in {folder}, which is no folder of a dataset. With them: --media")
             print("Ctrl-C ends it.", flush=True)
             if open_browser and display:
-                webbrowser.open(f"http://{host}{page}", new=2)
+                webbrowser.open(page, new=2)
             database.stay(lambda: _check(server))
     except KeyboardInterrupt:
         print()
@@ -91,10 +89,9 @@ def _check(server: subprocess.Popen[bytes]) -> None:
         raise StoreError(f"the App's server ended (status {server.returncode}). Start the view again.")
 
 
-def _not_shown(dataset: "fo.Dataset", media: Sequence[Path]) -> Counter[str]:
+def _not_shown(dataset: Dataset, media: Sequence[Path]) -> Counter[str]:
     """Folder -> number of the dataset's files in it, of those that the App does not serve."""
-    fields = dataset.get_field_schema(embedded_doc_type=fiftyone().Segmentation)
-    columns = dataset.values(["filepath", *(f"{field}.mask_path" for field in fields)])
+    columns = dataset.values(["filepath", *(f"{field}.mask_path" for field in mask_fields(dataset))])
     files = Counter(os.path.dirname(path) for column in columns for path in column if path)
     serves = Media(media).serves
     return Counter({folder: number for folder, number in files.items() if not serves(folder)})
@@ -102,7 +99,3 @@ def _not_shown(dataset: "fo.Dataset", media: Sequence[Path]) -> Counter[str]:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()

@@ -1,98 +1,66 @@
-"""What a new dataset is given so that FiftyOne understands and shows it: fields, mask names, colours, saved views.
-
-FiftyOne itself comes in as an argument: only ``connection`` imports it.
-"""
+"""What a dataset is given so that FiftyOne understands and shows it: fields, mask names, colours, saved views."""
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wss_data.cosegmentation.quality import MaskQuality
 from wss_data.errors import MaskError
-from wss_data.filtering.filters import (
-    DROPPED,
-    KEPT,
-    LEAK,
-    LOW_CONFIDENCE,
-    PLACEHOLDER,
-    TOO_LARGE,
-    TOO_SMALL,
-)
+from wss_data.filtering.filters import DROPPED, KEPT, LEAK, LOW_CONFIDENCE, PLACEHOLDER, TOO_LARGE, TOO_SMALL
 from wss_data.imaging.masks import mask_names, open_mask, voc_palette
 from wss_data.spec import DatasetSpec
-from wss_data.store.info import GROUND_TRUTH, MASKS, PROVENANCE_TEXTS, SCORE, Kind
+from wss_data.store.connection import fiftyone
+from wss_data.store.info import GROUND_TRUTH, MASKS, PROVENANCE_TEXTS, SCORE, Kind, mask_fields
+from wss_data.store.types import Dataset, View
 
-if TYPE_CHECKING:
-    import fiftyone as fo
-
-MASK_FIELDS: dict[str, tuple[str, ...]] = {
+MASK_FIELDS: dict[Kind, tuple[str, ...]] = {
     "web": (MASKS,),
     "target": (GROUND_TRUTH, "pseudo_mask", "prediction"),
 }
 """Fields of masks that a new dataset has."""
 
+LABELS: dict[Kind, str] = {"web": "label", "target": "labels"}
+"""Field of the image-level labels: one class on the web (what was searched for), any number on a target."""
 
 _SORTED = ("confidence", "foreground_ratio", SCORE)
 """Numbers by which saved views sort the images with one tag."""
 
 
-def label_field(kind: Kind) -> str:
-    """Field of the image-level labels: one class on the web (what was searched for), any number on a target."""
-    return "label" if kind == "web" else "labels"
-
-
-def set_up(fiftyone: Any, dataset: "fo.Dataset", spec: DatasetSpec, kind: Kind) -> None:
-    """Give an empty dataset its fields, mask names, colours and saved views.
-
-    Args:
-        fiftyone: The module.
-        dataset: An empty dataset.
-        spec: The definition.
-        kind: ``web`` or ``target``.
-    """
-    _declare_fields(fiftyone, dataset, kind)
-    dataset.default_mask_targets = colour_targets(spec)
-    dataset.app_config.color_scheme = fiftyone.ColorScheme(**colours(spec, kind))
+def set_up(dataset: Dataset, spec: DatasetSpec, kind: Kind) -> None:
+    """Give an empty dataset its fields, mask names, colours and saved views."""
+    _declare_fields(dataset, kind)
     # Segmentations stay hidden in the App until they are named here.
-    dataset.app_config.active_fields = fiftyone.ActiveFields(paths=["tags", label_field(kind), *MASK_FIELDS[kind]])
-    dataset.app_config.sidebar_groups = _side_bar(fiftyone, dataset, kind)
-    dataset.save()
-    for name, view in _views(fiftyone.ViewField, dataset, spec, kind).items():
-        dataset.save_view(name, view)
+    paths = ["tags", LABELS[kind], *MASK_FIELDS[kind]]
+    dataset.app_config.active_fields = fiftyone().ActiveFields(paths=paths)
+    bring_up_to_date(dataset, spec, kind)
 
 
-def bring_up_to_date(fiftyone: Any, dataset: "fo.Dataset", spec: DatasetSpec, kind: Kind) -> None:
-    """Give a dataset that an earlier version made what a new one would show; what its user changed stays.
-
-    Args:
-        fiftyone: The module.
-        dataset: A dataset of ours.
-        spec: The definition.
-        kind: ``web`` or ``target``.
-    """
-    if dataset.default_mask_targets in (mask_targets(spec), {}):
+def bring_up_to_date(dataset: Dataset, spec: DatasetSpec, kind: Kind) -> None:
+    """Give a dataset that is new, or that an earlier version made, what it lacks; what its user changed stays."""
+    values = mask_targets(spec)
+    # By values, as earlier versions had them, or none at all; whatever else is there, its user has set.
+    if dataset.default_mask_targets in (values, {}):
         dataset.default_mask_targets = colour_targets(spec)
-        dataset.app_config.color_scheme = fiftyone.ColorScheme(**colours(spec, kind))
-        dataset.save()
-    per_field = {field: mask_targets(spec) for field in _fields_of_masks(fiftyone, dataset) if _is_grey(dataset, field)}
-    if per_field and dataset.mask_targets != {**per_field, **dataset.mask_targets}:
-        dataset.mask_targets = {**per_field, **dataset.mask_targets}
+        dataset.app_config.color_scheme = fiftyone().ColorScheme(**_colours(spec, kind))
+    grey = {field: values for field in mask_fields(dataset) if _is_grey(dataset, field)}
+    if dataset.mask_targets != {**grey, **dataset.mask_targets}:
+        dataset.mask_targets = {**grey, **dataset.mask_targets}
     if dataset.app_config.sidebar_groups is None:
-        dataset.app_config.sidebar_groups = _side_bar(fiftyone, dataset, kind)
-        dataset.save()
+        dataset.app_config.sidebar_groups = _side_bar(dataset, kind)
+    dataset.save()
     if kind == "web":
-        _make_indexes(dataset)
+        # What saved views choose and sort by, so that none has to read or sort 75,800 images.
+        for field in ("sha256", "label.label", "duplicate_of"):
+            dataset.create_index(field)
+        for number in _SORTED:
+            if dataset.has_field(number):  # a dataset that an earlier version made may lack it
+                dataset.create_index([("tags", 1), (number, 1)])
     there = set(dataset.list_saved_views())
-    for name, view in _views(fiftyone.ViewField, dataset, spec, kind).items():
+    for name, view in _views(dataset, spec, kind).items():
         if name not in there:
             dataset.save_view(name, view)
 
 
-def _fields_of_masks(fiftyone: Any, dataset: "fo.Dataset") -> list[str]:
-    embedded = dataset.get_field_schema(ftype=fiftyone.EmbeddedDocumentField, embedded_doc_type=fiftyone.Segmentation)
-    return list(embedded)
-
-
-def _is_grey(dataset: "fo.Dataset", field: str) -> bool:
+def _is_grey(dataset: Dataset, field: str) -> bool:
     """Whether the masks of a field are grey PNGs, as other tools write them; judged by the first."""
     paths = dataset.exists(f"{field}.mask_path").limit(1).values(f"{field}.mask_path")
     try:
@@ -101,85 +69,64 @@ def _is_grey(dataset: "fo.Dataset", field: str) -> bool:
         return False
 
 
-def _side_bar(fiftyone: Any, dataset: "fo.Dataset", kind: Kind) -> list[Any]:
-    """The fields in the order in which a person judges by them; what nobody judges by is folded up at the end."""
+def _side_bar(dataset: Dataset, kind: Kind) -> list[Any]:
+    """The fields in the order in which a person judges by them; the others are folded up at the end."""
     schema = dataset.get_field_schema(flat=True)
-    masks = _fields_of_masks(fiftyone, dataset)
-    parts = {
-        "tags": [],
-        "labels": [label_field(kind), *masks],
-        "judge": ["foreground_ratio", "confidence", "oddness", "verdict", "verdict_reason", "verdict_at"],
-        "quality": [path for path in schema if path.startswith("quality.")],
-        "provenance": [path for path in schema if path.startswith("provenance.")],
-    }
-    shown = {path: [name for name in names if name in schema] for path, names in parts.items()}
-    named = {name for names in shown.values() for name in names}
+    labels = [LABELS[kind], *mask_fields(dataset)]
+    judged_by = ["foreground_ratio", "confidence", "oddness", "verdict", "verdict_reason", "verdict_at"]
+    groups: dict[str, list[str]] = {"tags": [], "labels": labels, "judge": judged_by}
+    for parent in ("quality", "provenance", "metadata"):
+        groups[parent] = [path for path in schema if path.startswith(f"{parent}.")]
+    shown = {name: [path for path in paths if path in schema] for name, paths in groups.items()}
     # Of an embedded field the App lists what is in it; that of labels and masks it lists by itself.
-    parents = ("quality", "provenance", "metadata", *masks, label_field(kind))
-    other = [
-        path
-        for path in schema
-        if path not in (*named, "tags", "quality", "provenance", "metadata")
-        and not path.startswith(tuple(f"{parent}." for parent in parents))
-    ]
-    shown |= {"metadata": [path for path in schema if path.startswith("metadata.")], "other": other}
-    group = fiftyone.SidebarGroupDocument
-    folded = ("provenance", "metadata", "other")
+    listed = {"tags", "quality", "provenance", "metadata", *(path for paths in shown.values() for path in paths)}
+    inside = tuple(f"{parent}." for parent in ("quality", "provenance", "metadata", *labels))
+    shown["other"] = [path for path in schema if path not in listed and not path.startswith(inside)]
+    group, folded = fiftyone().SidebarGroupDocument, ("provenance", "metadata", "other")
     return [group(name=name, paths=paths, expanded=name not in folded) for name, paths in shown.items()]
 
 
-def _declare_fields(fiftyone: Any, dataset: "fo.Dataset", kind: Kind) -> None:
+def _declare_fields(dataset: Dataset, kind: Kind) -> None:
     """Declare every field at once, so that views and the App know them before the first image has them."""
-    embedded = fiftyone.EmbeddedDocumentField
-    label = fiftyone.Classification if kind == "web" else fiftyone.Classifications
-    dataset.add_sample_field(label_field(kind), embedded, embedded_doc_type=label)
+    fo = fiftyone()
+    label = fo.Classification if kind == "web" else fo.Classifications
+    dataset.add_sample_field(LABELS[kind], fo.EmbeddedDocumentField, embedded_doc_type=label)
     for name in ("image_id", "sha256", "phash"):
-        dataset.add_sample_field(name, fiftyone.StringField)
+        dataset.add_sample_field(name, fo.StringField)
     for name in MASK_FIELDS[kind]:
-        declare_masks(fiftyone, dataset, name)
+        declare_masks(dataset, name)
     dataset.create_index("image_id")
     if kind == "target":
         return
     for name in ("verdict", "verdict_reason", "duplicate_of"):
-        dataset.add_sample_field(name, fiftyone.StringField)
-    dataset.add_sample_field("verdict_at", fiftyone.DateTimeField)
+        dataset.add_sample_field(name, fo.StringField)
+    dataset.add_sample_field("verdict_at", fo.DateTimeField)
     for name in ("foreground_ratio", "confidence", "oddness"):
-        dataset.add_sample_field(name, fiftyone.FloatField)
-    dataset.add_sample_field("descriptor", fiftyone.VectorField)
-    dataset.add_sample_field("descriptor_network", fiftyone.StringField)
-    dataset.add_sample_field("quality", embedded, embedded_doc_type=fiftyone.DynamicEmbeddedDocument)
-    dataset.add_sample_field(SCORE, fiftyone.FloatField)
-    for measure in fields(MaskQuality):
-        dataset.add_sample_field(
-            f"quality.{measure.name}", fiftyone.IntField if measure.type is int else fiftyone.FloatField
-        )
+        dataset.add_sample_field(name, fo.FloatField)
+    dataset.add_sample_field("descriptor", fo.VectorField)
+    dataset.add_sample_field("descriptor_network", fo.StringField)
     # A document class of our own would have to be importable wherever the dataset is opened, the App included.
-    dataset.add_sample_field("provenance", embedded, embedded_doc_type=fiftyone.DynamicEmbeddedDocument)
+    for name in ("quality", "provenance"):
+        dataset.add_sample_field(name, fo.EmbeddedDocumentField, embedded_doc_type=fo.DynamicEmbeddedDocument)
+    dataset.add_sample_field(SCORE, fo.FloatField)
+    for measure in fields(MaskQuality):
+        dataset.add_sample_field(f"quality.{measure.name}", fo.IntField if measure.type is int else fo.FloatField)
     for name in PROVENANCE_TEXTS:
-        dataset.add_sample_field(f"provenance.{name}", fiftyone.StringField)
-    dataset.add_sample_field("provenance.retrieved_at", fiftyone.DateTimeField)
-    dataset.add_sample_field("provenance.opt_outs", fiftyone.ListField, subfield=fiftyone.StringField)
+        dataset.add_sample_field(f"provenance.{name}", fo.StringField)
+    dataset.add_sample_field("provenance.retrieved_at", fo.DateTimeField)
+    dataset.add_sample_field("provenance.opt_outs", fo.ListField, subfield=fo.StringField)
     for name in ("original_width", "original_height"):
-        dataset.add_sample_field(f"provenance.{name}", fiftyone.IntField)
-    _make_indexes(dataset)
+        dataset.add_sample_field(f"provenance.{name}", fo.IntField)
 
 
-def _make_indexes(dataset: "fo.Dataset") -> None:
-    """Index what a web dataset's saved views choose and sort by, so that none has to read or sort 75,800 images."""
-    for field in ("sha256", "label.label", "duplicate_of"):
-        dataset.create_index(field)
-    for number in _SORTED:
-        if dataset.has_field(number):  # a dataset that an earlier version made may lack it
-            dataset.create_index([("tags", 1), (number, 1)])
-
-
-def declare_masks(fiftyone: Any, dataset: "fo.Dataset", field: str) -> None:
-    """Declare a field of masks, and show it in the App. Does nothing where the field is there."""
+def declare_masks(dataset: Dataset, field: str) -> None:
+    """Declare a field of masks, and show it in the App. Does nothing if the field exists."""
     if dataset.has_sample_field(field):
         return
-    dataset.add_sample_field(field, fiftyone.EmbeddedDocumentField, embedded_doc_type=fiftyone.Segmentation)
+    fo = fiftyone()
+    dataset.add_sample_field(field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Segmentation)
     for attribute in ("method", "fingerprint"):
-        dataset.add_sample_field(f"{field}.{attribute}", fiftyone.StringField)
+        dataset.add_sample_field(f"{field}.{attribute}", fo.StringField)
     active = dataset.app_config.active_fields
     if active is not None and field not in active.paths:
         active.paths = [*active.paths, field]
@@ -204,7 +151,7 @@ def _hex(value: int) -> str:
     return "#{:02x}{:02x}{:02x}".format(*voc_palette()[value])
 
 
-def colours(spec: DatasetSpec, kind: Kind) -> dict[str, Any]:
+def _colours(spec: DatasetSpec, kind: Kind) -> dict[str, Any]:
     """Settings of FiftyOne's ``ColorScheme``: VOC's colour for each class, on masks and labels alike."""
     palette = {value: _hex(value) for value in mask_targets(spec) if value}
     # When the App draws a mask again, after the view has changed, it knows a colour by its place in `colour_targets`.
@@ -213,12 +160,13 @@ def colours(spec: DatasetSpec, kind: Kind) -> dict[str, Any]:
     return {
         "color_by": "value",
         "default_mask_targets_colors": [{"intTarget": value, "color": colour} for value, colour in palette.items()],
-        "fields": [{"path": label_field(kind), "colorByAttribute": "label", "valueColors": by_label}],
+        "fields": [{"path": LABELS[kind], "colorByAttribute": "label", "valueColors": by_label}],
     }
 
 
-def _views(field: Any, dataset: "fo.Dataset", spec: DatasetSpec, kind: Kind) -> dict[str, Any]:
+def _views(dataset: Dataset, spec: DatasetSpec, kind: Kind) -> dict[str, View]:
     if kind == "target":
+        field = fiftyone().ViewField
         dropped = field("tags").filter(field().starts_with(DROPPED)).length() > 0
         return {
             "train": dataset.match_tags("train"),
@@ -232,7 +180,7 @@ def _views(field: Any, dataset: "fo.Dataset", spec: DatasetSpec, kind: Kind) -> 
         "low confidence": dataset.match_tags(LOW_CONFIDENCE).sort_by("confidence"),
         "most suspicious first": dataset.match_tags(KEPT).sort_by(SCORE),
         "least confident first": dataset.match_tags(KEPT).sort_by("confidence"),
-        # By what they repeat, so that copies stand beside each other.
+        # By what they repeat, so that copies are beside each other.
         "duplicates": dataset.match(
             {"$or": [{"duplicate_of": {"$ne": None}, "tags": {"$ne": LEAK}}, {"tags": PLACEHOLDER}]}
         ).sort_by("duplicate_of"),

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO
 
-_STOP_SECONDS = 10.0
+_STOP_SECONDS = 10.0  # a companion ends at once, unless it is still marking an operator as failed in the database
 
 
 @contextmanager
 def companion(
     code: str, *arguments: str, inherited: Sequence[int] = (), errors: IO[bytes] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run Python code in a process of its own while the block runs.
+    """Run Python ``code`` in a process of its own while the block runs; yields the process.
 
     It holds one end of a pipe, its standard input, and has to end when the other is closed (``end_with_parent``):
     that is so however this process ends.
@@ -25,17 +25,14 @@ def companion(
         arguments: Its ``sys.argv[1:]``.
         inherited: File descriptors that it shares.
         errors: Where its standard error goes; by default where this process's does.
-
-    Yields:
-        The process.
     """
-    # A session of its own: Ctrl-C in a terminal is meant for the view, whose end the process notices.
     process = subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=errors,
         pass_fds=inherited,
+        # Ctrl-C in a terminal is meant for the view, whose end the process notices.
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
@@ -52,11 +49,7 @@ def companion(
 
 
 def end_with_parent(before: Callable[[], None] = lambda: None) -> None:
-    """In a companion: watch for the end of the parent, and end then at once, whatever the main thread is doing.
-
-    Args:
-        before: Called first.
-    """
+    """In a companion: when the parent ends, call ``before`` and end at once, whatever the main thread is doing."""
 
     def watch() -> None:
         try:

@@ -1,15 +1,21 @@
 """The only place that imports FiftyOne, when it is first needed: the import takes seconds."""
 
 import contextlib
+import logging
+import os
+import secrets
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from wss_data.errors import StoreError
 from wss_data.runtime import database
-from wss_data.store.plugins import offer_plugin
+from wss_data.runtime.home import home_folder
+from wss_data.store.types import Dataset
 
-if TYPE_CHECKING:
-    import fiftyone as fo
+LOGGER = logging.getLogger(__name__)
+
+_PLUGIN = Path(__file__).resolve().parents[1] / "plugin"
 
 _ready: Any = None
 
@@ -48,47 +54,68 @@ def fiftyone() -> Any:
                 f"It was not touched. Update FiftyOne, or set {database.FOLDER_VARIABLE} to a folder for another."
             ) from error
         raise StoreError(f"FiftyOne's database cannot be used: {reason}") from error
-    offer_plugin(fo)
+    _offer_plugin(fo)
     _ready = fo
     return fo
 
 
-def correct_count(dataset: "fo.Dataset") -> None:
-    """Let the server count the samples of ``dataset`` anew where the number it keeps is wrong.
+def _offer_plugin(fiftyone: Any) -> None:
+    """Let FiftyOne, the module, find our plugin, in this process and in those that it starts.
+
+    It looks for plugins in one folder, and is given one of ours with two links: to the plugin in this package, and to
+    the folder where it would have looked. Without a place to write, the App lacks our plugin, and a warning says so.
+    """
+    folder = home_folder() / ".plugins"
+    theirs = Path(fiftyone.config.plugins_dir or "~/fiftyone/__plugins__").expanduser().absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, target in ("wss", _PLUGIN), ("yours", theirs):
+            path = folder / name
+            if target == folder or (path.is_symlink() and path.readlink() == target):
+                continue
+            # Renamed into place: another process may be doing the same.
+            temporary = path.with_name(f".{name}-{secrets.token_hex(8)}")
+            temporary.symlink_to(target, target_is_directory=True)
+            temporary.replace(path)
+    except OSError as error:
+        LOGGER.warning("%s: no place for the link to our FiftyOne plugin (%s); the App lacks it.", folder, error)
+        return
+    os.environ["FIFTYONE_PLUGINS_DIR"] = str(folder)
+    fiftyone.config.plugins_dir = str(folder)
+
+
+def samples_of(dataset: Dataset) -> Any:
+    """MongoDB's collection of a dataset's samples, for what FiftyOne has no call for."""
+    return fiftyone().core.odm.get_db_conn()[dataset._sample_collection_name]
+
+
+def correct_count(dataset: Dataset) -> None:
+    """Let the server count the samples of a dataset again if the number it keeps is wrong.
 
     It is wrong after a server was killed, for ever, and may be 0. FiftyOne and its App take it for the dataset's size.
-
-    Args:
-        dataset: Any dataset.
     """
     from pymongo.errors import OperationFailure
 
-    database = fiftyone().core.odm.get_db_conn()
-    samples = database[dataset._sample_collection_name]
-    before, counted, after = (
-        samples.estimated_document_count(),
-        samples.count_documents({}),
-        samples.estimated_document_count(),
-    )
+    samples = samples_of(dataset)
+    before = samples.estimated_document_count()
+    counted = samples.count_documents({})
+    after = samples.estimated_document_count()
     # In between, if somebody else is storing images just now.
     if not min(before, after) <= counted <= max(before, after):
         with contextlib.suppress(OperationFailure):  # not everybody may do this on a server of their team
-            database.command("validate", samples.name)
+            samples.database.command("validate", samples.name)
 
 
-def wait_until_on_disk(dataset: "fo.Dataset") -> None:
-    """Return when the server has on disk all that it confirmed for ``dataset``.
+def wait_until_on_disk(dataset: Dataset) -> None:
+    """Return when the server has on disk all that it confirmed for a dataset.
 
-    MongoDB confirms a write before it is there, and writes every tenth of a second: a server that
+    MongoDB confirms a write before it is on disk, and writes every tenth of a second: a server that
     is killed in between forgets what it confirmed. To be called before anything else takes note,
     as of a thing done, of what was stored.
-
-    Args:
-        dataset: Any dataset.
     """
     from pymongo import WriteConcern
 
-    samples = fiftyone().core.odm.get_db_conn()[dataset._sample_collection_name]
+    samples = samples_of(dataset)
     durable = WriteConcern(**{**samples.write_concern.document, "j": True})
     # It changes nothing, and is answered when the server's journal is written up to here.
     samples.with_options(write_concern=durable).update_one({"_id": None}, {"$set": {"_id": None}})

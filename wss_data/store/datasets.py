@@ -2,8 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from wss_data.errors import StoreError
 from wss_data.filtering.filters import KEPT
@@ -12,15 +11,12 @@ from wss_data.store.appearance import set_up
 from wss_data.store.connection import correct_count, fiftyone
 from wss_data.store.info import IMPORTED, MASKS, TAG, Kind, class_names, info_of, new_info, update
 from wss_data.store.moved import find_moved_files
-
-if TYPE_CHECKING:
-    import fiftyone as fo
+from wss_data.store.types import Dataset
 
 LOGGER = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class DatasetRow:
+class DatasetRow(NamedTuple):
     """One line of the list of datasets: name, kind, images, those kept (web) and class names."""
 
     name: str
@@ -33,6 +29,10 @@ class DatasetRow:
 def target_name(spec: DatasetSpec) -> str:
     """Name of the definition's target dataset."""
     return f"{spec.name}-target"
+
+
+def _name(spec: DatasetSpec, kind: Kind) -> str:
+    return spec.name if kind == "web" else target_name(spec)
 
 
 def dataset_exists(name: str) -> bool:
@@ -54,7 +54,7 @@ def list_datasets() -> list[DatasetRow]:
     return rows
 
 
-def open_dataset(name: str) -> "fo.Dataset":
+def open_dataset(name: str) -> Dataset:
     """The dataset called ``name``; files that were moved with the folder of ``WSS_HOME`` are found where they lie now.
 
     Raises:
@@ -75,12 +75,9 @@ def open_dataset(name: str) -> "fo.Dataset":
 
 
 def check_name(name: str) -> None:
-    """Refuse the name of a new dataset that FiftyOne takes for that of another: ``my_pets`` beside ``My-Pets``.
+    """Raise ``StoreError`` if FiftyOne takes the name of a new dataset for that of another: ``my_pets``, ``My-Pets``.
 
-    To be asked before anything is retrieved, read or written for the dataset.
-
-    Raises:
-        StoreError: If there is another dataset of the same name but for capitals, ``-`` and ``_``.
+    To be called before anything is retrieved, read or written for the dataset.
     """
     fo = fiftyone()
     if fo.dataset_exists(name):
@@ -95,18 +92,14 @@ def check_name(name: str) -> None:
 
 
 def check_place(spec: DatasetSpec, kind: Kind) -> None:
-    """Refuse a dataset whose name is another's already; ``create_or_open`` does, and this before all other work.
-
-    Raises:
-        StoreError: As ``create_or_open``.
-    """
-    name = spec.name if kind == "web" else target_name(spec)
+    """Raise what ``create_or_open`` would, before all other work."""
+    name = _name(spec, kind)
     check_name(name)
     if fiftyone().dataset_exists(name):
         _check_same(open_dataset(name), spec, kind)
 
 
-def _check_same(dataset: "fo.Dataset", spec: DatasetSpec, kind: Kind) -> None:
+def _check_same(dataset: Dataset, spec: DatasetSpec, kind: Kind) -> None:
     """Refuse a dataset that was made from another definition."""
     name, info = dataset.name, info_of(dataset)
     if info["kind"] != kind or class_names(dataset) != spec.class_names:
@@ -118,6 +111,7 @@ def _check_same(dataset: "fo.Dataset", spec: DatasetSpec, kind: Kind) -> None:
     before = info["definition"]
     if kind == "target" or not len(dataset):
         return
+    # Images on disk were shrunk to the earlier size; masks of an engine are made again, imported ones cannot be.
     if before["longest_side"] != spec.longest_side:
         raise StoreError(
             f"dataset '{name}' holds images of at most {before['longest_side']} pixels; the definition has "
@@ -133,65 +127,57 @@ def _check_same(dataset: "fo.Dataset", spec: DatasetSpec, kind: Kind) -> None:
 
 
 def _taken_out(before: Mapping[str, Any], spec: DatasetSpec) -> list[str]:
-    """What a definition asks for no more: sources, results of a source, queries of a class; as words."""
+    """What a definition no longer asks for: sources, results of a source, queries of a class; as words."""
     now = {source["name"]: source for source in spec.to_dict()["sources"]}
     queries = {wanted.name: wanted.queries for wanted in spec.classes}
-    told = []
+    changes = []
     for source in before["sources"]:
         name, limit = source["name"], source["limit"]
         if name not in now:
-            told.append(f"source {name} was taken out")
+            changes.append(f"source {name} was taken out")
             continue
         most = now[name]["limit"]
         if most is not None and (limit is None or limit > most):
-            told.append(f"limit of {name} is {most}, was {limit or 'none'}")
-        # Another folder of photographs is told about file by file.
+            changes.append(f"limit of {name} is {most}, was {limit or 'none'}")
+        # Another folder of photographs is reported file by file.
         if {**source["options"], "path": None} != {**now[name]["options"], "path": None}:
-            told.append(f"{name} has other options")
+            changes.append(f"{name} has other options")
     for item in before["classes"]:
         if gone := [query for query in item["queries"] if query not in queries[item["name"]]]:
-            told.append(f"{item['name']} is no longer searched for as {', '.join(gone)}")
-    return told
+            changes.append(f"{item['name']} is no longer searched for as {', '.join(gone)}")
+    return changes
 
 
-def create_or_open(spec: DatasetSpec, kind: Kind) -> "fo.Dataset":
+def create_or_open(spec: DatasetSpec, kind: Kind) -> Dataset:
     """The persistent dataset of a definition, made where it is missing, with its fields, colours and saved views.
 
-    Args:
-        spec: The definition.
-        kind: ``web`` for the dataset called as the definition, ``target`` for ``<name>-target``.
+    A web dataset is called as the definition, a target dataset ``<name>-target``.
 
     Raises:
         StoreError: If a dataset of that name has other classes or images of another size, this package did not make
             it, or the name is another's but for capitals, ``-`` and ``_``.
     """
-    fo = fiftyone()
-    name = spec.name if kind == "web" else target_name(spec)
+    name = _name(spec, kind)
     check_name(name)
-    if not fo.dataset_exists(name):
-        return _create(spec, kind, name)
+    if not fiftyone().dataset_exists(name):
+        # Set up under a random name and renamed at the end: killed on the way, nothing half-made has the name.
+        dataset = fiftyone().Dataset()
+        set_up(dataset, spec, kind)
+        dataset.tags = [TAG]
+        dataset.info[TAG] = new_info(spec, kind)
+        dataset.name = name
+        dataset.persistent = True
+        return dataset
     dataset = open_dataset(name)
     _check_same(dataset, spec, kind)
     before = info_of(dataset)["definition"]
     if before != spec.to_dict():
-        if kind == "web" and len(dataset) and (told := "; ".join(_taken_out(before, spec))):
+        if kind == "web" and len(dataset) and (changes := "; ".join(_taken_out(before, spec))):
             LOGGER.warning(
                 "%s: the definition changed: %s. Images stored by the earlier one stay; to leave them out, give the "
                 "definition another name.",
-                *(name, told),
+                *(name, changes),
             )
         update(dataset, definition=spec.to_dict())
-    dataset.persistent = True
-    return dataset
-
-
-def _create(spec: DatasetSpec, kind: Kind, name: str) -> "fo.Dataset":
-    fo = fiftyone()
-    # Set up under a name that means nothing and renamed at the end: killed on the way, nothing half-made has the name.
-    dataset = fo.Dataset()
-    set_up(fo, dataset, spec, kind)
-    dataset.tags = [TAG]
-    dataset.info[TAG] = new_info(spec, kind)
-    dataset.name = name
-    dataset.persistent = True
+    dataset.persistent = True  # killed between its name and this line, it was not
     return dataset

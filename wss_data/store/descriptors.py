@@ -3,19 +3,18 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, get_args
 
 import numpy as np
 from tqdm import tqdm
 
+from wss_data.cosegmentation.base import ImageFiles
 from wss_data.errors import StoreError
 from wss_data.filtering.oddness import describe_images, network_name, oddness
 from wss_data.runtime.home import dataset_owner
 from wss_data.store.connection import fiftyone
-from wss_data.store.info import web_info
-
-if TYPE_CHECKING:
-    import fiftyone as fo
+from wss_data.store.info import rows, web_info
+from wss_data.store.types import Dataset, View
 
 DESCRIPTOR, NETWORK, ODDNESS = "descriptor", "descriptor_network", "oddness"
 
@@ -27,23 +26,17 @@ ODD_VIEW = "odd ones out first"
 MapMethod = Literal["tsne", "pca"]
 
 MOST_FOR_TSNE = 10_000
-"""Images up to which t-SNE draws the map by itself; it takes minutes beyond."""
+"""Images up to which t-SNE draws the map by default; it takes minutes beyond."""
 
 FEWEST = 3
 """Images that a map needs."""
 
-_BATCH = 256
+_BATCH = 256  # descriptors: at most so many are lost when a run is killed
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """What ``embed`` did; prints as a line.
-
-    Args:
-        images: Images on the map.
-        described: Of these, images that the network had to look at.
-        method: What drew the map.
-    """
+    """What ``embed`` did: images on the map, those of them that the network had to look at; prints as a line."""
 
     images: int
     described: int
@@ -54,26 +47,24 @@ class Embedded:
         return f"{self.images:,} images on the map ({self.method}), {looked}."
 
 
-def set_descriptors(dataset: "fo.Dataset", descriptors: Mapping[str, np.ndarray], network: str) -> None:
-    """Store descriptors.
-
-    Args:
-        dataset: A web dataset.
-        descriptors: Sample id -> descriptor, shape (C,), float16.
-        network: What described them; only descriptors of one network can be compared.
-    """
-    fo = fiftyone()
+def set_descriptors(dataset: Dataset, descriptors: Mapping[str, np.ndarray], network: str) -> None:
+    """Store descriptors: sample id -> shape (C,), float16. Only those of one ``network`` can be compared."""
     if not descriptors:
         return
-    for name, kind in ((DESCRIPTOR, fo.VectorField), (NETWORK, fo.StringField)):
-        if not dataset.has_sample_field(name):
-            dataset.add_sample_field(name, kind)
+    _declare_fields(dataset)
     dataset.set_values(DESCRIPTOR, dict(descriptors), key_field="id")
     dataset.set_values(NETWORK, dict.fromkeys(descriptors, network), key_field="id")
 
 
+def _declare_fields(dataset: Dataset) -> None:
+    """A dataset that an earlier version made may lack them."""
+    fo = fiftyone()
+    for name, kind in (DESCRIPTOR, fo.VectorField), (NETWORK, fo.StringField), (ODDNESS, fo.FloatField):
+        dataset.add_sample_field(name, kind)
+
+
 def embed(
-    dataset: "fo.Dataset", method: MapMethod | None = None, workers: int | None = None, progress: bool = True
+    dataset: Dataset, method: MapMethod | None = None, workers: int | None = None, progress: bool = True
 ) -> Embedded:
     """Make the App's map of a web dataset, search by example, and find the images that are odd in their class.
 
@@ -89,14 +80,15 @@ def embed(
         StoreError: If it is no web dataset, has fewer than 3 images, or another process is building it.
     """
     web_info(dataset, "embedded")
-    if method not in ("tsne", "pca", None):
+    if method not in (*get_args(MapMethod), None):
         raise StoreError(f"the map can be drawn by tsne or pca, not by {method!r}.")
     if len(dataset) < FEWEST:
         raise StoreError(f"dataset '{dataset.name}' has {len(dataset)} images; a map wants at least {FEWEST}.")
     with dataset_owner(dataset.name):
+        _declare_fields(dataset)
         described = _describe_rest(dataset, workers, progress)
         _forget_other_networks(dataset)
-        view = dataset.exists(DESCRIPTOR) if _networks(dataset) else dataset.limit(0)
+        view = dataset.exists(DESCRIPTOR)
         if len(view) < FEWEST:
             raise StoreError(
                 f"dataset '{dataset.name}': {len(view)} of {len(dataset)} images can be read and described; "
@@ -106,21 +98,17 @@ def embed(
         matrix = np.stack(vectors).astype(np.float32)
         _store_oddness(dataset, keys, np.array(classes), matrix)
         chosen: MapMethod = method or ("tsne" if len(keys) <= MOST_FOR_TSNE else "pca")
-        _index(view, matrix, chosen)
+        _index(dataset, view, matrix, chosen)
     return Embedded(len(keys), described, chosen)
 
 
-def _describe_rest(dataset: "fo.Dataset", workers: int | None, progress: bool) -> int:
+def _describe_rest(dataset: Dataset, workers: int | None, progress: bool) -> int:
     """Describe the images without a descriptor; those of other networks, too, where there are several."""
-    from wss_data.cosegmentation.base import ImageFiles
-
-    rows = list(zip(*dataset.values(["id", "filepath", *_networks(dataset)]), strict=True))
-    names = {row[2] for row in rows} if len(rows[0]) > 2 else {None}
-    if len(names) == 1 and None not in names:
+    if None not in (networks := set(dataset.values(NETWORK))) and len(networks) == 1:
         return 0
     ours = network_name()
-    wanted = [row for row in rows if len(row) < 3 or row[2] != ours]
-    files = ImageFiles([row[1] for row in wanted])
+    wanted = [(key, path) for key, path, network in rows(dataset, "id", "filepath", NETWORK) if network != ours]
+    files = ImageFiles([path for _, path in wanted])
     found: dict[str, np.ndarray] = {}
     done = 0
     bar = tqdm(describe_images(files, workers), total=len(wanted), desc="describe", unit="image", disable=not progress)
@@ -137,52 +125,37 @@ def _describe_rest(dataset: "fo.Dataset", workers: int | None, progress: bool) -
     return done
 
 
-def _forget_other_networks(dataset: "fo.Dataset") -> None:
+def _forget_other_networks(dataset: Dataset) -> None:
     """Clear what networks other than the most frequent saw: left on images that cannot be read, not to be compared."""
-    counts = Counter(dataset.exists(NETWORK).values(NETWORK)) if _networks(dataset) else Counter()
-    for other, _ in counts.most_common()[1:]:
+    for other, _ in Counter(dataset.exists(NETWORK).values(NETWORK)).most_common()[1:]:
         nothing = dict.fromkeys(dataset.match({NETWORK: other}).values("id"))
         for field in (DESCRIPTOR, NETWORK):
             dataset.set_values(field, nothing, key_field="id")
 
 
-def _networks(dataset: "fo.Dataset") -> list[str]:
-    return [NETWORK] if dataset.has_sample_field(NETWORK) else []
-
-
-def _store_oddness(dataset: "fo.Dataset", keys: list[str], classes: np.ndarray, matrix: np.ndarray) -> None:
+def _store_oddness(dataset: Dataset, keys: list[str], classes: np.ndarray, matrix: np.ndarray) -> None:
     values = np.full(len(keys), np.nan, np.float32)
     for name in np.unique(classes):
         values[classes == name] = oddness(matrix[classes == name])
     numbers = {key: None if np.isnan(value) else float(value) for key, value in zip(keys, values, strict=True)}
-    if not dataset.has_sample_field(ODDNESS):
-        dataset.add_sample_field(ODDNESS, fiftyone().FloatField)
     dataset.set_values(ODDNESS, numbers, key_field="id")
     if not dataset.has_saved_view(ODD_VIEW):
         dataset.save_view(ODD_VIEW, dataset.exists(ODDNESS).sort_by(ODDNESS, reverse=True))
 
 
-def _index(view: "fo.DatasetView", matrix: np.ndarray, method: MapMethod) -> None:
+def _index(dataset: Dataset, view: View, matrix: np.ndarray, method: MapMethod) -> None:
     import fiftyone.brain as fob
-
-    dataset = view._dataset
-    for key in (MAP, SIMILAR):
-        if key in dataset.list_brain_runs():
-            dataset.delete_brain_run(key)
-    fob.compute_visualization(view, points=_points(matrix, method), brain_key=MAP, progress=False)
-    fob.compute_similarity(
-        view, embeddings=DESCRIPTOR, brain_key=SIMILAR, backend="sklearn", metric="cosine", progress=False
-    )
-
-
-def _points(matrix: np.ndarray, method: MapMethod) -> np.ndarray:
-    """Where each image lies on the map. Shape (n, 2)."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
     # t-SNE looks at many distances: in 50 dimensions they are nearly the same and cost a twentieth.
-    dimensions = 2 if method == "pca" else 50
-    small = PCA(min(dimensions, *matrix.shape), random_state=0).fit_transform(matrix)
-    if method == "pca":
-        return small
-    return TSNE(perplexity=min(30, (len(matrix) - 1) / 3), init="pca", random_state=0).fit_transform(small)
+    points = PCA(min(2 if method == "pca" else 50, *matrix.shape), random_state=0).fit_transform(matrix)
+    if method == "tsne":
+        points = TSNE(perplexity=min(30, (len(matrix) - 1) / 3), init="pca", random_state=0).fit_transform(points)
+    for key in (MAP, SIMILAR):
+        if key in dataset.list_brain_runs():
+            dataset.delete_brain_run(key)
+    fob.compute_visualization(view, points=points, brain_key=MAP, progress=False)
+    fob.compute_similarity(
+        view, embeddings=DESCRIPTOR, brain_key=SIMILAR, backend="sklearn", metric="cosine", progress=False
+    )

@@ -1,4 +1,4 @@
-"""What stands before FiftyOne's server: the App's own page is answered, pages of other sites are not.
+"""A filter before FiftyOne's server: the App's own page is answered, pages of other sites are not.
 
 FiftyOne's server has no login and asks nobody where a request comes from. While it runs, any web page that is open in
 the same browser can send it orders, and one whose name was made to lead to this machine (DNS rebinding) can read the

@@ -1,9 +1,11 @@
-"""Several masks of one image: each in a field of its own, to be compared, adopted, and kept as history."""
+"""Several masks of one image: each in a field of its own, to be compared, adopted, and kept as history.
+
+Each function raises ``StoreError`` for a target dataset.
+"""
 
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,38 +13,20 @@ from wss_data.cosegmentation.quality import mask_quality
 from wss_data.errors import ImageError, StoreError
 from wss_data.imaging.images import read_image
 from wss_data.imaging.masks import foreground_ratio, read_mask
+from wss_data.spec import DatasetSpec
 from wss_data.store.appearance import declare_masks
 from wss_data.store.connection import fiftyone
-from wss_data.store.info import (
-    BEFORE_IMPORT,
-    IMPORTED,
-    MASKS,
-    class_names,
-    definition,
-    mask_ledger,
-    web_info,
-)
-from wss_data.store.web import (
-    MaskValues,
-    add_imported_ledger,
-    apply_filter,
-    keep_earlier_masks,
-    set_masks,
-)
-
-if TYPE_CHECKING:
-    import fiftyone as fo
+from wss_data.store.info import BEFORE_IMPORT, IMPORTED, MASKS, definition, mask_fields, mask_ledger, rows, web_info
+from wss_data.store.types import Dataset, View
+from wss_data.store.web import MaskValues, replace_masks
 
 
 @dataclass(frozen=True)
 class ClassAgreement:
-    """How far two mask fields agree on one class.
+    """How far two mask fields agree on the images of one class that have both.
 
-    Args:
-        class_name: The class.
-        images: Images that have both masks.
-        mean_iou: Mean of their intersection over union, in [0, 1]; ``None`` without an image.
-        differing: Images whose intersection over union is below one half.
+    ``mean_iou``: mean of their intersection over union, in [0, 1], or ``None`` without an image; ``differing``: images
+    where it is below one half.
     """
 
     class_name: str
@@ -53,13 +37,9 @@ class ClassAgreement:
 
 @dataclass(frozen=True)
 class MaskComparison:
-    """What ``compare_masks`` found; prints as a table.
+    """What ``compare_masks`` found of two mask fields; prints as a table.
 
-    Args:
-        first: One mask field.
-        second: The other.
-        number: Sample field that holds the intersection over union of each image.
-        classes: Agreement, class by class.
+    ``number`` is the sample field that holds the intersection over union of each image.
     """
 
     first: str
@@ -78,13 +58,15 @@ class MaskComparison:
 def foreground_iou(first: np.ndarray, second: np.ndarray, ignore_index: int) -> float:
     """Intersection over union of the foreground of two label masks, in [0, 1]; 1 where neither has any.
 
-    Args:
-        first: Label mask. Shape (H, W), uint8.
-        second: Another of the same shape.
-        ignore_index: Pixels with this value in either mask count in neither.
+    Both of shape (H, W), uint8. Pixels with the value ``ignore_index`` in either mask count in neither.
 
     Raises:
         ValueError: If the shapes differ.
+
+    >>> foreground_iou(np.array([[1, 1, 0, 0]]), np.array([[0, 1, 1, 0]]), ignore_index=255)
+    0.3333333333333333
+    >>> foreground_iou(np.array([[1, 1, 0, 0]]), np.array([[255, 1, 255, 0]]), ignore_index=255)
+    1.0
     """
     if first.shape != second.shape:
         raise ValueError(f"masks must have one shape, found {first.shape} and {second.shape}")
@@ -94,16 +76,11 @@ def foreground_iou(first: np.ndarray, second: np.ndarray, ignore_index: int) -> 
     return float(np.count_nonzero(a & b)) / union if union else 1.0
 
 
-def mask_fields(dataset: "fo.Dataset | fo.DatasetView") -> list[str]:
-    """Names of the fields that hold masks."""
-    return list(dataset.get_field_schema(embedded_doc_type=fiftyone().Segmentation))
-
-
-def other_mask_fields(dataset: "fo.Dataset") -> list[str]:
+def other_mask_fields(dataset: Dataset) -> list[str]:
     """Names of the mask fields beside the one in use.
 
     Raises:
-        StoreError: If there is none, or it is no web dataset.
+        StoreError: If there is none.
     """
     web_info(dataset, "given other masks")
     if found := [field for field in mask_fields(dataset) if field != MASKS]:
@@ -127,40 +104,32 @@ def check_new_field(field: str) -> None:
         )
 
 
-def declare_mask_field(dataset: "fo.Dataset", field: str) -> None:
-    """Make a second mask field, shown in the App; does nothing where it is there.
+def declare_mask_field(dataset: Dataset, field: str) -> None:
+    """Make a second mask field, shown in the App; does nothing if it exists.
 
     Raises:
         StoreError: If it cannot have that name.
     """
     check_new_field(field)
-    declare_masks(fiftyone(), dataset, field)
+    declare_masks(dataset, field)
 
 
 def compare_masks(
-    dataset: "fo.Dataset", second: str, first: str = MASKS, classes: Collection[str] | None = None
+    dataset: Dataset, second: str, first: str = MASKS, classes: Collection[str] | None = None
 ) -> MaskComparison:
-    """Store how far two masks of each image agree, as a number to sort by.
-
-    Args:
-        dataset: A web dataset.
-        second: A mask field.
-        first: Another.
-        classes: The classes to do; ``None`` for all. Numbers of the others stay.
+    """Store how far two masks of each image agree, as a number to sort by; numbers of other classes stay.
 
     Raises:
         SpecError: If the dataset has no such class.
-        StoreError: If it is no web dataset, a field is missing, or two masks differ in size.
+        StoreError: If a field is missing, or two masks differ in size.
         MaskError: If a mask cannot be read.
     """
     web_info(dataset, "compared in their masks")
-    _check_fields(dataset, (first, second))
-    spec = definition(dataset)
-    spec.check_classes(classes)
-    fields = ["id", "label.label", f"{first}.mask_path", f"{second}.mask_path"]
+    spec = _checked(dataset, (first, second), classes)
     found: dict[str, float | None] = {}
-    by_class: dict[str, list[float]] = {name: [] for name in class_names(dataset) if classes is None or name in classes}
-    for key, class_name, one, other in zip(*dataset.values(fields), strict=True):
+    by_class: dict[str, list[float]] = {name: [] for name in spec.class_names if classes is None or name in classes}
+    columns = rows(dataset, "id", "label.label", f"{first}.mask_path", f"{second}.mask_path")
+    for key, class_name, one, other in columns:
         if class_name not in by_class:
             continue
         found[key] = None
@@ -171,73 +140,57 @@ def compare_masks(
                 raise StoreError(f"{one} and {other} cannot be compared: {error}. Make one of them again.") from error
             by_class[class_name].append(iou)
     number = f"iou_{first}_{second}"
-    if not dataset.has_sample_field(number):
-        dataset.add_sample_field(number, fiftyone().FloatField)
+    dataset.add_sample_field(number, fiftyone().FloatField)
     dataset.set_values(number, found, key_field="id")
-    rows = tuple(
+    agreements = tuple(
         ClassAgreement(name, len(ious), float(np.mean(ious)) if ious else None, sum(iou < 0.5 for iou in ious))
         for name, ious in by_class.items()
     )
-    return MaskComparison(first, second, number, rows)
+    return MaskComparison(first, second, number, agreements)
 
 
-def disagreement_view(dataset: "fo.Dataset", comparison: MaskComparison) -> "fo.DatasetView":
+def disagreement_view(dataset: Dataset, comparison: MaskComparison) -> View:
     """The images that have both masks, those that agree least first."""
     return dataset.exists(comparison.number).sort_by(comparison.number)
 
 
 def adopt_masks(
-    dataset: "fo.Dataset",
+    dataset: Dataset,
     field: str,
     classes: Collection[str] | None = None,
     sample_ids: Sequence[str] | None = None,
 ) -> int:
     """Make the masks of a field those that the filter and training use; the earlier ones stay as history.
 
-    Adopted masks count as imported: a later build leaves them alone. Their ledger comes with them.
-
-    Args:
-        dataset: A web dataset.
-        field: Field of the masks to adopt.
-        classes: The classes to do; ``None`` for all.
-        sample_ids: The images to do; ``None`` for all.
-
-    Returns:
-        Number of masks adopted.
+    Adopted masks count as imported: a later build leaves them alone. Their ledger comes with them. ``classes`` and
+    ``sample_ids`` choose the images. Returns the number of masks adopted.
 
     Raises:
         SpecError: If the dataset has no such class.
-        StoreError: If it is no web dataset, the field is missing or holds no mask for these images.
+        StoreError: If the field is missing or holds no mask for these images.
         MaskError: If a mask cannot be read; nothing was adopted then.
     """
     web_info(dataset, "given other masks")
-    _check_fields(dataset, (field,))
+    spec = _checked(dataset, (field,), classes)
     if field == MASKS:
         raise StoreError(f"'{MASKS}' holds the masks in use already; name the field that shall take their place.")
     view = dataset.exists(f"{field}.mask_path")
     if sample_ids is not None:
         view = view.select(list(sample_ids))
-    spec = definition(dataset)
-    spec.check_classes(classes)
-    values = []
-    rows = zip(*view.values(["id", "label.label", "filepath", f"{field}.mask_path"]), strict=True)
-    for key, class_name, path, mask_path in rows:
-        if classes is None or class_name in classes:
-            values.append(_adopted(key, path, mask_path, spec.ignore_index))
+    values = [
+        _adopted(key, path, mask_path, spec.ignore_index)
+        for key, class_name, path, mask_path in rows(view, "id", "label.label", "filepath", f"{field}.mask_path")
+        if classes is None or class_name in classes
+    ]
     if not values:
         raise StoreError(f"dataset '{dataset.name}': no image that was asked for has a mask in '{field}'.")
-    taken = [value.sample_id for value in values]
-    ledger = mask_ledger(dataset.select(taken), field)
-    keep_earlier_masks(dataset, taken)
-    add_imported_ledger(dataset, ledger, taken)
-    set_masks(dataset, MASKS, values)
-    apply_filter(dataset)
+    replace_masks(dataset, values, mask_ledger(dataset.select([value.sample_id for value in values]), field))
     return len(values)
 
 
-def _adopted(sample_id: str, path: str, mask_path: str, void: int) -> MaskValues:
+def _adopted(sample_id: str, path: str, mask_path: str, ignore_index: int) -> MaskValues:
     label = read_mask(mask_path)
-    uncertain = label == void
+    uncertain = label == ignore_index
     inside = (label != 0) & ~uncertain
     try:
         quality = mask_quality(read_image(path), inside, uncertain)
@@ -246,10 +199,14 @@ def _adopted(sample_id: str, path: str, mask_path: str, void: int) -> MaskValues
     return MaskValues(sample_id, mask_path, None, foreground_ratio(inside, uncertain), quality, IMPORTED, None)
 
 
-def _check_fields(dataset: "fo.Dataset", fields: Sequence[str]) -> None:
+def _checked(dataset: Dataset, fields: Sequence[str], classes: Collection[str] | None) -> DatasetSpec:
+    """The definition, once it is known that the dataset has these mask fields and classes."""
     there = mask_fields(dataset)
     for field in fields:
         if field not in there:
             raise StoreError(
                 f"dataset '{dataset.name}' has no masks in a field '{field}'. Fields with masks: {', '.join(there)}."
             )
+    spec = definition(dataset)
+    spec.check_classes(classes)
+    return spec

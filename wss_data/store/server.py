@@ -1,7 +1,7 @@
 """FiftyOne's App server behind our guard, as a process of its own; FiftyOne would start its own without one.
 
-The view opens the port and hands it over, so that nobody else can listen there in between, and shows the App only when
-the guard was seen to refuse.
+The view opens the port and hands it over, so that no other program can listen there in between, and shows the App only
+when the guard was seen to refuse.
 """
 
 import asyncio
@@ -22,10 +22,11 @@ from wss_data.runtime.files import expanded
 from wss_data.runtime.home import dataset_folder
 from wss_data.store.companion import companion, end_with_parent
 from wss_data.store.connection import fiftyone
+from wss_data.store.guard import Guard
 from wss_data.store.peer import users_are_seen
 
-_START_SECONDS = 150.0
-_LOOK_AGAIN_SECONDS = 1.0
+_START_SECONDS = 150.0  # importing FiftyOne took up to half a minute on a busy machine
+_LOOK_AGAIN_SECONDS = 1.0  # so that a page of many refused files does not read the database once a file
 
 _JOURNAL = "journal.sqlite"
 """In every folder that a build made."""
@@ -38,16 +39,13 @@ _TARGET_FOLDERS = ("JPEGImages", "img")
 def guarded_server(
     address: str, port: int, media: Sequence[Path] = (), others: bool = False
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Serve the App while the block runs.
+    """Serve the App at ``address`` and ``port`` while the block runs; yields the server's process when it answers.
 
     Args:
         address: Address to serve on.
         port: Port to serve on.
         media: Folders to serve files of, beside those of the datasets.
         others: Whether to answer other users of this machine.
-
-    Yields:
-        The server's process, when it answers.
 
     Raises:
         StoreError: If the port is taken, or the server does not start with its guard.
@@ -101,14 +99,11 @@ def _status(address: str, port: int, host: str) -> int:
 
 
 class Media:
-    """Which files the App may show: those below the folders of the database's datasets.
+    """Which files the App may show: those below the folders of the database's datasets, and below ``more``.
 
     What a record says counts for nothing, because records come from others, too. The folders are those below
     ``WSS_HOME``, those of builds elsewhere, the images of VOC and SBD that targets were imported from, and FiftyOne's
     own two. Links are followed first.
-
-    Args:
-        more: Folders named by the user.
     """
 
     def __init__(self, more: Sequence[Path | str] = ()) -> None:
@@ -151,11 +146,9 @@ class Media:
 
 
 def main() -> None:
-    """Serve FiftyOne's App on the socket whose descriptor stands in ``sys.argv``, until the view ends."""
+    """Serve FiftyOne's App on the socket whose descriptor is in ``sys.argv``, until the view ends."""
     end_with_parent()
     os.environ["FIFTYONE_SERVER"] = "1"  # as FiftyOne's own entry does: what it caches would be old in a server
-    from wss_data.store.guard import Guard
-
     fiftyone()  # connects first: what follows imports FiftyOne
     from fiftyone.server.app import app
     from fiftyone.server.events import set_port

@@ -3,10 +3,10 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection as Values
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -22,19 +22,19 @@ from wss_data.store.info import (
     class_names,
     info_of,
     kind_of,
+    mask_fields,
     mask_ledger,
     name_of,
+    rows,
 )
+from wss_data.store.types import Collection
 from wss_data.store.verdicts import CHOSEN
-
-if TYPE_CHECKING:
-    import fiftyone as fo
 
 LOGGER = logging.getLogger(__name__)
 
 
 def example_table(
-    examples: "fo.Dataset | fo.DatasetView",
+    examples: Collection,
     mask_field: str | None,
     include_dropped: bool = False,
     used_for: UsedFor = UsedFor.TRAINING,
@@ -57,41 +57,29 @@ def example_table(
         TrainingDataError: If no image remains.
         StaleMasksError: If a mask was made from another image or other labels than the dataset has now.
     """
-    fo = fiftyone()
-    info = info_of(examples)
-    kind, name, classes = info["kind"], name_of(examples), class_names(examples)
+    info, classes, name = info_of(examples), class_names(examples), name_of(examples)
     if mask_field is not None and not examples.has_sample_field(f"{mask_field}.mask_path"):
-        there = ", ".join(examples.get_field_schema(embedded_doc_type=fo.Segmentation))
-        raise StoreError(
-            f"dataset '{name}' has no masks in a field '{mask_field}'. Fields with masks: {there or 'none'}."
-        )
+        there = ", ".join(mask_fields(examples)) or "none"
+        raise StoreError(f"dataset '{name}' has no masks in a field '{mask_field}'. Fields with masks: {there}.")
     view = examples
-    if isinstance(examples, fo.Dataset) and kind == "web" and mask_field == MASKS and not include_dropped:
+    is_whole_web = isinstance(examples, fiftyone().Dataset) and info["kind"] == "web" and not include_dropped
+    if is_whole_web and mask_field == MASKS:
         view = examples.match_tags(KEPT)
-    picked = isinstance(examples, fo.Dataset) and kind == "web" and not include_dropped and examples.match_tags(CHOSEN)
+    picked = is_whole_web and bool(examples.match_tags(CHOSEN))
     if picked:
-        kept = len(view)
-        view = view.match_tags(CHOSEN)
+        kept, view = len(view), view.match_tags(CHOSEN)
         LOGGER.warning("%s: %d of %d images are taken, those that a person chose for training.", name, len(view), kept)
-    shown = "label.label" if kind == "web" else "labels.classifications.label"
-    ids, paths, tags, labels = view.values(["image_id", "filepath", "tags", shown])
-    verdicts = view.values("verdict") if kind == "web" else [None] * len(ids)
+    ids, paths, tags, labels, digests = view.values(["image_id", "filepath", "tags", _label_path(view), "sha256"])
+    verdicts = view.values("verdict") if info["kind"] == "web" else [None] * len(ids)
     masks = view.values(f"{mask_field}.mask_path") if mask_field else [None] * len(ids)
 
-    dropped = [is_left_out(*row) and not include_dropped for row in zip(tags, verdicts, strict=True)]
-    chosen = [i for i in range(len(ids)) if not dropped[i] and (mask_field is None or masks[i])]
-    if mask_field and len(chosen) < len(ids) - sum(dropped):
-        _refuse_masks_in_database(name, view, mask_field, {ids[i] for i in range(len(ids)) if not dropped[i]})
+    # From here on positions in these columns.
+    allowed = [i for i in range(len(ids)) if include_dropped or not is_left_out(tags[i], verdicts[i])]
+    chosen = sorted((i for i in allowed if mask_field is None or masks[i]), key=lambda i: ids[i] or "")
+    if mask_field and len(chosen) < len(allowed):
+        _refuse_masks_in_database(name, view, mask_field, {ids[i] for i in allowed})
     if not chosen:
-        raise TrainingDataError(_why_empty(name, examples, mask_field, len(ids), sum(dropped)))
-    chosen.sort(key=lambda i: ids[i] or "")
-    index = {class_name: column for column, class_name in enumerate(classes)}
-    table = np.zeros((len(chosen), len(classes)), bool)
-    for row, i in enumerate(chosen):
-        found = labels[i] if isinstance(labels[i], list) else [labels[i]]
-        table[row, [index[label] for label in found if label in index]] = True
-    given = "class names that were searched for" if kind == "web" else "image-level labels of the target images"
-    digests = view.values("sha256")
+        raise TrainingDataError(_why_empty(name, examples, mask_field, len(allowed)))
     if mask_field is not None:
         fit = masks_fit(view, mask_field)
         if stale := [ids[i] for i in chosen if not fit[i]]:
@@ -100,16 +88,12 @@ def example_table(
                 f"images or labels than the dataset has now, the first is that of {stale[0]}. Make them again with "
                 "wss-train masks; the others are kept."
             )
-    ledger = Ledger().add(f"{given} ({name})", Supervision.IMAGE_LEVEL, used_for)
-    if from_sbd := info.get("labels_from", {}).get("sbd"):
-        # Still image-level: a list of classes. But people had drawn masks before anybody could write it.
-        lists = f"SBD's lists of the classes present in {from_sbd} images that VOC has no annotation of ({name})"
-        ledger = ledger.add(lists, Supervision.IMAGE_LEVEL, used_for)
+    shown = np.zeros((len(chosen), len(classes)), bool)
+    for row, i in enumerate(chosen):
+        found = labels[i] if isinstance(labels[i], list) else [labels[i]]
+        shown[row, [classes.index(label) for label in found if label in classes]] = True
     judged = sum(verdict is not None for verdict in verdicts)
-    if judged:
-        ledger = ledger.add(f"a person's verdict, keep or drop, on {judged} images", Supervision.IMAGE_LEVEL, used_for)
-    if picked:
-        ledger = ledger.add(f"a person's choice of {len(chosen)} images", Supervision.IMAGE_LEVEL, used_for)
+    ledger = _label_ledger(name, info, judged, len(chosen) if picked else 0, used_for)
     if mask_field:
         made_from = mask_ledger(view, mask_field)
         if mask_field == GROUND_TRUTH:
@@ -119,20 +103,39 @@ def example_table(
         ids=tuple(ids[i] or Path(paths[i]).stem for i in chosen),
         image_paths=tuple(paths[i] for i in chosen),
         mask_paths=tuple(masks[i] for i in chosen),
-        labels=table,
+        labels=shown,
         classes=classes,
         ignore_index=info["definition"]["ignore_index"],
         ledger=ledger,
         source=name,
-        sha256=tuple(digests[i] or "" for i in chosen) if kind == "target" else None,
+        sha256=tuple(digests[i] or "" for i in chosen) if info["kind"] == "target" else None,
         **(_plausibility(view, chosen) if mask_field == MASKS else {}),
     )
 
 
-def masks_fit(view: "fo.Dataset | fo.DatasetView", field: str) -> list[bool]:
+def _label_ledger(name: str, info: dict[str, Any], judged: int, picked: int, used_for: UsedFor) -> Ledger:
+    """Where the labels came from; ``judged`` and ``picked`` count images of which a person said something."""
+    web = info["kind"] == "web"
+    sources = [f"{'class names that were searched for' if web else 'image-level labels of the target images'} ({name})"]
+    if from_sbd := info.get("labels_from", {}).get("sbd"):
+        # Still image-level: a list of classes. But people had drawn masks before anybody could write it.
+        sources.append(
+            f"SBD's lists of the classes present in {from_sbd} images that VOC has no annotation of ({name})"
+        )
+    if judged:
+        sources.append(f"a person's verdict, keep or drop, on {judged} images")
+    if picked:
+        sources.append(f"a person's choice of {picked} images")
+    ledger = Ledger()
+    for source in sources:
+        ledger = ledger.add(source, Supervision.IMAGE_LEVEL, used_for)
+    return ledger
+
+
+def masks_fit(view: Collection, field: str) -> list[bool]:
     """Whether each sample's mask was made from the image and the labels that the sample has now.
 
-    True where there is no mask, and where nobody noted what it was made from.
+    True where there is no mask, and where it is not recorded what it was made from.
     """
     if not view.has_sample_field(f"{field}.{BASIS}"):
         return [True] * len(view)
@@ -140,18 +143,19 @@ def masks_fit(view: "fo.Dataset | fo.DatasetView", field: str) -> list[bool]:
     return [basis in (None, now) for basis, now in zip(noted, mask_bases(view), strict=True)]
 
 
-def mask_bases(view: "fo.Dataset | fo.DatasetView") -> list[str]:
+def mask_bases(view: Collection) -> list[str]:
     """``mask_basis`` of the image and labels that each sample has now."""
-    shown = "label.label" if kind_of(view) == "web" else "labels.classifications.label"
     return [
         mask_basis(sha256 or "", [labels] if isinstance(labels, str) else labels or ())
-        for sha256, labels in zip(*view.values(["sha256", shown]), strict=True)
+        for sha256, labels in rows(view, "sha256", _label_path(view))
     ]
 
 
-def _refuse_masks_in_database(
-    name: str, view: "fo.Dataset | fo.DatasetView", field: str, considered: Collection[str]
-) -> None:
+def _label_path(view: Collection) -> str:
+    return "label.label" if kind_of(view) == "web" else "labels.classifications.label"
+
+
+def _refuse_masks_in_database(name: str, view: Collection, field: str, considered: Values[str]) -> None:
     """Raise ``StoreError`` if masks of a field are arrays in the database: processes that train do not open it."""
     inside = [key for key in view.exists(f"{field}.mask").values("image_id") if key in considered]
     if not inside:
@@ -163,8 +167,8 @@ def _refuse_masks_in_database(
     )
 
 
-def _plausibility(view: "fo.Dataset | fo.DatasetView", chosen: list[int]) -> dict[str, np.ndarray]:
-    """How sure the co-segmentation is of each chosen image, and how plausible its mask looks; nan where unknown."""
+def _plausibility(view: Collection, chosen: list[int]) -> dict[str, np.ndarray]:
+    """The co-segmentation's confidence on each chosen image, and how plausible its mask looks; nan if unknown."""
     if not view.has_sample_field("quality.compactness"):
         return {}
     fields = ["confidence", "quality.compactness", "quality.colour_contrast"]
@@ -175,16 +179,12 @@ def _plausibility(view: "fo.Dataset | fo.DatasetView", chosen: list[int]) -> dic
     return {"confidence": confidence, "quality": compactness * contrast}
 
 
-def _why_empty(
-    name: str, examples: "fo.Dataset | fo.DatasetView", mask_field: str | None, considered: int, dropped: int
-) -> str:
+def _why_empty(name: str, examples: Collection, mask_field: str | None, allowed: int) -> str:
     total = examples.count()
     reasons = Counter({tag: n for tag, n in examples.count_sample_tags().items() if tag.startswith(DROPPED)})
-    told = ", ".join(f"{count} {tag}" for tag, count in reasons.most_common())
-    without = (
-        f", {considered - dropped} of the others have no '{mask_field}'" if mask_field and considered > dropped else ""
-    )
+    listed = ", ".join(f"{count} {tag}" for tag, count in reasons.most_common())
+    without = f", {allowed} of the others have no '{mask_field}'" if mask_field and allowed else ""
     return (
-        f"dataset '{name}': no image is left to learn from. Of {total} images, {total - considered + dropped} are not "
-        f"kept{' (' + told + ')' if told else ''}{without}. Look at it with `wss-data view {name}`."
+        f"dataset '{name}': no image is left to learn from. Of {total} images, {total - allowed} are not "
+        f"kept{' (' + listed + ')' if listed else ''}{without}. Look at it with `wss-data view {name}`."
     )

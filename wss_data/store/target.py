@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wss_data.errors import SourceError, SpecError, StoreError
 from wss_data.filtering.filters import DROPPED, aligned, is_left_out
@@ -24,22 +24,22 @@ from wss_data.store.info import (
     MASKS,
     class_names,
     info_of,
+    mask_fields,
+    rows,
     set_ledger,
     update,
 )
 from wss_data.store.screening import evaluation_splits, leaks
 from wss_data.store.tables import mask_bases, masks_fit
+from wss_data.store.types import Dataset
 from wss_data.store.web import apply_filter
+from wss_data.target import voc
+from wss_data.target.report import TargetReport, no_class_shown, target_report
 
 LOGGER = logging.getLogger(__name__)
 
 TRAIN_LIST = "train_aug.txt"
 """In the dataset's folder: the list of training images that was made of VOC's and SBD's."""
-
-if TYPE_CHECKING:
-    import fiftyone as fo
-
-    from wss_data.target.voc import TargetImage
 
 
 def import_target(
@@ -50,13 +50,13 @@ def import_target(
     *,
     sbd: Path | str | None = None,
     strict: bool = False,
-) -> "fo.Dataset":
+) -> Dataset:
     """Read the target dataset of a definition: image-level labels for train and val, masks for val only.
 
     Images stay where they are. Images that cannot be used are stored with their
     reason as a tag (``dropped:no_labels``). Copies of validation images in the web
     dataset of the definition are tagged ``dropped:leak``. Imported again, only what changed on
-    disk is read anew; masks that a model made for the images stay.
+    disk is read again; masks that a model made for the images stay.
 
     Args:
         spec: A definition with a target, its name or its file.
@@ -67,39 +67,27 @@ def import_target(
             ``SegmentationClassAug``, or a list of images.
         strict: Whether what the counts show to be wrong is an error instead of a note.
 
-    Returns:
-        The dataset ``<name>-target``.
-
     Raises:
         SpecError: If the definition has no target, or its target needs a folder.
         SourceError: If a list or the labels are missing, the splits overlap, no image of a split can be used, no mask
             shows a class though the labels name some, or, with ``strict``, the counts are not as expected.
         StoreError: If a dataset of that name has other classes, or another process works on it or on the web dataset.
     """
-    from wss_data.target.report import TargetReport, no_class_shown, target_report
-    from wss_data.target.voc import (
-        check_targets,
-        read_voc_layout,
-        source_fingerprint,
-        without_copies,
-        write_drawn,
-    )
-
     spec = spec if isinstance(spec, DatasetSpec) else read_spec(spec)
     name = target_name(spec)
     if spec.target is None:
         raise SpecError(f"definition '{spec.name}' has no target. Add one, such as: target: {{layout: voc}}")
     if spec.target.layout == "drawn" and folder is None:
         folder = dataset_folder(name) / "source"
-        write_drawn(spec, folder)
+        voc.write_drawn(spec, folder)
     if folder is None:
         raise SpecError(
             f"definition '{spec.name}' has a target in the layout of VOC: give the folder that holds JPEGImages."
         )
     folder = require_text(expanded(folder).absolute(), "the target dataset")
     check_place(spec, "target")
-    layout = read_voc_layout(folder, spec, expanded(labels_csv) if labels_csv else None, expanded(sbd) if sbd else None)
-    fingerprint = source_fingerprint(layout, spec)
+    layout = voc.read_voc_layout(folder, spec, *(expanded(path) if path else None for path in (labels_csv, sbd)))
+    fingerprint = voc.source_fingerprint(layout, spec)
     if fiftyone().dataset_exists(name):
         info = info_of(open_dataset(name))
         if info.get("source_fingerprint") == fingerprint:
@@ -112,15 +100,9 @@ def import_target(
         for dataset_name in (name, spec.name):
             if dataset_name == name or dataset_folder(dataset_name).exists():
                 owned.enter_context(dataset_owner(dataset_name))
-        images = without_copies(check_targets(layout.records, spec, dataset_folder(name) / GROUND_TRUTH, workers))
-        for split in ("train", "val"):
-            members = [image for image in images if image.record.split == split]
-            if all(image.dropped for image in members):
-                raise SourceError(
-                    f"{folder}: none of the {len(members)} {split} images can be used. {members[0].detail}"
-                )
-        if problem := no_class_shown(images):
-            raise SourceError(f"{folder}: {problem}")
+        checked = voc.check_targets(layout.records, spec, dataset_folder(name) / GROUND_TRUTH, workers)
+        images = voc.without_copies(checked)
+        _refuse_useless(images, folder)
         report = target_report(layout, images, spec)
         if strict:
             report.check(name)
@@ -142,10 +124,17 @@ def import_target(
     return dataset
 
 
-def import_report(dataset: "fo.Dataset") -> str:
-    """What a target dataset was made from, counted, and what is wrong with it; empty for one of an older version."""
-    from wss_data.target.report import TargetReport
+def _refuse_useless(images: Sequence[voc.TargetImage], folder: Path) -> None:
+    for split in ("train", "val"):
+        members = [image for image in images if image.record.split == split]
+        if all(image.dropped for image in members):
+            raise SourceError(f"{folder}: none of the {len(members)} {split} images can be used. {members[0].detail}")
+    if problem := no_class_shown(images):
+        raise SourceError(f"{folder}: {problem}")
 
+
+def import_report(dataset: Dataset) -> str:
+    """What a target dataset was made from, counted, and what is wrong with it; empty for one of an older version."""
     return str(TargetReport.from_dict(info_of(dataset).get("import_report", {})))
 
 
@@ -160,30 +149,25 @@ def _drop_leaks(spec: DatasetSpec, target: str) -> None:
         if report.leaks:
             apply_filter(web)
             LOGGER.warning(
-                "%d images of '%s' stand in %s, too: dropped. To list them: wss-data leaks %s --against %s",
+                "%d images of '%s' are in %s, too: dropped. To list them: wss-data leaks %s --against %s",
                 *(len(report.leaks), spec.name, split, spec.name, split),
             )
 
 
-def _store_target(dataset: "fo.Dataset", images: Sequence["TargetImage"]) -> None:
+def _store_target(dataset: Dataset, images: Sequence[voc.TargetImage]) -> None:
     """Make the samples of a target dataset what ``images`` say; masks that a model made stay."""
-    from wss_data.target.voc import DROP_REASONS
-
-    fo = fiftyone()
-    ours = {"train", "val", "test", *(f"{DROPPED}{reason}" for reason in DROP_REASONS)}
-    there = {
-        image_id: (key, tags) for image_id, key, tags in zip(*dataset.values(["image_id", "id", "tags"]), strict=True)
-    }
+    ours = {"train", "val", "test", *(f"{DROPPED}{reason}" for reason in voc.DROP_REASONS)}
+    there = {image_id: (key, tags) for image_id, key, tags in rows(dataset, "image_id", "id", "tags")}
     made_by_models = _note_bases(dataset)
     new, changes = [], {}
     for image in images:
-        fields = _target_fields(fo, image)
+        fields = _target_fields(image)
         if image.record.id in there:
             key, tags = there.pop(image.record.id)
             changes[key] = {**fields, "tags": [tag for tag in tags if tag not in ours] + fields["tags"]}
         else:
-            new.append(fo.Sample(**fields))
-    for name in next(iter(changes.values()), {}):
+            new.append(fiftyone().Sample(**fields))
+    for name in next(iter(changes.values()), {}):  # all have the same fields
         dataset.set_values(name, {key: fields[name] for key, fields in changes.items()}, key_field="id")
     gone = {key: [*(tag for tag in tags if tag not in ours), f"{DROPPED}not_listed"] for key, tags in there.values()}
     if gone:
@@ -199,30 +183,20 @@ def _store_target(dataset: "fo.Dataset", images: Sequence["TargetImage"]) -> Non
             )
 
 
-def _note_bases(dataset: "fo.Dataset") -> list[str]:
-    """Note what masks of models were made from where an earlier version did not: what the dataset holds till now.
-
-    Returns:
-        The fields of such masks.
-    """
-    fo = fiftyone()
-    fields = []
-    for field in dataset.get_field_schema(ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Segmentation):
-        if not dataset.match({f"{field}.method": "model"}).limit(1):
-            continue
-        fields.append(field)
-        if not dataset.has_sample_field(f"{field}.{BASIS}"):
-            dataset.add_sample_field(f"{field}.{BASIS}", fo.StringField)
+def _note_bases(dataset: Dataset) -> list[str]:
+    """Note what masks of models were made from where an earlier version did not: what the dataset holds till now."""
+    made_by_models = [field for field in mask_fields(dataset) if dataset.match({f"{field}.method": "model"}).limit(1)]
+    for field in made_by_models:
+        dataset.add_sample_field(f"{field}.{BASIS}", fiftyone().StringField)
         without = dataset.match({f"{field}.method": "model", f"{field}.{BASIS}": None})
         if len(without):
-            dataset.set_values(
-                f"{field}.{BASIS}", dict(zip(without.values("id"), mask_bases(without), strict=True)), key_field="id"
-            )
-    return fields
+            bases = dict(zip(without.values("id"), mask_bases(without), strict=True))
+            dataset.set_values(f"{field}.{BASIS}", bases, key_field="id")
+    return made_by_models
 
 
-def _target_fields(fo: Any, image: "TargetImage") -> dict[str, Any]:
-    record, size = image.record, image.size
+def _target_fields(image: voc.TargetImage) -> dict[str, Any]:
+    fo, record, size = fiftyone(), image.record, image.size
     return {
         "filepath": str(record.image_path),
         "metadata": fo.ImageMetadata(width=size[0], height=size[1], num_channels=3) if size else None,
@@ -235,28 +209,27 @@ def _target_fields(fo: Any, image: "TargetImage") -> dict[str, Any]:
     }
 
 
-def target_summary(dataset: "fo.Dataset") -> str:
+def target_summary(dataset: Dataset) -> str:
     """How many images a target dataset has per class and split, and what was dropped, as a table."""
-    labels, tags = dataset.values(["labels.classifications.label", "tags"])
-    usable = [
-        (set(names or ()), found) for names, found in zip(labels, tags, strict=True) if not is_left_out(found, None)
-    ]
-    splits = [split for split in ("train", "val", "test") if split != "test" or any(split in s for _, s in usable)]
-    rows = [["class", *splits]]
+    counts: dict[str, Counter[str]] = {split: Counter() for split in ("train", "val", "test")}
+    drops: Counter[str] = Counter()
+    for labels, tags in rows(dataset, "labels.classifications.label", "tags"):
+        drops.update(tag.removeprefix(DROPPED) for tag in tags if tag.startswith(DROPPED))
+        for split in counts.keys() & tags if not is_left_out(tags, None) else ():
+            counts[split].update(["", *set(labels or ())])  # "": an image
+    splits = [split for split in counts if split != "test" or counts[split]]
+    table = [["class", *splits]]
     for name in class_names(dataset):
-        # Nobody outside knows what the images of test show.
-        counts = (f"{sum(name in ls and s in found for ls, found in usable):,}" if s != "test" else "" for s in splits)
-        rows.append([name, *counts])
-    rows.append(["images", *(f"{sum(split in found for _, found in usable):,}" for split in splits)])
-    drops = Counter(tag.removeprefix(DROPPED) for found in tags for tag in found if tag.startswith(DROPPED))
-    lines = aligned(rows)
+        # The labels of VOC's test images are not public.
+        table.append([name, *("" if split == "test" else f"{counts[split][name]:,}" for split in splits)])
+    lines = aligned([*table, ["images", *(f"{counts[split]['']:,}" for split in splits)]])
     if drops:
         lines.append("dropped: " + ", ".join(f"{count:,} {reason}" for reason, count in drops.most_common()))
     return "\n".join(lines)
 
 
 def set_target_masks(
-    dataset: "fo.Dataset",
+    dataset: Dataset,
     field: str,
     values: Mapping[str, str | Path],
     ledger: Ledger,
@@ -267,7 +240,7 @@ def set_target_masks(
 
     Args:
         dataset: A dataset of ours.
-        field: Field for the masks; made where it is missing.
+        field: Field for the masks; made if it is missing.
         values: Image id, as in ``ExampleTable.ids`` -> label mask (palette PNG).
         ledger: What the masks were made from.
         keep_others: Whether masks of other images in the field stay; by default the field then holds these alone.
@@ -282,19 +255,18 @@ def set_target_masks(
             f"field '{field}' of dataset '{dataset.name}' is not for masks that a model made; "
             "use pseudo_mask or prediction."
         )
-    fo = fiftyone()
-    sample_ids = dict(zip(*dataset.values(["image_id", "id"]), strict=True))
+    sample_ids = dict(rows(dataset, "image_id", "id"))
     unknown = [key for key in values if key not in sample_ids]
     if unknown:
         raise StoreError(
             f"dataset '{dataset.name}' has no image '{unknown[0]}' ({len(unknown)} of {len(values)} ids are unknown)."
         )
-    declare_masks(fo, dataset, field)
+    declare_masks(dataset, field)
     if not keep_others:
         dataset.clear_sample_field(field)
     bases = bases or dict(zip(dataset.values("image_id"), mask_bases(dataset), strict=True))
-    if not dataset.has_sample_field(f"{field}.{BASIS}"):
-        dataset.add_sample_field(f"{field}.{BASIS}", fo.StringField)
+    fo = fiftyone()
+    dataset.add_sample_field(f"{field}.{BASIS}", fo.StringField)
     masks = {
         sample_ids[key]: fo.Segmentation(mask_path=str(path), method="model", basis=bases.get(key))
         for key, path in values.items()

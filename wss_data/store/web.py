@@ -1,13 +1,17 @@
-"""Images and masks of a web dataset: add, group, mask, filter, and import masks made elsewhere."""
+"""Images and masks of a web dataset: add, group, mask, filter, rank, and import masks made elsewhere.
+
+Each function raises ``StoreError`` for a target dataset.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from wss_data.cosegmentation.quality import MaskQuality
+from wss_data.cosegmentation.imported import ImportReport, KnownImage, file_of_url, write_imported
+from wss_data.cosegmentation.quality import MaskQuality, quality_scores
 from wss_data.errors.names import printable
 from wss_data.filtering.filters import GONE, SCREENING_TAGS, FilterReport, decide, filter_report, retagged
 from wss_data.ledger import Ledger, Supervision, UsedFor
@@ -21,21 +25,21 @@ from wss_data.store.info import (
     BEFORE_IMPORT,
     IMPORTED,
     MASKS,
+    SCORE,
     applied_filters,
     class_names,
     definition,
     mark_filter_stale,
     mask_ledger,
+    rows,
     set_ledger,
     update,
     web_info,
 )
-from wss_data.store.ranking import rank_masks
+from wss_data.store.types import Dataset
 
-if TYPE_CHECKING:
-    import fiftyone as fo
-
-    from wss_data.cosegmentation.imported import ImportReport
+MEASURES = ("confidence", "quality.agreement", "quality.crf_agreement")
+"""Fields that the quality score is made of: each asks for the mask a second time, in a way of its own."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,8 @@ class MaskValues:
     Args:
         sample_id: The image's identity in the dataset.
         mask_path: Label mask (palette PNG).
-        confidence: In [0, 1], or ``None`` where nobody can tell.
-        foreground_ratio: Share of the pixels that are foreground, in [0, 1].
+        confidence: In [0, 1], or ``None`` if unknown.
+        foreground_ratio: Fraction of the pixels that are foreground, in [0, 1].
         quality: Truth-free measures of the mask.
         method: Engine that made it.
         fingerprint: Changes when the mask would.
@@ -82,66 +86,57 @@ class MaskValues:
     fingerprint: str | None
 
 
-def add_records(dataset: "fo.Dataset", records: Sequence[ImageRecord]) -> int:
-    """Store images; one that the class holds already (same original bytes) is not stored again.
-
-    Returns:
-        Number of images added.
-    """
-    fo = fiftyone()
+def add_records(dataset: Dataset, records: Sequence[ImageRecord]) -> int:
+    """Store images, unless the class holds them already (same original bytes). Returns the number of new ones."""
     wanted = {(record.class_name, record.sha256): record for record in records}
     # Written as MongoDB's own condition: an expression of FiftyOne's would read every image instead of the index.
     view = dataset.match({"sha256": {"$in": [record.sha256 for record in records]}})
-    there = set(zip(*view.values(["label.label", "sha256"]), strict=True))
+    there = set(rows(view, "label.label", "sha256"))
     new = [record for key, record in wanted.items() if key not in there]
     if new:
         mark_filter_stale(dataset)
-        dataset.add_samples([_sample(fo, record) for record in new], progress=False)
-    # Those that were there, too: whoever stored them may have been killed before this line.
+        dataset.add_samples([_sample(record) for record in new], progress=False)
+    # Those that were there, too: the process that stored them may have been killed before this line.
     wait_until_on_disk(dataset)
     return len(new)
 
 
-def set_gone(dataset: "fo.Dataset", contents: Mapping[tuple[str, str], Provenance | None]) -> None:
+def set_gone(dataset: Dataset, contents: Mapping[tuple[str, str], Provenance | None]) -> None:
     """Tag the images whose original is gone, and take the tag from those that came back.
 
-    Args:
-        dataset: A web dataset.
-        contents: (class, sha256) of content that was gone -> where it came back from; ``None`` if it is gone still.
+    ``contents``: (class, sha256) of content that was gone -> where it came back from; ``None`` if it is still gone.
     """
     if not contents:
         return
-    fo = fiftyone()
-    view = dataset.match({"sha256": {"$in": sorted({sha256 for _, sha256 in contents})}})
-    sizes = ["provenance.original_width", "provenance.original_height"]
-    tags, origins, repeats = {}, {}, dict[str, None]()
-    for key, name, sha256, old, *size in zip(
-        *view.values(["id", "label.label", "sha256", "tags", *sizes]), strict=True
-    ):
+    view = dataset.match({"sha256": {"$in": [sha256 for _, sha256 in contents]}})
+    sizes = ("provenance.original_width", "provenance.original_height")
+    tags: dict[str, list[str]] = {}
+    origins, repeats = {}, dict[str, None]()
+    for key, name, sha256, old, *size in rows(view, "id", "label.label", "sha256", "tags", *sizes):
         if (name, sha256) not in contents:
             continue
         origin = contents[name, sha256]
         rest = [tag for tag in old if tag not in (GONE, *SCREENING_TAGS)]
         if origin is not None:
             tags[key] = rest
-            origins[key] = _provenance(fo, origin, (size[0], size[1]))
+            origins[key] = _provenance(origin, (size[0], size[1]))
         elif GONE not in old:
             tags[key], repeats[key] = [*rest, GONE], None
     if tags:
         mark_filter_stale(dataset)
         update(dataset, screening=None)
-        dataset.set_values("provenance", origins, key_field="id")
-        dataset.set_values("duplicate_of", repeats, key_field="id")
-        dataset.set_values("tags", tags, key_field="id")
+        for field, values in ("provenance", origins), ("duplicate_of", repeats), ("tags", tags):
+            dataset.set_values(field, values, key_field="id")
 
 
-def _provenance(fo: Any, provenance: Provenance, original_size: tuple[int, int]) -> Any:
+def _provenance(provenance: Provenance, original_size: tuple[int, int]) -> Any:
+    width, height = original_size
     values = {**asdict(provenance), "opt_outs": list(provenance.opt_outs)}
-    values["original_width"], values["original_height"] = original_size
-    return fo.DynamicEmbeddedDocument(**values)
+    return fiftyone().DynamicEmbeddedDocument(**values, original_width=width, original_height=height)
 
 
-def _sample(fo: Any, record: ImageRecord) -> Any:
+def _sample(record: ImageRecord) -> Any:
+    fo = fiftyone()
     return fo.Sample(
         filepath=str(record.path),
         metadata=fo.ImageMetadata(width=record.size[0], height=record.size[1], num_channels=3, mime_type="image/jpeg"),
@@ -149,23 +144,16 @@ def _sample(fo: Any, record: ImageRecord) -> Any:
         label=fo.Classification(label=record.class_name),
         sha256=record.sha256,
         phash=record.phash,
-        provenance=_provenance(fo, record.provenance, record.original_size),
+        provenance=_provenance(record.provenance, record.original_size),
     )
 
 
-def group_members(dataset: "fo.Dataset", class_name: str, field: str = MASKS) -> list[Member]:
-    """The images of one class that are co-segmented together.
+def group_members(dataset: Dataset, class_name: str, field: str = MASKS) -> list[Member]:
+    """The images of one class that are co-segmented together, with the state of their masks in ``field``.
 
     Repeats, leaks and the like (``SCREENING_TAGS``) stay out, unless a person's verdict is to keep them; so do images
-    whose original is gone, and those that a person dropped, which would teach the group what the class is not.
-
-    Args:
-        dataset: A web dataset.
-        class_name: The class.
-        field: Field of the masks whose state is told.
-
-    Returns:
-        Them in the order of their digests: the same whatever order they came in.
+    whose original is gone, and those that a person dropped, which would teach the group what the class is not. They
+    are in the order of their digests: the same whatever order they came in.
     """
     fo = fiftyone()
     verdict = fo.ViewField("verdict")
@@ -173,41 +161,33 @@ def group_members(dataset: "fo.Dataset", class_name: str, field: str = MASKS) ->
     wanted &= ~fo.ViewField("tags").contains(GONE)
     # The class first, as MongoDB's own condition: it finds the class by its index.
     group = dataset.match({"label.label": class_name}).match(wanted)
-    fields = ["id", "filepath", "sha256", f"{field}.fingerprint", f"{field}.method", f"{field}.mask_path"]
-    return sorted((Member(*row) for row in zip(*group.values(fields), strict=True)), key=lambda m: (m.sha256, m.path))
+    masks = (f"{field}.fingerprint", f"{field}.method", f"{field}.mask_path")
+    members = (Member(*row) for row in rows(group, "id", "filepath", "sha256", *masks))
+    return sorted(members, key=lambda member: (member.sha256, member.path))
 
 
-def set_masks(dataset: "fo.Dataset", field: str, values: Sequence[MaskValues]) -> None:
-    """Store masks and what is known of them; masks that were there are replaced.
+def set_masks(dataset: Dataset, field: str, values: Sequence[MaskValues]) -> None:
+    """Store masks and what is known of them in ``field``; masks that were there are replaced.
 
-    The numbers of an image are those of its mask in ``cosegmentation``, and other fields leave them alone.
-
-    Args:
-        dataset: A web dataset.
-        field: Field that holds the masks.
-        values: One entry a mask.
+    The numbers of an image are those of its mask in ``cosegmentation``; masks of other fields leave them alone.
     """
     if not values:
         return
     fo = fiftyone()
-    by_id = {v.sample_id: v for v in values}
     if field == MASKS:
         mark_filter_stale(dataset)
-        for name in ("foreground_ratio", "confidence"):
-            dataset.set_values(name, {key: getattr(v, name) for key, v in by_id.items()}, key_field="id")
-        qualities = {
-            key: fo.DynamicEmbeddedDocument(**asdict(v.quality)) if v.quality else None for key, v in by_id.items()
-        }
-        dataset.set_values("quality", qualities, key_field="id")
-    # Last: whoever finds a fingerprint finds the numbers, too.
+        quality = {v.sample_id: fo.DynamicEmbeddedDocument(**asdict(v.quality)) if v.quality else None for v in values}
+        dataset.set_values("foreground_ratio", {v.sample_id: v.foreground_ratio for v in values}, key_field="id")
+        dataset.set_values("confidence", {v.sample_id: v.confidence for v in values}, key_field="id")
+        dataset.set_values("quality", quality, key_field="id")
+    # Last: where a fingerprint is found, the numbers must be written, too.
     masks = {
-        key: fo.Segmentation(mask_path=v.mask_path, method=v.method, fingerprint=v.fingerprint)
-        for key, v in by_id.items()
+        v.sample_id: fo.Segmentation(mask_path=v.mask_path, method=v.method, fingerprint=v.fingerprint) for v in values
     }
     dataset.set_values(field, masks, key_field="id")
 
 
-def apply_filter(dataset: "fo.Dataset", filters: FilterSpec | None = None, dry_run: bool = False) -> FilterReport:
+def apply_filter(dataset: Dataset, filters: FilterSpec | None = None, dry_run: bool = False) -> FilterReport:
     """Step 3 on a stored dataset: tag each image as kept, or dropped with the reason. Nothing is deleted.
 
     May be applied again with other thresholds at any time: the tags of the earlier
@@ -218,12 +198,6 @@ def apply_filter(dataset: "fo.Dataset", filters: FilterSpec | None = None, dry_r
         dataset: A web dataset.
         filters: The thresholds; ``None`` for those applied last, or the definition's if none were.
         dry_run: Whether only to count.
-
-    Returns:
-        Counts per class.
-
-    Raises:
-        StoreError: If it is no web dataset.
     """
     info = web_info(dataset, "filtered")
     filters = filters or applied_filters(dataset) or FilterSpec(**info["definition"]["filters"])
@@ -233,29 +207,45 @@ def apply_filter(dataset: "fo.Dataset", filters: FilterSpec | None = None, dry_r
         decide(ratio, verdict, old, filters, confidence)
         for ratio, verdict, old, confidence in zip(ratios, verdicts, tags, confidences, strict=True)
     ]
-    report = filter_report(class_names(dataset), names, ratios, verdicts, decisions, filters)
+    report = filter_report(class_names(dataset), names, ratios, decisions, filters)
     if not dry_run:
         if not info["filter"]["current"]:
-            rank_masks(dataset)  # images or masks came since: each stands elsewhere among the others
+            rank_masks(dataset)  # images or masks came since: ranks have changed
         wanted = {key: retagged(old, decision) for key, old, decision in zip(ids, tags, decisions, strict=True)}
         changed = {key: wanted[key] for key, old in zip(ids, tags, strict=True) if wanted[key] != old}
         if changed:
             dataset.set_values("tags", changed, key_field="id")
         state = {"applied": asdict(filters), "of_definition": info["definition"]["filters"], "current": True}
-        if info["filter"] != state:
-            update(dataset, filter=state)
+        update(dataset, filter=state)
     return report
 
 
+def rank_masks(dataset: Dataset) -> int:
+    """Give each mask its score, ``quality.score``: 1 is the least suspicious of the dataset, 0 the most.
+
+    It is the mask's rank among all of the dataset, so it changes whenever masks do. Returns how many changed.
+    """
+    web_info(dataset, "ranked")
+    for path in (*MEASURES, SCORE):  # of an earlier version's dataset some are missing
+        dataset.add_sample_field(path, fiftyone().FloatField)
+    ids, measured, before, *measures = dataset.values(["id", "quality.pieces", SCORE, *MEASURES])
+    # Three digits: a new image moves all ranks a little, which is not worth a write.
+    scores = [None if score is None else round(score, 3) for score in quality_scores(measures)]
+    found = zip(ids, measured, scores, before, strict=True)
+    changed = {key: new for key, mask, new, old in found if None not in (mask, new) and new != old}
+    if changed:
+        dataset.set_values(SCORE, changed, key_field="id")
+    return len(changed)
+
+
 def import_masks(
-    dataset: "fo.Dataset", folder: Path | str, skip_bad: bool = False, supervision: str = Supervision.UNKNOWN
-) -> "ImportReport":
+    dataset: Dataset, folder: Path | str, skip_bad: bool = False, supervision: str = Supervision.UNKNOWN
+) -> ImportReport:
     """Take masks that were computed elsewhere in place of the engine's.
 
     All are checked before the first is taken. The earlier masks stay in the field ``cosegmentation_before_import``,
     those that a second import replaces in ``cosegmentation_before_import_2``, and so on; a later build leaves
-    imported masks alone.
-    The filter is applied again with the thresholds in force.
+    imported masks alone. The filter is applied again with the thresholds in force.
 
     Args:
         dataset: A web dataset.
@@ -264,107 +254,65 @@ def import_masks(
         skip_bad: Whether to take the good masks although others are bad or missing.
         supervision: What the program that made the masks had learned from, for the ledger.
 
-    Returns:
-        Counts, and what could not be taken.
-
     Raises:
         SourceError: If the folder is missing or holds no mask.
-        StoreError: If a mask is bad or missing and ``skip_bad`` is off, none is good, or it is no web dataset; or
-            another process works on the dataset (``BusyError``).
+        StoreError: If a mask is bad or missing and ``skip_bad`` is off, none is good, or another process works on the
+            dataset (``BusyError``).
     """
-    from wss_data.cosegmentation.imported import KnownImage, file_of_url, write_imported
-
     web_info(dataset, "given co-segmentation masks")
-    folder, level = expanded(folder).absolute(), Supervision(supervision)
-    sizes = ["metadata.width", "metadata.height", "provenance.original_width", "provenance.original_height"]
-    known = ["id", "label.label", "filepath", "provenance.source_id", "provenance.image_url"]
-    rows = zip(*dataset.values([*known, *sizes]), strict=True)
-    index = {class_name: position for position, class_name in enumerate(class_names(dataset), start=1)}
-    images = [
-        KnownImage(
-            key,
-            class_name,
-            path,
-            source_id,
-            (width, height),
-            (original_width, original_height),
-            index[class_name],
-            file_of_url(url),
-        )
-        for key, class_name, path, source_id, url, width, height, original_width, original_height in rows
-    ]
+    folder, level, classes = expanded(folder).absolute(), Supervision(supervision), class_names(dataset)
+    sizes = ("metadata.width", "metadata.height", "provenance.original_width", "provenance.original_height")
+    known = ("id", "label.label", "filepath", "provenance.source_id", "provenance.image_url")
+    images = []
+    for key, name, path, source_id, url, *size in rows(dataset, *known, *sizes):
+        stored, original = (size[0], size[1]), (size[2], size[3])
+        index = classes.index(name) + 1
+        images.append(KnownImage(key, name, path, source_id, stored, original, index, file_of_url(url)))
     with dataset_owner(dataset.name):
-        masks, report = write_imported(
-            folder,
-            images,
-            class_names(dataset),
-            _new_folder(dataset_folder(dataset.name)),
-            skip_bad,
-            definition(dataset).ignore_index,
-        )
-
-        taken = [mask.image.sample_id for mask in masks]
-        keep_earlier_masks(dataset, taken)
-        entry = Ledger().add(
-            f"masks computed elsewhere, imported from {printable(folder)}", level, UsedFor.COSEGMENTATION
-        )
-        add_imported_ledger(dataset, entry, taken)
-        set_masks(
-            dataset,
-            MASKS,
-            [
-                MaskValues(m.image.sample_id, str(m.path), None, m.foreground_ratio, m.quality, IMPORTED, None)
-                for m in masks
-            ],
-        )
-        apply_filter(dataset)
+        out = _new_folder(dataset_folder(dataset.name))
+        masks, report = write_imported(folder, images, classes, out, skip_bad, definition(dataset).ignore_index)
+        values = [
+            MaskValues(m.image.sample_id, str(m.path), None, m.foreground_ratio, m.quality, IMPORTED, None)
+            for m in masks
+        ]
+        what = f"masks computed elsewhere, imported from {printable(folder)}"
+        replace_masks(dataset, values, Ledger().add(what, level, UsedFor.COSEGMENTATION))
     return report
 
 
-def keep_earlier_masks(dataset: "fo.Dataset", sample_ids: Sequence[str]) -> str | None:
-    """Copy the masks in use, which are about to be replaced, to a field of their own, with what made them and when
-    they were replaced.
+def replace_masks(dataset: Dataset, values: Sequence[MaskValues], ledger: Ledger) -> None:
+    """Put masks from elsewhere, of method ``imported``, in place of those in use; the earlier ones stay as history.
 
-    Args:
-        dataset: A web dataset.
-        sample_ids: The images whose masks will be replaced.
-
-    Returns:
-        The field, ``cosegmentation_before_import`` or the next of its kind; ``None`` if there was no mask.
+    ``ledger``: what the new masks were made from. The filter is applied again with the thresholds in force.
     """
-    fo = fiftyone()
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    view = dataset.select(list(sample_ids))
-    earlier = {
-        key: fo.Segmentation(
-            mask_path=mask.mask_path, method=mask.method, fingerprint=mask.fingerprint, replaced_at=now
-        )
-        for key, mask in zip(*view.values(["id", MASKS]), strict=True)
-        if mask is not None
-    }
-    if not earlier:
-        return None
-    field = next(name for name in _numbered(BEFORE_IMPORT) if not dataset.has_sample_field(name))
-    ledger = mask_ledger(view, MASKS)
-    declare_masks(fo, dataset, field)
-    dataset.add_sample_field(f"{field}.replaced_at", fo.StringField)
-    dataset.set_values(field, earlier, key_field="id")
-    set_ledger(dataset, field, ledger)
-    return field
-
-
-def add_imported_ledger(dataset: "fo.Dataset", ledger: Ledger, replaced: Sequence[str]) -> None:
-    """Note what masks from elsewhere were made from, beside that of imported masks that stay.
-
-    Args:
-        dataset: A web dataset.
-        ledger: Of the new masks.
-        replaced: Sample ids of the images that get them.
-    """
-    others = dataset.exclude(list(replaced)).match({f"{MASKS}.method": IMPORTED})
+    taken = [value.sample_id for value in values]
+    _keep_earlier_masks(dataset, taken)
+    others = dataset.exclude(taken).match({f"{MASKS}.method": IMPORTED})
     if len(others):
         ledger = mask_ledger(others, MASKS).merged_with(ledger)
     set_ledger(dataset, MASKS, ledger, origin=IMPORTED)
+    set_masks(dataset, MASKS, values)
+    apply_filter(dataset)
+
+
+def _keep_earlier_masks(dataset: Dataset, sample_ids: list[str]) -> None:
+    """Copy masks that are about to be replaced to a field of their own, with what made them and the time."""
+    fo = fiftyone()
+    view = dataset.select(sample_ids)
+    now = {"replaced_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    earlier = {
+        key: fo.Segmentation(mask_path=mask.mask_path, method=mask.method, fingerprint=mask.fingerprint, **now)
+        for key, mask in rows(view, "id", MASKS)
+        if mask is not None
+    }
+    if not earlier:
+        return
+    field = next(name for name in _numbered(BEFORE_IMPORT) if not dataset.has_sample_field(name))
+    ledger = mask_ledger(view, MASKS)
+    declare_masks(dataset, field)
+    dataset.add_sample_field(f"{field}.replaced_at", fo.StringField)
+    dataset.set_values(field, earlier, key_field="id")
+    set_ledger(dataset, field, ledger)
 
 
 def _new_folder(folder: Path) -> Path:

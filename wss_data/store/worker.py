@@ -1,17 +1,15 @@
-"""The background worker beside the App: it runs, one by one, the operators that are told to run in the background.
+"""The background worker beside the App: it runs, one by one, the operators that are sent to the background.
 
 FiftyOne puts such an operator into a queue in the database and leaves it to somebody to run it. ``wss-data view``
 starts this module as a process of its own, so that a long co-segmentation neither stops the App nor needs a second
-command.
-
-The worker ends with the view, also when the view is killed.
+command. The worker ends with the view, also when the view is killed.
 """
 
 import logging
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,60 +18,29 @@ from wss_data.store.connection import fiftyone
 
 LOGGER = logging.getLogger(__name__)
 
-ALLOWED = "FIFTYONE_ALLOW_LEGACY_ORCHESTRATORS"
-"""FiftyOne's switch for background operators without its paid service; its App offers none otherwise."""
-
-_POLL_SECONDS = 0.5
-_AGAIN_SECONDS = 10.0
+_POLL_SECONDS = 0.5  # between two looks into an empty queue
+_AGAIN_SECONDS = 10.0  # after an error of the database, which may be away for a while
 
 
 @contextmanager
 def background_worker() -> Iterator[subprocess.Popen[bytes]]:
-    """Run background operators while the block runs.
-
-    Yields:
-        The worker's process.
-    """
+    """Run background operators while the block runs; yields the worker's process."""
+    # FiftyOne's App offers background operators without its paid service only with this switch.
     fiftyone().config.allow_legacy_orchestrators = True
-    os.environ[ALLOWED] = "true"  # for the App's server, which is started later
+    os.environ["FIFTYONE_ALLOW_LEGACY_ORCHESTRATORS"] = "true"  # for the App's server, which is started later
     with companion("from wss_data.store.worker import main; main()") as worker:
         yield worker
 
 
-def failure_told(error: str) -> str:
-    """What the App shows of an operator that failed: the sentence of an error of ours, else the traceback as it is.
+def shown_failure(error: str) -> str:
+    r"""What the App shows of an operator that failed, of its traceback: the sentence of an error of ours, else all.
 
-    Args:
-        error: A traceback as text.
+    >>> shown_failure("Traceback (most recent call last):\n  ...\nwss_data.errors.StoreError: there is no 'x'.")
+    "there is no 'x'."
     """
     last = error.strip().splitlines()[-1] if error.strip() else ""
     name, found, sentence = last.partition(": ")
     return sentence if found and name.startswith("wss_data.errors.") else error
-
-
-def work(service: Any, stopped: Callable[[], bool], running: dict[str, Any]) -> None:
-    """Run queued operators one by one until told to stop.
-
-    Args:
-        service: FiftyOne's ``DelegatedOperationService``.
-        stopped: Whether to stop; asked between two operators.
-        running: Holds, while an operator runs, its id in the queue under ``id``.
-    """
-    from fiftyone.operators.executor import ExecutionRunState
-
-    while not stopped():
-        queued = service.list_operations(run_state=ExecutionRunState.QUEUED)
-        if not queued:
-            time.sleep(_POLL_SECONDS)
-            continue
-        operation = queued[0]
-        running["id"] = operation.id
-        # Another view's worker may be faster: then nothing is run, and nothing is returned.
-        result = service.execute_operation(operation)
-        running.clear()
-        if result is not None and result.error and failure_told(result.error) != result.error:
-            result.error = failure_told(result.error)
-            service.set_failed(doc_id=operation.id, result=result)
 
 
 def main() -> None:
@@ -81,22 +48,32 @@ def main() -> None:
 
     An operator that runs at that moment is marked as failed: what it stored stays.
     """
-    running: dict[str, Any] = {}
+    running: list[Any] = []
 
     def mark() -> None:
-        if "id" in running:
+        if running:
             error = "the view that ran it ended. Open the view again and run it again."
-            DelegatedOperationService().set_failed(doc_id=running["id"], result=ExecutionResult(error=error))
+            service.set_failed(doc_id=running[0], result=ExecutionResult(error=error))
 
     end_with_parent(mark)
     fiftyone()  # connects first: what follows imports FiftyOne
     from fiftyone.operators.delegated import DelegatedOperationService
-    from fiftyone.operators.executor import ExecutionResult
+    from fiftyone.operators.executor import ExecutionResult, ExecutionRunState
 
     service = DelegatedOperationService()
     while True:
         try:
-            work(service, lambda: False, running)
-        except Exception as error:  # the database may be away for a while
+            queued = service.list_operations(run_state=ExecutionRunState.QUEUED)
+            if not queued:
+                time.sleep(_POLL_SECONDS)
+                continue
+            running[:] = [queued[0].id]
+            # Another view's worker may be faster: then nothing is run, and nothing is returned.
+            result = service.execute_operation(queued[0])
+            running.clear()
+            if result is not None and result.error and shown_failure(result.error) != result.error:
+                result.error = shown_failure(result.error)
+                service.set_failed(doc_id=queued[0].id, result=result)
+        except Exception as error:  # whatever it is, the next operator is run
             LOGGER.warning("background operators: %s", " ".join(str(error).split()))
             time.sleep(_AGAIN_SECONDS)
