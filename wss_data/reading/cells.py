@@ -22,6 +22,15 @@ _STARTS = re.compile(rf"(^|;)(\s*)(?=[{_FORMULA}])")
 _NAME = re.compile(rf"'*[{_FORMULA}]")
 
 
+def one_line(value: object) -> str:
+    r"""A text on one line, with single blanks and without control characters; nothing for ``None``.
+
+    >>> one_line("a  red\n\x1b[31mcat "), one_line(None)
+    ('a red cat', '')
+    """
+    return " ".join(clean_text(str("" if value is None else value)).split())
+
+
 def text_cell(value: object) -> str:
     """A text for people on one line and without control characters, with ``'`` before what a spreadsheet would take for
     a formula.
@@ -31,8 +40,7 @@ def text_cell(value: object) -> str:
     >>> text_cell("=1+1"), text_cell("a cat;=1+1"), text_cell(None), text_cell("a = b")
     ("'=1+1", "a cat;'=1+1", '', 'a = b')
     """
-    text = " ".join(clean_text(str("" if value is None else value)).split())
-    return _STARTS.sub(r"\1\2'", text)
+    return _STARTS.sub(r"\1\2'", one_line(value))
 
 
 def name_cell(name: str) -> str:

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 
 from wss_data import store
 from wss_data.errors import StoreError
-from wss_data.errors.text import clean_text
 from wss_data.filtering.filters import KEPT
 from wss_data.reading.addresses import is_web_address
-from wss_data.reading.cells import csv_text
+from wss_data.reading.cells import csv_text, one_line
 from wss_data.records import first_source
 from wss_data.runtime.files import check_outputs, expanded, write_output
 from wss_data.store.provenance import ImageRow, image_rows
@@ -88,19 +87,15 @@ def credit(row: ImageRow) -> Credit:
         changes += f"; a mask of the object was made by {by}"
     return Credit(
         image=f"{row.class_name}/{Path(row.path).stem}",
-        title=_line(at.title),
-        author=_line(at.author),
+        title=one_line(at.title),
+        author=one_line(at.author),
         author_url=_link(at.author_url),
         source_url=_link(at.page_url) or _link(at.image_url),
         source=first_source(at)[0],
-        license=_line(at.license) or UNKNOWN_LICENCE,
+        license=one_line(at.license) or UNKNOWN_LICENCE,
         license_url=_link(at.license_url),
         changes=changes,
     )
-
-
-def _line(text: str | None) -> str:
-    return " ".join(clean_text(text or "").split())
 
 
 def _link(text: str | None) -> str:

@@ -34,6 +34,7 @@ SHOWN: tuple[Shown, ...] = get_args(Shown)
 PER_CLASS = 6
 """Images of a class in the card's picture."""
 
+# SPDX identifiers up to the version: CC BY-NC and CC BY-ND do not match, as a letter follows where a digit must.
 _FREE = re.compile(r"(CC0-\d|CC-PDM-\d|PDM-\d|CC-BY-\d|CC-BY-SA-\d|LAL-|OGL-)")
 
 
@@ -78,6 +79,9 @@ def may_be_shown(licence: str | None) -> bool:
 
     Args:
         licence: SPDX identifier, or ``None``.
+
+    >>> [may_be_shown(licence) for licence in ("CC-BY-SA-4.0", "CC-BY-NC-2.0", None)]
+    [True, False, False]
     """
     return licence is not None and _FREE.match(licence) is not None
 
@@ -140,6 +144,7 @@ def _write_pictures(facts: Facts, allowed: Sequence[ImageRow], folder: Path) -> 
     for name, members in by_class.items():
         chosen = spread([member for member in members if member.image_path in by_path], PER_CLASS)
         if chosen:
+            # Width and height in pixels: enough to see what is there, too little to use in place of the image.
             groups.append((name, [pair_tile(member, (150, 115)) for member in chosen]))
             shown += [by_path[member.image_path] for member in chosen]
     if groups:

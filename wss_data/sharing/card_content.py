@@ -10,9 +10,9 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from wss_data import store
-from wss_data.errors.text import clean_text
 from wss_data.filtering.filters import DROPPED, KEPT
 from wss_data.ledger import Ledger, Supervision, UsedFor
+from wss_data.reading.cells import one_line
 from wss_data.records import first_source
 from wss_data.sharing.attribution import Credit
 from wss_data.sharing.layouts.huggingface import columns_told
@@ -259,7 +259,7 @@ def _masks(facts: Facts) -> str:
     engine = facts.spec.cosegmentation
     options = ", ".join(f"{_escaped(key)} = {_escaped(str(value))}" for key, value in engine.options.items())
     values = ", ".join(f"{index} {_escaped(name)}" for index, name in enumerate(facts.spec.class_names, start=1))
-    method = f"`{_one_line(engine.method).replace('`', '')}`"
+    method = f"`{one_line(engine.method).replace('`', '')}`"
     return (
         f"Masks: {made}. The definition asks for {method}{f' with {options}' if options else ''}.\n\n"
         f"A mask is a palette PNG of class indices: 0 background, {values}, {facts.spec.ignore_index} ignore."
@@ -314,9 +314,5 @@ def _ranked(counts: Mapping[str, int]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
-def _one_line(text: str) -> str:
-    return " ".join(clean_text(text).split())
-
-
 def _escaped(text: str) -> str:
-    return _MARKDOWN.sub(r"\\\1", _one_line(text))
+    return _MARKDOWN.sub(r"\\\1", one_line(text))

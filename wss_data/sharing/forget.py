@@ -143,6 +143,7 @@ def forget(dataset: "Dataset", what: str, dry_run: bool = False) -> ForgetReport
             keys = {e.key for e in erased}
             left = [e for e in entries if e.key not in keys]
             _remember(journal, kind, what, digests, _provenances(gone, erased), _provenances(stay, left))
+            # Files before entries and records: as long as one of these is there, a second call finds the files.
             for path in files:
                 path.unlink(missing_ok=True)
             journal.erase(erased)

@@ -6,9 +6,10 @@ and sizes are checked (``wss_data.reading.checked``).
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from wss_data.errors import ImageError, MaskError, StoreError, shown
 from wss_data.filtering.verdicts import FILE, Act, add_act, read_acts
 from wss_data.imaging.images import read_image, read_size
 from wss_data.imaging.masks import foreground_ratio, open_mask, read_mask, write_mask
+from wss_data.ledger import Ledger
 from wss_data.reading import checked
 from wss_data.records import ImageRecord, stem_of
 from wss_data.retrieval.decode_pool import perceptual_hash
@@ -34,7 +36,7 @@ from wss_data.store.verdicts import verdict_file
 if TYPE_CHECKING:
     from wss_data.store.types import Dataset
 
-_BATCH = 256
+_BATCH = 256  # images a write to the database; their masks are held at once, 30 MB at 340 pixels a side
 
 _SAME_LOOKS = 16
 """Bits of 64 in which the hashes of an image and of its shrunk copy may differ; those of two images differ in 32."""
@@ -87,7 +89,7 @@ class ImportedDataset:
         folder: The export that it was made from.
         images: Number of images.
         masks: Number of masks.
-        not_there: Images that the manifest lists and the export does not hold: those that were dropped.
+        not_there: Number of images that the manifest lists and the export lacks: those that were dropped.
         passed_over: What else of the folder was not read or is odd, one sentence each.
     """
 
@@ -174,6 +176,7 @@ def check_export(folder: Path, name: str | None = None) -> Export:
             f"{folder}: no {_IMAGES} is in it, so that it is no export that can be read back. Of the layouts of "
             "`wss-data export` that is `voc`: export the dataset again with --layout voc."
         )
+    # A link in place of a folder would lead the checks of single files to anywhere.
     for part in (_IMAGES, _MASKS):
         if (folder / part).is_symlink():
             raise StoreError(f"{folder / part} is a link; the folder itself is wanted. Nothing was imported.")
@@ -270,6 +273,7 @@ def _facts(row: Mapping[str, str]) -> dict[str, Any]:
             measures[measure.name] = (
                 checked.whole_of(text, name, int(low), int(high)) if whole else _number(text, name, low, high)
             )
+    # All or none: one missing measure would leave a quality that no mask has.
     if len(measures) == len(fields(MaskQuality)):
         facts["quality"] = MaskQuality(**measures)
     return facts
@@ -318,14 +322,8 @@ def _store(dataset: "Dataset", export: Export) -> int:
         store.add_records(dataset, [item.record for item in part])
     items = {(item.listed.class_name, item.listed.sha256): item for item in export.images}
     rows = [(row, items[row.class_name, row.sha256]) for row in image_rows(dataset)]
-    store.set_ledger(dataset, store.MASKS, export.manifest.ledger, origin=store.IMPORTED)
-    masked = [(row, item.mask, item.facts) for row, item in rows if item.mask is not None]
-    for start in range(0, len(masked), _BATCH):
-        values = [
-            imported_mask(dataset.name, row, read_mask(mask), export.spec, facts)
-            for row, mask, facts in masked[start : start + _BATCH]
-        ]
-        store.set_masks(dataset, store.MASKS, values)
+    masks = [(row, partial(read_mask, item.mask), item.facts) for row, item in rows if item.mask is not None]
+    take_masks(dataset, export.spec, export.manifest.ledger, masks)
     # Written anew rather than copied: what was checked is what is stored.
     for act in export.acts:
         add_act(verdict_file(dataset), act)
@@ -338,25 +336,42 @@ def _store(dataset: "Dataset", export: Export) -> int:
     store.apply_filter(dataset, export.spec.filters)
     # Last: the tags as they were, whatever thresholds had set them.
     dataset.set_values("tags", {row.sample_id: list(item.listed.tags) for row, item in rows}, key_field="id")
-    return len(masked)
+    return len(masks)
 
 
-def imported_mask(
-    dataset_name: str, row: ImageRow, mask: np.ndarray, spec: DatasetSpec, facts: Mapping[str, Any]
-) -> store.MaskValues:
-    """Write a mask that was made elsewhere to its place in a dataset's folder.
+def take_masks(
+    dataset: "Dataset",
+    spec: DatasetSpec,
+    ledger: Ledger,
+    masks: Sequence[tuple[ImageRow, Callable[[], np.ndarray | None], Mapping[str, Any]]],
+) -> int:
+    """Store masks that were made elsewhere; a build leaves them alone.
 
     Args:
-        dataset_name: The dataset.
-        row: Its image.
-        mask: The label mask; it fits the image. Shape (H, W), uint8.
-        spec: The definition whose indices it holds.
-        facts: What is known of it: ``confidence``, ``foreground_ratio``, ``quality``; the last two are computed where
+        dataset: A web dataset.
+        spec: The definition whose indices the masks hold.
+        ledger: What they were made from.
+        masks: Image, a function that reads its label mask, (H, W) uint8, or ``None`` where it does not fit, and what
+            is known of the mask: ``confidence``, ``foreground_ratio``, ``quality``; the last two are computed where
             they are missing.
 
     Returns:
-        What is stored of it.
+        Number of masks stored.
     """
+    store.set_ledger(dataset, store.MASKS, ledger, origin=store.IMPORTED)
+    taken = 0
+    for start in range(0, len(masks), _BATCH):
+        read = [(row, mask_of(), facts) for row, mask_of, facts in masks[start : start + _BATCH]]
+        values = [_mask_values(dataset.name, spec, row, mask, facts) for row, mask, facts in read if mask is not None]
+        store.set_masks(dataset, store.MASKS, values)
+        taken += len(values)
+    return taken
+
+
+def _mask_values(
+    dataset_name: str, spec: DatasetSpec, row: ImageRow, mask: np.ndarray, facts: Mapping[str, Any]
+) -> store.MaskValues:
+    """Write a mask to its place in the dataset's folder; what is stored of it."""
     foreground, band = mask == spec.class_index(row.class_name), mask == spec.ignore_index
     path = dataset_folder(dataset_name) / store.IMPORTED / row.class_name / f"{Path(row.path).stem}.png"
     write_mask(mask, path)

@@ -13,8 +13,8 @@ import logging
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,8 +47,8 @@ VERSION = 1
 MANIFEST_FILE = "manifest.jsonl.gz"
 """In every card, and in every export of a web dataset: where each image came from, and what its licence asks for."""
 
-_SHOWN = 5
-_MOST_WRONG = 1_000
+_SHOWN = 5  # wrong lines, unknown fields: a sentence with more is not read
+_MOST_WRONG = 1_000  # wrong lines after which the rest of the file tells nothing new
 _MOST_TEXTS = 100
 _MOST_IMAGES = 10**9
 _LARGEST_RATIO = 100
@@ -60,7 +60,7 @@ _LOCAL_PATH = re.compile(r"(?<![\w/:])(?:~|[A-Za-z]:)?[/\\](?=\S).*$|file:.*$", 
 _URLS = ("image_url", "page_url", "author_url", "license_url")
 _TEXTS = ("title", "author", "license", "query")
 _LONGEST_ID = 1_000
-_LONGEST_PNG_HEAD = 1 << 17
+_LONGEST_PNG_HEAD = 1 << 17  # bytes: palette, transparency and texts of an editor are far below
 _DEFINITION = ("classes", "cosegmentation", "filters", "duplicates", "ignore_index", "longest_side")
 """Parts of the definition that say what the dataset is; sources, downloads and target are the builder's own."""
 
@@ -174,7 +174,7 @@ class WrittenManifest:
         return sum(image.provenance.image_url is None for image in self.listed)
 
     def __str__(self) -> str:
-        lines = [f"{self.images:,} images listed in {self.path}, {self.masks:,} masks and no picture inside."]
+        lines = [f"{self.images:,} images listed in {self.path}, {self.masks:,} masks and no image inside."]
         if self.without_url:
             lines.append(
                 f"{self.without_url:,} of them have no address on the web (files of this machine, say), and none is "
@@ -213,21 +213,13 @@ def write_manifest(
         "definition": public_definition(definition),
         "ledger": public_ledger(store.mask_ledger(dataset, store.MASKS)).to_dict(),
     }
-    with _compressed(path) as file:
-        for line in (header, *map(_line, written.listed)):
-            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-    return written
-
-
-@contextmanager
-def _compressed(path: Path) -> Iterator[IO[bytes]]:
     with output_path(path) as temporary, temporary.open("wb") as raw:
-        if not path.name.endswith(".gz"):
-            yield raw
-            return
         # Neither name nor time of writing inside: the same dataset gives the same bytes.
-        with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as file:
-            yield file  # type: ignore[misc]
+        zipped = gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) if path.name.endswith(".gz") else None
+        with zipped or nullcontext(raw) as file:
+            for line in (header, *map(_line, written.listed)):
+                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+    return written
 
 
 def _public_image(row: ImageRow, masks: bool) -> ManifestImage:
@@ -368,7 +360,7 @@ def read_manifest(path: Path | str, masks: bool = True) -> Manifest:
                 except ValueError as error:
                     wrong.append(f"line {number}: {error}")
                     if len(data) > LONGEST_LINE:
-                        break
+                        break  # what follows is the rest of that line
     except (EOFError, gzip.BadGzipFile, zlib.error, OSError) as error:
         raise SourceError(f"{path}, after line {number}: the file cannot be read ({error}). Get it again.") from error
     except ValueError as error:
@@ -399,6 +391,7 @@ def _opened(path: Path) -> IO[bytes]:
 
 def _values(data: bytes) -> dict[str, Any]:
     if len(data) > LONGEST_LINE:
+        # One byte more than allowed was read, so that a line without end is never held in memory.
         raise ValueError(f"longer than {LONGEST_LINE:,} bytes")
     return checked.an_object(checked.parse_json(data))
 
@@ -434,7 +427,7 @@ def _read_header(value: dict[str, Any], path: Path) -> tuple[Manifest, int]:
             kept["cosegmentation"] = public_cosegmentation(kept["cosegmentation"])
         # Names become folders here, so that they are checked as those of a definition are.
         spec = DatasetSpec.from_dict({"name": value.get("name"), **kept, "sources": [source]}, "definition")
-    except (SpecError, TypeError, RecursionError) as error:
+    except (SpecError, TypeError, RecursionError) as error:  # the last two: by values that no definition has
         raise ValueError(str(error).rstrip(".")) from error
     if value.get("classes") != list(spec.class_names):
         raise ValueError(f"classes are {shown(value.get('classes'))}, the definition has {list(spec.class_names)}")
@@ -442,6 +435,7 @@ def _read_header(value: dict[str, Any], path: Path) -> tuple[Manifest, int]:
         ledger = Ledger.from_dict(value.get("ledger") or {"entries": []})
     except ValueError as error:
         raise ValueError(f"the ledger cannot be read ({error})") from error
+    # Whoever publishes a manifest does not choose what runs here: the usual engine stands in for a program.
     program = spec.cosegmentation.method if spec.cosegmentation.method in PROGRAM_ENGINES else None
     if program is not None:
         spec = replace(spec, cosegmentation=CosegmentationSpec())
@@ -535,7 +529,7 @@ def _read_mask(value: Any, longest_side: int) -> ManifestMask:
         png = base64.b64decode(value["png"][: 2 * longest_side**2 + _LONGEST_PNG_HEAD], validate=True)
     except ValueError as error:  # binascii.Error is one; so is text beyond ASCII
         raise ValueError(f"the mask is no base64 ({error})") from error
-    if not png.startswith(_PNG) or len(png) < 33:
+    if not png.startswith(_PNG) or len(png) < 33:  # signature (8 bytes) and the chunk IHDR (25), which holds the size
         raise ValueError("the mask is no PNG")
     size = struct.unpack(">II", png[16:24])
     if not all(1 <= side <= longest_side for side in size):

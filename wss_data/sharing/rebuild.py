@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -18,11 +19,11 @@ from wss_data.records import MANIFEST_SOURCE, first_source, source_id_of
 from wss_data.retrieval.journal import Entry, Journal, secret_of
 from wss_data.runtime.files import expanded, write_output
 from wss_data.runtime.home import dataset_folder
-from wss_data.sharing.import_dataset import imported_mask
-from wss_data.sharing.manifest import Manifest, ManifestImage, ManifestMask, read_manifest, renamed
+from wss_data.sharing.import_dataset import take_masks
+from wss_data.sharing.manifest import Manifest, ManifestImage, read_manifest, renamed
 from wss_data.spec import DownloadSpec
 from wss_data.store.info import info_of
-from wss_data.store.provenance import ImageRow, image_rows
+from wss_data.store.provenance import image_rows
 
 if TYPE_CHECKING:
     from wss_data.store.types import Dataset
@@ -42,7 +43,6 @@ _MEANING: Mapping[State, str] = {
 }
 
 _OPTED_OUT = ("opted_out", "robots", "forgotten")
-_BATCH = 64
 _COLUMNS = ("class", "source", "source_id", "image_url", "sha256", "state", "reason", "detail")
 
 
@@ -217,7 +217,7 @@ def take_over(dataset: "Dataset", manifest: Manifest) -> tuple[int, int]:
     """
     rows = {(row.class_name, source_id_of(row.provenance)): row for row in image_rows(dataset)}
     verdicts: dict[str, str] = {}
-    wanted: list[tuple[ImageRow, ManifestMask]] = []
+    wanted = []
     taken = left = 0
     for image in manifest.images:
         row = rows.get((image.class_name, source_id_of(image.provenance)))
@@ -230,21 +230,13 @@ def take_over(dataset: "Dataset", manifest: Manifest) -> tuple[int, int]:
         elif row.mask_method == store.IMPORTED:
             taken += 1
         else:
-            wanted.append((row, image.mask))
+            allowed = {0, manifest.spec.class_index(row.class_name), manifest.spec.ignore_index}
+            read = partial(decode_mask, image.mask.png, row.size, allowed)
+            wanted.append((row, read, {"confidence": image.mask.confidence}))
     store.take_over_verdicts(dataset, verdicts, f"as in the manifest of '{manifest.spec.name}'")
     if wanted:
-        store.set_ledger(dataset, store.MASKS, manifest.ledger, origin=store.IMPORTED)
-    for start in range(0, len(wanted), _BATCH):
-        values = []
-        for row, published in wanted[start : start + _BATCH]:
-            allowed = {0, manifest.spec.class_index(row.class_name), manifest.spec.ignore_index}
-            if (mask := decode_mask(published.png, row.size, allowed)) is None:
-                left += 1
-            else:
-                known = {"confidence": published.confidence}
-                values.append(imported_mask(dataset.name, row, mask, manifest.spec, known))
-        store.set_masks(dataset, store.MASKS, values)
-        taken += len(values)
+        stored = take_masks(dataset, manifest.spec, manifest.ledger, wanted)
+        taken, left = taken + stored, left + len(wanted) - stored
     return taken, left
 
 

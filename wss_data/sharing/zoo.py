@@ -51,6 +51,7 @@ def prepare(folder: Path | str, definition: str = "drawn", manifest: str | None 
             build(replace(spec, name=_working_name(spec)))
         working = store.open_dataset(_working_name(spec))
         export_dataset(working, place, layout="fiftyone")
+        # The export holds all of it: the zoo's own folder is the only copy that stays.
         working.delete()
         shutil.rmtree(dataset_folder(_working_name(spec)), ignore_errors=True)
     samples = json.loads((place / "samples.json").read_text(encoding="utf-8"))["samples"]

@@ -36,6 +36,7 @@ USUAL_SIZES = {
 """Images on each list as published. ``SBD cls`` is SBD's folder of .mat files, taken where its lists are missing;
 ``SBD masks`` the folder SegmentationClassAug: the 10,582, and VOC's val."""
 
+# The archive as it is unpacked, and as torchvision unpacks it.
 _RELEASES = ("", "dataset", "benchmark_RELEASE/dataset")
 """Where SBD's files may be below the folder that a user names."""
 

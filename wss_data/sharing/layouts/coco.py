@@ -138,7 +138,7 @@ def encode_rle(mask: np.ndarray) -> dict[str, Any]:
         more = True
         while more:
             low = left & 31
-            left >>= 5
+            left >>= 5  # keeps the sign: differences may be negative
             more = left != (-1 if low & 16 else 0)
-            counts.append(low + 32 * more + 48)
+            counts.append(low + 32 * more + 48)  # from "0" on: 64 printable characters
     return {"size": list(mask.shape), "counts": counts.decode("ascii")}

@@ -22,6 +22,7 @@ from wss_data.sharing.layouts.coco import provenance_values
 SPLITS = {"kept": "train"}
 """Our name of a split -> the name that ``datasets`` expects; others stay."""
 
+# https://huggingface.co/docs/hub/datasets-cards, `size_categories`
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
