@@ -4,7 +4,7 @@ from pictures import disc
 from PIL import Image
 
 from wss_data.commands.cli import main
-from wss_data.cosegmentation.compare import SaliencyComparison, compare_saliency, saliency_picture
+from wss_data.cosegmentation.compare import SaliencyComparison, compare_saliency, saliency_image
 from wss_data.cosegmentation.saliency import BASELINES
 from wss_data.errors import CosegmentationError, MaskError, SourceError
 from wss_data.imaging.images import read_image, write_jpeg
@@ -89,8 +89,8 @@ def test_a_true_mask_of_other_proportions_is_refused(photos):
         )
 
 
-def test_a_saliency_picture_is_grey_and_white_is_salient():
-    assert saliency_picture(np.array([[0.0, 0.5, 1.0]]))[0].tolist() == [[0] * 3, [128] * 3, [255] * 3]
+def test_a_saliency_image_is_grey_and_white_is_salient():
+    assert saliency_image(np.array([[0.0, 0.5, 1.0]]))[0].tolist() == [[0] * 3, [128] * 3, [255] * 3]
 
 
 def test_the_command_prints_the_table_and_fails_for_an_image_that_cannot_be_read(photos, capsys):

@@ -1,7 +1,16 @@
+from functools import reduce
+
 import numpy as np
 import pytest
 
-from wss_data.cosegmentation.discriminant import centred_gaussian, discriminant, project, standardised, target_sums
+from wss_data.cosegmentation.discriminant import (
+    TargetSums,
+    centred_gaussian,
+    discriminant,
+    project,
+    standardised,
+    target_sums,
+)
 from wss_data.errors import CosegmentationError
 
 
@@ -22,7 +31,7 @@ def planted_group(seed=0, images=6, channels=5):
 
 def summed(group, targets):
     sums = [target_sums(image, target) for image, target in zip(group, targets, strict=True)]
-    return sum(sums[1:], sums[0])
+    return reduce(TargetSums.plus, sums)
 
 
 def test_sums_over_shards_are_those_of_the_whole_group():
@@ -30,7 +39,7 @@ def test_sums_over_shards_are_those_of_the_whole_group():
     cells = np.concatenate([image.reshape(-1, 5) for image in group])
     flat = np.concatenate([blob.ravel() for blob in blobs]).astype(float)
 
-    together = summed(group[:2], blobs[:2]) + summed(group[2:], blobs[2:])
+    together = summed(group[:2], blobs[:2]).plus(summed(group[2:], blobs[2:]))
 
     assert together.cells == 480 and together.target == flat.sum()
     np.testing.assert_allclose(together.total, cells.sum(axis=0), rtol=1e-6)

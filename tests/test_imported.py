@@ -86,7 +86,7 @@ def test_an_image_of_another_class_does_not_take_the_mask(tmp_path):
     images = [known("aaa", "cow/1.jpg"), known("bbb", "cat/1.jpg", class_name="cat")]
     files, bad = match_masks(tmp_path, images, ["cat", "cow"])
     assert [file.image.sample_id for file in files] == ["aaa"]
-    assert [item.class_name for item in bad] == ["cat"]
+    assert [item.reason for item in bad] == ["missing"] and str(bad[0]).startswith("cat/1.jpg: the image has no mask")
 
 
 @pytest.mark.parametrize(

@@ -296,7 +296,7 @@ def test_a_png_and_a_mat_file_of_one_image_are_not_guessed(tmp_path):
     Image.fromarray(block(np.uint8, 255)).save(tmp_path / "cow" / "a.png")
     _, bad = match_masks(tmp_path, [KnownImage("a", "cow", "x/a.jpg", None, (W, H), None)], ["cow"])
     assert [item.reason for item in bad] == ["ambiguous"]
-    assert "a.mat, a.png are masks of one image" in bad[0].message
+    assert "a.mat, a.png are masks of one image" in str(bad[0])
 
 
 # ------------------------------------------------------------- files made to do harm

@@ -4,11 +4,11 @@ import pytest
 from wss_data.cosegmentation.quality import (
     border_contact,
     colour_contrast,
-    compactness,
+    connected_components,
     crf_agreement,
     mask_quality,
-    pieces,
     quality_scores,
+    solidity,
 )
 
 
@@ -21,15 +21,15 @@ def test_a_square_is_convex_and_a_cross_is_not():
     square[5:15, 5:15] = True
     cross[9:11, 2:18] = cross[2:18, 9:11] = True
 
-    assert compactness(square) == 1.0
-    assert 0.2 < compactness(cross) < 0.6
+    assert solidity(square) == 1.0
+    assert 0.2 < solidity(cross) < 0.6
 
 
 def test_a_single_pixel_and_a_line_are_convex():
     dot, line = blank(), blank()
     dot[3, 4] = line[3, 2:9] = True
 
-    assert compactness(dot) == compactness(line) == 1.0
+    assert solidity(dot) == solidity(line) == 1.0
 
 
 def test_two_blobs_are_two_pieces_and_specks_are_not_counted():
@@ -37,14 +37,14 @@ def test_two_blobs_are_two_pieces_and_specks_are_not_counted():
     mask[2:14, 2:14] = mask[20:34, 20:34] = True
     mask[0, 39] = True
 
-    assert pieces(mask) == 2
+    assert connected_components(mask) == 2
 
 
 def test_pieces_that_touch_at_a_corner_are_one():
     mask = blank()
     mask[2:5, 2:5] = mask[5:8, 5:8] = True
 
-    assert pieces(mask) == 1
+    assert connected_components(mask) == 1
 
 
 def test_border_contact_is_the_share_of_border_pixels():

@@ -12,7 +12,13 @@ from torch import nn
 from wss_data import cosegmentation, store
 from wss_data.cosegmentation.base import Segmented
 from wss_data.cosegmentation.folder import cosegment_folder
-from wss_data.cosegmentation.quality import border_contact, colour_contrast, compactness, mask_quality, pieces
+from wss_data.cosegmentation.quality import (
+    border_contact,
+    colour_contrast,
+    connected_components,
+    mask_quality,
+    solidity,
+)
 from wss_data.errors import MaskError
 from wss_data.imaging.images import write_jpeg
 from wss_data.imaging.masks import (
@@ -174,7 +180,7 @@ def test_without_a_band_the_measures_are_what_they_were_and_none_is_uncertain():
     mask = disk(9) & ~disk(4)
     quality = mask_quality(image, mask)
     assert quality == mask_quality(image, mask, np.zeros((40, 40), bool))
-    assert (quality.compactness, quality.pieces) == (compactness(mask), pieces(mask))
+    assert (quality.compactness, quality.pieces) == (solidity(mask), connected_components(mask))
     assert (quality.border_contact, quality.colour_contrast) == (border_contact(mask), colour_contrast(image, mask))
     assert quality.uncertain == 0.0
 
@@ -183,8 +189,8 @@ def test_what_a_band_cuts_in_two_is_one_piece():
     mask, band = np.zeros((20, 20), bool), np.zeros((20, 20), bool)
     mask[5:15, 2:18] = True
     band[:, 9:11] = True
-    assert pieces(mask & ~band) == 2
-    assert pieces(mask & ~band, band) == 1
+    assert connected_components(mask & ~band) == 2
+    assert connected_components(mask & ~band, band) == 1
 
 
 def test_a_mask_of_which_nothing_is_decided_is_empty_and_no_error():

@@ -21,6 +21,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from scipy.stats import rankdata, spearmanr
 
 from wss_data.cosegmentation import make_engine
 from wss_data.cosegmentation.base import ImageFiles
@@ -89,25 +90,17 @@ class Row:
     correlation: float | None
 
 
-def ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Place of each value in increasing order, from 0; equal values share the mean of theirs. Shape (N,), float64."""
-    _, inverse, counts = np.unique(np.asarray(values, float), return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts + 1) / 2)[inverse]
-
-
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Spearman's rank correlation in [-1, 1]; ``None`` if one side is constant or there are fewer than two values."""
-    one, other = ranks(first), ranks(second)
-    if len(one) < 2 or np.ptp(one) == 0 or np.ptp(other) == 0:
+    if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
-    return float(np.corrcoef(one, other)[0, 1])
+    return float(spearmanr(first, second).statistic)
 
 
 def separation(higher: Sequence[float], lower: Sequence[float]) -> float:
     """AUC: the chance that a random one of ``higher`` is above a random one of ``lower``; a tie counts half. [0, 1]."""
-    places = ranks([*higher, *lower])[: len(higher)]
-    below = places.sum() - len(higher) * (len(higher) - 1) / 2
+    places = rankdata([*higher, *lower])[: len(higher)]
+    below = places.sum() - len(higher) * (len(higher) + 1) / 2
     return float(below / (len(higher) * len(lower)))
 
 

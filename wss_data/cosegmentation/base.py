@@ -81,7 +81,7 @@ class ImageFiles(Sequence[np.ndarray]):
     """Image files as a group of images, each read when it is asked for.
 
     A file that vanished or broke since it was listed must not end a group of thousands, and no engine should have to
-    think of it: a grey image stands for it, and ``unreadable`` tells whoever asked for the masks.
+    think of it: a grey image stands for it, and ``unreadable`` reports it to whoever asked for the masks.
 
     Args:
         paths: The files.

@@ -399,7 +399,7 @@ class _Group:
 
     def _add(self, layers: Sequence[np.ndarray], target: np.ndarray) -> None:
         own = [target_sums(layer, target) for layer in layers]
-        self.sums = [before + new for before, new in zip(self.sums, own, strict=True)] if self.sums else own
+        self.sums = [before.plus(new) for before, new in zip(self.sums, own, strict=True)] if self.sums else own
 
     def _find_direction(self) -> None:
         """From the sums, each image's evidence."""

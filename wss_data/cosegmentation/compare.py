@@ -48,7 +48,7 @@ class MethodScore:
     Args:
         name: The baseline or engine.
         images: Number of images scored.
-        precision: P, mean share of pixels right, in [0, 1].
+        precision: P, mean pixel accuracy, in [0, 1].
         jaccard: J, mean intersection over union of the foreground, in [0, 1].
     """
 
@@ -63,10 +63,10 @@ class SaliencyComparison:
     """What a comparison found.
 
     Args:
-        figure: The picture written.
+        figure: The figure written.
         images: Images in the group.
         unreadable: Of these, how many could not be read: neither shown nor scored.
-        shown: Images in the picture, from left to right.
+        shown: Images in the figure, from left to right.
         scores: One a method, baselines first; empty without true masks.
         passed_over: Files of the folder that were not taken for images, as one line; empty if there is none.
     """
@@ -184,8 +184,8 @@ class _Shown:
     masks: Mapping[str, Segmented | None]
 
 
-def saliency_picture(saliency: np.ndarray) -> np.ndarray:
-    """A saliency map as a grey picture, white salient. ``saliency``: (H, W), in [0, 1] -> (H, W, 3), uint8."""
+def saliency_image(saliency: np.ndarray) -> np.ndarray:
+    """A saliency map as a grey image, white salient. ``saliency``: (H, W), in [0, 1] -> (H, W, 3), uint8."""
     grey = np.rint(255 * np.clip(saliency, 0, 1)).astype(np.uint8)
     return np.repeat(grey[:, :, None], 3, axis=2)
 
@@ -237,7 +237,7 @@ def _draw(figure: Path, title: str, shown: Sequence[_Shown]) -> None:
     cut = [BASELINES["saliency"](image) for image in images]
     rows: list[tuple[str, list[Tile]]] = [
         ("image", [Tile(fit(image, TILE)) for image in images]),
-        ("border saliency\nZhu 2014", [Tile(fit(saliency_picture(saliency), TILE)) for saliency in maps]),
+        ("border saliency\nZhu 2014", [Tile(fit(saliency_image(saliency), TILE)) for saliency in maps]),
         ("saliency mask\nborder x centre, cut", _mask_tiles(images, cut, truths)),
     ]
     for name in shown[0].masks:

@@ -20,7 +20,7 @@ def confidence(probability: np.ndarray, earlier: np.ndarray, typical: float = 1.
 
     Args:
         probability: The final foreground probability, on cells. Shape (h, w), in [0, 1].
-        earlier: The one before the group was taught; in a group too small for that, the soft map before it was
+        earlier: The one before self-training; in a group too small for that, the soft map before it was
             sharpened. Shape (h, w), in [0, 1].
         typical: ``typicality`` of the object, in [0, 1].
 
@@ -31,7 +31,11 @@ def confidence(probability: np.ndarray, earlier: np.ndarray, typical: float = 1.
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> float:
-    """Intersection over union of two soft masks, in [0, 1]; 0 if both are empty. Both the same shape, in [0, 1]."""
+    """Intersection over union of two soft masks, in [0, 1]; 0 if both are empty. Both the same shape, in [0, 1].
+
+    >>> overlap(np.array([1.0, 0.5, 0.0]), np.array([1.0, 1.0, 0.0]))
+    0.75
+    """
     union = float(np.maximum(first, second).sum())
     return float(np.minimum(first, second).sum()) / union if union > 0 else 0.0
 

@@ -1,4 +1,4 @@
-"""Soft map -> binary mask by a minimum cut; both engines share it.
+"""Soft map -> binary mask by a minimum cut, for the baselines and the engine ``subcategories``.
 
 The cut is exact and runs in SciPy (Dinic's algorithm): at a long side of 160 px 34 ms, against 20 ms of
 OR-Tools, which would be one more heavy dependency, and PyMaxflow is GPL.

@@ -1,9 +1,8 @@
-"""What tells two kinds of cells apart, from sums: the naive linear discriminant of a group's descriptors.
+"""The naive linear discriminant of a group's descriptors, from sums.
 
-A target says of each cell how much it belongs to the foreground: at first only where
-it lies in its image, later what a mask says. The discriminant weighs each channel by
-how it goes along with the target, and nothing but sums over cells is needed for it, so
-the cost grows linearly and a group may be summed up in shards.
+A target says of each cell how much it belongs to the foreground: at first only where it lies in its image, later what a
+mask says. The discriminant weighs each channel by its covariance with the target; only sums over cells are needed, so
+the cost grows linearly and a group can be summed in shards.
 
 Source:
     Bickel and Levina, *Some theory for Fisher's linear discriminant function, "naive Bayes", and some alternatives when
@@ -13,18 +12,17 @@ Source:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from wss_data.errors import CosegmentationError
 
 NEGLIGIBLE = 1e-6
-"""A channel that varies less than this share of its own size is rounding: the images are all one colour."""
+"""A channel that varies less than this fraction of its own size is rounding: the images are all one colour."""
 
 
-@dataclass(frozen=True)
-class TargetSums:
+class TargetSums(NamedTuple):
     """Sums over the cells of some images of a group; sums of shards add up to the group's.
 
     Args:
@@ -41,18 +39,12 @@ class TargetSums:
     target: float
     products: np.ndarray
 
-    def __add__(self, other: "TargetSums") -> "TargetSums":
-        return TargetSums(
-            self.cells + other.cells,
-            self.total + other.total,
-            self.squares + other.squares,
-            self.target + other.target,
-            self.products + other.products,
-        )
+    def plus(self, other: "TargetSums") -> "TargetSums":
+        """The sums over the images of both."""
+        return TargetSums(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))  # type: ignore[operator]
 
 
-@dataclass(frozen=True)
-class Discriminant:
+class Discriminant(NamedTuple):
     """A direction in a group's descriptors along which the target grows.
 
     Args:
@@ -78,14 +70,11 @@ def centred_gaussian(shape: Sequence[int], prior_width: float) -> np.ndarray:
 
 
 def target_sums(descriptors: np.ndarray, target: np.ndarray) -> TargetSums:
-    """What one image adds to its group.
+    """The sums of one image.
 
     Args:
         descriptors: Shape (h, w, C), float.
         target: How much each cell belongs to the foreground. Shape (h, w), float, in [0, 1].
-
-    Returns:
-        Its sums.
     """
     # Sums over one image are exact enough in float32; those over thousands are kept in float64.
     cells = descriptors.reshape(-1, descriptors.shape[-1]).astype(np.float32)
@@ -101,12 +90,6 @@ def target_sums(descriptors: np.ndarray, target: np.ndarray) -> TargetSums:
 
 def discriminant(sums: TargetSums) -> Discriminant:
     """The direction along which the target grows, channels taken for independent.
-
-    Args:
-        sums: Over all images of the group.
-
-    Returns:
-        Mean and weights.
 
     Raises:
         CosegmentationError: If the group has no cell.

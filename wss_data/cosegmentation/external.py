@@ -283,7 +283,7 @@ def _read_mask(masks: Path, position: int, size: tuple[int, int]) -> Segmented:
     except MaskError as error:
         if error.reason not in ("empty", "full"):
             raise
-        return Segmented(values > 0, 0.0, band)  # an answer like any other; the filter judges it
+        return Segmented(values > 0, 0.0, band)  # an answer like any other; the filter decides
 
 
 def expand_command(template: str, values: Mapping[str, str], shell: bool = False) -> list[str]:

@@ -1,4 +1,4 @@
-"""Dense descriptors of a network that nobody taught outlines: what the deep engine sees of an image.
+"""Dense descriptors of a network that was not trained on outlines: what the engine ``common`` sees of an image.
 
 torch is loaded only when the network is.
 
@@ -114,7 +114,10 @@ class DescriptorNetwork:
 
         with torch.inference_mode():
             maps = self._network.dense(self._prepare(image))
-            return ImageFeatures(_cells_first(maps.last), _cells_first(maps.middle))
+            last, middle = (
+                one[0].permute(1, 2, 0).to(torch.float16).contiguous().cpu().numpy() for one in (maps.last, maps.middle)
+            )
+        return ImageFeatures(last, middle)
 
     def describe_all(
         self, images: Iterable[np.ndarray], workers: int | None = None
@@ -138,9 +141,11 @@ class DescriptorNetwork:
                 for image in images:
                     under_way.append((image, pool.submit(self.describe, image)))
                     if len(under_way) > workers:
-                        yield _finished(under_way)
+                        image, future = under_way.popleft()
+                        yield image, future.result()
                 while under_way:
-                    yield _finished(under_way)
+                    image, future = under_way.popleft()
+                    yield image, future.result()
             finally:
                 pool.shutdown(cancel_futures=True)
                 # torch's number of threads is partly global: what comes after wants all of them.
@@ -155,18 +160,6 @@ class DescriptorNetwork:
         pixels = torch.from_numpy(cv2.LUT(resized, self._normalised_level))
         # A (1, H, W, 3) block seen as (1, 3, H, W) is channels-last memory already.
         return pixels[None].permute(0, 3, 1, 2).to(self.device, self._dtype)
-
-
-def _cells_first(maps: Tensor) -> np.ndarray:
-    """(1, C, h, w) on any device -> (h, w, C), float16, in this process's memory."""
-    import torch
-
-    return maps[0].permute(1, 2, 0).to(torch.float16).contiguous().cpu().numpy()
-
-
-def _finished(under_way: deque[tuple[np.ndarray, Future[ImageFeatures]]]) -> tuple[np.ndarray, ImageFeatures]:
-    image, future = under_way.popleft()
-    return image, future.result()
 
 
 def resolve_device(device: str) -> str:
@@ -210,12 +203,8 @@ def resolve_precision(precision: str, device: str = "cpu") -> str:
         import torch
 
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
-    return "bf16" if _has_amx() else "float32"
-
-
-def _has_amx() -> bool:
     try:
-        with open("/proc/cpuinfo") as info:
-            return "amx_bf16" in info.read()
+        amx = "amx_bf16" in Path("/proc/cpuinfo").read_text()
     except OSError:
-        return False
+        amx = False
+    return "bf16" if amx else "float32"

@@ -60,7 +60,7 @@ class ScoreRow:
         status: ``ok``, or why there is no mask: the reason of an ``ImageError``, ``killed`` if reading it killed a
             process, ``no_mask`` if the engine gave none.
         confidence: Of the engine, in [0, 1]; empty without a mask.
-        foreground_ratio: Share of the mask's decided pixels that are foreground, in [0, 1]; empty without a mask.
+        foreground_ratio: Fraction of the mask's decided pixels that is foreground, in [0, 1]; empty without a mask.
         kept: Whether the foreground filter keeps it: ``yes`` or ``no``.
         group: Changes with the group's images and the engine's settings; equal means that the mask is still good.
     """
@@ -109,15 +109,13 @@ class FolderSummary:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items()))
             lines.append(f"{sum(self.dropped.values())} images have no mask ({reasons}): see {self.out / SCORES}")
         if self.left_over:
-            names = ", ".join(printable(str(path.relative_to(self.out))) for path in self.left_over[:_NAMED])
-            more = ", ..." if len(self.left_over) > _NAMED else ""
+            names = [printable(str(path.relative_to(self.out))) for path in self.left_over[:_NAMED]]
+            names += ["..."] if len(self.left_over) > _NAMED else []
             lines.append(
                 f"{len(self.left_over)} masks of images that are no longer there stay in {self.out} and are not in "
-                f"{SCORES} ({names}{more}). Delete them if nothing needs them."
+                f"{SCORES} ({', '.join(names)}). Delete them if nothing needs them."
             )
-        if self.passed_over:
-            lines.append(self.passed_over)
-        return "\n".join(lines)
+        return "\n".join([*lines, self.passed_over] if self.passed_over else lines)
 
 
 @dataclass(frozen=True)
@@ -244,15 +242,7 @@ def _left_over(out: Path, current: Collection[Path]) -> tuple[Path, ...]:
 
 
 def _find_groups(images: Path, out: Path) -> tuple[dict[str, Sequence[Path]], Listing]:
-    """The groups in a folder: class name -> its image files, both sorted; and all that was found in it.
-
-    Args:
-        images: Folder of folders of images, or folder of images.
-        out: Where masks are to go.
-
-    Raises:
-        SourceError: As ``cosegment_folder``.
-    """
+    """The groups in a folder, class name -> its image files, both sorted; and all that was found in it."""
     if not images.is_dir():
         raise SourceError(f"{images}: there is no such folder of images.")
     if out.absolute().resolve().is_relative_to(images.resolve()):
@@ -268,8 +258,7 @@ def _find_groups(images: Path, out: Path) -> tuple[dict[str, Sequence[Path]], Li
             f"{images}: holds {len(direct)} images (such as {direct[0].name}) beside folders of images (such as "
             f"{next(iter(groups))}). Move them into a folder of their own: one folder is one group."
         )
-    if direct:
-        groups = {printable(images.absolute().name): direct}
+    groups = groups or ({printable(images.absolute().name): direct} if direct else {})
     if not groups:
         seen = f" ({everything})" if str(everything) else ""
         raise SourceError(

@@ -1,37 +1,14 @@
 """Masks that were computed elsewhere: find them, check every one, before the first is taken. Pure functions.
 
-What people get wrong with masks costs them days, so that each mistake has a name:
-
-===========  ==========================================================================
-reason       what is wrong
-===========  ==========================================================================
-size         the mask has another size than the image, stored or original
-rotated      width and height are swapped: drawn on the image before its EXIF rotation
-values       other values than 0 and 255 (or 0 and 1, or 0 and the index of the class)
-rgb          colours in place of values
-alpha        transparency in place of values, or beside them
-16_bit       16 bits a pixel
-palette      a palette with VOC's colours at other places, and with others
-orientation  the mask's own file says that it is to be turned
-empty        no foreground
-full         nothing but foreground
-unreadable   no PNG or .mat file, or a damaged one
-too_large    more pixels than are read
-mat_version  a .mat file of version 7.3 (HDF5) or 4, or of GNU Octave's own text format
-mat_no_mask  a .mat file without a matrix
-mat_several  a .mat file with several matrices, none called mask
-mat_names    a .mat file of a whole class without names for its masks, or with too many or few
-missing      an image of the dataset has no mask
-unknown      no image of the class has this stem
-ambiguous    the stem fits several images, or several masks fit one image
-===========  ==========================================================================
+What people get wrong with masks costs them days, so that each mistake has a name: see ``REASONS``.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -57,30 +34,34 @@ from wss_data.reading.tables import lines_of, read_text
 from wss_data.runtime.files import temporary_folder
 from wss_data.runtime.parallel import map_images
 
-REASONS = (
-    "size",
-    "rotated",
-    "values",
-    "rgb",
-    "alpha",
-    "16_bit",
-    "palette",
-    "orientation",
-    "empty",
-    "full",
-    "unreadable",
-    "too_large",
-    "mat_version",
-    "mat_no_mask",
-    "mat_several",
-    "mat_names",
-    "missing",
-    "unknown",
-    "ambiguous",
-)
+REASONS: Mapping[str, str] = {
+    "size": "the mask has another size than the image, stored or original",
+    "rotated": "width and height are swapped: drawn on the image before its EXIF rotation",
+    "values": "other values than 0 and 255 (or 0 and 1, or 0 and the index of the class)",
+    "rgb": "colours in place of values",
+    "alpha": "transparency in place of values, or beside them",
+    "16_bit": "16 bits a pixel",
+    "palette": "a palette with VOC's colours at other places, and with others",
+    "orientation": "the mask's own file says that it is to be turned",
+    "empty": "no foreground",
+    "full": "nothing but foreground",
+    "unreadable": "no PNG or .mat file, or a damaged one",
+    "too_large": "more pixels than are read",
+    "mat_version": "a .mat file of version 7.3 (HDF5) or 4, or of GNU Octave's own text format",
+    "mat_no_mask": "a .mat file without a matrix",
+    "mat_several": "a .mat file with several matrices, none called mask",
+    "mat_names": "a .mat file of a whole class without names for its masks, or with too many or few",
+    "missing": "an image of the dataset has no mask",
+    "unknown": "no image of the class has this stem",
+    "ambiguous": "the stem fits several images, or several masks fit one image",
+}
+"""Reason of a ``MaskError`` -> what is wrong."""
 
 MASK_SUFFIXES = (".png", ".mat")
 """File names that are taken for masks."""
+
+FEW = 2000
+"""Below this many masks, starting processes takes longer than reading the masks."""
 
 
 @dataclass(frozen=True)
@@ -126,15 +107,8 @@ def file_of_url(url: str | None) -> Path | None:
     return Path(path) if parts.scheme == "file" and path and "\0" not in path else None
 
 
-@dataclass(frozen=True)
-class MaskFile:
-    """A mask file and the image it belongs to.
-
-    Args:
-        image: The image.
-        path: The file.
-        name: What to call it in an error; ``None`` for its path.
-    """
+class MaskFile(NamedTuple):
+    """A mask file and the image it belongs to; ``name`` is what to call it in an error in place of its path."""
 
     image: KnownImage
     path: Path
@@ -144,16 +118,8 @@ class MaskFile:
         return self.name or str(self.path)
 
 
-@dataclass(frozen=True)
-class FoundMask:
-    """A mask before it is known whose it is.
-
-    Args:
-        class_name: Its class.
-        key: What it is called below its class's folder, without suffix.
-        path: The file.
-        name: What to call it in an error; ``None`` for its path.
-    """
+class FoundMask(NamedTuple):
+    """A mask before it is known whose it is: its class, its path below the class's folder without suffix, its file."""
 
     class_name: str
     key: str
@@ -162,21 +128,6 @@ class FoundMask:
 
     def __str__(self) -> str:
         return self.name or str(self.path)
-
-
-@dataclass(frozen=True)
-class BadMask:
-    """A mask, or an image without one, that cannot be taken.
-
-    Args:
-        class_name: Its class.
-        reason: One of ``REASONS``.
-        message: The sentence for the user.
-    """
-
-    class_name: str
-    reason: str
-    message: str
 
 
 @dataclass(frozen=True)
@@ -193,7 +144,7 @@ class ImportReport:
 
     imported: dict[str, int]
     resized: int
-    bad: tuple[BadMask, ...]
+    bad: tuple[MaskError, ...]
     passed_over: str = ""
     turned: tuple[Path, ...] = ()
 
@@ -215,17 +166,17 @@ class ImportReport:
         return "\n".join(lines + ([bad_summary(self.bad)] if self.bad else []))
 
 
-def bad_summary(bad: Sequence[BadMask], examples: int = 3) -> str:
+def bad_summary(bad: Sequence[MaskError], examples: int = 3) -> str:
     """How many masks are bad for which reason, with the first sentences."""
-    counts = Counter(item.reason for item in bad)
-    shown = ", ".join(f"{counts[reason]} {reason}" for reason in REASONS if counts[reason])
-    first = [next(item.message for item in bad if item.reason == reason) for reason in REASONS if counts[reason]]
-    return f"{len(bad):,} bad: {shown}. {' '.join(first[:examples])}"
+    counts = Counter(error.reason for error in bad)
+    reasons = [reason for reason in REASONS if counts[reason]]
+    first = [str(next(error for error in bad if error.reason == reason)) for reason in reasons[:examples]]
+    return f"{len(bad):,} bad: {', '.join(f'{counts[reason]} {reason}' for reason in reasons)}. {' '.join(first)}"
 
 
 def match_masks(
     folder: Path, images: Sequence[KnownImage], classes: Sequence[str], unpacked: Sequence[FoundMask] = ()
-) -> tuple[list[MaskFile], list[BadMask]]:
+) -> tuple[list[MaskFile], list[MaskError]]:
     """Find out which mask belongs to which image, by class folder and stem.
 
     Args:
@@ -263,34 +214,28 @@ def match_masks(
             f"{', '.join(classes)}. Found: {', '.join(inside[:5]) if inside else 'nothing'}."
         )
     claims: dict[str, list[MaskFile]] = defaultdict(list)
-    bad: list[BadMask] = []
+    bad = []
     for mask in found:
         key = same_name(mask.key)
         last = PurePosixPath(key).name
         owners = by_key.get((mask.class_name, key)) or by_key.get((mask.class_name, last), [])
         if not owners:
-            message = f"{mask}: no image of class '{mask.class_name}' is called {last}."
-            bad.append(BadMask(mask.class_name, "unknown", message))
+            bad.append(MaskError("unknown", f"{mask}: no image of class '{mask.class_name}' is called {last}."))
         elif len(owners) > 1:
             names = ", ".join(sorted(str(owner.source_id or owner.path) for owner in owners)[:3])
-            message = f"{mask}: the name fits {len(owners)} images ({names})."
-            bad.append(BadMask(mask.class_name, "ambiguous", message))
+            bad.append(MaskError("ambiguous", f"{mask}: the name fits {len(owners)} images ({names})."))
         else:
             claims[owners[0].sample_id].append(MaskFile(owners[0], mask.path, mask.name))
-
-    matched = [files[0] for files in claims.values() if len(files) == 1]
     for files in claims.values():
         if len(files) > 1:
-            class_name = files[0].image.class_name
             names = ", ".join(file.name or file.path.name for file in files)
-            bad.append(BadMask(class_name, "ambiguous", f"{folder / class_name}: {names} are masks of one image."))
+            place = folder / files[0].image.class_name
+            bad.append(MaskError("ambiguous", f"{place}: {names} are masks of one image."))
     for image in images:
         if image.sample_id not in claims:
             name = image.source_id or image.path
-            bad.append(
-                BadMask(image.class_name, "missing", f"{name}: the image has no mask in {folder / image.class_name}.")
-            )
-    return sorted(matched, key=lambda file: file.path), bad
+            bad.append(MaskError("missing", f"{name}: the image has no mask in {folder / image.class_name}."))
+    return sorted((files[0] for files in claims.values() if len(files) == 1), key=lambda file: file.path), bad
 
 
 def _mask_files(folder: Path, classes: Sequence[str]) -> Listing:
@@ -300,7 +245,7 @@ def _mask_files(folder: Path, classes: Sequence[str]) -> Listing:
 
 
 @contextmanager
-def unpack_classes(folder: Path, classes: Sequence[str]) -> Iterator[tuple[list[FoundMask], list[BadMask]]]:
+def unpack_classes(folder: Path, classes: Sequence[str]) -> Iterator[tuple[list[FoundMask], list[MaskError]]]:
     """Take apart the .mat files that hold the masks of a whole class: ``<class>.mat`` beside the class folders.
 
     Args:
@@ -310,33 +255,26 @@ def unpack_classes(folder: Path, classes: Sequence[str]) -> Iterator[tuple[list[
     Yields:
         The masks, each as a file that lives as long as the context, and what could not be taken.
     """
-    files = [(class_name, folder / f"{class_name}.mat") for class_name in classes]
     found: list[FoundMask] = []
-    bad: list[BadMask] = []
+    bad: list[MaskError] = []
     with temporary_folder() as temporary:
-        for class_name, path in files:
+        for class_name in classes:
+            path, listed = folder / f"{class_name}.mat", folder / f"{class_name}.txt"
             if not path.is_file():
                 continue
+            names = [line for line in lines_of(read_text(listed)) if line] if listed.is_file() else None
             try:
-                for position, (name, values) in enumerate(read_mat_masks(path, _listed_names(path)), start=1):
-                    shown = f"{path}, element {position} ({name or 'without a name'})"
+                for position, (name, values) in enumerate(read_mat_masks(path, names), start=1):
                     if isinstance(values, MaskError):
-                        bad.append(BadMask(class_name, values.reason, f"{path}: {values}"))
+                        bad.append(MaskError(values.reason, f"{path}: {values}"))
                         continue
                     file = temporary / f"{len(found):06d}.png"
                     Image.fromarray(values).save(file)
+                    shown = f"{path}, element {position} ({name or 'without a name'})"
                     found.append(FoundMask(class_name, _key(name), file, shown))
             except MaskError as error:
-                bad.append(BadMask(class_name, error.reason, str(error)))
+                bad.append(error)
         yield found, bad
-
-
-def _listed_names(path: Path) -> list[str] | None:
-    """The names in the text file beside a .mat file, or ``None``."""
-    listed = path.with_suffix(".txt")
-    if not listed.is_file():
-        return None
-    return [line for line in lines_of(read_text(listed)) if line]
 
 
 def _key(name: str) -> str:
@@ -366,12 +304,11 @@ def read_values(path: Path) -> np.ndarray:
     return mask.values
 
 
-@dataclass(frozen=True)
-class ReadMask:
-    """A mask that was read and is good.
+class ReadMask(NamedTuple):
+    """A mask that was read and is good, at the stored image's size.
 
     Args:
-        foreground: At the stored image's size. Shape (H, W), bool.
+        foreground: Shape (H, W), bool.
         uncertain: The band that counts as neither, shape (H, W), bool, or ``None`` without one.
         resized: Whether it was brought there, by nearest neighbour, from the original image's size.
     """
@@ -382,17 +319,7 @@ class ReadMask:
 
 
 def read_foreground(file: MaskFile) -> ReadMask:
-    """Read and check one mask.
-
-    Args:
-        file: The mask and its image.
-
-    Returns:
-        It, at the stored image's size.
-
-    Raises:
-        MaskError: With one of ``REASONS``.
-    """
+    """Read and check one mask; raises ``MaskError`` with one of ``REASONS``."""
     values, band = split_band(read_values(file.path), file.image.class_index)
     size, stored, original = (values.shape[1], values.shape[0]), file.image.size, file.image.original_size
     if size == stored or original is None or size not in (original, original[::-1]):
@@ -403,12 +330,12 @@ def read_foreground(file: MaskFile) -> ReadMask:
     return ReadMask(foreground, None if band is None else resize_mask(band, stored), True)
 
 
-def check_mask(file: MaskFile) -> BadMask | None:
+def check_mask(file: MaskFile) -> MaskError | None:
     """What is wrong with one mask, or ``None``. Runs on worker processes."""
     try:
         read_foreground(file)
     except MaskError as error:
-        return BadMask(file.image.class_name, error.reason, str(error))
+        return error
     return None
 
 
@@ -419,7 +346,7 @@ class ImportedMask:
     Args:
         image: Its image.
         path: The label mask.
-        foreground_ratio: Share of the decided pixels that are foreground, in [0, 1].
+        foreground_ratio: Fraction of the decided pixels that is foreground, in [0, 1].
         quality: Truth-free measures of it, or ``None`` where the stored image cannot be read.
         resized: Whether it had the original image's size.
     """
@@ -453,46 +380,23 @@ def write_imported(
         SourceError: If the folder is missing or holds no mask.
         StoreError: If a mask is bad or missing and ``skip_bad`` is off, or none is good. Nothing was written then.
     """
-    with unpack_classes(folder, classes) as (unpacked, broken):
-        return _check_and_write(folder, images, classes, out, skip_bad, ignore_index, unpacked, broken)
-
-
-def _check_and_write(
-    folder: Path,
-    images: Sequence[KnownImage],
-    classes: Sequence[str],
-    out: Path,
-    skip_bad: bool,
-    ignore_index: int,
-    unpacked: Sequence[FoundMask],
-    broken: list[BadMask],
-) -> tuple[list[ImportedMask], ImportReport]:
-    try:
-        files, bad = match_masks(folder, images, classes, unpacked)
-    except SourceError:
-        if not broken:
-            raise
-        files, bad = [], []
-    bad = broken + bad
-    # Worker processes take seconds to start: only for a folder that takes longer.
-    findings = list(map_images(check_mask, files, workers=1 if len(files) < 2000 else None))
-    bad += [finding for finding in findings if finding]
-    good = [file for file, finding in zip(files, findings, strict=True) if finding is None]
-    if bad and not skip_bad:
-        raise StoreError(
-            f"{folder}: nothing was imported. {bad_summary(bad)} Mend them, or take only the others with --skip-bad."
-        )
-    if not good:
-        raise StoreError(f"{folder}: no mask is good, nothing was imported. {bad_summary(bad)}")
-
-    written = []
-    for file in good:
-        mask = read_foreground(file)
-        class_name = file.image.class_name
-        path = out / class_name / f"{Path(file.image.path).stem}.png"
-        write_mask(label_mask(mask.foreground, classes.index(class_name) + 1, mask.uncertain, ignore_index), path)
-        ratio = foreground_ratio(mask.foreground, mask.uncertain)
-        written.append(ImportedMask(file.image, path, ratio, _quality(file, mask), mask.resized))
+    with unpack_classes(folder, classes) as (unpacked, bad):
+        files: list[MaskFile] = []
+        try:
+            files, unmatched = match_masks(folder, images, classes, unpacked)
+            bad += unmatched
+        except SourceError:
+            if not bad:
+                raise
+        findings = list(map_images(check_mask, files, workers=1 if len(files) < FEW else None))
+        bad += [finding for finding in findings if finding]
+        good = [file for file, finding in zip(files, findings, strict=True) if finding is None]
+        if bad and not skip_bad:
+            way_out = "Mend them, or take only the others with --skip-bad."
+            raise StoreError(f"{folder}: nothing was imported. {bad_summary(bad)} {way_out}")
+        if not good:
+            raise StoreError(f"{folder}: no mask is good, nothing was imported. {bad_summary(bad)}")
+        written = [_write(file, classes, out, ignore_index) for file in good]
     counts = Counter(mask.image.class_name for mask in written)
     report = ImportReport(
         imported={name: counts[name] for name in classes},
@@ -504,8 +408,11 @@ def _check_and_write(
     return written, report
 
 
-def _quality(file: MaskFile, mask: ReadMask) -> MaskQuality | None:
-    try:
-        return mask_quality(read_image(file.image.path), mask.foreground, mask.uncertain)
-    except (ImageError, ValueError):
-        return None  # the image was removed or replaced by hand; the mask itself is good
+def _write(file: MaskFile, classes: Sequence[str], out: Path, ignore_index: int) -> ImportedMask:
+    image, (foreground, uncertain, resized) = file.image, read_foreground(file)
+    path = out / image.class_name / f"{Path(image.path).stem}.png"
+    write_mask(label_mask(foreground, classes.index(image.class_name) + 1, uncertain, ignore_index), path)
+    quality = None
+    with suppress(ImageError, ValueError):  # the image was removed or replaced by hand; the mask itself is good
+        quality = mask_quality(read_image(image.path), foreground, uncertain)
+    return ImportedMask(image, path, foreground_ratio(foreground, uncertain), quality, resized)

@@ -1,6 +1,6 @@
 """What makes a mask suspicious, without a truth to compare with. For ranking and sorting.
 
-Two kinds of measures. Some describe the mask: a comb, a mask in ten pieces, one that touches the whole border or
+Two kinds of measures. Some describe the mask: one that is not solid, is in ten parts, touches the whole border or
 follows no edge of colour is rarely an object. Others ask for it a second time: how much of the mask does another way of
 finding it give? The score is made of these alone (``quality_scores``); why, and what it is worth, says
 docs/explanation/quality.md.
@@ -15,8 +15,8 @@ import numpy as np
 from wss_data.crf.dense_crf import CrfSettings, dense_crf
 from wss_data.imaging.images import longest_side_size
 
-SMALL_PIECE = 0.01
-"""Pieces below this share of the foreground are specks and are not counted."""
+SMALLEST_COMPONENT = 0.01
+"""Connected components below this fraction of the foreground are specks and are not counted."""
 
 CRF_LONG_SIDE = 96
 """Longer side at which the mask is asked for again by a CRF, pixels: 6 ms of CPU time an image."""
@@ -36,17 +36,12 @@ class MaskQuality:
     Pixels of an uncertain band count as neither foreground nor background.
 
     Args:
-        compactness: Share of the foreground in its convex hull, in [0, 1]: 1 is convex, a comb or scattered pieces
-            are low. 0 for an empty mask.
-        pieces: Number of 8-connected pieces with at least 1 % of the foreground; 0 for an empty mask. One object is
-            rarely in many pieces.
-        border_contact: Share of the image's border pixels that are foreground, in [0, 1]. High where the background
-            was taken for the object.
-        colour_contrast: How little the colours inside and outside overlap, in [0, 1]: half the L1 distance of their
-            8x8x8 Lab histograms, 0 if one side is empty. Low where the mask follows no edge of colour.
-        uncertain: Share of the pixels in the uncertain band, in [0, 1]; 0 without a band.
-        crf_agreement: Overlap of the mask with what a small CRF makes of it, in [0, 1]. Low where the mask's edges are
-            not the image's. ``None`` where it was not computed.
+        compactness: See ``solidity``. The names of the fields are those in databases and exports.
+        pieces: See ``connected_components``. One object rarely has many.
+        border_contact: See there. High where the background was taken for the object.
+        colour_contrast: See there. Low where the mask follows no edge of colour.
+        uncertain: Fraction of the pixels in the uncertain band, in [0, 1]; 0 without a band.
+        crf_agreement: See there. Low where the mask's edges are not the image's; ``None`` where it was not computed.
         agreement: Overlap of the engine's soft map with the mask that it cut from it, in [0, 1]; ``None`` where there
             is no soft map.
         prototype_distance: How far the object is from what the group's objects have in common, in [0, 2]; ``None``
@@ -65,7 +60,7 @@ class MaskQuality:
 
 RANGES: Mapping[str, tuple[float, float]] = {
     "compactness": (0, 1),
-    "pieces": (0, 1 / SMALL_PIECE),
+    "pieces": (0, 1 / SMALLEST_COMPONENT),
     "border_contact": (0, 1),
     "colour_contrast": (0, 1),
     "uncertain": (0, 1),
@@ -98,8 +93,8 @@ def mask_quality(image: np.ndarray, mask: np.ndarray, uncertain: np.ndarray | No
         )
     mask = mask & ~band
     return MaskQuality(
-        compactness(mask, band),
-        pieces(mask, band),
+        solidity(mask, band),
+        connected_components(mask, band),
         border_contact(mask, band),
         colour_contrast(image, mask, band),
         float(band.mean()),
@@ -107,8 +102,11 @@ def mask_quality(image: np.ndarray, mask: np.ndarray, uncertain: np.ndarray | No
     )
 
 
-def compactness(mask: np.ndarray, uncertain: np.ndarray | None = None) -> float:
-    """Share of the foreground in its convex hull, in [0, 1]; 0 if empty.
+def solidity(mask: np.ndarray, uncertain: np.ndarray | None = None) -> float:
+    """Fraction of its convex hull that the foreground fills, in [0, 1]: 1 is convex, a comb is low; 0 if empty.
+
+    >>> solidity(np.array([[1, 0, 1], [1, 1, 1], [1, 0, 1]], bool)).__round__(2)
+    0.78
 
     Args:
         mask: The foreground. Shape (H, W), bool.
@@ -125,23 +123,29 @@ def compactness(mask: np.ndarray, uncertain: np.ndarray | None = None) -> float:
     return area / max(int(hull.sum()), area)
 
 
-def pieces(mask: np.ndarray, uncertain: np.ndarray | None = None) -> int:
-    """Number of 8-connected pieces with at least 1 % of the foreground.
+def connected_components(mask: np.ndarray, uncertain: np.ndarray | None = None) -> int:
+    """Number of 8-connected components with at least 1 % of the foreground; 0 for an empty mask.
+
+    >>> connected_components(np.array([[1, 0, 0, 1], [0, 1, 0, 1]], bool))
+    2
 
     Args:
         mask: The foreground. Shape (H, W), bool.
-        uncertain: Pixels outside the mask. What hangs together through them is one piece: they may be foreground, and
-            a mask is not to be suspected for what it leaves open. Shape (H, W), bool.
+        uncertain: Pixels outside the mask. What is connected through them is one component: they may be foreground,
+            and a mask is not to be suspected for what it leaves open. Shape (H, W), bool.
     """
     joined = mask if uncertain is None else mask | uncertain
     count, labels = cv2.connectedComponents(joined.astype(np.uint8), connectivity=8)
     areas = np.bincount(labels[mask], minlength=count)
     areas = areas[areas > 0]
-    return int((areas >= SMALL_PIECE * areas.sum()).sum())
+    return int((areas >= SMALLEST_COMPONENT * areas.sum()).sum())
 
 
 def border_contact(mask: np.ndarray, uncertain: np.ndarray | None = None) -> float:
-    """Share of the image's border pixels that are foreground, in [0, 1]; 0 if none is decided.
+    """Fraction of the image's border pixels that are foreground, in [0, 1]; 0 if none is decided.
+
+    >>> border_contact(np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]], bool))  # 3 of 10
+    0.3
 
     Args:
         mask: The foreground. Shape (H, W), bool.
@@ -181,7 +185,7 @@ def crf_agreement(image: np.ndarray, mask: np.ndarray, uncertain: np.ndarray | N
     Args:
         image: Shape (H, W, 3), uint8, RGB.
         mask: The foreground. Shape (H, W), bool.
-        uncertain: Pixels outside the mask that the CRF is told nothing about, and that do not count. Shape (H, W),
+        uncertain: Pixels outside the mask that the CRF is given no evidence for, and that do not count. Shape (H, W),
             bool.
 
     Returns:
@@ -213,12 +217,12 @@ def quality_scores(measures: Sequence[Sequence[float | None]]) -> list[float | N
     Returns:
         An entry a mask; ``None`` for one without any measure.
     """
+    from scipy.stats import rankdata
+
     table = np.array([[np.nan if value is None else value for value in measure] for measure in measures], np.float64)
-    places = np.full_like(table, np.nan)
-    for row, measure in zip(places, table, strict=True):
-        there = ~np.isnan(measure)
-        _, position, counts = np.unique(measure[there], return_inverse=True, return_counts=True)
-        row[there] = ((np.cumsum(counts) - counts / 2) / max(counts.sum(), 1))[position]
-    known = ~np.isnan(places)
-    sums, counted = np.where(known, places, 0).sum(axis=0), known.sum(axis=0)
+    known = ~np.isnan(table)
+    places = np.zeros_like(table)
+    for row, measure, there in zip(places, table, known, strict=True):
+        row[there] = (rankdata(measure[there]) - 0.5) / max(there.sum(), 1)
+    sums, counted = places.sum(axis=0), known.sum(axis=0)
     return [float(total / count) if count else None for total, count in zip(sums, counted, strict=True)]

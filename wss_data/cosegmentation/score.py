@@ -20,13 +20,13 @@ class ClassScore:
     Args:
         name: The class; ``mean`` for the mean over classes.
         images: Number of images.
-        precision: P, mean share of pixels that are right, in [0, 1].
+        precision: P, mean pixel accuracy, in [0, 1].
         jaccard: J, mean intersection over union of the foreground, in [0, 1].
         kept: Number of images that the foreground filter keeps.
         kept_precision: P over those; ``None`` if none is kept.
         kept_jaccard: J over those; ``None`` if none is kept.
-        decided: Mean share of the pixels that the masks decide, in [0, 1]: below 1 with an uncertain band; then P and J
-            are those of the decided pixels alone.
+        decided: Mean fraction of the pixels that the masks decide, in [0, 1]: below 1 with an uncertain band; then P
+            and J are those of the decided pixels alone.
     """
 
     name: str
@@ -46,8 +46,8 @@ class ScoreTable:
     Args:
         classes: One row a class, in order of name.
         mean: Mean of the rows (of those that keep an image, for the kept); counts are sums.
-        min_foreground: Smallest foreground share kept.
-        max_foreground: Largest foreground share kept.
+        min_foreground: Smallest foreground fraction kept.
+        max_foreground: Largest foreground fraction kept.
         notes: Files of the two folders that were not compared, as lines.
     """
 
@@ -116,7 +116,7 @@ def jaccard(mask: np.ndarray, truth: np.ndarray) -> float:
 def score_mask(
     mask: np.ndarray, truth: np.ndarray, uncertain: np.ndarray | None = None, void: np.ndarray | None = None
 ) -> tuple[float, float, float]:
-    """P and J of the decided pixels, and their share.
+    """P and J of the decided pixels, and their fraction.
 
     A mask that leaves open what is hard must not get full marks for the rest: if it decides no pixel of the true
     foreground, J is 0, and if it decides none at all, so is P.
@@ -128,18 +128,18 @@ def score_mask(
         void: Where the truth itself is open, as at VOC's borders: such pixels count nowhere. Shape (H, W), bool.
 
     Returns:
-        P, J, and the share of the pixels not void that the mask decides; all in [0, 1].
+        P, J, and the fraction of the pixels not void that the mask decides; all in [0, 1].
     """
     counted = np.ones(mask.shape, bool) if void is None else ~void
     decided = counted if uncertain is None else counted & ~uncertain
-    share = float(decided.sum() / max(int(counted.sum()), 1))
+    fraction = float(decided.sum() / max(int(counted.sum()), 1))
     if not decided.any():
-        return 0.0, 0.0, share
+        return 0.0, 0.0, fraction
     hidden = (truth & counted).any() and not (truth & decided).any()
     return (
         precision(mask[decided], truth[decided]),
         0.0 if hidden else jaccard(mask[decided], truth[decided]),
-        share,
+        fraction,
     )
 
 
@@ -155,8 +155,8 @@ def score_folder(
         masks: Foreground masks; every value but 0 is foreground, except for an uncertain band: 128 in masks of 0, 128
             and 255, and 255 in masks of 0, one class index and 255.
         truth: True foreground masks, likewise; there a band is void.
-        min_foreground: Smallest foreground share of the *mask* (never of the truth) that counts as kept.
-        max_foreground: Largest such share.
+        min_foreground: Smallest foreground fraction of the *mask* (never of the truth) that counts as kept.
+        max_foreground: Largest such fraction.
 
     Returns:
         The table; ``print`` it, or take ``to_dict()``.

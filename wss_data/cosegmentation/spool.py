@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Sequence
-from types import TracebackType
 
 import numpy as np
 
@@ -24,33 +23,18 @@ class ArraySpool:
         return len(self._rows)
 
     def append(self, arrays: Sequence[np.ndarray]) -> None:
-        """Write one row.
-
-        Args:
-            arrays: Of any shape and type.
-
-        Raises:
-            OSError: If there is no room left.
-        """
+        """Write one row of arrays of any shape and type; raises ``OSError`` if there is no room left."""
         self._rows.append(self._file.seek(0, 2))
         for values in arrays:
             np.save(self._file, values)
 
     def read(self, row: int, count: int, skip: int = 0) -> list[np.ndarray]:
-        """Some neighbouring arrays of one row, as they were written.
-
-        Args:
-            row: Which row.
-            count: How many arrays.
-            skip: How many arrays of the row come before them.
-        """
+        """``count`` neighbouring arrays of one row, after the first ``skip``, as they were written."""
         self._file.seek(self._rows[row])
         return [np.load(self._file) for _ in range(skip + count)][skip:]
 
     def __enter__(self) -> "ArraySpool":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
