@@ -51,15 +51,12 @@ class Credit:
 
 
 def write_attribution(dataset: "Dataset", path: Path | str, all: bool = False) -> int:
-    """Write title, author, source, licence and changes of each image.
+    """Write title, author, source, licence and changes of each image; returns the number of images listed.
 
     Args:
         dataset: A web dataset.
         path: Markdown (``.md``), a table (``.csv``) or a page (``.html``); either whole or not there.
         all: Whether images that the filter does not keep are listed, too.
-
-    Returns:
-        Number of images listed.
 
     Raises:
         StoreError: If the file name ends otherwise, or it is no web dataset.

@@ -42,12 +42,8 @@ _FREE = re.compile(r"(CC0-\d|CC-PDM-\d|PDM-\d|CC-BY-\d|CC-BY-SA-\d|LAL-|OGL-)")
 class WrittenCard:
     """What was written; prints as a few lines.
 
-    Args:
-        folder: The card's folder.
-        images: Images listed in the manifest.
-        shown: Images shown in the picture.
-        hidden: Kept images that were not to be shown, because their licence is not known or does not allow it.
-        without_url: Images that nobody can fetch from the manifest.
+    ``images`` are listed in the manifest, of which nobody can fetch those ``without_url``; ``shown`` stand in the card,
+    ``hidden`` are kept images whose licence is not known or does not allow that.
     """
 
     folder: Path

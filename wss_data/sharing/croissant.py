@@ -50,7 +50,7 @@ _KINDS = {
 
 
 def croissant(facts: Facts, folder: Path, columns: tuple[str, ...], url: str | None = None) -> dict[str, Any]:
-    """The description of a dataset whose card lies in ``folder``.
+    """The description of a dataset whose card lies in ``folder``, as plain values for JSON.
 
     The files are named relative to the description, with their digests. Two record sets: ``images``, the lines of
     ``images.csv``, and ``classes``, the meaning of the mask values.
@@ -60,9 +60,6 @@ def croissant(facts: Facts, folder: Path, columns: tuple[str, ...], url: str | N
         folder: Holds the files that are described.
         columns: Those of ``images.csv``.
         url: Where the dataset will be published, or ``None``.
-
-    Returns:
-        Plain values for JSON.
     """
     licences = {address or f"https://spdx.org/licenses/{name}.html" for name, address in facts.licences if name}
     return {

@@ -103,9 +103,6 @@ def forget(dataset: "Dataset", what: str, dry_run: bool = False) -> ForgetReport
         what: Address of an image or of its page, sha256 of the original bytes, or an author's name or page.
         dry_run: Whether to report only.
 
-    Returns:
-        What was removed.
-
     Raises:
         StoreError: If it is no web dataset, a build of it is running, or ``what`` is empty.
     """

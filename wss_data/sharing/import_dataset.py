@@ -120,9 +120,6 @@ def import_dataset(folder: Path | str, name: str | None = None) -> ImportedDatas
         folder: The export.
         name: Name of the dataset; by default that of the exported one.
 
-    Returns:
-        Counts.
-
     Raises:
         StoreError: If a dataset of that name exists, the folder is no export of a web dataset in that layout, or a file
             in it is a link or holds a wrong value.
@@ -160,15 +157,7 @@ def _refuse_existing(name: str) -> None:
 
 
 def check_export(folder: Path, name: str | None = None) -> Export:
-    """Find everything that can be wrong with an export; no database is touched.
-
-    Args:
-        folder: The export.
-        name: Name of the dataset; by default that of the exported one.
-
-    Raises:
-        StoreError, SourceError, SpecError, ImageError, MaskError: As ``import_dataset``.
-    """
+    """Find everything that can be wrong with an export, raised as by ``import_dataset``; no database is touched."""
     if not folder.is_dir():
         raise StoreError(f"{folder}: there is no such folder.")
     if not (folder / _IMAGES).is_dir():
@@ -345,18 +334,14 @@ def take_masks(
     ledger: Ledger,
     masks: Sequence[tuple[ImageRow, Callable[[], np.ndarray | None], Mapping[str, Any]]],
 ) -> int:
-    """Store masks that were made elsewhere; a build leaves them alone.
+    """Store masks that were made elsewhere; returns how many. A build leaves them alone.
 
     Args:
         dataset: A web dataset.
         spec: The definition whose indices the masks hold.
         ledger: What they were made from.
-        masks: Image, a function that reads its label mask, (H, W) uint8, or ``None`` where it does not fit, and what
-            is known of the mask: ``confidence``, ``foreground_ratio``, ``quality``; the last two are computed where
-            they are missing.
-
-    Returns:
-        Number of masks stored.
+        masks: Image, a function that reads its label mask, (H, W) uint8, or gives ``None`` where it does not fit, and
+            what is known of the mask: ``confidence``, ``foreground_ratio`` and ``quality``, both computed if missing.
     """
     store.set_ledger(dataset, store.MASKS, ledger, origin=store.IMPORTED)
     taken = 0

@@ -78,15 +78,9 @@ class ManifestMask:
 class ManifestImage:
     """One image of a manifest.
 
-    Args:
-        class_name: Its class.
-        sha256: Hex digest of the original bytes.
-        phash: Perceptual hash, 16 hex digits, or ``None``.
-        size: Original (width, height) in pixels, or ``None``.
-        provenance: Where it was found first.
-        tags: ``kept`` or ``dropped:<reason>`` when the manifest was written.
-        verdict: A person's ``keep`` or ``drop``, or ``None``.
-        mask: Its mask, where it was published and asked for.
+    Digests are hex: ``sha256`` of the original bytes, ``phash`` of its looks (64 bits). ``size`` is the original
+    (width, height) in pixels, ``provenance`` says where it was found first. ``tags`` are ``kept`` or
+    ``dropped:<reason>`` from when the manifest was written, ``verdict`` is a person's ``keep`` or ``drop``.
     """
 
     class_name: str
@@ -148,12 +142,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class WrittenManifest:
-    """What was written; prints as one or two lines.
-
-    Args:
-        path: The manifest.
-        listed: The images in it.
-    """
+    """What was written, and where; prints as one or two lines."""
 
     path: Path
     listed: tuple[ManifestImage, ...]
@@ -538,9 +527,5 @@ def _read_mask(value: Any, longest_side: int) -> ManifestMask:
 
 
 def renamed(spec: DatasetSpec, name: str | None) -> DatasetSpec:
-    """The definition under another name, if there is one.
-
-    Raises:
-        SpecError: If ``name`` cannot be a dataset's.
-    """
+    """The definition under another name, if there is one; a ``SpecError`` if it cannot be a dataset's."""
     return spec if name is None else DatasetSpec.from_dict({**spec.to_dict(), "name": name})

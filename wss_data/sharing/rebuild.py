@@ -100,11 +100,7 @@ class RebuildReport:
         return "\n".join([*lines, *(line for line in (self.passed_over, self.problem) if line)])
 
     def write_csv(self, path: Path | str) -> None:
-        """Write one line an image: class, source, identity, address, digest, state, reason, detail.
-
-        Raises:
-            OutputError: If a file is there that this program did not write, or that was changed since.
-        """
+        """Write one line an image; an ``OutputError`` if a file is there that this program did not write."""
         rows = []
         for item in self.images:
             at = item.image.provenance
@@ -241,15 +237,12 @@ def take_over(dataset: "Dataset", manifest: Manifest) -> tuple[int, int]:
 
 
 def decode_mask(png: bytes, size: tuple[int, int], allowed: set[int]) -> np.ndarray | None:
-    """The label mask in the bytes of a palette or grey PNG, or ``None`` if it does not fit.
+    """The label mask, (H, W) uint8, in the bytes of a palette or grey PNG; ``None`` if it does not fit.
 
     Args:
         png: The file's bytes.
         size: (width, height) that it must have, in pixels; looked at before a pixel is decoded.
         allowed: Values that it may hold.
-
-    Returns:
-        Shape (H, W), uint8.
     """
     try:
         mask = mask_files.decode_mask(png, "the manifest", size).values

@@ -35,11 +35,6 @@ def prepare(folder: Path | str, definition: str = "drawn", manifest: str | None 
 
     Returns:
         What FiftyOne asks for: no type of its own, the number of images, the classes.
-
-    Raises:
-        SpecError: If the definition is wrong.
-        SourceError: If no source can deliver, or the manifest is wrong.
-        StoreError: If the database cannot be reached.
     """
     spec = _spec(definition, manifest)
     place = _place(folder, spec)
@@ -59,13 +54,7 @@ def prepare(folder: Path | str, definition: str = "drawn", manifest: str | None 
 
 
 def load(dataset: "Dataset", folder: Path | str, definition: str = "drawn", manifest: str | None = None) -> None:
-    """Add what ``prepare`` built to a dataset of FiftyOne, with mask names and ledgers.
-
-    Args:
-        dataset: An empty dataset. It becomes one of ours: ``wss-train`` and ``wss-data`` take it by its name.
-        folder: The zoo's folder for this repository.
-        definition: As for ``prepare``.
-        manifest: As for ``prepare``.
+    """Add what ``prepare`` built, given the same arguments, to an empty dataset of FiftyOne, which becomes one of ours.
 
     Raises:
         SourceError: If it was not prepared.

@@ -34,11 +34,7 @@ class Disagreement:
 
 
 def disagreement(shown: Sequence[Collection[str]], named: Sequence[Collection[str]]) -> Disagreement:
-    """Compare what masks show with what labels name.
-
-    Args:
-        shown: For each image the classes in its mask.
-        named: For each image the classes of its labels, in the same order.
+    """Compare the classes in each image's mask with those of its labels; both in the order of the images.
 
     >>> found = disagreement([{"cat"}, {"cow"}], [{"cat"}, {"cow", "cat"}])
     >>> found.positions, found.lacking[1]  # the mask of the second image lacks the cat

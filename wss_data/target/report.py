@@ -20,12 +20,7 @@ _ORIGINS = {"table": "a table", "annotation": "Annotations", "sbd": "SBD's lists
 
 @dataclass(frozen=True)
 class TargetReport:
-    """The counts of a target dataset.
-
-    Args:
-        counts: What came from where, as lines.
-        problems: What is not as it should be, as sentences.
-    """
+    """What a target dataset was made from, as lines (``counts``), and what is not as it should be, as sentences."""
 
     counts: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
@@ -55,7 +50,7 @@ def target_report(layout: TargetLayout, images: Sequence[TargetImage], spec: Dat
     Args:
         layout: From ``read_voc_layout``.
         images: Its records after ``check_targets`` and ``without_copies``.
-        spec: The definition; its target's option ``expect`` names numbers of images.
+        spec: The definition.
     """
     expected = voc_options(spec).expect
     problems = list(layout.notes)

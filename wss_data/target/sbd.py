@@ -58,11 +58,7 @@ class Sbd:
     notes: tuple[str, ...] = ()
 
     def classes_of(self, name: str) -> set[str] | None:
-        """Names of the classes present in an image; ``None`` if SBD has no file for it.
-
-        Raises:
-            SourceError: If the file is damaged or is no file of SBD's.
-        """
+        """Names of the classes present in an image; ``None`` if SBD has no file for it."""
         path = (self.label_files or {}).get(name)
         return {VOC_CLASSES[i - 1] for i in categories_present(path)} if path else None
 
@@ -87,15 +83,8 @@ class TrainAug:
 def train_aug(voc_train: Sequence[str], voc_val: Sequence[str], sbd_lists: Mapping[str, Sequence[str]]) -> TrainAug:
     """The field's training list: VOC's train and all of SBD, without VOC's val; 10,582 images.
 
-    Not SBD's train alone: its splits are others than VOC's, so images of both of its lists are in VOC's val.
-
-    Args:
-        voc_train: Images of VOC's train.
-        voc_val: Images of VOC's val.
-        sbd_lists: Name of a list -> its images.
-
-    Returns:
-        VOC's images first, then SBD's in order of their lists, each once.
+    Not SBD's train alone: its splits are others than VOC's, so images of both of its lists are in VOC's val. VOC's
+    images come first, then SBD's in order of their lists, each once.
 
     Source:
         Shen et al., BMVC 2017, section 4; the list is that of Chen et al., *DeepLab*, ICLR 2015.
@@ -169,14 +158,10 @@ def _stems(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
 
 
 def categories_present(path: Path) -> tuple[int, ...]:
-    """The classes in an image by SBD's file of it, without a look at the mask that stands beside them.
+    """Numbers of the classes in an image, ascending, in [1, 20], by SBD's file of it.
 
-    Args:
-        path: A file of SBD's folder ``cls``: a struct ``GTcls`` with ``Boundaries``, ``Segmentation`` and
-            ``CategoriesPresent``. The first two are unpacked with it, in another process, and dropped there unread.
-
-    Returns:
-        Numbers of VOC's classes, ascending, in [1, 20].
+    Its struct ``GTcls`` holds ``Boundaries``, ``Segmentation`` and ``CategoriesPresent``; the first two are unpacked
+    with it, in another process, and dropped there unread.
 
     Raises:
         SourceError: If the file is missing, damaged or holds no such list.

@@ -105,8 +105,7 @@ class TargetRecord:
         split: The list that it stands on.
         labels: The definition's classes that it shows, in order of their index; of ``test`` none is known.
         mask_path: Its mask, on ``val`` only.
-        labels_from: Where the labels came from: ``table``, ``annotation`` (VOC's), ``sbd`` (its list of classes
-            present), or nothing where nobody has them.
+        labels_from: Where the labels came from; empty where nobody has them.
     """
 
     id: str
@@ -128,7 +127,7 @@ class TargetLayout:
         made: How the list of train was made of VOC's and SBD's; ``None`` if it is a file.
         same_list: A list on disk that names the same images as the one made.
         notes: What is not as it should be, as sentences.
-        counts: What of the lists, labels and files was passed over, as sentences; it may be as it should be.
+        counts: What was passed over, as sentences; it may be as it should be.
     """
 
     folder: Path
@@ -154,11 +153,11 @@ class TargetImage:
         sha256: Hex digest of the file; empty if there is none.
         phash: Perceptual hash, 16 hex digits; empty if the image cannot be read.
         mask_path: Its mask in the definition's indices.
-        dropped: Why it must not be used, as a slug such as ``truncated`` or ``mask_size``.
+        dropped: Why it must not be used, one of ``DROP_REASONS``.
         detail: The same as a sentence.
         shown: The definition's classes that its mask shows.
         by_colour: Whether its mask was read by the colours of its palette, which stand in another order than VOC's.
-        turned: EXIF orientation of an image with a mask whose size does not tell to which way up it belongs; 1 if none.
+        turned: EXIF orientation of an image with a mask whose size does not say to which way up it belongs; 1 if none.
     """
 
     record: TargetRecord
@@ -180,9 +179,8 @@ def read_voc_layout(
 
     Splits come from ``ImageSets/Segmentation``: ``val.txt``, ``test.txt`` where its images are there, and for train
     what is made of ``train.txt`` and SBD where SBD is given, else ``train_aug.txt``, else ``train.txt``; the
-    definition's ``target: {options: {train: NAME, val: NAME, test: NAME}}`` names other lists. Labels come from
-    ``labels_csv``, else from ``image_labels.csv`` in the folder, else from ``Annotations/<id>.xml``, and of images
-    without one from SBD.
+    definition's target may name other lists. Labels come from ``labels_csv``, else from ``image_labels.csv`` in the
+    folder, else from ``Annotations/<id>.xml``, and of images without one from SBD.
 
     Args:
         folder: Holds ``JPEGImages``, ``SegmentationClass``, ``ImageSets/Segmentation`` and labels; or a folder above,
@@ -192,7 +190,7 @@ def read_voc_layout(
         sbd: SBD in one of the forms that ``find_sbd`` knows.
 
     Raises:
-        SpecError: If the definition's target has unknown options.
+        SpecError: If an option of the target is unknown or cannot be.
         SourceError: If a folder, a list or the labels are missing, an image is in two splits, no image file exists,
             several files have the name of one image, or no training image shows a class of the definition.
     """
@@ -280,8 +278,7 @@ def _one_each(
 ) -> tuple[dict[str, Path], list[str]]:
     """Name -> file, and what was decided where several files have a listed name, as at most one sentence.
 
-    Raises:
-        SourceError: If ``choose`` cannot tell which of them is meant.
+    ``choose`` picks the file that is meant, or ``None`` where that cannot be said: then a ``SourceError`` is raised.
     """
     several = [name for name in dict.fromkeys(listed) if len(candidates.get(name, ())) > 1]
     chosen = {name: paths[0] for name, paths in candidates.items()}
@@ -321,11 +318,7 @@ def _is_in_colour(path: Path) -> bool:
 
 
 def voc_folder(folder: Path) -> Path:
-    """The folder that holds ``JPEGImages``: the given one, or VOC2012 or VOCdevkit/VOC2012 inside it.
-
-    Raises:
-        SourceError: If there is none.
-    """
+    """The folder that holds ``JPEGImages``: the given one, or VOC2012 or VOCdevkit/VOC2012 inside it."""
     if not folder.is_dir():
         raise SourceError(f"{folder}: there is no such folder of a target dataset.")
     for inside in ("", "VOC2012", "VOCdevkit/VOC2012"):
@@ -339,11 +332,7 @@ def voc_folder(folder: Path) -> Path:
 
 
 def voc_options(spec: DatasetSpec) -> VocOptions:
-    """The options of a definition's target; none where it has no target in the layout of VOC.
-
-    Raises:
-        SpecError: If one is unknown or cannot be.
-    """
+    """The options of a definition's target; none where it has no target in the layout of VOC."""
     return _options(VocOptions, spec) if spec.target and spec.target.layout == "voc" else VocOptions()
 
 
@@ -387,10 +376,8 @@ def _read_labels(
     sbd: Sbd | None,
     words: ClassWords,
 ) -> tuple[Labels, list[str], list[str]]:
-    """The image-level labels of train and val, from the table, else from annotations and SBD.
-
-    Returns:
-        The labels; what is wrong, and what was passed over, as sentences.
+    """The image-level labels of train and val, from the table, else from annotations and SBD; and as sentences what is
+    wrong, and what was passed over.
     """
     path = labels_csv or folder / LABELS_FILE
     if path.is_file():
@@ -445,16 +432,13 @@ def mask_translation(spec: DatasetSpec) -> np.ndarray:
 
 
 def translate_mask(mask: np.ndarray, translation: np.ndarray, image_size: tuple[int, int], name: str) -> np.ndarray:
-    """A target mask in the definition's indices.
+    """A target mask, (H, W) uint8, in the definition's indices.
 
     Args:
-        mask: Shape (H, W), uint8.
+        mask: The mask as it is read.
         translation: From ``mask_translation``. Shape (256,), int16.
         image_size: (width, height) of its image in pixels.
         name: What to call it in an error.
-
-    Returns:
-        Shape (H, W), uint8.
 
     Raises:
         MaskError: With reason ``size``, ``rotated`` or ``values``.
@@ -500,15 +484,9 @@ def _refuse_foreground(mask: MaskPicture, record: TargetRecord, spec: DatasetSpe
 
 
 def check_target(record: TargetRecord, spec: DatasetSpec, mask_folder: Path) -> TargetImage:
-    """Read the files of one record, and write its mask in the definition's indices. Runs on worker processes.
+    """Read the files of one record, and write its mask, if it has one, to ``<id>.png`` in the definition's indices.
 
-    Args:
-        record: The image.
-        spec: The definition.
-        mask_folder: Receives ``<id>.png`` for a validation image.
-
-    Returns:
-        The image; what is wrong with it is told in ``dropped``, never raised.
+    Runs on worker processes. What is wrong with the image is reported in ``dropped``, never raised.
     """
     image = TargetImage(record, None, "", "")
     try:

@@ -84,15 +84,10 @@ def provenance_values(provenance: Provenance) -> dict[str, Any]:
 
 
 def annotations_of(mask: np.ndarray, ignore_index: int = IGNORE_INDEX) -> list[dict[str, Any]]:
-    """One annotation for each class of a label mask, without ids.
+    """One annotation for each class of a label mask, (H, W) uint8, by class index and without ids.
 
-    Args:
-        mask: Shape (H, W), uint8; 0 is background.
-        ignore_index: Value of void pixels.
-
-    Returns:
-        By class index: ``category_id``, ``segmentation`` (RLE), ``area`` in pixels, ``bbox`` (x, y, width, height) in
-        pixels, and ``iscrowd``, which is 1 for void pixels.
+    ``segmentation`` is a run length, ``area`` in pixels, ``bbox`` (x, y, width, height) in pixels; ``iscrowd`` is 1 for
+    void pixels, which have the value ``ignore_index``.
 
     >>> cow, void = annotations_of(np.array([[0, 5, 5], [255, 0, 5]], np.uint8))
     >>> cow["category_id"], cow["area"], cow["bbox"], cow["iscrowd"]
