@@ -3,7 +3,7 @@
 In a test::
 
     with FaultServer() as server:
-        settings = FetchSettings(allow_hosts=server.hosts)
+        settings = DownloadSpec(allow_hosts=server.hosts)
         ...fetch(server.url("hang"))...
         assert server.requests("hang") == 1
 
@@ -133,7 +133,7 @@ class _Reports:
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """``host:port`` of every case, for ``FetchSettings.allow_hosts``."""
+        """``host:port`` of every case, for ``DownloadSpec.allow_hosts``."""
         return tuple(f"{address}:{self.port}" for address in ADDRESSES.values())
 
     def url(self, name: str, n: int = 0) -> str:

@@ -535,7 +535,6 @@ def test_the_key_is_found_in_no_log_no_error_no_page_and_no_repr(fault, clock, m
         assert (len(shown) == 600) == (fault is None)
         assert any(CANARY in str(seen) for seen in fake.keys)
         shown += [repr(thing) for thing in (source, vars(source), vars(source._api), source.state(), pages.answers)]
-        source.close()
     shown += [repr(record.__dict__) + record.getMessage() for record in caplog.records]
     shown += list(capfd.readouterr())
     for canary in (CANARY, secret):

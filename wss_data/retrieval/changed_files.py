@@ -6,35 +6,12 @@ Names, sizes and dates say where to look; only where these differ are bytes read
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
 
 from wss_data.errors import ImageError
 from wss_data.retrieval.journal import Journal, KnownFile
+from wss_data.retrieval.sources.folder import FolderSource
 
-_TOLD = 5
-
-
-@runtime_checkable
-class Watched(Protocol):
-    """A local source whose files may change under their names."""
-
-    name: str
-
-    def stamps(self, class_name: str, identities: Sequence[str]) -> list[str | None]:
-        """What changes with each file, read or not (its size and dates); ``None`` where there is none any more.
-
-        Raises:
-            SourceError: If the class has no folder.
-        """
-        ...
-
-    def read(self, identity: str) -> bytes:
-        """The bytes of a file.
-
-        Raises:
-            ImageError: If it cannot be read.
-        """
-        ...
+_SHOWN = 5
 
 
 @dataclass
@@ -54,28 +31,25 @@ class Changes:
     followed: bool = False
 
     def __str__(self) -> str:
-        left = [name for _, name, _ in self.gone if name not in self.moved]
-        parts = [
-            _told("moved or renamed", [f"{old} is {new} now" for old, new in self.moved.items()]),
-            _told("no longer there", left),
-            _told("replaced by other content", [name for _, name, _ in self.replaced]),
-        ]
-        if not any(parts):
+        kinds = {
+            "moved or renamed": [f"{old} is {new} now" for old, new in self.moved.items()],
+            "no longer there": [name for _, name, _ in self.gone if name not in self.moved],
+            "replaced by other content": [name for _, name, _ in self.replaced],
+        }
+        parts = [f"{len(names):,} {what} ({_first(names)})" for what, names in kinds.items() if names]
+        if not parts:
             return ""
         end = "The dataset keeps them as they were. To let it follow the folder, build with --search-again."
         if self.followed:
             end = "The dataset follows: what is gone is tagged dropped:gone, what is new is read."
-        return f"photographs that changed since they were read: {'; '.join(filter(None, parts))}. {end}"
+        return f"photographs that changed since they were read: {'; '.join(parts)}. {end}"
 
 
-def look_for_changes(journal: Journal, source: Watched, class_name: str, changes: Changes) -> list[KnownFile]:
+def look_for_changes(journal: Journal, source: FolderSource, class_name: str, changes: Changes) -> list[KnownFile]:
     """Compare the files of a class with what the journal knows of them, and add what differs to ``changes``.
 
     Returns:
         The files that are gone or were replaced.
-
-    Raises:
-        SourceError: If the class has no folder.
     """
     known = journal.files(class_name, source.name)
     differing, unchanged = [], {}
@@ -104,7 +78,7 @@ def find_moved(journal: Journal, changes: Changes) -> None:
             changes.moved[name] = there[0]
 
 
-def _is_replaced(source: Watched, file: KnownFile) -> bool:
+def _is_replaced(source: FolderSource, file: KnownFile) -> bool:
     """Whether a file whose stamp is not the one noted, if any was, holds other bytes than were read."""
     if file.sha256 is None:
         # No image came of it. Noted by an earlier version, it has no stamp, and nobody can tell.
@@ -115,8 +89,6 @@ def _is_replaced(source: Watched, file: KnownFile) -> bool:
         return False
 
 
-def _told(what: str, names: Sequence[str]) -> str:
-    if not names:
-        return ""
-    more = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
-    return f"{len(names):,} {what} ({', '.join(names[:_TOLD])}{more})"
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

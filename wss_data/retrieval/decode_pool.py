@@ -41,18 +41,13 @@ class Decoded:
 
 
 def decode_to_file(data: bytes, name: str, folder: Path, longest_side: int) -> Decoded:
-    """Verify, shrink, hash and store the bytes of one image.
-
-    The same bytes give the same file wherever and however often this is done.
+    """Verify, shrink, hash and store the bytes of one image; the same bytes always give the same file.
 
     Args:
         data: The original file's bytes.
         name: What to call it in an error.
         folder: Where the file goes; made where it is missing.
         longest_side: Longest side of the stored image, in pixels; smaller images keep their size.
-
-    Returns:
-        What was stored.
 
     Raises:
         ImageError: If it is no usable image, as ``decode_shrunk``.
@@ -87,9 +82,7 @@ def perceptual_hash(image: np.ndarray) -> str:
 
 
 class DecodePool(KillablePool):
-    """Worker processes that run ``decode_to_file``; hostile bytes cost a worker at most.
-
-    A context manager: see ``KillablePool``. What killed workers had half written is removed.
+    """Worker processes that run ``decode_to_file``; hostile bytes cost a worker at most. See ``KillablePool``.
 
     Args:
         workers: Number of worker processes; ``None`` for one a processor.
@@ -110,9 +103,8 @@ class DecodePool(KillablePool):
         that can be pickled may stand for them: then the worker calls it for the bytes.
 
         Returns:
-            A future, which cannot be cancelled. Its error is ``ImageError`` (those of ``decode_to_file``, and
-            ``decoder_timeout``, ``decoder_killed``, ``decoder_memory`` if the image was too much for a worker) or the
-            ``OSError`` of a file that could not be written.
+            A future. Its error is that of ``decode_to_file``, or an ``ImageError`` with reason ``decoder_timeout``,
+            ``decoder_killed`` or ``decoder_memory`` if the image was too much for a worker.
         """
         self._folders.add(folder)
         return self.submit(_decode_in_worker, data, name, folder, longest_side)

@@ -1,10 +1,9 @@
-"""Fetch one picture from the web: one attempt, safe for us and polite to whoever serves it.
+"""Fetch one image from the web: one attempt, safe for us and polite to whoever serves it.
 
-What is checked, in this order, for the first address and again for each one that a
-server redirects to: the scheme; the address that the name leads to (``network``);
-robots.txt (``robots``); then, in the answer, the status; the opt-out headers; the
-encoding; the length; the first bytes. A body is read only when all of it passed,
-and never past ``max_bytes``; everything together ends at ``deadline_s``.
+What is checked, in this order, for the first address and again for each one that a server redirects to: the scheme; the
+address that the name leads to (``network``); robots.txt (``robots``); then, in the answer, the status; the opt-out
+headers; the encoding; the length; the first bytes. A body is read only when all of it passed, and never past
+``max_bytes``; everything together ends at ``deadline_s``.
 
 Nothing is tried twice here. Retries, back-off, and how many requests a host gets at
 once have one owner, ``retrieve``; two owners would multiply each other's attempts.
@@ -33,7 +32,7 @@ from wss_data.retrieval.robots import Robots
 from wss_data.spec import DownloadSpec
 
 LONGEST_URL = 4000
-"""Characters of an address; what is longer is no address of a picture."""
+"""Characters of an address; what is longer is no address of an image."""
 
 CONNECT_S = 5.0
 """Seconds for connecting to one address."""
@@ -62,10 +61,10 @@ _OTHER_FORMATS = re.compile(
     rb"....ftyp|\xff\x0a|\0\0\0\x0c(?:JXL |jP  )\r\n\x87\n|8BPS|\0\0\x01\0",
     re.DOTALL,
 )
-"""AVIF and HEIC, JPEG XL, JPEG 2000, Photoshop, icons: pictures, but none that we read."""
+"""AVIF and HEIC, JPEG XL, JPEG 2000, Photoshop, icons: images, but none that we read."""
 
 _PLACEHOLDERS = re.compile(r"/(?:photo_unavailable\w*\.(?:png|gif|jpe?g)|removed\.png)$")
-"""Ends of the paths to which Flickr and Imgur redirect where a picture was taken away."""
+"""Ends of the paths to which Flickr and Imgur redirect where an image was taken away."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
@@ -78,23 +77,15 @@ _ACCEPT = "image/jpeg,image/png,image/webp,image/gif,image/tiff,image/bmp,image/
 
 @dataclass(frozen=True)
 class Fetched:
-    """A file that was fetched.
-
-    Args:
-        data: Its bytes; the first of them are those of an image format that is read.
-        url: The address that it came from, after redirects.
-        content_type: What the server called it, in lower case and without parameters.
-        opt_outs: Opt-out signals that came with it, where they are not respected.
-    """
+    """A file that was fetched: its bytes, its address after redirects, and opt-outs that are not respected."""
 
     data: bytes
     url: str
-    content_type: str | None = None
     opt_outs: tuple[str, ...] = ()
 
 
 class Fetcher:
-    """Fetches pictures; may be used from many threads at once.
+    """Fetches images; may be used from many threads at once.
 
     Args:
         download: How.
@@ -130,7 +121,7 @@ class Fetcher:
         return self._robots.crawl_delay(url)
 
     def fetch(self, url: str, within_s: float = float("inf")) -> Fetched:
-        """Fetch the picture at ``url``, in one attempt.
+        """Fetch the image at ``url``, in one attempt.
 
         Args:
             url: Its address.
@@ -186,7 +177,7 @@ class Fetcher:
                 raise DownloadError("redirects", f"{url}: redirected (status {response.status}) without saying where.")
             url = _joined(url, location)
             if _PLACEHOLDERS.search(url.partition("?")[0]):
-                raise DownloadError("placeholder", f"{start}: the picture was taken away; redirected to {url}.")
+                raise DownloadError("placeholder", f"{start}: the image was taken away; redirected to {url}.")
         raise DownloadError("redirects", f"{start}: redirected more than {MAX_REDIRECTS} times.")
 
     def _ask(self, parts: Url) -> BaseHTTPResponse:
@@ -238,7 +229,7 @@ class Fetcher:
             raise DownloadError("incomplete", f"{url}: {count:,} of {length:,} bytes came.", transient=True)
         if count > limit:
             raise DownloadError("too_many_bytes", f"{url}: more than {limit:,} bytes.")
-        return Fetched(b"".join(pieces), url, content_type, signals)
+        return Fetched(b"".join(pieces), url, signals)
 
     def _read_robots(self, url: str) -> str:
         """The text of a robots.txt, as much of it as counts."""
@@ -285,7 +276,7 @@ def _checked(url: str) -> Url:
 
 
 def host_of(url: str) -> str:
-    """``host`` or ``host:port`` of an address, as hosts are told apart; empty where it names none."""
+    """``host`` or ``host:port`` of an address, as hosts are distinguished; empty where it names none."""
     try:
         return urlsplit(url).netloc
     except ValueError:
@@ -321,7 +312,7 @@ def _check_status(response: BaseHTTPResponse, url: str, clock: Clock) -> None:
     if status >= 500:
         raise DownloadError("server_error", f"{said}.", transient=True, retry_after=wait_s)
     if status in GONE:
-        raise DownloadError("gone", f"{said}: there is no such picture.")
+        raise DownloadError("gone", f"{said}: there is no such image.")
     if status >= 400:
         raise DownloadError("refused", f"{said}.")
     if status in (204, 205):
@@ -338,7 +329,7 @@ def _content_length(response: BaseHTTPResponse, url: str) -> int | None:
         return None
     value = values.pop()
     if values or not (value.isascii() and value.isdigit()) or len(value) > 18:
-        raise DownloadError("bad_answer", f"{url}: its length cannot be told from the Content-Length header.")
+        raise DownloadError("bad_answer", f"{url}: its length cannot be read from the Content-Length header.")
     return int(value)
 
 
@@ -351,8 +342,8 @@ def _check_start(data: bytes, length: int | None, url: str, content_type: str | 
             raise DownloadError("incomplete", f"{url}: 0 of {length:,} bytes came.", transient=True)
         raise DownloadError("empty", f"{url}: an empty file.")
     if _OTHER_FORMATS.match(data):
-        raise DownloadError("unsupported_format", f"{url}: a picture in a format that is not read ({content_type}).")
-    raise DownloadError("not_an_image", f"{url}: not a picture; the server calls it {content_type or 'nothing'}.")
+        raise DownloadError("unsupported_format", f"{url}: an image in a format that is not read ({content_type}).")
+    raise DownloadError("not_an_image", f"{url}: not an image; the server calls it {content_type or 'nothing'}.")
 
 
 @contextmanager
@@ -364,26 +355,31 @@ def _errors_of(url: str) -> Iterator[None]:
         raise _named(error, url[:200]) from error
 
 
+_TROUBLES: tuple[tuple[tuple[type[BaseException], ...], str, str, bool], ...] = (
+    ((TimeoutError, exceptions.TimeoutError), "timeout", "too slow, or silent for too long", True),
+    ((ssl.SSLCertVerificationError,), "certificate", "its certificate is not valid", False),
+    ((ConnectionError, ssl.SSLError, exceptions.SSLError), "connection", "the connection broke", True),
+    (
+        (http.client.IncompleteRead, exceptions.IncompleteRead, exceptions.InvalidChunkLength),
+        *("incomplete", "the answer ended early", True),
+    ),
+    (
+        (exceptions.LocationValueError, http.client.InvalidURL, UnicodeError),
+        *("bad_url", "no address that can be asked for", False),
+    ),
+    (
+        (http.client.HTTPException, exceptions.InvalidHeader),
+        *("bad_answer", "the server does not speak HTTP", False),
+    ),
+    ((OSError, exceptions.ProtocolError), "connection", "the connection broke", True),
+)
+"""What is raised -> reason, sentence, and whether it may pass; the first that fits."""
+
+
 def _named(error: Exception, url: str) -> DownloadError:
     # urllib3 wraps what happened as an argument, the standard library as the cause.
-    causes = [error, *(argument for argument in error.args if isinstance(argument, Exception))]
-    causes += [cause for cause in (error.__cause__, error.__context__) if isinstance(cause, Exception)]
-
-    def is_any(*kinds: type[BaseException]) -> bool:
-        return any(isinstance(cause, kinds) for cause in causes)
-
-    if is_any(TimeoutError, exceptions.TimeoutError):
-        return DownloadError("timeout", f"{url}: too slow, or silent for too long.", transient=True)
-    if is_any(ssl.SSLCertVerificationError):
-        return DownloadError("certificate", f"{url}: its certificate is not valid ({error}).")
-    if is_any(ConnectionError, http.client.RemoteDisconnected, ssl.SSLError, exceptions.SSLError):
-        return DownloadError("connection", f"{url}: the connection broke ({error}).", transient=True)
-    if is_any(http.client.IncompleteRead, exceptions.IncompleteRead, exceptions.InvalidChunkLength):
-        return DownloadError("incomplete", f"{url}: the answer ended early.", transient=True)
-    if is_any(exceptions.LocationValueError, http.client.InvalidURL, UnicodeError):
-        return DownloadError("bad_url", f"{url}: no address that can be asked for ({error}).")
-    if is_any(http.client.HTTPException, exceptions.InvalidHeader):
-        return DownloadError("bad_answer", f"{url}: the server does not speak HTTP ({str(error)[:200]}).")
-    if isinstance(error, OSError | exceptions.ProtocolError):
-        return DownloadError("connection", f"{url}: the connection broke ({error}).", transient=True)
+    causes = [error, *error.args, error.__cause__, error.__context__]
+    for kinds, reason, said, transient in _TROUBLES:
+        if any(isinstance(cause, kinds) for cause in causes):
+            return DownloadError(reason, f"{url}: {said} ({str(error)[:200]}).", transient=transient)
     return DownloadError("bad_answer", f"{url}: the answer cannot be read ({str(error)[:200]}).")

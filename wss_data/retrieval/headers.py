@@ -1,7 +1,8 @@
-"""Headers: who we say we are, and what answers say about waiting and about taking a picture."""
+"""Headers: who we say we are, and what answers say about waiting and about taking an image."""
 
 import os
 import re
+import time
 from collections.abc import Iterable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -17,7 +18,7 @@ CONTACT_VARIABLE = "WSS_CONTACT"
 """Environment variable that holds an e-mail address or a page at which the user can be reached."""
 
 OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none", "noml"})
-"""What ``X-Robots-Tag`` may say that means: not this picture."""
+"""What ``X-Robots-Tag`` may say that means: not this image."""
 
 _WITH_VALUE = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
 """What may stand before a colon in ``X-Robots-Tag`` without being the name of a crawler."""
@@ -42,10 +43,10 @@ def user_agent() -> str:
     return f"wss/{__version__} ({contact})"
 
 
-def retry_after(value: str | None, clock: Clock) -> float | None:
+def retry_after(value: str | None, clock: Clock = time) -> float | None:
     """Seconds to wait as a ``Retry-After`` header says, in seconds or as a date; ``None`` if it cannot be read.
 
-    >>> retry_after("120", time), retry_after("Fri, 15 Jan 2010 08:00:30 GMT", time), retry_after("soon", time)
+    >>> retry_after("120"), retry_after("Fri, 15 Jan 2010 08:00:30 GMT"), retry_after("soon")
     (120.0, 0.0, None)
     """
     value = (value or "").strip()
@@ -60,15 +61,14 @@ def retry_after(value: str | None, clock: Clock) -> float | None:
 
 
 def opt_outs(robots_tags: Iterable[str], tdm_reservations: Iterable[str]) -> tuple[str, ...]:
-    """The signals in an answer's headers that its picture must not be taken.
+    """The signals in an answer's headers that its image must not be taken, each once, in order.
 
     Args:
-        robots_tags: Values of every ``X-Robots-Tag`` header. A name before a colon says whom the rest of that header
-            is for: ``googlebot: noindex`` is not for us, ``wss: noai`` is.
+        robots_tags: Values of every ``X-Robots-Tag`` header; a name before a colon says whom the rest of it is for.
         tdm_reservations: Values of every ``tdm-reservation`` header; ``1`` reserves.
 
-    Returns:
-        Such as ``("X-Robots-Tag: noai",)``, each once, in order.
+    >>> opt_outs(["googlebot: noindex", "wss: noai"], ["1"])
+    ('X-Robots-Tag: noai', 'tdm-reservation: 1')
 
     Source:
         https://developers.google.com/search/docs/crawling-indexing/robots-meta-tag for the grammar;

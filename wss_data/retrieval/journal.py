@@ -1,8 +1,7 @@
 """What was asked of every source, and what became of it: one SQLite file beside the images.
 
-The database of the dataset is the truth about images; the journal is the truth
-about search results, those that became no image included. It is also the queue:
-what was found and not yet dealt with is taken up again after a kill.
+The database of the dataset is the truth about images; the journal is the truth about search results, those that became
+no image included. It is also the queue: what was found and not yet dealt with is taken up again after a kill.
 
 =========  =================================================================================
 status     a search result ...
@@ -41,7 +40,7 @@ NEVER_AGAIN = ("opted_out", "robots", "forgotten")
 """Reasons that forbid a second request for good, whoever asks for a retry."""
 
 PLACEHOLDER_ADDRESSES = 3
-"""The same bytes under this many addresses of one host are no photograph but a picture that says there is none."""
+"""The same bytes under this many addresses of one host are no photograph but an image that says there is none."""
 
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS hits (
@@ -148,13 +147,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class KnownFile:
-    """A file of a local source that was read.
-
-    Args:
-        source_id: Its identity there.
-        sha256: Hex digest of its bytes; ``None`` if it was no image.
-        stamp: Size and dates that it had when it was read; ``None`` if an earlier version read it.
-    """
+    """A file of a local source that was read, its digest if it was an image, and its size and dates at that time."""
 
     source_id: str
     sha256: str | None
@@ -185,6 +178,9 @@ class _File:
 
     def _read(self, statement: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         return self._connection.execute(statement, values)
+
+    def _column(self, statement: str, *values: Any) -> set[str]:
+        return {row[0] for row in self._read(statement, *values)}
 
     def _write(self, *statements: tuple[str, Iterable[Sequence[Any]]]) -> int:
         """Execute each statement for each row of its values, all in one transaction; returns how many rows changed."""
@@ -248,26 +244,17 @@ class Journal(_File):
             image = json.dumps(vars(e.image)) if e.image else None
             row = (*e.key, e.position, e.url, _provenance_text(provenance), None)
             rows.append((*row, e.status, e.reason, e.detail, e.sha256, image, now))
-        changed = ("url", "provenance", "status", "reason", "detail", "sha256", "image", "at")
-        self._write(
-            (
-                f"INSERT INTO hits VALUES ({_marks(13)}) ON CONFLICT (class_name, source, source_id) DO UPDATE SET "
-                + ", ".join(f"{name} = excluded.{name}" for name in changed),
-                rows,
-            )
+        names = ("url", "provenance", "status", "reason", "detail", "sha256", "image", "at")
+        update = "ON CONFLICT (class_name, source, source_id) DO UPDATE SET " + ", ".join(
+            f"{name} = excluded.{name}" for name in names
         )
+        self._write((f"INSERT INTO hits VALUES ({_marks(13)}) {update}", rows))
 
     def entries(self, class_name: str | None = None, status: Status | None = None) -> Iterator[Entry]:
         """What became of each search result, class by class, in the order of their places and sources."""
-        return map(
-            _entry,
-            self._read(
-                f"SELECT {_ENTRY} FROM hits WHERE (?1 IS NULL OR class_name = ?1) AND (?2 IS NULL OR status = ?2) "
-                "ORDER BY class_name, position, source, source_id",
-                class_name,
-                status,
-            ),
-        )
+        where = "(?1 IS NULL OR class_name = ?1) AND (?2 IS NULL OR status = ?2)"
+        order = "class_name, position, source, source_id"
+        return map(_entry, self._read(f"SELECT {_ENTRY} FROM hits WHERE {where} ORDER BY {order}", class_name, status))
 
     def fetched(self, class_name: str, sources: Sequence[str], count: int) -> list[Entry]:
         """The next ``count`` images of a class that are on disk and not stored yet.
@@ -285,13 +272,9 @@ class Journal(_File):
     def waiting(
         self, class_name: str, sources: Collection[str], without: Collection[tuple[str, str]], count: int
     ) -> list[tuple[int, Hit]]:
-        """The next search results that nobody dealt with, with their places.
+        """The next ``count`` search results of a class and of some sources that nobody dealt with, with their places.
 
-        Args:
-            class_name: Of this class.
-            sources: Of these sources.
-            without: (source, source id) of those that are being dealt with.
-            count: At most so many.
+        ``without``: (source, source id) of those that are being dealt with.
         """
         rows = self._read(
             "SELECT source, source_id, position, provenance, expected FROM hits WHERE class_name = ? "
@@ -316,17 +299,15 @@ class Journal(_File):
 
     def seen(self, class_name: str, source: str) -> set[str]:
         """Identities of the search results of one class and source that are known already."""
-        rows = self._read("SELECT source_id FROM hits WHERE class_name = ? AND source = ?", class_name, source)
-        return {row[0] for row in rows}
+        return self._column("SELECT source_id FROM hits WHERE class_name = ? AND source = ?", class_name, source)
 
     def stored(self, class_name: str) -> set[str]:
         """Digests of the originals that were stored for one class."""
-        rows = self._read("SELECT sha256 FROM hits WHERE class_name = ? AND status = 'stored'", class_name)
-        return {row[0] for row in rows}
+        return self._column("SELECT sha256 FROM hits WHERE class_name = ? AND status = 'stored'", class_name)
 
     def digests(self) -> set[str]:
         """Digests of all originals that are known, whatever became of them."""
-        return {row[0] for row in self._read("SELECT DISTINCT sha256 FROM hits WHERE sha256 IS NOT NULL")}
+        return self._column("SELECT DISTINCT sha256 FROM hits WHERE sha256 IS NOT NULL")
 
     def dropped(self) -> dict[str, Counter[str]]:
         """How many search results gave no image: class -> reason -> count; those that may yet give one included."""
@@ -338,14 +319,9 @@ class Journal(_File):
         return counts
 
     def try_again(self, statuses: Sequence[Status], local: Collection[str] = ()) -> int:
-        """Put search results that gave no image back to be dealt with, but never those behind an opt-out.
+        """Put search results with these statuses back to be dealt with, as ``put_back``; returns how many.
 
-        Args:
-            statuses: ``failed``, ``dropped`` or both.
-            local: Sources that will be searched anyway: their results are forgotten, and found again.
-
-        Returns:
-            How many.
+        Those behind an opt-out never are.
         """
         found = [e for status in statuses for e in self.entries(status=status) if e.reason not in NEVER_AGAIN]
         self.put_back(found, local)
@@ -379,7 +355,7 @@ class Journal(_File):
         return int(count)
 
     def placeholders(self) -> frozenset[str]:
-        """Digests of files that came from several addresses of one host: pictures that say that there is none."""
+        """Digests of files that came from several addresses of one host: images that say that there is none."""
         addresses: dict[tuple[str, str], set[str]] = {}
         for sha256, url in self._read(
             "SELECT sha256, url FROM hits WHERE url LIKE 'http%' AND sha256 IN (SELECT sha256 FROM hits "
@@ -407,15 +383,10 @@ class Journal(_File):
             self._write(("INSERT OR REPLACE INTO stamps VALUES (?, ?, ?, ?)", rows))
 
     def let_go(self, class_name: str, source: str, files: Sequence[KnownFile], local: Collection[str]) -> None:
-        """Forget that files were read: their content is gone, and what is under their names now is read anew.
+        """Forget that files of a class and a local source were read: their content is gone.
 
-        A repeat of such content takes its place.
-
-        Args:
-            class_name: Of this class.
-            source: Of this local source.
-            files: These files.
-            local: Sources that will be searched anyway.
+        What is under their names now is read anew, and a repeat of such content takes its place. ``local``: sources
+        that will be searched anyway.
         """
         digests = {file.sha256 for file in files if file.sha256}
         self.put_back([e for e in self.entries(class_name, "dropped") if e.sha256 in digests], local)
@@ -451,8 +422,8 @@ class Journal(_File):
 
     def search_is_finished(self, class_name: str, source: str, question: str) -> bool:
         """Whether ``question`` (queries, limit, options) was searched for to the end."""
-        rows = self._read("SELECT question FROM searches WHERE class_name = ? AND source = ?", class_name, source)
-        return (question,) in rows
+        statement = "SELECT question FROM searches WHERE class_name = ? AND source = ?"
+        return question in self._column(statement, class_name, source)
 
     def finish_search(self, class_name: str, source: str, question: str) -> None:
         """Note that a search came to its end; what it remembered of the way is not needed any more."""
@@ -513,13 +484,7 @@ class Journal(_File):
 
 
 class JournalPages(_File):
-    """What a service answered while a search goes on; goes when the search is finished.
-
-    Args:
-        path: The journal's file.
-        class_name: The class searched for.
-        source: The source asked.
-    """
+    """What a service answered while a search goes on; goes when the search is finished."""
 
     def __init__(self, path: Path, class_name: str, source: str) -> None:
         super().__init__(path, check_same_thread=False)

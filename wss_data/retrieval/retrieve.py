@@ -1,11 +1,9 @@
 """Step 1: search, download, verify, drop repeats, shrink, store. Resumable at any moment.
 
-For each class, sources are searched while pictures are downloaded and decoded; each in
-threads or processes of its own, joined by one loop that alone writes the journal. What
-was found and what became of it is noted at once, so that a kill costs no more than the
-pictures in flight. When a class is through, its images go into the database in the
-order of the search, in a thread beside the next class: the dataset that comes out does
-not depend on which server answered first.
+For each class, sources are searched while images are downloaded and decoded; each in threads or processes of its own,
+joined by one loop that alone writes the journal. What was found and what became of it is noted at once, so that a kill
+costs no more than the images in flight. When a class is through, its images go into the database in the order of the
+search, in a thread beside the next class: the dataset that comes out does not depend on which server answered first.
 """
 
 import json
@@ -24,12 +22,14 @@ from tqdm import tqdm
 
 from wss_data.errors import DownloadError, ImageError, SourceUnavailable, WssError
 from wss_data.records import ImageRecord, stem_of
-from wss_data.retrieval.changed_files import Changes, Watched, find_moved, look_for_changes
+from wss_data.retrieval.changed_files import Changes, find_moved, look_for_changes
 from wss_data.retrieval.decode_pool import Decoded
 from wss_data.retrieval.fetch import Fetched
 from wss_data.retrieval.journal import Entry, Journal, Status, StoredImage, secret_of
 from wss_data.retrieval.schedule import HostSchedule
+from wss_data.retrieval.sources.api import LONGEST_WAIT
 from wss_data.retrieval.sources.base import Forgetful, Hit, Source
+from wss_data.retrieval.sources.folder import FolderSource
 from wss_data.retrieval.workers import Job, WorkerPool
 from wss_data.spec import ClassSpec, DatasetSpec, SourceSpec
 
@@ -44,31 +44,28 @@ WINDOW = 512
 """Search results taken from the journal ahead of the downloads."""
 
 NOTED = 16
-"""Pictures are noted in the journal so many at a time..."""
+"""Images are noted in the journal so many at a time..."""
 
 NOTED_S = 0.2
 """... or after so many seconds, whatever comes first."""
 
 DECODING = 32
-"""Pictures that may wait for a decoder, or be in one, before downloads pause..."""
+"""Images that may wait for a decoder, or be in one, before downloads pause..."""
 
 PENDING_BYTES = 48 << 20
 """... and bytes."""
 
 SHORTEST_ATTEMPT = 0.5
-"""With less than this left (seconds) of a picture's deadline it is not asked for again."""
-
-RETRY_AFTER_MAX = 300.0
-"""A host that asks us to wait longer than this (seconds) is given up until the next build."""
+"""With less than this left (seconds) of an image's deadline it is not asked for again."""
 
 CRAWL_DELAY_MAX = 60.0
-"""A host whose robots.txt wants a longer pause between two requests (seconds) is given up after the first picture."""
+"""A host whose robots.txt wants a longer pause between two requests (seconds) is given up after the first image."""
 
 FAILURES_IN_A_ROW = 10
 """A host that failed this many times in a row for reasons of its own is given up until the next build."""
 
-SAME_PICTURE = 10
-"""A picture whose perceptual hash differs from the expected in at most so many of 64 bits is the same, encoded anew."""
+SAME_IMAGE = 10
+"""An image whose perceptual hash differs from the expected in at most so many of 64 bits is the same, encoded anew."""
 
 
 @dataclass
@@ -77,8 +74,8 @@ class Retrieved:
 
     Args:
         done: Number of search results dealt with.
-        left_out: Sources that could not be asked, with the reason.
-        given_up: Hosts that were not asked any more, with the reason.
+        left_out: Sources that could not be asked -> why.
+        given_up: Hosts that were not asked any more -> why.
         changes: Files of local sources that changed since they were read.
     """
 
@@ -175,11 +172,11 @@ def retrieve(
         and len(report.left_out) == len(sources)
         and not any(next(journal.entries(c.name), None) for c in spec.classes)
     ):
-        told = " ".join(f"{name}: {reason.removeprefix(f'{name}: ')}" for name, reason in report.left_out.items())
-        raise SourceUnavailable(f"none of the definition's sources can be asked. {told}")
+        said = " ".join(f"{name}: {reason.removeprefix(f'{name}: ')}" for name, reason in report.left_out.items())
+        raise SourceUnavailable(f"none of the definition's sources can be asked. {said}")
     find_moved(journal, report.changes)
-    if told := str(report.changes):
-        LOGGER.warning(told)
+    if said := str(report.changes):
+        LOGGER.warning(said)
     return report
 
 
@@ -225,7 +222,7 @@ class _Retrieval:
         lost = [e for e in self._journal.entries(name, "fetched") if not _image_path(folder, e.sha256).is_file()]
         self._journal.put_back(lost, self._local_names)
         for source, _ in self._sources:
-            if isinstance(source, Watched):
+            if isinstance(source, FolderSource):
                 changed = look_for_changes(self._journal, source, name, self._report.changes)
                 if self._manner.follow:
                     self._journal.let_go(name, source.name, changed, self._local_names)
@@ -289,9 +286,9 @@ class _Retrieval:
         seen = self._journal.seen(self._wanted.name, source.name)
         for place, hit in enumerate(source.search(self._wanted, part.limit, Forgetful())):
             key = hit.provenance.source_id
-            # Of a forgotten picture only a digest of its identity is left.
+            # Of a forgotten image only a digest of its identity is left.
             if not {key, secret_of(key)} & seen:
-                if isinstance(source, Watched) and (stamp := source.stamps(self._wanted.name, [key])[0]):
+                if isinstance(source, FolderSource) and (stamp := source.stamps(self._wanted.name, [key])[0]):
                     self._stamps[source.name, key] = stamp  # before it is read: what changes meanwhile is noticed
                 yield place, hit
 
@@ -307,8 +304,8 @@ class _Retrieval:
             self._leave_out(source.name, error)
         elif isinstance(error, Exception) and not isinstance(error, WssError | OSError):
             # A service changed its answers, say. The text may hold a key; its kind does not.
-            told = f"its search broke off ({type(error).__name__}); what it found until then is used."
-            self._leave_out(source.name, SourceUnavailable(told))
+            said = f"its search broke off ({type(error).__name__}); what it found until then is used."
+            self._leave_out(source.name, SourceUnavailable(said))
         elif error is not None:
             raise error
         else:
@@ -358,7 +355,7 @@ class _Retrieval:
             self._schedule.add(job.host, job)
 
     def _refused(self, hit: Hit) -> tuple[str, str] | None:
-        """Why this picture must not be asked for, as reason and sentence; ``None`` if it may."""
+        """Why this image must not be asked for, as reason and sentence; ``None`` if it may."""
         at = hit.provenance
         secrets = [("url", at.image_url), ("url", at.page_url), ("author", at.author), ("author", at.author_url)]
         if self._forgotten and any(value and (kind, secret_of(value)) in self._forgotten for kind, value in secrets):
@@ -368,13 +365,9 @@ class _Retrieval:
 
     def _start_downloads(self) -> None:
         while not self._decoders_are_busy() and (started := self._schedule.start(self._clock.monotonic())):
-            host, job = started
-            if host in self._given_up:
-                self._schedule.finish(host)
-                self._end(job, "failed", "host_given_up", self._given_up[host])
-            else:
-                job.attempt += 1
-                self._pool.fetch(job, self._downloaded)
+            _, job = started
+            job.attempt += 1
+            self._pool.fetch(job, self._downloaded)
 
     def _downloaded(self, job: Job, outcome: Fetched | BaseException) -> None:
         self._schedule.finish(job.host)
@@ -409,14 +402,14 @@ class _Retrieval:
         wait, download, why = error.retry_after, self._spec.download, ""
         if host not in self._given_up:
             self._failures[host] += 1
-            if wait is not None and wait > RETRY_AFTER_MAX:
+            if wait is not None and wait > LONGEST_WAIT:
                 why = f"{host} asks to wait {wait:,.0f} s."
             elif self._failures[host] >= FAILURES_IN_A_ROW:
                 why = f"{host} failed {FAILURES_IN_A_ROW} times in a row ({error})"
             elif wait is not None:
                 self._schedule.hold(host, self._clock.monotonic() + wait)
         over = job.attempt >= download.attempts or job.spent_s > download.deadline_s - SHORTEST_ATTEMPT
-        if over or why or host in self._given_up:
+        if over or why or {host, job.host} & self._given_up.keys():
             self._end(job, "failed", error.reason, str(error))
         else:
             # One that was redirected is asked for again when the host it was led to allows it.
@@ -458,12 +451,12 @@ class _Retrieval:
         }
         if job.hit.expected_sha256 in (None, sha256):
             self._end(job, "fetched", image=image, **known)
-        elif job.hit.expected_phash and _distance(job.hit.expected_phash, outcome.phash) <= SAME_PICTURE:
-            told = "The same picture, in other bytes than expected."
-            self._end(job, "fetched", "re-encoded", told, image=image, **known)
+        elif job.hit.expected_phash and _distance(job.hit.expected_phash, outcome.phash) <= SAME_IMAGE:
+            said = "The same image, in other bytes than expected."
+            self._end(job, "fetched", "re-encoded", said, image=image, **known)
         else:
             outcome.path.unlink(missing_ok=True)
-            self._end(job, "dropped", "changed", "Another picture than expected.", **known)
+            self._end(job, "dropped", "changed", "Another image than expected.", **known)
 
     # What became of it
 
@@ -476,7 +469,7 @@ class _Retrieval:
         self._ended.append(Entry(job.hit.class_name, *job.key, status, at.image_url, reason, detail or None, **values))
 
     def _note(self) -> None:
-        """Keep what became of the pictures that ended."""
+        """Keep what became of the images that ended."""
         entries, self._ended = self._ended, []
         self._noted = self._clock.monotonic()
         if not entries:
@@ -528,7 +521,7 @@ def _image_path(folder: Path, sha256: str | None) -> Path:
 
 
 def _question(wanted: ClassSpec, part: SourceSpec) -> str:
-    """What is asked of a source, so that another question is told from one that was answered."""
+    """What is asked of a source, to distinguish it from another question."""
     asked = {"queries": wanted.queries, "limit": part.limit, "options": asdict(part)["options"]}
     return json.dumps(asked, sort_keys=True, default=str)
 

@@ -1,9 +1,6 @@
-"""What those who serve a picture say about taking it: robots.txt, ``X-Robots-Tag``, ``tdm-reservation``.
+"""robots.txt of every host, read by Protego as RFC 9309 says.
 
-robots.txt is read by Protego as RFC 9309 says: a file that does not exist (4xx)
-allows everything; a server that cannot be asked (5xx, no answer) allows nothing
-for now. The two headers are answered together with the picture itself, so whoever
-sets them is asked once, and the body is not read.
+A file that does not exist (4xx) allows everything; a server that cannot be asked (5xx, no answer) nothing for now.
 """
 
 import re
@@ -11,15 +8,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from protego import Protego
 
 from wss_data.errors import DownloadError
 from wss_data.retrieval.clock import Clock
 from wss_data.retrieval.headers import NAME
-
-if TYPE_CHECKING:
-    from protego import Protego
 
 MAX_BYTES = 500_000
 """What lies beyond is not read, in bytes; RFC 9309 asks for at least 500 KiB minus what nobody needs."""
@@ -49,7 +44,7 @@ class _Known:
     """What is known of one host's robots.txt; ``until``: for how long."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
-    rules: "Protego | None" = None
+    rules: Protego | None = None
     trouble: DownloadError | None = None
     failures: int = 0
     until: float = float("-inf")
@@ -94,19 +89,16 @@ class Robots:
         rules = self._known(url)[1].rules
         if rules is None:
             return None
-        delay = rules.crawl_delay(NAME)
-        rate = rules.request_rate(NAME)
-        delays = [float(delay)] if delay is not None else []
-        delays += [rate.seconds / rate.requests] if rate is not None else []
+        delay, rate = rules.crawl_delay(NAME), rules.request_rate(NAME)
+        delays = [] if delay is None else [float(delay)]
+        delays += [] if rate is None else [rate.seconds / rate.requests]
         return max(delays, default=None)
 
     def _known(self, url: str) -> tuple[str, _Known]:
         parts = urlsplit(url)
         origin = f"{parts.scheme}://{parts.netloc}".lower()
         with self._lock:
-            known = self._hosts.get(origin)
-            if known is None:
-                known = self._hosts[origin] = _Known()
+            known = self._hosts.setdefault(origin, _Known())
             self._hosts.move_to_end(origin)
             while len(self._hosts) > HOSTS_REMEMBERED or (self._characters > TEXT_REMEMBERED and len(self._hosts) > 1):
                 _, oldest = self._hosts.popitem(last=False)
@@ -151,10 +143,7 @@ def _not_asked(origin: str, error: DownloadError, retry_after: float | None) -> 
     return DownloadError(error.reason, message, transient=True, retry_after=retry_after)
 
 
-def _parse(text: str) -> "Protego":
-    # Loaded when the first rules are read, not with the package.
-    from protego import Protego
-
+def _parse(text: str) -> Protego:
     def ours_or_any(line: re.Match[str]) -> str:
         name = line[1].strip().lower()
         return f"User-agent: {name if name.replace('*', '') in ('', NAME) else 'another'}"

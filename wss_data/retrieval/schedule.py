@@ -1,8 +1,10 @@
 """Which download may start now: connections in all, connections and pace for each host, and waiting where asked."""
 
-from collections import OrderedDict, deque
+import heapq
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -17,15 +19,16 @@ Source:
 
 @dataclass
 class _Host(Generic[T]):
-    waiting: deque[T] = field(default_factory=deque)
-    later: list[tuple[float, T]] = field(default_factory=list)
+    """One lane: its queue is a heap of (not before, number, item)."""
+
+    waiting: list[tuple[float, int, T]] = field(default_factory=list)
     active: int = 0
     not_before: float = 0.0
     pause: float = 0.0
 
     def is_idle(self, now: float) -> bool:
         """Whether there is nothing to remember of it."""
-        return not (self.waiting or self.later or self.active or self.pause) and self.not_before <= now
+        return not (self.waiting or self.active or self.pause) and self.not_before <= now
 
 
 class HostSchedule(Generic[T]):
@@ -45,24 +48,19 @@ class HostSchedule(Generic[T]):
         pause: float = 0.0,
         host_connections: Mapping[str, int] = HOST_CONNECTIONS,
     ) -> None:
-        self._connections = connections
-        self._per_host = per_host
-        self._pause = pause
+        self._connections, self._per_host, self._pause = connections, per_host, pause
         self._host_connections = host_connections
         self._hosts: OrderedDict[str, _Host[T]] = OrderedDict()
+        self._numbers = count()
         self.active = 0
 
     def __len__(self) -> int:
         """Number of items that wait."""
-        return sum(len(host.waiting) + len(host.later) for host in self._hosts.values())
+        return sum(len(host.waiting) for host in self._hosts.values())
 
     def add(self, host: str, item: T, not_before: float = 0.0) -> None:
         """Let ``item`` wait for ``host``, at least until ``not_before``."""
-        lane = self._lane(host)
-        if not_before > 0:
-            lane.later.append((not_before, item))
-        else:
-            lane.waiting.append(item)
+        heapq.heappush(self._lane(host).waiting, (not_before, next(self._numbers), item))
 
     def start(self, now: float) -> tuple[str, T] | None:
         """Take the next item that may start, hosts in turn; ``None`` if none may."""
@@ -72,11 +70,9 @@ class HostSchedule(Generic[T]):
             if lane.is_idle(now):
                 del self._hosts[name]
                 continue
-            for entry in [entry for entry in lane.later if entry[0] <= now]:
-                lane.later.remove(entry)
-                lane.waiting.append(entry[1])
-            if lane.waiting and lane.active < self._limit(name) and lane.not_before <= now:
-                item = lane.waiting.popleft()
+            start = self._start_of(name, lane)
+            if start is not None and start <= now:
+                _, _, item = heapq.heappop(lane.waiting)
                 lane.active += 1
                 lane.not_before = now + max(self._pause, lane.pause)
                 self.active += 1
@@ -101,24 +97,21 @@ class HostSchedule(Generic[T]):
     def give_up(self, host: str) -> list[T]:
         """Take away everything that waits for ``host``."""
         lane = self._lane(host)
-        items = [*lane.waiting, *(item for _, item in lane.later)]
+        items = [item for _, _, item in sorted(lane.waiting, key=lambda entry: entry[:2])]
         lane.waiting.clear()
-        lane.later.clear()
         return items
 
     def next_start(self, now: float) -> float | None:
         """Seconds until something may start by itself; ``None`` if only the end of a download can bring that."""
-        if self.active >= self._connections:
+        starts = [self._start_of(name, lane) for name, lane in self._hosts.items()]
+        times = [start for start in starts if start is not None]
+        return max(0.0, min(times) - now) if times and self.active < self._connections else None
+
+    def _start_of(self, name: str, lane: _Host[T]) -> float | None:
+        """When the first item of a lane may start; ``None`` without one, or while the host's connections are taken."""
+        if not lane.waiting or lane.active >= min(self._per_host, self._host_connections.get(name, self._per_host)):
             return None
-        times = [
-            max(lane.not_before, min((at for at, _ in lane.later), default=0.0) if not lane.waiting else 0.0)
-            for name, lane in self._hosts.items()
-            if (lane.waiting or lane.later) and lane.active < self._limit(name)
-        ]
-        return max(0.0, min(times) - now) if times else None
+        return max(lane.not_before, lane.waiting[0][0])
 
     def _lane(self, host: str) -> _Host[T]:
         return self._hosts.setdefault(host, _Host())
-
-    def _limit(self, host: str) -> int:
-        return min(self._per_host, self._host_connections.get(host, self._per_host))

@@ -56,7 +56,7 @@ class WorkerPool:
     A report is a call of the function that was given with the order, in the thread that calls ``wait``.
 
     Args:
-        download: How pictures are downloaded.
+        download: How images are downloaded.
         workers: Processes that decode; ``None`` for one a processor.
         avoided: Hosts that no redirect is followed to -> why; may grow meanwhile.
         clock: Where the time comes from.
@@ -132,7 +132,7 @@ class WorkerPool:
         threading.Thread(target=search, name=f"search {source.name}", daemon=True).start()
 
     def fetch(self, job: Job, done: Callable[[Job, Fetched | BaseException], object]) -> None:
-        """Bring the bytes of a picture from the web, in one attempt."""
+        """Bring the bytes of an image from the web, in one attempt."""
         _ = self.fetcher  # made here, not by several threads at once
         while self._threads < self._download.connections:
             threading.Thread(target=self._fetch, name=f"download {self._threads}", daemon=True).start()
@@ -155,7 +155,7 @@ class WorkerPool:
     def decode(
         self, job: Job, folder: Path, longest_side: int, done: Callable[[Job, Decoded | BaseException], object]
     ) -> None:
-        """Decode, shrink and write a picture."""
+        """Decode, shrink and write an image."""
         if self._decoders is None:
             self._decoders = DecodePool(self._workers)
         data = job.fetched.data if job.fetched else job.hit.read

@@ -33,8 +33,7 @@ class KillablePool:
     """Worker processes with limits of memory and time.
 
     A context manager: leaving it waits for what was submitted, or, on an error, kills the workers and cancels the rest.
-    A worker is started for the first call that finds none free. It does not run the caller's script again, and it ends
-    with this process, even if that is killed.
+    Workers do not run the caller's script again, and end with this process, even if that is killed.
 
     Args:
         workers: Worker processes, at most.
@@ -54,12 +53,7 @@ class KillablePool:
                 thread.start()
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> "Future[Any]":
-        """Hand one call to the workers; function and arguments are pickled.
-
-        Returns:
-            A future, which cannot be cancelled. Its error is what the call raised, or what ``failure`` makes of a death
-            or of too long a time.
-        """
+        """Hand one call to the workers, pickled; the future's error is what it raised, or that of ``failure``."""
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
         self._orders.put((future, (function, *arguments)))
@@ -178,13 +172,7 @@ class _Seat:
 
 
 def work(descriptor: int, parent: int, memory: int) -> None:
-    """What a worker process runs, until its parent closes the connection or ends.
-
-    Args:
-        descriptor: File descriptor of its end of the connection.
-        parent: Number of the process that started it.
-        memory: As of ``KillablePool``.
-    """
+    """What a worker runs until its parent ends: answers to calls that come by the connection ``descriptor``."""
     # By the kernel: a thread that watches the parent would never run while a library hangs and holds Python's lock.
     # It means the thread that started us, which waits for us as long as its process lives.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -34,7 +34,7 @@ def make_source(name: str, options: Mapping[str, Any], longest_side: int | None 
     Args:
         name: As in the definition.
         options: Its settings.
-        longest_side: Longest side of a stored image, in pixels: told to sources that can choose among sizes (those
+        longest_side: Longest side of a stored image, in pixels: passed to sources that can choose among sizes (those
             that have an option of that name) unless ``options`` says otherwise.
 
     Raises:

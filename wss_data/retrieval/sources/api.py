@@ -8,8 +8,10 @@ from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
+
+from pydantic import Field
 
 from wss_data.errors import SourceError, SourceUnavailable, shown
 from wss_data.retrieval.clock import Clock
@@ -17,7 +19,7 @@ from wss_data.retrieval.headers import retry_after, user_agent
 from wss_data.retrieval.sources.base import Pages
 
 LONGEST_WAIT = 300.0
-"""Seconds; a service that asks for more patience than this is left for now."""
+"""Seconds; a service or host that asks for more patience than this is left until the next build."""
 
 MAX_BYTES = 32 * 2**20
 """An answer longer than this is no page of search results."""
@@ -36,13 +38,17 @@ _LARGEST_LIMIT = 100_000
 _RATE = re.compile(r"\s*(\d+)\s*/\s*([smhd])[a-z]*\s*", re.IGNORECASE)
 
 
-class Refused(SourceUnavailable):
-    """A service refused a request for good.
+LongestSide = Annotated[
+    int, Field(ge=1, description="Pixels needed on the longest side: the smallest size that has them is downloaded.")
+]
+LongestWait = Annotated[
+    float, Field(ge=0, description="Seconds to wait for a limit of the service before it is left for now.")
+]
+"""Options that several sources have."""
 
-    Args:
-        status: The HTTP status: 300 to 499, or 200 where the answer itself says so.
-        message: The sentence for the user.
-    """
+
+class Refused(SourceUnavailable):
+    """A service refused a request for good; ``status`` is that of HTTP, 300 to 499."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -57,9 +63,7 @@ class PassingFault(Exception):
 
 
 class Pace:
-    """Keeps requests within the limits of a service: at most so many in any stretch of so many seconds.
-
-    Thread safe: each caller gets its own turn.
+    """Keeps requests within the limits of a service: at most so many in any stretch of so many seconds. Thread safe.
 
     Args:
         windows: (requests, seconds) of each limit; all of them hold at once.
@@ -235,34 +239,21 @@ class Api:
         return self._ask("POST", url, form, read)
 
     def remembered(self, pages: Pages, question: str, ask: Callable[[], Any]) -> Any:
-        """What was answered to ``question``, asked now or in an earlier run that was killed.
+        """What was answered to ``question``, asked now or in an earlier run that was killed: see ``Pages.answer``.
 
         The moment is kept with the answer. A search that goes on within the minute, or the day, counts the requests of
         the run before, too.
-
-        Args:
-            pages: Where answers are kept.
-            question: Names the request; without any key or secret.
-            ask: Makes the request; must return plain values (JSON).
         """
-        asked_now = False
+        asked_now = []
 
         def ask_now() -> dict[str, Any]:
-            nonlocal asked_now
-            asked_now = True
-            answer = ask()
-            return {"at": self._clock.time(), "answer": answer}
+            asked_now.append(ask())
+            return {"answer": asked_now[0], "at": self._clock.time()}
 
         kept = pages.answer(question, ask_now)
         if not asked_now:
             self._pace.count_earlier(self._clock.time() - kept["at"])
         return kept["answer"]
-
-    def close(self) -> None:
-        """Close the connections."""
-        if self._session is not None:
-            self._session.close()
-            self._session = None
 
     def _ask(
         self, method: Literal["GET", "POST"], url: str, values: Mapping[str, Any], read: Callable[[dict[str, Any]], Any]

@@ -15,10 +15,10 @@ class Hit:
     Args:
         class_name: The class it was searched for.
         provenance: Where it comes from; ``source`` and ``source_id`` identify it for ever.
-        read: Returns the original file's bytes; raises ``ImageError`` or ``SourceError``. ``None`` for a picture on
+        read: Returns the original file's bytes; raises ``ImageError`` or ``SourceError``. ``None`` for an image on
             the web: then ``provenance.image_url`` is downloaded.
         expected_sha256: Hex digest that the bytes should have, where it is known.
-        expected_phash: Perceptual hash (16 hex digits) that the picture should come near to, where it is known.
+        expected_phash: Perceptual hash (16 hex digits) that the image should come near to, where it is known.
     """
 
     class_name: str

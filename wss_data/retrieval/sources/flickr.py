@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
@@ -25,7 +25,7 @@ from wss_data.errors import SourceError, SourceUnavailable, shown
 from wss_data.reading.settings import settings
 from wss_data.records import Provenance
 from wss_data.retrieval.clock import Clock
-from wss_data.retrieval.sources.api import Api, Pace, PassingFault, Service
+from wss_data.retrieval.sources.api import Api, LongestSide, Pace, PassingFault, Service
 from wss_data.retrieval.sources.base import Hit, Pages, SourceState, distinct
 from wss_data.retrieval.sources.flickr_pager import PER_PAGE, Walk
 from wss_data.retrieval.sources.licences import FLICKR_LICENCES, spdx_from_url
@@ -68,14 +68,7 @@ _LOGGERS = {"flickrapi", "oauthlib", "requests_oauthlib"}
 class FlickrSource:
     """Searches Flickr by text, best matches first as far as they reach."""
 
-    longest_side: Annotated[
-        int,
-        Field(
-            ge=1,
-            description="The smallest size whose longest side is at least this is downloaded, in pixels; where a photo "
-            "has none, its largest below. Crops and originals never.",
-        ),
-    ] = 340
+    longest_side: LongestSide = 340
     licences: Annotated[
         Annotated[tuple[int, ...], Field(min_length=1)] | Literal["any"],
         Field(
@@ -133,20 +126,11 @@ class FlickrSource:
                 elif photo["url"] is not None:
                     yield _hit(photo, wanted.name, query, *accepted[photo["licence"]])
 
-    def close(self) -> None:
-        """Close the connections."""
-        if "_api" in vars(self):
-            self._api.close()
-
     def _accepted(self, pages: Pages) -> dict[int, tuple[str | None, str | None]]:
         """Licence id -> (SPDX identifier, address) of the licences to ask for, as Flickr lists them now."""
-        listed = {
-            int(number): (name, url)
-            for number, name, url in pages.answer(
-                "flickr.photos.licenses.getInfo",
-                lambda: self._ask("flickr.photos.licenses.getInfo", {}, _read_licences),
-            )
-        }
+        method = "flickr.photos.licenses.getInfo"
+        answer = pages.answer(method, lambda: self._ask(method, {}, _read_licences))
+        listed = {int(number): (name, url) for number, name, url in answer}
         known: dict[int, tuple[str | None, str | None]] = {}
         for number, (name, url) in listed.items():
             spdx, text, _ = FLICKR_LICENCES.get(number, (None, "", ""))
@@ -173,18 +157,9 @@ class FlickrSource:
 
     def _page(self, pages: Pages, query: str, page: int, **given: Any) -> dict[str, Any]:
         """One page of results: ``total`` and ``photos``, as ``_read_photo`` makes them."""
-        params = {
-            "text": query,
-            "page": page,
-            "per_page": PER_PAGE,
-            "media": "photos",
-            # Photographs, no screenshots or drawings: today's name of the setting and the one before.
-            "content_types": "0",
-            "content_type": 1,
-            "safe_search": 1,
-            "extras": _EXTRAS,
-            **given,
-        }
+        # Photographs, no screenshots or drawings: content_types is today's name, content_type the former.
+        kind = {"media": "photos", "content_types": "0", "content_type": 1, "safe_search": 1}
+        params = {"text": query, "page": page, "per_page": PER_PAGE, **kind, "extras": _EXTRAS, **given}
         question = f"flickr.photos.search {json.dumps(params, sort_keys=True)} for {self.longest_side} px"
         read = partial(_read_page, longest_side=self.longest_side)
         return pages.answer(question, lambda: self._ask("flickr.photos.search", params, read))
@@ -195,7 +170,7 @@ class FlickrSource:
         def checked(value: dict[str, Any]) -> tuple[str, Any]:
             if value["stat"] == "ok":
                 return "", read(value)
-            code, said = int(value["code"]), self._key.hidden_in(f"code {value['code']}: {value['message']}")
+            code, said = value["code"], self._key.hidden_in(f"code {value['code']}: {value['message']}")
             if code in _PASSING:
                 raise PassingFault(said)
             if code in _KEY_REFUSED:
@@ -222,13 +197,8 @@ class FlickrSource:
         return Api(service, Pace(RATES, self.clock), sign=_signer(self._key))
 
     @cached_property
-    def _warned(self) -> set[str]:
-        return set()
-
-    def _warn(self, text: str) -> None:
-        if text not in self._warned:
-            self._warned.add(text)
-            LOG.warning(text)
+    def _warn(self) -> Callable[[str], None]:
+        return cache(LOG.warning)  # each text once
 
 
 @dataclass(frozen=True)
@@ -253,10 +223,9 @@ def _find_key() -> _Key | str:
     where = "FLICKR_API_KEY"
     if not key and file:
         where = f"the file {file} (FLICKR_KEY_FILE)"
-        kept = _key_of_file(expanded(file))
-        if isinstance(kept, str):
-            return kept
-        key, secret = kept
+        key, secret, problem = _key_of_file(expanded(file))
+        if problem:
+            return problem
     if not key:
         return f"Flickr needs a key: FLICKR_API_KEY is not set, nor is FLICKR_KEY_FILE. {_WAY_OUT}"
     if not secret:
@@ -266,25 +235,21 @@ def _find_key() -> _Key | str:
     return _Key(key, secret, where)
 
 
-def _key_of_file(path: Path) -> tuple[str, str] | str:
-    """Key and secret in a file, or the sentence that says why there are none."""
+def _key_of_file(path: Path) -> tuple[str, str, str]:
+    """Key and secret in a file, and the sentence that says why there are none."""
     try:
         mode = path.stat().st_mode
         text = path.read_bytes()
     except OSError as error:
-        return f"{path}: the file in FLICKR_KEY_FILE cannot be read ({error.strerror})."
+        return "", "", f"{path}: the file in FLICKR_KEY_FILE cannot be read ({error.strerror})."
     if mode & (stat.S_IROTH | stat.S_IWOTH):
-        return (
-            f"{path}: the file in FLICKR_KEY_FILE is open to every user of this machine (mode {stat.S_IMODE(mode):o}). "
-            f"Close it: chmod 600 {path}"
-        )
+        said = f"open to every user of this machine (mode {stat.S_IMODE(mode):o}). Close it: chmod 600 {path}"
+        return "", "", f"{path}: the file in FLICKR_KEY_FILE is {said}"
     try:
         value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict) or not all(isinstance(value.get(name), str) for name in ("key", "secret")):
-        return f'{path}: wanted {{"key": "...", "secret": "..."}} as JSON. {_WAY_OUT}'
-    return value["key"].strip(), value["secret"].strip()
+        return value["key"].strip(), value["secret"].strip(), ""
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return "", "", f'{path}: wanted {{"key": "...", "secret": "..."}} as JSON. {_WAY_OUT}'
 
 
 class _Mute(logging.Filter):
@@ -375,31 +340,28 @@ def _number(value: Any, otherwise: int) -> int:
 
 def _address(photo: Mapping[str, Any], longest_side: int) -> str | None:
     """Address of the smallest size that is large enough, or else of the largest."""
-    sizes = []
+    sizes = {}
     for letter, usual in _SIZES.items():
         url = photo.get(f"url_{letter}")
         if isinstance(url, str) and url.startswith(("http://", "https://")):
-            sides = [_number(photo.get(f"{side}_{letter}"), 0) for side in ("width", "height")]
-            sizes.append((max(sides) or usual, url))
-    sizes.sort(key=lambda size: size[0])
-    large_enough = [url for side, url in sizes if side >= longest_side]
-    return large_enough[0] if large_enough else sizes[-1][1] if sizes else None
+            sizes[max(_number(photo.get(f"{side}_{letter}"), 0) for side in ("width", "height")) or usual] = url
+    if not sizes:
+        return None
+    return sizes[min((side for side in sizes if side >= longest_side), default=max(sizes))]
 
 
 def _hit(photo: Mapping[str, Any], class_name: str, query: str, spdx: str | None, license_url: str | None) -> Hit:
-    owner = photo["owner"]
-    return Hit(
-        class_name,
-        Provenance(
-            source=FlickrSource.name,
-            source_id=photo["id"],
-            query=query,
-            image_url=photo["url"],
-            page_url=f"https://www.flickr.com/photos/{owner}/{photo['id']}" if owner else None,
-            title=photo["title"] or None,
-            author=photo["owner_name"] or None,
-            author_url=f"https://www.flickr.com/people/{owner}/" if owner else None,
-            license=spdx,
-            license_url=license_url,
-        ),
+    owner, site = photo["owner"], "https://www.flickr.com"
+    provenance = Provenance(
+        FlickrSource.name,
+        photo["id"],
+        query=query,
+        image_url=photo["url"],
+        page_url=f"{site}/photos/{owner}/{photo['id']}" if owner else None,
+        title=photo["title"] or None,
+        author=photo["owner_name"] or None,
+        author_url=f"{site}/people/{owner}/" if owner else None,
+        license=spdx,
+        license_url=license_url,
     )
+    return Hit(class_name, provenance)

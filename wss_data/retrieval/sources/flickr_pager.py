@@ -1,11 +1,9 @@
 """Goes through all that Flickr has for one query, which is more than it gives to one question.
 
-Flickr gives at most the first 4,000 results and then repeats them, so a large
-query is cut into windows of upload dates. Each window is read newest first for
-seven full pages, and the next one ends where it stopped: no request is spent on
-finding out how wide a window may be, and nothing depends on the totals that
-Flickr reports, which are off by hundreds. Where the answers are not in that
-order, windows are halved instead; five minutes, below which Flickr does not
+Flickr gives at most the first 4,000 results and then repeats them, so a large query is cut into windows of upload
+dates. Each window is read newest first for seven full pages, and the next one ends where it stopped: no request is
+spent on finding out how wide a window may be, and nothing depends on the totals that Flickr reports, which are off by
+hundreds. Where the answers are not in that order, windows are halved instead; five minutes, below which Flickr does not
 tell dates apart, are split by licence.
 
 Sources:

@@ -1,10 +1,9 @@
 """Google's image search, through icrawler's feeder and parser; off unless it is asked for.
 
-The only door to icrawler. What it is good for is used, which addresses to ask
-(feeder) and which image addresses an answer holds (parser), here without its
-threads: on a page that is built by JavaScript the parser returns nothing, its
-thread dies of that, and ``crawl()`` comes back as if all were well. Pictures are
-downloaded by our own retriever, never by icrawler.
+The only door to icrawler. What it is good for is used, which addresses to ask (feeder) and which image addresses an
+answer holds (parser), here without its threads: on a page that is built by JavaScript the parser returns nothing, its
+thread dies of that, and ``crawl()`` comes back as if all were well. Images are downloaded by our own retriever, never
+by icrawler.
 """
 
 import hashlib
@@ -23,7 +22,7 @@ from wss_data.reading.settings import settings
 from wss_data.records import Provenance
 from wss_data.retrieval.headers import user_agent
 from wss_data.retrieval.sources.api import Pace
-from wss_data.retrieval.sources.base import Hit, Pages, SourceState
+from wss_data.retrieval.sources.base import Hit, Pages, SourceState, distinct
 from wss_data.spec import ClassSpec
 
 ENABLE_VARIABLE = "WSS_GOOGLE"
@@ -76,13 +75,13 @@ class GoogleSource:
 
     def state(self) -> SourceState:
         """``off`` with the reasons, or ``ready`` with a warning."""
-        told = (
+        said = (
             "Google's terms and its robots.txt forbid programs to search, its pages are built by JavaScript, which "
             "icrawler's parser cannot read, and no licence is known of what is found."
         )
         if self.is_on:
-            return SourceState("ready", f"Turned on, but expect no results: {told}")
-        return SourceState("off", f"{told} To try all the same: options: {{enabled: true}}, or {ENABLE_VARIABLE}=1.")
+            return SourceState("ready", f"Turned on, but expect no results: {said}")
+        return SourceState("off", f"{said} To try all the same: options: {{enabled: true}}, or {ENABLE_VARIABLE}=1.")
 
     def search(self, wanted: ClassSpec, limit: int | None, pages: Pages) -> Iterator[Hit]:
         """Yield image addresses that Google's pages hold, query by query.
@@ -92,34 +91,31 @@ class GoogleSource:
         """
         if not self.is_on:
             raise SourceUnavailable(f"source 'google' is off. {self.state().detail}")
-        seen: set[str] = set()
-        nothing: _NothingFound | None = None
-        for query in wanted.queries:
-            try:
-                for url in self._addresses(query, limit, pages):
-                    if limit is not None and len(seen) >= limit:
-                        return
-                    if url not in seen:
-                        seen.add(url)
-                        yield self._hit(wanted, query, url)
-            except _NothingFound as error:
-                nothing = error
-        if not seen:
-            raise nothing or SourceUnavailable(f"Google found nothing for class '{wanted.name}'. {_INSTEAD}")
+        empty: list[_NothingFound] = []
+        found = False
+        for hit in distinct(self._hits(wanted, limit, pages, empty), limit):
+            found = True
+            yield hit
+        if not found:
+            raise empty[-1] if empty else SourceUnavailable(f"Google found nothing for '{wanted.name}'. {_INSTEAD}")
 
-    def _addresses(self, query: str, limit: int | None, pages: Pages) -> Iterator[str]:
-        """Image addresses of one query, page by page until one holds none."""
+    def _hits(self, wanted: ClassSpec, limit: int | None, pages: Pages, empty: list["_NothingFound"]) -> Iterator[Hit]:
+        """The results of each query, page by page until one holds none, which is noted in ``empty``."""
         feeder = self.crawler.feeder
-        feeder.out_queue = Queue()
-        feeder.feed(keyword=query, offset=0, max_num=min(limit or MOST_RESULTS, MOST_RESULTS))
-        for number in range(feeder.out_queue.qsize()):
-            address = feeder.out_queue.get_nowait()
-            try:
-                yield from pages.answer(f"{query}, page {number}", partial(self._ask, address, query))
-            except _NothingFound:
-                if number == 0:
-                    raise
-                return
+        for query in wanted.queries:
+            feeder.out_queue = Queue()
+            feeder.feed(keyword=query, offset=0, max_num=min(limit or MOST_RESULTS, MOST_RESULTS))
+            for number in range(feeder.out_queue.qsize()):
+                ask = partial(self._ask, feeder.out_queue.get_nowait(), query)
+                try:
+                    urls = pages.answer(f"{query}, page {number}", ask)
+                except _NothingFound as error:
+                    empty.append(error)
+                    break
+                for url in urls:
+                    # Google gives no identity of its own; the address stands for the image.
+                    identity = hashlib.sha256(url.encode()).hexdigest()[:_ID_DIGITS]
+                    yield Hit(wanted.name, Provenance(self.name, identity, query=query, image_url=url))
 
     def _ask(self, address: str, query: str) -> list[str]:
         """The image addresses that one page of results holds."""
@@ -150,11 +146,6 @@ class GoogleSource:
                 f"icrawler's parser is broken for most users since Google changed its pages. {_INSTEAD}"
             )
         return list(dict.fromkeys(found))
-
-    def _hit(self, wanted: ClassSpec, query: str, url: str) -> Hit:
-        # Google gives no identity of its own; the address stands for the picture.
-        identity = hashlib.sha256(url.encode()).hexdigest()[:_ID_DIGITS]
-        return Hit(wanted.name, Provenance(self.name, identity, query=query, image_url=url))
 
 
 class _NothingFound(SourceUnavailable):

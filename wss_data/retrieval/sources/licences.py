@@ -38,17 +38,12 @@ NO_KNOWN_RESTRICTIONS = "https://www.flickr.com/commons/usage/"
 
 
 def spdx_from_short(code: str, version: str | None) -> str | None:
-    """SPDX identifier of a Creative Commons licence named by its short code.
+    """SPDX identifier of a Creative Commons licence named by its short code; ``None`` where there is none.
 
-    Args:
-        code: ``by``, ``by-sa``, ``by-nc-nd``, ..., ``cc0``, ``pdm``; upper or lower case.
-        version: ``2.0``, ``4.0``, ...; CC0 and the public domain mark have one version only.
+    CC0 and the public domain mark have one version only. Source: https://spdx.org/licenses/.
 
-    Returns:
-        Identifier such as ``CC-BY-SA-4.0``, or ``None`` where there is none: an unknown code, a missing version.
-
-    Source:
-        https://spdx.org/licenses/.
+    >>> spdx_from_short("by-sa", "4.0"), spdx_from_short("CC0", None), spdx_from_short("by", None)
+    ('CC-BY-SA-4.0', 'CC0-1.0', None)
     """
     code = code.strip().lower()
     if code in ("cc0", "pdm"):
@@ -60,16 +55,14 @@ def spdx_from_short(code: str, version: str | None) -> str | None:
 
 
 def spdx_from_url(url: str) -> str | None:
-    """SPDX identifier of a licence named by the address of its text.
+    """SPDX identifier of a licence named by the address of its text; ``None`` where there is none.
 
-    A national version that SPDX does not list gives ``None``: its text is not
-    the international one's, and the address says which it is.
+    So it is for national versions that SPDX does not list: their text is not the international one's.
 
-    Args:
-        url: Such as ``https://creativecommons.org/licenses/by-sa/3.0/de/deed.en``.
-
-    Returns:
-        Identifier such as ``CC-BY-SA-3.0-DE``, or ``None`` where there is none.
+    >>> spdx_from_url("https://creativecommons.org/licenses/by-sa/3.0/de/deed.en")
+    'CC-BY-SA-3.0-DE'
+    >>> spdx_from_url("https://creativecommons.org/licenses/by/3.0/ch/") is None
+    True
     """
     url = url.strip()
     found = _CC_URL.fullmatch(url)
@@ -88,9 +81,10 @@ def spdx_from_url(url: str) -> str | None:
 
 
 def short_from_url(url: str) -> str | None:
-    """Short code of a Creative Commons licence (``by-sa``, ``cc0``, ``pdm``) named by the address of its text.
+    """Short code of a Creative Commons licence named by the address of its text; ``None`` for any other address.
 
-    National versions have the code of the international one. ``None`` for any other address.
+    >>> short_from_url("https://creativecommons.org/licenses/by-sa/3.0/de/")
+    'by-sa'
     """
     found = _CC_URL.fullmatch(url.strip())
     if found is None:

@@ -1,4 +1,4 @@
-"""Openverse: a search engine for openly licensed pictures of Flickr, museums and many others; works without a key."""
+"""Openverse: a search engine for openly licensed images of Flickr, museums and many others; works without a key."""
 
 import math
 import os
@@ -15,7 +15,16 @@ from wss_data.errors import SourceError, SourceUnavailable
 from wss_data.reading.settings import settings
 from wss_data.records import Provenance
 from wss_data.retrieval.clock import Clock
-from wss_data.retrieval.sources.api import LONGEST_WAIT, Api, Pace, Refused, Service, check_endpoint
+from wss_data.retrieval.sources.api import (
+    LONGEST_WAIT,
+    Api,
+    LongestSide,
+    LongestWait,
+    Pace,
+    Refused,
+    Service,
+    check_endpoint,
+)
 from wss_data.retrieval.sources.base import Hit, Pages, SourceState, distinct
 from wss_data.retrieval.sources.licences import spdx_from_short, spdx_from_url
 from wss_data.spec import ClassSpec
@@ -59,7 +68,7 @@ _WAY_OUT = "See docs/how_to/use_openverse.md."
 
 @settings("source 'openverse'", SourceError)
 class OpenverseSource:
-    """Pictures that Openverse finds.
+    """Images that Openverse finds.
 
     Its terms forbid to scrape the catalogue and it shows the first 240 results of a query only. So a query is asked as
     it is unless ``slices`` says otherwise.
@@ -73,35 +82,21 @@ class OpenverseSource:
         tuple[str, ...], Field(description="Collections to search, such as flickr; empty for all but excluded_sources.")
     ] = ()
     excluded_sources: Annotated[
-        tuple[str, ...],
-        Field(
-            description="Collections left out; by default Wikimedia Commons, for which there is a source of its own."
-        ),
+        tuple[str, ...], Field(description="Collections left out; Wikimedia Commons has a source of its own.")
     ] = ("wikimedia",)
     slices: Annotated[
         bool,
-        Field(
-            description="Whether to ask a query that has more results than are shown once more for each licence, "
-            "collection, size and shape."
-        ),
+        Field(description="Ask a query with more results than are shown again for each licence, collection and shape."),
     ] = False
     category: Annotated[
-        str | None,
-        Field(
-            description="photograph, illustration or digitized_artwork; by default any, the many without one included."
-        ),
+        str | None, Field(description="photograph, illustration or digitized_artwork; by default any, or none.")
     ] = None
     extension: Annotated[str | None, Field(description="File extension such as jpg; by default any.")] = None
-    longest_side: Annotated[
-        int,
-        Field(ge=1, description="Pixels needed; of Flickr's pictures the smallest size that has them is taken."),
-    ] = 340
+    longest_side: LongestSide = 340
     page_size: Annotated[
         Annotated[int, Field(ge=1)] | None, Field(description="Results a page; by default what the service allows.")
     ] = None
-    longest_wait: Annotated[
-        float, Field(ge=0, description="Seconds to wait for a limit before the source is left for now.")
-    ] = LONGEST_WAIT
+    longest_wait: LongestWait = LONGEST_WAIT
     endpoint: Annotated[
         str, Field(description="Address of the service; any other than the public one is asked without the key.")
     ] = ENDPOINT
@@ -123,11 +118,9 @@ class OpenverseSource:
             return SourceState("ready", f"Asked without the key, which is for {ENDPOINT} only.")
         if has_id:
             return SourceState("ready", "With a key: about 100 requests a minute, 10,000 a day, 240 results a query.")
-        return SourceState(
-            "ready",
-            "Without a key: about 20 requests a minute, 200 a day, 240 results a query. With a free key in "
-            f"{ID_VARIABLE} and {SECRET_VARIABLE}: 10,000 a day. {_WAY_OUT}",
-        )
+        limits = "Without a key: about 20 requests a minute, 200 a day, 240 results a query."
+        more = f"With a free key in {ID_VARIABLE} and {SECRET_VARIABLE}: 10,000 a day. {_WAY_OUT}"
+        return SourceState("ready", f"{limits} {more}")
 
     def search(self, wanted: ClassSpec, limit: int | None, pages: Pages) -> Iterator[Hit]:
         """Yield at most ``limit`` hits for one class, none twice.
@@ -174,7 +167,7 @@ class OpenverseSource:
 
     def _dimensions(self) -> list[list[dict[str, str]]]:
         """Ways to cut a query, each into parts that leave out as little as possible."""
-        # Flickr holds most of the pictures; the rest is one part, for that costs one request instead of fifty.
+        # Flickr holds most of the images; the rest is one part, for that costs one request instead of fifty.
         rest = ",".join(dict.fromkeys((*self.excluded_sources, "flickr")))
         collections: list[dict[str, str]] = [{"source": name} for name in self.sources]
         if not collections and "flickr" not in self.excluded_sources:
@@ -244,25 +237,20 @@ class OpenverseSource:
             return None
         if urlsplit(url).scheme not in ("http", "https"):
             return None
-        licence_url = _text(result.get("license_url"))
-        licence = (
-            spdx_from_url(licence_url) if licence_url else spdx_from_short(code, _text(result.get("license_version")))
+        licence_url, version = _text(result.get("license_url")), _text(result.get("license_version"))
+        provenance = Provenance(
+            self.name,
+            identity,
+            query=query,
+            image_url=fitting_url(url, self.longest_side),
+            page_url=_text(result.get("foreign_landing_url")),
+            title=_text(result.get("title")),
+            author=_text(result.get("creator")),
+            author_url=_text(result.get("creator_url")),
+            license=spdx_from_url(licence_url) if licence_url else spdx_from_short(code, version),
+            license_url=licence_url,
         )
-        return Hit(
-            class_name,
-            Provenance(
-                source=self.name,
-                source_id=identity,
-                query=query,
-                image_url=fitting_url(url, self.longest_side),
-                page_url=_text(result.get("foreign_landing_url")),
-                title=_text(result.get("title")),
-                author=_text(result.get("creator")),
-                author_url=_text(result.get("creator_url")),
-                license=licence,
-                license_url=licence_url,
-            ),
-        )
+        return Hit(class_name, provenance)
 
     def _is_trusted(self) -> bool:
         # A definition may come from anybody; it must not send the key elsewhere.
@@ -313,18 +301,16 @@ class _Client:
 
 
 def fitting_url(url: str, longest_side: int) -> str:
-    """The smallest served size of a picture that has the pixels needed.
+    """Address of the smallest served size of an image whose longest side has the pixels needed.
 
-    Only Flickr's addresses name their size in a documented way; any other
-    address is returned as it is. So are Flickr's originals and its sizes above
-    1,024 px, each of which has a secret of its own.
-
-    Args:
-        url: Address of the picture.
-        longest_side: Pixels needed on the longest side.
+    Only Flickr's addresses name their size in a documented way; any other address is returned as it is. So are Flickr's
+    originals and its sizes above 1,024 px, each of which has a secret of its own.
 
     Source:
         https://www.flickr.com/services/api/misc.urls.html.
+
+    >>> fitting_url("https://live.staticflickr.com/7372/125_acfd_b.jpg", 340)
+    'https://live.staticflickr.com/7372/125_acfd.jpg'
     """
     found = _FLICKR_URL.fullmatch(url)
     if found is None:

@@ -1,4 +1,4 @@
-"""Wikimedia Commons: freely licensed pictures; needs no key, but a way to reach whoever asks."""
+"""Wikimedia Commons: freely licensed images; needs no key, but a way to reach whoever asks."""
 
 import os
 import time
@@ -15,7 +15,16 @@ from wss_data.reading.settings import settings
 from wss_data.records import Provenance
 from wss_data.retrieval.clock import Clock
 from wss_data.retrieval.headers import CONTACT_VARIABLE
-from wss_data.retrieval.sources.api import LONGEST_WAIT, Api, Pace, PassingFault, Service, check_endpoint
+from wss_data.retrieval.sources.api import (
+    LONGEST_WAIT,
+    Api,
+    LongestSide,
+    LongestWait,
+    Pace,
+    PassingFault,
+    Service,
+    check_endpoint,
+)
 from wss_data.retrieval.sources.base import Hit, Pages, SourceState, distinct
 from wss_data.retrieval.sources.licences import short_from_url, spdx_from_url
 from wss_data.spec import ClassSpec
@@ -51,7 +60,7 @@ _WAY_OUT = "See docs/how_to/use_wikimedia.md."
 
 @settings("source 'wikimedia'", SourceError)
 class WikimediaSource:
-    """Pictures that the search of Wikimedia Commons finds.
+    """Images that the search of Wikimedia Commons finds.
 
     An image's identity is the id of its page. That stays the same when a file is renamed and when a better version of
     it is uploaded. Its SHA-1 and its name do not: an image that somebody asked us to forget would come back.
@@ -61,18 +70,10 @@ class WikimediaSource:
 
     licences: Annotated[
         tuple[Licence, ...],
-        Field(
-            min_length=1,
-            description="Licences to take; by default those that allow changes and any use. 'other' stands for every "
-            "free licence that is not one of Creative Commons.",
-        ),
+        Field(min_length=1, description="Licences to take; 'other' is any free licence that is not Creative Commons'."),
     ] = OPEN_LICENCES
-    longest_side: Annotated[
-        int, Field(ge=1, description="Pixels needed; the smallest standard thumbnail at least as wide is taken.")
-    ] = 340
-    longest_wait: Annotated[
-        float, Field(ge=0, description="Seconds to wait for the service before it is left for now.")
-    ] = LONGEST_WAIT
+    longest_side: LongestSide = 340
+    longest_wait: LongestWait = LONGEST_WAIT
     endpoint: Annotated[str, Field(description="Address of the service's api.php.")] = ENDPOINT
 
     name = "wikimedia"
@@ -86,11 +87,8 @@ class WikimediaSource:
         """Whether it can be asked."""
         contact = os.environ.get(CONTACT_VARIABLE, "")
         if "@" not in contact and "://" not in contact:
-            return SourceState(
-                "needs",
-                f"Wikimedia wants to know whom to contact: set {CONTACT_VARIABLE} to your e-mail address or web page. "
-                f"{_WAY_OUT}",
-            )
+            wanted = f"set {CONTACT_VARIABLE} to your e-mail address or web page. {_WAY_OUT}"
+            return SourceState("needs", f"Wikimedia wants to know whom to contact: {wanted}")
         return SourceState("ready", f"10,000 results a query; every request carries your {CONTACT_VARIABLE}.")
 
     def search(self, wanted: ClassSpec, limit: int | None, pages: Pages) -> Iterator[Hit]:
@@ -167,22 +165,19 @@ class WikimediaSource:
         metadata = page["metadata"]
         author, author_url = plain_text(metadata.get("Artist", ""), self.endpoint)
         title = plain_text(metadata.get("ObjectName", ""))[0] or _file_name(page["title"])
-        licence_url = metadata.get("LicenseUrl") or None
-        return Hit(
-            class_name,
-            Provenance(
-                source=self.name,
-                source_id=str(page["pageid"]),
-                query=query,
-                image_url=url,
-                page_url=page["page_url"],
-                title=title,
-                author=author,
-                author_url=author_url,
-                license=_spdx(page),
-                license_url=licence_url,
-            ),
+        provenance = Provenance(
+            self.name,
+            str(page["pageid"]),
+            query=query,
+            image_url=url,
+            page_url=page["page_url"],
+            title=title,
+            author=author,
+            author_url=author_url,
+            license=_spdx(page),
+            license_url=metadata.get("LicenseUrl") or None,
         )
+        return Hit(class_name, provenance)
 
     def _width(self) -> int:
         return next((width for width in THUMBNAIL_WIDTHS if width >= self.longest_side), THUMBNAIL_WIDTHS[-1])
@@ -196,9 +191,8 @@ class WikimediaSource:
 def plain_text(html: str, base: str = "") -> tuple[str | None, str | None]:
     """The text of a piece of HTML and the first web address it links to, each ``None`` if there is none.
 
-    Args:
-        html: Such as ``<a href="//commons.wikimedia.org/wiki/User:Ann">Ann</a>``.
-        base: Address that links without a host belong to.
+    >>> plain_text('<a href="/wiki/User:Ann">Ann</a> &amp; Bea', base="https://commons.wikimedia.org/")
+    ('Ann & Bea', 'https://commons.wikimedia.org/wiki/User:Ann')
     """
     reader = _TextReader()
     reader.feed(html)
@@ -260,7 +254,7 @@ def _kept(page: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _licence(page: Mapping[str, Any]) -> str | None:
-    """Short code of a file's licence; ``other`` where it is none of Creative Commons, ``None`` where none is told."""
+    """Short code of a file's licence; ``other`` where it is none of Creative Commons, ``None`` where none is given."""
     metadata = page["metadata"]
     code = short_from_url(metadata.get("LicenseUrl", ""))
     if code is not None:
