@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wss_data.cosegmentation import base
+from wss_data.cosegmentation import base, make_engine
 from wss_data.cosegmentation.external import LOG, LOG_BYTES, ExternalEngine, expand_command, run_program
 from wss_data.cosegmentation.folder import cosegment_folder
 from wss_data.errors import CosegmentationError
@@ -475,11 +475,11 @@ def test_folders_of_photographs_become_folders_of_the_programs_masks(tmp_path):
 
 
 def test_the_engines_old_name_is_understood_with_a_warning(caplog):
-    engine = base.make_engine("outside", {"command": "coseg {masks}"}, allow_programs=True)
+    engine = make_engine("outside", {"command": "coseg {masks}"}, allow_programs=True)
     assert engine.name == "external"
     assert "'outside' is called 'external' now" in caplog.text
     with pytest.raises(CosegmentationError, match="--allow-programs"):
-        base.make_engine("outside", {"command": "coseg {masks}"})
+        make_engine("outside", {"command": "coseg {masks}"})
 
 
 def test_a_program_that_cannot_be_run_is_reported_by_what_the_system_says(tmp_path):

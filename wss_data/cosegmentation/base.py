@@ -137,14 +137,11 @@ class ImageFiles(Sequence[np.ndarray]):
 
 @contextmanager
 def full_disk_reported(group: str, folder: Path) -> Iterator[None]:
-    """Turn a full disk in the block into an error that says what to do.
+    """Turn a full disk (or quota) in the block into a ``CosegmentationError`` that says what to do.
 
     Args:
         group: Name of the group in work.
         folder: Where its masks go.
-
-    Raises:
-        CosegmentationError: If the disk is full, or a quota.
     """
     try:
         yield
@@ -160,23 +157,16 @@ def full_disk_reported(group: str, folder: Path) -> Iterator[None]:
 
 
 def group_fingerprint(engine: Engine, members: Iterable[str], *settings: object) -> str:
-    """Short text that changes whenever a group's masks would.
-
-    Args:
-        engine: Its name and settings count.
-        members: What identifies each image, in any order.
-        *settings: Whatever else changes masks.
-    """
+    """Short text that changes whenever a group's masks would: with its engine, members (in any order) or settings."""
     text = "\n".join([engine.name, engine.fingerprint(), *map(str, settings), *sorted(members)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def wanted_positions(images: Sequence[np.ndarray], wanted: Collection[int] | None) -> list[int]:
-    """The positions of a group of which masks are wanted, in order.
+def wanted_positions(images: Sequence[Any], wanted: Collection[int] | None) -> list[int]:
+    """The positions of a group of which masks are wanted (``None``: all), in order.
 
-    Args:
-        images: The group.
-        wanted: Positions; ``None`` for all.
+    >>> wanted_positions(["a", "b", "c"], [2, 0, 7])
+    [0, 2]
 
     Raises:
         CosegmentationError: If the group is empty.

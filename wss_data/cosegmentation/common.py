@@ -106,29 +106,13 @@ class CommonSettings:
     weights: Annotated[str | None, Field(description="A file of weights; else the backbone's own.")] = None
     weights_supervision: Annotated[str | None, Field(description="What people had to give for that file.")] = None
     device: Annotated[str, Field(description="cpu, cuda, cuda:1, ... or auto: the first GPU if there is one.")] = "auto"
-    long_side: Annotated[
-        int, Field(ge=64, le=4096, description="Longer side at which the network sees an image, pixels.")
-    ] = 512
-    precision: Annotated[
-        str,
-        Field(description="float32, bf16, or auto: bf16 where the processor has AMX or the GPU can."),
-    ] = "auto"
-    self_training_folds: Annotated[
-        int, Field(ge=0, le=20, description="Parts of a group that are predicted from the others; 0: no self-training.")
-    ] = 3
-    refine_long_side: Annotated[
-        int, Field(ge=16, le=2048, description="Longer side at which the last CRF runs, pixels; at most the image's.")
-    ] = 160
-    uncertain_band: Annotated[
-        bool, Field(description="Whether pixels where soft map and sharpened mask disagree are reported as uncertain.")
-    ] = False
+    long_side: Annotated[int, Field(ge=64, le=4096, description="Longer side for the network, pixels.")] = 512
+    precision: Annotated[str, Field(description="float32, bf16, or auto: bf16 with AMX or on a recent GPU.")] = "auto"
+    self_training_folds: Annotated[int, Field(ge=0, le=20, description="Parts of a group; 0: no self-training.")] = 3
+    refine_long_side: Annotated[int, Field(ge=16, le=2048, description="Longer side for the last CRF, pixels.")] = 160
+    uncertain_band: Annotated[bool, Field(description="Whether to report where soft map and mask disagree.")] = False
     memory_mb: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=1_000_000,
-            description="Descriptors of a group above this size wait in a temporary file, MiB; about 0.7 an image.",
-        ),
+        int, Field(ge=0, le=1_000_000, description="Descriptors of a group above this, MiB, wait in a temporary file.")
     ] = 1024
 
     def __post_init__(self) -> None:
@@ -158,12 +142,9 @@ def evidence_map(joined: np.ndarray) -> np.ndarray:
 def otsu_threshold(values: np.ndarray, bins: int = 256) -> float:
     """The threshold that best separates the values in two classes, by the variance between them.
 
-    Args:
-        values: Any shape, float, finite.
-        bins: Bins between smallest and largest value.
-
     Returns:
-        Centre of the last bin of the lower class; the value itself if all are equal.
+        Centre of the last of the lower class's bins, ``bins`` between smallest and largest value; the value itself if
+        all are equal.
 
     Source:
         Otsu, IEEE Transactions on Systems, Man, and Cybernetics, 1979; scikit-image's implementation.

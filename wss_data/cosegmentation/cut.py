@@ -47,10 +47,7 @@ def graph_cut(evidence: np.ndarray, image: np.ndarray, settings: CutSettings | N
     Args:
         evidence: Log-odds-like evidence for the foreground, zero is undecided. Shape (H, W), float.
         image: The image at the same size. Shape (H, W, 3), uint8, RGB.
-        settings: Weights of the energy; ``None`` for the defaults.
-
-    Returns:
-        The foreground. Shape (H, W), bool.
+        settings: Weights of the energy.
 
     Raises:
         ValueError: If the shapes do not fit together.

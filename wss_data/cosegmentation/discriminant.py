@@ -111,10 +111,10 @@ def project(descriptors: np.ndarray, direction: Discriminant) -> np.ndarray:
 
 
 def standardised(maps: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Maps of a group in its own standard deviations from its own mean, over all cells of all maps.
+    """Maps of a group, each (h, w), in its own standard deviations from its own mean, over all cells of all maps.
 
-    Args:
-        maps: Each (h, w), float.
+    >>> [map.tolist() for map in standardised([np.array([[1.0, 3.0]]), np.array([[2.0], [2.0]])])]
+    [[[-1.4142135381698608, 1.4142135381698608]], [[0.0], [0.0]]]
 
     Returns:
         The same shapes, float32; zeros if all cells are equal.

@@ -73,37 +73,21 @@ class ExternalSettings:
             "or .mat), {list} for a text file with the images' names, {workers} for the number of processors.",
         ),
     ]
-    timeout_s: Annotated[
-        float, Field(ge=0.01, le=1e8, description="Seconds that the program may take for one group.")
-    ] = 86_400.0
-    shell: Annotated[
-        bool,
-        Field(description="Whether command is for sh, with pipes and variables; else one program with its arguments."),
-    ] = False
-    image_format: Annotated[Literal["png", "jpg"], Field(description="Format of the images for the program.")] = "png"
-    working_folder: Annotated[
-        str | None, Field(min_length=1, description="Where the program is started; else in the current folder.")
-    ] = None
+    timeout_s: Annotated[float, Field(ge=0.01, le=1e8, description="Seconds that a group may take.")] = 86_400.0
+    shell: Annotated[bool, Field(description="Whether command is for sh, else one program with arguments.")] = False
+    image_format: Annotated[Literal["png", "jpg"], Field(description="Of the images for the program.")] = "png"
+    working_folder: Annotated[str | None, Field(min_length=1, description="Where the program is started.")] = None
     work: Annotated[
         str | None,
-        Field(
-            min_length=1,
-            description="Folder that keeps images, masks and log of each group, so that a build that was stopped after "
-            "the program had ended does not run it again; else temporary folders.",
-        ),
+        Field(min_length=1, description="Folder that keeps each group's masks and log, so that none is run twice."),
     ] = None
-    missing_at_most: Annotated[
-        float, Field(ge=0, le=1, description="Fraction of a group's images that may come back without a good mask.")
-    ] = 0.5
+    missing_at_most: Annotated[float, Field(ge=0, le=1, description="Fraction of images without a good mask.")] = 0.5
     supervision: Annotated[
         str,
         Expected(f"one of {', '.join(Supervision)}"),
         Field(pattern=f"^({'|'.join(Supervision)})$", description="What the program had learned from, for the ledger."),
     ] = Supervision.UNKNOWN.value
-    version: Annotated[
-        str | int | float,
-        Field(description="Change it when the program itself has changed, and masks are made again."),
-    ] = ""
+    version: Annotated[str | int | float, Field(description="Change it when the program itself has changed.")] = ""
 
     def __post_init__(self) -> None:
         expand_command(self.command, _PLACES, self.shell)

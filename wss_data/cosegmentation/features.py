@@ -53,6 +53,9 @@ def network_size(width: int, height: int, long_side: int = 512, multiple: int = 
 
     The aspect is kept up to rounding; each side is a multiple of ``multiple``, so that no cell hangs over the border,
     and at least 64.
+
+    >>> network_size(340, 255), network_size(1000, 30)
+    ((512, 384), (512, 64))
     """
     scale = long_side / max(width, height)
     smallest = ceil(SMALLEST_SIDE / multiple) * multiple
@@ -105,11 +108,7 @@ class DescriptorNetwork:
         self._normalised_level = np.stack(channels, axis=1)[None].astype(np.float32)
 
     def describe(self, image: np.ndarray) -> ImageFeatures:
-        """The maps of one image.
-
-        Args:
-            image: Shape (H, W, 3), uint8, RGB.
-        """
+        """The maps of one image, (H, W, 3) uint8 RGB."""
         import torch
 
         with torch.inference_mode():
@@ -184,13 +183,9 @@ def resolve_device(device: str) -> str:
 
 
 def resolve_precision(precision: str, device: str = "cpu") -> str:
-    """``auto`` as what the device is good at.
+    """``auto`` as what the device, from ``resolve_device``, is good at.
 
     That is ``bf16`` on a processor with AMX tiles and on a GPU since Ampere, ``float32`` on all others.
-
-    Args:
-        precision: ``auto``, ``bf16`` or ``float32``.
-        device: From ``resolve_device``.
 
     Raises:
         CosegmentationError: If the precision has no such name.

@@ -79,9 +79,6 @@ def mask_quality(image: np.ndarray, mask: np.ndarray, uncertain: np.ndarray | No
         mask: The foreground. Shape (H, W), bool.
         uncertain: The band that counts as neither. Shape (H, W), bool, or ``None``.
 
-    Returns:
-        The measures.
-
     Raises:
         ValueError: If image, mask and band differ in size.
     """
@@ -108,9 +105,7 @@ def solidity(mask: np.ndarray, uncertain: np.ndarray | None = None) -> float:
     >>> solidity(np.array([[1, 0, 1], [1, 1, 1], [1, 0, 1]], bool)).__round__(2)
     0.78
 
-    Args:
-        mask: The foreground. Shape (H, W), bool.
-        uncertain: Pixels outside the mask that are not counted. Shape (H, W), bool.
+    ``uncertain``: pixels outside the mask that are not counted. Both (H, W), bool; so below.
     """
     area = int(mask.sum())
     if area == 0:
@@ -129,10 +124,8 @@ def connected_components(mask: np.ndarray, uncertain: np.ndarray | None = None) 
     >>> connected_components(np.array([[1, 0, 0, 1], [0, 1, 0, 1]], bool))
     2
 
-    Args:
-        mask: The foreground. Shape (H, W), bool.
-        uncertain: Pixels outside the mask. What is connected through them is one component: they may be foreground,
-            and a mask is not to be suspected for what it leaves open. Shape (H, W), bool.
+    What is connected through uncertain pixels is one component: they may be foreground, and a mask is not to be
+    suspected for what it leaves open.
     """
     joined = mask if uncertain is None else mask | uncertain
     count, labels = cv2.connectedComponents(joined.astype(np.uint8), connectivity=8)
@@ -146,10 +139,6 @@ def border_contact(mask: np.ndarray, uncertain: np.ndarray | None = None) -> flo
 
     >>> border_contact(np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]], bool))  # 3 of 10
     0.3
-
-    Args:
-        mask: The foreground. Shape (H, W), bool.
-        uncertain: Pixels outside the mask that are not counted. Shape (H, W), bool.
     """
     border = np.ones(mask.shape, bool)
     border[1:-1, 1:-1] = False
@@ -159,16 +148,12 @@ def border_contact(mask: np.ndarray, uncertain: np.ndarray | None = None) -> flo
 
 
 def colour_contrast(image: np.ndarray, mask: np.ndarray, uncertain: np.ndarray | None = None, bins: int = 8) -> float:
-    """Half the L1 distance between the Lab histograms inside and outside a mask.
+    """Half the L1 distance between the Lab histograms inside and outside a mask, ``bins`` a channel.
 
-    Args:
-        image: Shape (H, W, 3), uint8, RGB.
-        mask: The foreground. Shape (H, W), bool.
-        uncertain: Pixels outside the mask whose colours count on neither side. Shape (H, W), bool.
-        bins: Bins a channel.
+    Uncertain pixels count on neither side.
 
     Returns:
-        0 where inside and outside have the same colours (or one of them is empty), 1 where they share none.
+        0 where inside and outside have the same colours (or one of them is empty), 1 where they have none in common.
     """
     background = ~mask if uncertain is None else ~(mask | uncertain)
     if not background.any() or not mask.any():
@@ -182,11 +167,7 @@ def colour_contrast(image: np.ndarray, mask: np.ndarray, uncertain: np.ndarray |
 def crf_agreement(image: np.ndarray, mask: np.ndarray, uncertain: np.ndarray | None = None) -> float:
     """Overlap of a mask with what a CRF makes of it, at 96 pixels: does the image's own structure give it again?
 
-    Args:
-        image: Shape (H, W, 3), uint8, RGB.
-        mask: The foreground. Shape (H, W), bool.
-        uncertain: Pixels outside the mask that the CRF is given no evidence for, and that do not count. Shape (H, W),
-            bool.
+    The CRF is given no evidence for uncertain pixels, and they do not count.
 
     Returns:
         Intersection over union of the two as soft masks, in [0, 1]; 0 for an empty mask.

@@ -68,14 +68,7 @@ class Cells:
 
 
 def superpixels(image: np.ndarray, count: int = SUPERPIXELS) -> Cells:
-    """Cut an image in cells of like colour.
-
-    Args:
-        image: Shape (H, W, 3), uint8, RGB.
-        count: About how many cells.
-
-    Returns:
-        The cells and what is known of each.
+    """Cut an image, (H, W, 3) uint8 RGB, in about ``count`` cells of like colour.
 
     Source:
         Achanta et al., *SLIC Superpixels*, TPAMI 2012; scikit-image's implementation.
@@ -110,14 +103,11 @@ def background_probability(cells: Cells) -> np.ndarray:
     A cell's region is all cells that can be reached by small steps of colour; it is background if much of it lies on
     the border for its size, so that an object that only touches the border is not.
 
-    Args:
-        cells: The superpixels.
-
     Returns:
         1 - exp(-BndCon^2 / (2 sigma^2)), BndCon = length on the border / sqrt(area). Shape (N,), float64, in [0, 1].
 
     Source:
-        Zhu, Liang, Wei and Sun, *Saliency Optimization from Robust Background Detection*, CVPR 2014, eqs. (2) to (6).
+        Zhu et al., CVPR 2014, eqs. (2) to (6).
     """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import dijkstra
@@ -136,17 +126,10 @@ def background_probability(cells: Cells) -> np.ndarray:
 
 
 def background_contrast(cells: Cells, background: np.ndarray) -> np.ndarray:
-    """How much each cell differs in colour from the background around it.
-
-    Args:
-        cells: The superpixels.
-        background: From ``background_probability``. Shape (N,), float.
-
-    Returns:
-        Shape (N,), float64, scaled to [0, 1].
+    """How much each cell differs in colour from the background around it. Shape (N,), float64, scaled to [0, 1].
 
     Source:
-        Zhu et al., CVPR 2014, eqs. (7) and (8).
+        Zhu et al., CVPR 2014, eqs. (7) and (8); ``background`` is from ``background_probability``.
     """
     squares = ((cells.places[:, None] - cells.places[None]) ** 2).sum(axis=-1)
     weights = np.exp(-squares / (2 * SPACE_SIGMA**2))
@@ -184,9 +167,6 @@ def border_saliency(image: np.ndarray) -> np.ndarray:
 
     Returns:
         Shape (H, W), float64, in [0, 1].
-
-    Source:
-        Zhu et al., CVPR 2014 (robust background detection).
     """
     cells = superpixels(image)
     background = background_probability(cells)
