@@ -104,7 +104,7 @@ def write_card(
         raise StoreError(f"pictures is '{pictures}'. Known: {', '.join(SHOWN)}.")
     rows = image_rows(dataset, "described in a card")
     if not rows:
-        raise StoreError(f"dataset '{dataset.name}' has no images yet, so that there is nothing to tell of it.")
+        raise StoreError(f"dataset '{dataset.name}' has no images yet, so that a card has nothing to say.")
     facts = dataset_facts(dataset, rows)
     allowed = [
         row
@@ -144,7 +144,7 @@ def _write_pictures(facts: Facts, allowed: Sequence[ImageRow], folder: Path) -> 
             groups.append((name, [pair_tile(member, (150, 115)) for member in chosen]))
             shown += [by_path[member.image_path] for member in chosen]
     if groups:
-        note = "Kept images, sorted by foreground share, taken at even steps. Above the image, below its foreground."
+        note = "Kept images, sorted by foreground fraction, taken at even steps. Above the image, below its foreground."
         write_sheet(folder / "examples.png", f"{facts.name}: {len(by_path):,} kept images", note, groups)
     return shown
 

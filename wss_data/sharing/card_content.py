@@ -15,7 +15,7 @@ from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.reading.cells import one_line
 from wss_data.records import first_source
 from wss_data.sharing.attribution import Credit
-from wss_data.sharing.layouts.huggingface import columns_told
+from wss_data.sharing.layouts.huggingface import columns_note
 from wss_data.sharing.manifest import public_cosegmentation, public_ledger
 from wss_data.spec import CosegmentationSpec, DatasetSpec, FilterSpec
 from wss_data.store.provenance import ImageRow
@@ -103,17 +103,17 @@ def card_text(facts: Facts, credits: Sequence[Credit] = (), with_images: bool = 
 
     Args:
         facts: What it is written from.
-        credits: Authors of the images in ``pictures/examples.png``; without any there is no such picture.
+        credits: Authors of the images in ``pictures/examples.png``; without any there is no such image.
         with_images: Whether the images lie beside it (an export) instead of a manifest alone.
     """
     names = ", ".join(_escaped(name) for name in facts.spec.class_names)
     if with_images:
-        files = columns_told(facts.spec.class_names, facts.spec.ignore_index)
+        files = columns_note(facts.spec.class_names, facts.spec.ignore_index)
         files += "\nThe table of all images, the dropped ones too: `manifest.jsonl.gz`.\n"
         histogram = ""
     else:
         files = _FILES.format(name=facts.spec.name) + (_shown_by(credits) if credits else "")
-        histogram = "\n![Foreground share of the masks](pictures/foreground_ratio.png)\n"
+        histogram = "\n![Foreground fraction of the masks](pictures/foreground_ratio.png)\n"
     weak = "\n".join(f"- {sentence}" for sentence in weaknesses(facts))
     sources = [["source", "images"], *([name, f"{count:,}"] for name, count in _ranked(facts.sources))]
     return f"""\
@@ -154,9 +154,9 @@ Made with wss; first built on {facts.created:%Y-%m-%d}.
 
 {_ledger(facts.ledger)}
 
-## If a picture is yours
+## If an image is yours
 
-Who takes a picture off the web takes it out of every later rebuild. Who publishes this card can take it out of \
+Who takes an image off the web takes it out of every later rebuild. Who publishes this card can take it out of \
 the list, with all that was made from it, by `wss-data forget`, and publish the list anew.
 """
 
@@ -225,12 +225,12 @@ def _count_rows(facts: Facts) -> list[list[str]]:
         reasons = Counter(tag.removeprefix(DROPPED) for row in rows for tag in row.tags if tag.startswith(DROPPED))
         dropped = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in _ranked(reasons))
         ratios = [row.foreground_ratio for row in kept if row.foreground_ratio is not None]
-        share = f"{median(ratios):.0%}" if ratios else ""
-        table.append([item.name, ", ".join(item.queries), *_shares(kept, rows), share, dropped])
-    return [*table, ["all", "", *_shares(facts.kept, facts.rows), "", ""]]
+        middle = f"{median(ratios):.0%}" if ratios else ""
+        table.append([item.name, ", ".join(item.queries), *_counts(kept, rows), middle, dropped])
+    return [*table, ["all", "", *_counts(facts.kept, facts.rows), "", ""]]
 
 
-def _shares(kept: Sequence[ImageRow], rows: Sequence[ImageRow]) -> tuple[str, str]:
+def _counts(kept: Sequence[ImageRow], rows: Sequence[ImageRow]) -> tuple[str, str]:
     return f"{len(rows):,}", f"{len(kept):,} ({len(kept) / max(len(rows), 1):.0%})"
 
 
@@ -275,13 +275,13 @@ def _filters(facts: Facts) -> str:
     lost: Counter[str] = Counter()
     for name in facts.spec.class_names:
         lost.update(facts.drops.get(name, {}))
-    told = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in lost.most_common())
+    without = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in lost.most_common())
     return (
         f"- Kept: images whose mask covers {low:.0%} to {high:.0%} of the frame{sure}.\n"
         f"- Repeats: {repeats}.\n"
         f"- A person's verdict: {verdicts['keep']:,} to keep, {verdicts['drop']:,} to drop.\n"
         f"- Stored images have at most {facts.spec.longest_side} pixels on their longer side."
-        + (f"\n- Search results that gave no image: {told}." if told else "")
+        + (f"\n- Search results that gave no image: {without}." if without else "")
     )
 
 

@@ -42,10 +42,10 @@ _SAME_LOOKS = 16
 """Bits of 64 in which the hashes of an image and of its shrunk copy may differ; those of two images differ in 32."""
 
 _IMAGES, _MASKS = "JPEGImages", "SegmentationClass"
-_SHARES = ("confidence", "foreground_ratio")
+_FRACTIONS = ("confidence", "foreground_ratio")
 _QUALITY = "quality."
 _ROUNDING = 1e-6
-"""By so much a share that was computed may lie beyond its range."""
+"""By so much a fraction that was computed may lie beyond its range."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def check_export(folder: Path, name: str | None = None) -> Export:
     if not images:
         raise StoreError(f"{folder}: none of the {len(manifest.images):,} images of its manifest is there.")
     acts = read_acts(folder / FILE) if _file(folder, FILE) else []
-    passed_over += [manifest.unknown_told] if manifest.unknown_told else []
+    passed_over += [manifest.unknown_note] if manifest.unknown_note else []
     passed_over += _unlisted(folder, {item.path.stem for item in images})
     if others := [item.path.name for item in images if not _check_files(item, spec)]:
         passed_over.append(
@@ -246,14 +246,14 @@ def _read_facts(folder: Path, listed: Mapping[str, ManifestImage]) -> tuple[dict
         where = f", line {number}:" if number and not isinstance(error, OSError) else ":"
         raise StoreError(f"{path}{where} {error}. Nothing was imported.") from error
     # The score is a rank among the dataset's own masks, and computed anew.
-    known = ("image", "class", "method", *_SHARES, *(_QUALITY + name for name in (*RANGES, "score")))
+    known = ("image", "class", "method", *_FRACTIONS, *(_QUALITY + name for name in (*RANGES, "score")))
     unknown = [column for column in header if column not in known]
     return facts, [f"Passed over are columns of {MASK_TABLE} that nobody reads: {shown(unknown)}."] if unknown else []
 
 
 def _facts(row: Mapping[str, str]) -> dict[str, Any]:
     """Confidence, foreground ratio and quality, as far as the cells of a line hold them."""
-    facts: dict[str, Any] = {name: _number(row[name], name, 0, 1) for name in _SHARES if row.get(name)}
+    facts: dict[str, Any] = {name: _number(row[name], name, 0, 1) for name in _FRACTIONS if row.get(name)}
     measures: dict[str, Any] = {}
     for measure in fields(MaskQuality):
         name, (low, high) = _QUALITY + measure.name, RANGES[measure.name]

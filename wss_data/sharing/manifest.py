@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -48,7 +48,7 @@ MANIFEST_FILE = "manifest.jsonl.gz"
 """In every card, and in every export of a web dataset: where each image came from, and what its licence asks for."""
 
 _SHOWN = 5  # wrong lines, unknown fields: a sentence with more is not read
-_MOST_WRONG = 1_000  # wrong lines after which the rest of the file tells nothing new
+_MOST_WRONG = 1_000  # wrong lines after which the rest of the file says nothing new
 _MOST_TEXTS = 100
 _MOST_IMAGES = 10**9
 _LARGEST_RATIO = 100
@@ -99,7 +99,6 @@ class Manifest:
 
     Args:
         spec: What it was built by, as far as that can be published; its source is the manifest.
-        created: When the dataset was made.
         ledger: What its masks were made from.
         images: By class and digest.
         program: Name of the engine that its masks were made by where that runs a program. ``spec`` asks for the usual
@@ -108,7 +107,6 @@ class Manifest:
     """
 
     spec: DatasetSpec
-    created: datetime
     ledger: Ledger
     images: tuple[ManifestImage, ...]
     program: str | None = None
@@ -120,7 +118,7 @@ class Manifest:
         return self.spec.class_names
 
     @property
-    def unknown_told(self) -> str | None:
+    def unknown_note(self) -> str | None:
         """One line about the fields that were not read, or ``None``."""
         names = [f"{name} (line {line:,})" for name, line in self.unknown.items()]
         if not names:
@@ -428,7 +426,8 @@ def _read_header(value: dict[str, Any], path: Path) -> tuple[Manifest, int]:
     program = spec.cosegmentation.method if spec.cosegmentation.method in PROGRAM_ENGINES else None
     if program is not None:
         spec = replace(spec, cosegmentation=CosegmentationSpec())
-    return Manifest(spec, checked.moment(value.get("created"), "created"), ledger, (), program), images
+    checked.moment(value.get("created"), "created")
+    return Manifest(spec, ledger, (), program), images
 
 
 def _text_like(pattern: str, wanted: str) -> Callable[[Any, str], str]:

@@ -34,8 +34,8 @@ STATES: tuple[State, ...] = get_args(State)
 
 _MEANING: Mapping[State, str] = {
     "alive": "the same bytes",
-    "changed": "other bytes: stored if it is the same picture, dropped if it is another",
-    "placeholder": "a picture that says that there is none",
+    "changed": "other bytes: stored if it is the same image, dropped if it is another",
+    "placeholder": "an image that says that there is none",
     "dead": "gone, refused, or no image any more",
     "opted_out": "behind an opt-out, robots.txt, or forgotten on request",
     "failed": "no answer this time; the same command again tries it once more",
@@ -152,14 +152,14 @@ def rebuild(
     try:
         build(spec, workers=workers, retry="failed", search_again=True, progress=progress, before_masks=take)
     except SourceError as error:
-        # A class without a single image left ends a build; what became of its images must be told all the same.
+        # A class without a single image left ends a build; what became of its images must be reported all the same.
         problem = str(error)
     with Journal(dataset_folder(spec.name) / "journal.sqlite") as journal:
         entries = {(e.class_name, e.source_id): e for e in journal.entries() if e.source == MANIFEST_SOURCE}
         tagged = store.open_dataset(spec.name).match_tags("dropped:placeholder").values("sha256")
         placeholders = journal.placeholders() | frozenset(tagged)
     images = tuple(_became(image, entries, placeholders) for image in listed.images)
-    return RebuildReport(spec.name, images, *taken, problem, listed.unknown_told)
+    return RebuildReport(spec.name, images, *taken, problem, listed.unknown_note)
 
 
 def _refuse_another(name: str, path: Path) -> None:

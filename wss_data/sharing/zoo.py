@@ -40,7 +40,7 @@ def prepare(folder: Path | str, definition: str = "drawn", manifest: str | None 
     place = _place(folder, spec)
     if not place.is_dir():
         if manifest is not None:
-            # Its name tells this call from all others, so that the working copy can be removed below.
+            # No other call uses this name, so that the working copy can be removed below.
             rebuild(manifest, _working_name(spec))
         else:
             build(replace(spec, name=_working_name(spec)))

@@ -13,7 +13,7 @@ from wss_data.target.sbd import USUAL_SIZES
 from wss_data.target.voc import Split, TargetImage, TargetLayout, voc_options
 
 _MANY = 0.1
-"""Where more than this share of the masks disagree with the labels, something is wrong with all of them. Ours."""
+"""Where more than this fraction of the masks disagree with the labels, something is wrong with all of them. Ours."""
 
 _ORIGINS = {"table": "a table", "annotation": "Annotations", "sbd": "SBD's lists of classes"}
 
@@ -90,7 +90,7 @@ def _from_lists(layout: TargetLayout, split: Split) -> str:
 
 
 def _why(layout: TargetLayout, split: Split, listed: int) -> str:
-    """Why a list has another length than expected, as far as its parts tell."""
+    """Why a list has another length than expected, as far as its parts show."""
     if split != "train" or layout.made is None:
         name = layout.lists[split].name
         if split == "train" and listed == USUAL_SIZES["VOC train"]:
@@ -149,7 +149,7 @@ def _turned(images: Sequence[TargetImage]) -> list[str]:
     kinds = Counter(TURNED[image.turned] for image in turned).most_common()
     return [
         f"{len(turned):,} val images are turned upright by their EXIF orientation when they are read "
-        f"({', '.join(f'{count:,} {kind}' for kind, count in kinds)}), and the size of their masks does not tell "
+        f"({', '.join(f'{count:,} {kind}' for kind, count in kinds)}), and the size of their masks does not say "
         f"whether they were drawn on the upright image, the first is {turned[0].record.id}. Look at it in `wss-data "
         "view`; if image and mask do not fit, turn the image files themselves upright (exiftran -ai FILE) and import "
         "again."

@@ -122,7 +122,7 @@ def find_sbd(path: Path, known: Container[str] = ()) -> Sbd:
     for folder in (path / layout for layout in _RELEASES):
         if (folder / "cls").is_dir():
             return _release(folder, known)
-    for folder in (path / "SegmentationClassAug", path):  # the second last: one stray picture would be a list of one
+    for folder in (path / "SegmentationClassAug", path):  # the second last: one stray image would be a list of one
         if names := _stems(folder, (".png",)):
             return Sbd({"SBD masks": tuple(sorted(names))})
     inside = ", ".join(sorted(entry.name for entry in path.iterdir())[:6]) or "nothing"

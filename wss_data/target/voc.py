@@ -286,7 +286,7 @@ def _one_each(
         if (wanted := choose(candidates[name])) is None:
             names = " and ".join(path.name for path in candidates[name])
             raise SourceError(
-                f"{candidates[name][0].parent}: {names} have one name, and which of them is meant cannot be told. "
+                f"{candidates[name][0].parent}: {names} have one name, and which of them is meant is not clear. "
                 f"Take the others out of the folder ({len(several):,} listed names have several files)."
             )
         chosen[name] = wanted
@@ -517,10 +517,10 @@ def check_target(record: TargetRecord, spec: DatasetSpec, mask_folder: Path) -> 
 def source_fingerprint(layout: TargetLayout, spec: DatasetSpec) -> str:
     """Short text that changes whenever a record, a file's size or date, or the meaning of the masks does."""
     expected = sorted(voc_options(spec).expect.items())
-    lists, told = sorted(map(str, layout.lists.values())), (*layout.notes, *layout.counts)
+    lists, notes = sorted(map(str, layout.lists.values())), (*layout.notes, *layout.counts)
     lines = [
         repr((_READING, spec.class_names, spec.ignore_index, mask_translation(spec).tolist())),
-        repr((lists, layout.made is not None, told, expected)),
+        repr((lists, layout.made is not None, notes, expected)),
     ]
     for record in layout.records:
         stamps = []

@@ -53,7 +53,7 @@ def write_huggingface(contents: Contents, folder: Path) -> None:
     write_json(folder / "id2label.json", {str(value): text for value, text in values.items()})
     licences = {row.provenance.license if row.provenance else None for row in contents.rows}
     head = front_matter(contents.name, licences, len(contents.rows), configs)
-    body = contents.card or f"# {contents.name}\n\n{columns_told(contents.classes, contents.ignore_index)}"
+    body = contents.card or f"# {contents.name}\n\n{columns_note(contents.classes, contents.ignore_index)}"
     write_text(folder / "README.md", f"{head}\n{body}")
 
 
@@ -67,7 +67,7 @@ def _line(row: ExportRow, masks: bool) -> dict[str, Any]:
     return line | dict(row.mask_facts) | (provenance_values(row.provenance) if row.provenance else {})
 
 
-def columns_told(classes: Sequence[str], ignore_index: int) -> str:
+def columns_note(classes: Sequence[str], ignore_index: int) -> str:
     """What the columns mean and how to load them, as Markdown."""
     values = ", ".join(f"{value} {name}" for value, name in mask_names(classes, ignore_index).items())
     return (
