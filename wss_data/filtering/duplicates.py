@@ -54,17 +54,10 @@ class Pairs(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Screened:
-    """What is looked at of one image.
+    """What is compared of one image. ``key`` and ``name``, the one for people, are both unique.
 
-    Args:
-        key: Identifies it.
-        name: Its name for people, unique as well.
-        class_name: The class it was searched for.
-        sha256: Hex digest of its original bytes.
-        phash: Perceptual hash, 16 hex digits.
-        path: Its file.
-        pixels: Of the original.
-        wanted: Whether a person's verdict is to keep it.
+    ``sha256`` is the hex digest of its original bytes, ``phash`` its perceptual hash (16 hex digits), ``pixels`` the
+    number in the original, and ``wanted`` says whether a person's verdict is to keep it.
     """
 
     key: str
@@ -167,12 +160,8 @@ def find_leaks(
 ) -> dict[str, Finding]:
     """Images that are in an evaluation split, too: key of each leak -> what it repeats.
 
-    Args:
-        images: Of the web dataset.
-        against: Of the split. ``path`` may be empty where there is no file: then hashes alone decide; ``phash`` may
-            be, too: then bytes alone do.
-        max_distance: Bits in which hashes may differ.
-        look: Gives thumbnails.
+    In ``against``, ``path`` may be empty if there is no file: then hashes alone decide; ``phash`` may be, too: then
+    bytes alone do. ``max_distance``: bits in which hashes may differ.
     """
     # The same bytes need no look; hashes that are nearest are looked at first, so that they name the leak.
     by_sha256 = {other.sha256: other for other in against if other.sha256}

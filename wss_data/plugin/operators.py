@@ -31,8 +31,8 @@ class FormOperator(foo.Operator):
     """An operator that asks in a form, changes the dataset, and reports what it did in one sentence.
 
     Its name is that of the class, and the App shows the first line of the class's docstring as its description.
-    Subclasses write ``ask`` and ``act``. An error of ours in ``ask`` is shown in the form, which cannot be submitted
-    then; one in ``act`` is shown as a notification.
+    Subclasses write ``_ask`` and ``_act``. An error of ours in ``_ask`` is shown in the form, which cannot be submitted
+    then; one in ``_act`` is shown as a notification.
     """
 
     heading: ClassVar[str]
@@ -53,15 +53,15 @@ class FormOperator(foo.Operator):
             default_choice_to_delegated=self.background,
         )
 
-    def ask(self, ctx: Any, form: types.Object) -> None:
+    def _ask(self, ctx: Any, form: types.Object) -> None:
         """Add the form's inputs."""
         raise NotImplementedError
 
-    def act(self, ctx: Any) -> str:
+    def _act(self, ctx: Any) -> str:
         """Change the dataset; returns what was done."""
         raise NotImplementedError
 
-    def title(self, ctx: Any) -> str:
+    def _title(self, ctx: Any) -> str:
         """Above the form."""
         return self.heading
 
@@ -69,18 +69,18 @@ class FormOperator(foo.Operator):
         """Called by FiftyOne whenever the form is opened or changed."""
         form = types.Object()
         try:
-            self.ask(ctx, form)
+            self._ask(ctx, form)
         except WssError as error:
             refused = form.view("refused", types.Error(label="This cannot be done here", description=str(error)))
             refused.invalid, refused.error_message = True, str(error)
-        return types.Property(form, view=types.View(label=self.title(ctx)))
+        return types.Property(form, view=types.View(label=self._title(ctx)))
 
     def execute(self, ctx: Any) -> dict[str, str]:
         """Called by FiftyOne; returns ``done`` or ``error`` with the sentence, for callers outside the App."""
         if ctx.delegated:
-            return {"done": self.act(ctx)}  # in the background, the worker reports errors
+            return {"done": self._act(ctx)}  # in the background, the worker reports errors
         try:
-            done = self.act(ctx)
+            done = self._act(ctx)
         except WssError as error:
             ctx.ops.notify(str(error), variant="error")
             return {"error": str(error)}
@@ -122,14 +122,12 @@ class _Judge(FormOperator):
         button = types.Button(label=self.heading, icon=self.icon, prompt=True)
         return types.Placement(types.Places.SAMPLES_GRID_ACTIONS, button)
 
-    def ask(self, ctx: Any, form: types.Object) -> None:
-        """Which images, and why."""
+    def _ask(self, ctx: Any, form: types.Object) -> None:
         web_info(ctx.dataset, "judged")
         _ask_images(ctx, form)
         form.str("reason", label="Reason", description="For those who come later; may stay empty.")
 
-    def act(self, ctx: Any) -> str:
-        """Judge them."""
+    def _act(self, ctx: Any) -> str:
         judged = store.judge(ctx.dataset, _chosen_images(ctx), self.verdict, ctx.params.get("reason") or "")
         return f"{self.verdict}: {_count(judged, 'image')}"
 
@@ -153,15 +151,13 @@ class UndoVerdict(FormOperator):
 
     heading, icon = "Undo verdict", "undo"
 
-    def ask(self, ctx: Any, form: types.Object) -> None:
-        """What would be undone."""
+    def _ask(self, ctx: Any, form: types.Object) -> None:
         acts = store.verdict_acts(ctx.dataset)
         number = last_standing_act(acts)
         line = "Nothing is left to undo." if number is None else f"{number}  {acts[number - 1]}"
         form.view("last", types.Notice(label=line))
 
-    def act(self, ctx: Any) -> str:
-        """Undo it."""
+    def _act(self, ctx: Any) -> str:
         return f"undone: {store.undo_verdict(ctx.dataset)}"
 
 
@@ -170,8 +166,7 @@ class SendToTraining(FormOperator):
 
     heading, icon = "Send to training", "model_training"
 
-    def ask(self, ctx: Any, form: types.Object) -> None:
-        """Which images, and what becomes of the present choice."""
+    def _ask(self, ctx: Any, form: types.Object) -> None:
         web_info(ctx.dataset, "chosen from for training")
         chosen = len(ctx.dataset.match_tags(store.CHOSEN))
         now = f"{chosen:,} images are chosen now." if chosen else "No image is chosen: all kept images are trained on."
@@ -184,8 +179,7 @@ class SendToTraining(FormOperator):
         if ctx.params.get("how") != "clear":
             _ask_images(ctx, form)
 
-    def act(self, ctx: Any) -> str:
-        """Choose them."""
+    def _act(self, ctx: Any) -> str:
         how: ChoiceChange = ctx.params.get("how") or "replace"
         count = store.choose_for_training(ctx.dataset, [] if how == "clear" else _chosen_images(ctx), how)
         return f"{count:,} images are chosen for training" if count else "all kept images are trained on"
@@ -201,8 +195,7 @@ class ChangeFilter(FormOperator):
         ("min_confidence", "Smallest confidence", "0 to 1; the paper has none"),
     )
 
-    def ask(self, ctx: Any, form: types.Object) -> None:
-        """The three thresholds, and the preview."""
+    def _ask(self, ctx: Any, form: types.Object) -> None:
         now = store.apply_filter(ctx.dataset, dry_run=True)
         for name, label, about in self._THRESHOLDS:
             view = types.FieldView(space=4)  # of a row's 12: three beside each other
@@ -213,8 +206,7 @@ class ChangeFilter(FormOperator):
             table.add_column(key, label=label)
         form.list("preview", types.Object(), default=preview_rows(now, then), read_only=True, view=table)
 
-    def act(self, ctx: Any) -> str:
-        """Apply it."""
+    def _act(self, ctx: Any) -> str:
         now = store.applied_filters(ctx.dataset) or store.definition(ctx.dataset).filters
         with dataset_owner(ctx.dataset.name):
             report = store.apply_filter(ctx.dataset, self._wanted(ctx, now))
@@ -243,8 +235,7 @@ def _change(now: Any, then: Any) -> str:
 
 
 class _WithMaskField(FormOperator):
-    def ask(self, ctx: Any, form: types.Object) -> None:
-        """The other field."""
+    def _ask(self, ctx: Any, form: types.Object) -> None:
         form.enum("field", other_mask_fields(ctx.dataset), label="Mask field", required=True)
 
 
@@ -253,8 +244,7 @@ class CompareMasks(_WithMaskField):
 
     heading, icon = "Compare masks", "compare"
 
-    def act(self, ctx: Any) -> str:
-        """Compare, then show what differs most."""
+    def _act(self, ctx: Any) -> str:
         found = store.compare_masks(ctx.dataset, ctx.params["field"])
         ctx.ops.set_view(view=disagreement_view(ctx.dataset, found))
         return str(found)
@@ -265,12 +255,10 @@ class AdoptMasks(_WithMaskField):
 
     heading, icon = "Adopt masks", "published_with_changes"
 
-    def title(self, ctx: Any) -> str:
-        """Says which images."""
+    def _title(self, ctx: Any) -> str:
         return f"Adopt for {_count(len(ctx.selected), 'selected image')}" if ctx.selected else "Adopt for all"
 
-    def act(self, ctx: Any) -> str:
-        """Adopt them."""
+    def _act(self, ctx: Any) -> str:
         count = store.adopt_masks(ctx.dataset, ctx.params["field"], sample_ids=list(ctx.selected) or None)
         return f"{count:,} masks of '{ctx.params['field']}' are used from now on"
 
@@ -281,8 +269,7 @@ class CosegmentAgain(FormOperator):
     heading, icon = "Co-segment again", "auto_fix_high"
     background = True
 
-    def ask(self, ctx: Any, form: types.Object) -> None:
-        """Class, engine, its options, and the field."""
+    def _ask(self, ctx: Any, form: types.Object) -> None:
         web_info(ctx.dataset, "co-segmented")
         classes, engine = store.class_names(ctx.dataset), store.definition(ctx.dataset).cosegmentation.method
         # Nothing that can reach the App may start a program: pages and databases of others can.
@@ -296,8 +283,7 @@ class CosegmentAgain(FormOperator):
         check_new_field(ctx.params.get("field") or _SECOND_FIELD)
         make_engine(ctx.params.get("method") or engine, _options(ctx))
 
-    def act(self, ctx: Any) -> str:
-        """Make the masks."""
+    def _act(self, ctx: Any) -> str:
         field, name = ctx.params.get("field") or _SECOND_FIELD, ctx.params.get("class_name")
         made = cosegment_again(
             ctx.dataset,

@@ -12,23 +12,11 @@ from wss_data.store.types import Dataset
 
 @dataclass(frozen=True)
 class ImageRow:
-    """What the database holds of one image.
+    """What the database holds of one image; ``None`` is what is not known.
 
-    Args:
-        sample_id: Its identity in the dataset.
-        class_name: Its class.
-        path: The stored file.
-        sha256: Hex digest of the original bytes.
-        phash: Perceptual hash, 16 hex digits, or ``None``.
-        size: Stored (width, height) in pixels.
-        original_size: Original (width, height) in pixels, or ``None`` where it is not known.
-        tags: ``kept``, ``dropped:<reason>`` and others.
-        verdict: A person's ``keep`` or ``drop``, or ``None``.
-        confidence: Of its mask, in [0, 1], or ``None``.
-        mask_path: Its co-segmentation (label mask), or ``None``.
-        mask_method: What made that mask, or ``None``.
-        provenance: Where it came from.
-        foreground_ratio: Fraction of the mask's pixels that are foreground, in [0, 1], or ``None`` without a mask.
+    ``path`` is the stored file, ``sha256`` the hex digest of the original bytes, ``phash`` the perceptual hash (16 hex
+    digits). Sizes are (width, height) in pixels, of the stored file and of the original. ``mask_path`` is the
+    co-segmentation (label mask), ``mask_method`` what made it; its confidence and foreground fraction are in [0, 1].
     """
 
     sample_id: str

@@ -44,15 +44,9 @@ MEASURES = ("confidence", "quality.agreement", "quality.crf_agreement")
 
 @dataclass(frozen=True)
 class Member:
-    """One image of a group.
+    """One image of a group: the stored file, the hex digest of the original, and, if it has one, its mask.
 
-    Args:
-        sample_id: Its identity in the dataset.
-        path: The stored file.
-        sha256: Hex digest of the original.
-        fingerprint: Of the group and settings that made its mask, or ``None`` without a mask.
-        method: Name of the engine that made it, or ``imported``, or ``None``.
-        mask_path: The mask's file, or ``None``.
+    ``fingerprint``: of the group and settings that made the mask; ``method``: name of the engine, or ``imported``.
     """
 
     sample_id: str
@@ -65,16 +59,9 @@ class Member:
 
 @dataclass(frozen=True)
 class MaskValues:
-    """What is stored of one mask.
+    """What is stored of one mask, a label mask (palette PNG); ``method`` and ``fingerprint`` as in ``Member``.
 
-    Args:
-        sample_id: The image's identity in the dataset.
-        mask_path: Label mask (palette PNG).
-        confidence: In [0, 1], or ``None`` if unknown.
-        foreground_ratio: Fraction of the pixels that are foreground, in [0, 1].
-        quality: Truth-free measures of the mask.
-        method: Engine that made it.
-        fingerprint: Changes when the mask would.
+    ``confidence`` and ``foreground_ratio`` are in [0, 1], ``quality`` holds measures that do not know the truth.
     """
 
     sample_id: str
