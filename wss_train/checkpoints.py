@@ -42,23 +42,15 @@ _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")  # first bytes of a bare pickle and of
 
 @settings("model card", CheckpointError)
 class ModelCard:
-    """What a set of weights is.
+    """What a set of weights is."""
 
-    Args:
-        kind: ``generator`` or ``final``.
-        classes: Names of the classes 1..C in order of their index; background, 0, is not named.
-        recipe: What it was trained with; also says how the network is built.
-        iterations: Iterations it was trained for.
-        multilabel: Whether it has the multi-label branch.
-        ledger: What it learned from.
-    """
-
-    kind: Kind
+    kind: Kind  # generator or final
+    # Names of the classes 1..C in order of their index; background, 0, is not named.
     classes: Annotated[tuple[Annotated[str, Line(200)], ...], Len(1, MAX_CLASSES)]
-    recipe: TrainRecipe
-    iterations: Annotated[int, Interval(ge=0, le=checked.LARGEST_WHOLE)]
-    multilabel: bool
-    ledger: Ledger
+    recipe: TrainRecipe  # what it was trained with; also says how the network is built
+    iterations: Annotated[int, Interval(ge=0, le=checked.LARGEST_WHOLE)]  # iterations it was trained for
+    multilabel: bool  # whether it has the multi-label branch
+    ledger: Ledger  # what it learned from
 
     def __post_init__(self) -> None:
         for name in self.classes:
@@ -195,18 +187,12 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What training needs to go on.
+    """What training needs to go on."""
 
-    Args:
-        iteration: Iterations done.
-        weights: The model's tensors by name.
-        optimizer: The optimizer's tensors by ``<parameter number>.<name>``.
-        scaler: State of fp16's factor on the loss; empty in other precisions.
-    """
-
-    iteration: int
-    weights: Mapping[str, "Tensor"]
-    optimizer: Mapping[str, "Tensor"]
+    iteration: int  # iterations done
+    weights: Mapping[str, "Tensor"]  # the model's tensors by name
+    optimizer: Mapping[str, "Tensor"]  # the optimizer's tensors by <parameter number>.<name>
+    # State of fp16's factor on the loss; empty in other precisions.
     scaler: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -46,39 +46,24 @@ ORDER, AUGMENTATION, INITIAL_WEIGHTS, ITERATION = range(4)  # streams of random 
 
 @dataclass(frozen=True)
 class TrainingExample:
-    """One training example.
+    """One training example."""
 
-    Args:
-        image: RGB, not yet normalised. Shape (H, W, 3), uint8.
-        mask: Class indices or the ignore index. Shape (H, W), uint8.
-        labels: Which classes the whole image shows (the crop may show fewer). Shape (C,), float32, 0 or 1.
-        id: Identity of the image.
-        weight: How much it counts, at least 0.
-    """
-
-    image: Tensor
-    mask: Tensor
-    labels: Tensor
-    id: str
-    weight: float = 1.0
+    image: Tensor  # RGB, not yet normalised. Shape (H, W, 3), uint8.
+    mask: Tensor  # Class indices or the ignore index. Shape (H, W), uint8.
+    labels: Tensor  # Which classes the whole image shows (the crop may show fewer). Shape (C,), float32, 0 or 1.
+    id: str  # identity of the image
+    weight: float = 1.0  # how much it counts, at least 0
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Several examples of one iteration, stacked.
+    """Several examples of one iteration, stacked."""
 
-    Args:
-        images: RGB in [0, 255], not yet normalised. Shape (N, 3, H, W), uint8 or float32.
-        masks: Class indices or the ignore index. Shape (N, H, W), uint8 as read, int64 after ``to``.
-        labels: Shape (N, C), float32.
-        ids: One identity an image.
-        weights: How much each image counts, at least 0; ``None`` where all count alike. Shape (N,), float32.
-    """
-
-    images: Tensor
-    masks: Tensor
-    labels: Tensor
-    ids: tuple[str, ...]
+    images: Tensor  # RGB in [0, 255], not yet normalised. Shape (N, 3, H, W), uint8 or float32.
+    masks: Tensor  # Class indices or the ignore index. Shape (N, H, W), uint8 as read, int64 after to.
+    labels: Tensor  # shape (N, C), float32
+    ids: tuple[str, ...]  # one identity an image
+    # How much each image counts, at least 0; None where all count alike. Shape (N,), float32.
     weights: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
@@ -94,19 +79,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The random numbers of one training example.
+    """The random numbers of one training example."""
 
-    Args:
-        scale: Factor on the size, above 0.
-        flip: Whether the image is mirrored left to right.
-        across: Where the crop lies, from the left (0) to the right (1).
-        down: Where the crop lies, from the top (0) to the bottom (1).
-    """
-
-    scale: float
-    flip: bool
-    across: float
-    down: float
+    scale: float  # factor on the size, above 0
+    flip: bool  # whether the image is mirrored left to right
+    across: float  # where the crop lies, from the left (0) to the right (1)
+    down: float  # where the crop lies, from the top (0) to the bottom (1)
 
 
 def draw_augmentation(recipe: TrainRecipe, generator: np.random.Generator) -> Augmentation:
@@ -249,25 +227,15 @@ def balanced_order(labels: np.ndarray, generator: np.random.Generator) -> np.nda
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What a table holds, for the run folder and the first line of the log.
+    """What a table holds, for the run folder and the first line of the log."""
 
-    Args:
-        source: Name of the dataset it was taken from.
-        images: Number of images.
-        classes: Names of the classes 1..C.
-        images_labelled: Class name -> images whose image-level labels name it.
-        images_masked: Class name -> images whose mask shows it.
-        fingerprint: Hash of ids, labels and the masks' content; another table has another one.
-        images_fingerprint: Hash of the image files' content; empty in the folder of a run of an earlier version.
-    """
-
-    source: str
-    images: int
-    classes: tuple[str, ...]
-    images_labelled: dict[str, int]
-    images_masked: dict[str, int]
-    fingerprint: str
-    images_fingerprint: str = ""
+    source: str  # name of the dataset it was taken from
+    images: int  # number of images
+    classes: tuple[str, ...]  # names of the classes 1..C
+    images_labelled: dict[str, int]  # class name -> images whose image-level labels name it
+    images_masked: dict[str, int]  # class name -> images whose mask shows it
+    fingerprint: str  # hash of ids, labels and the masks' content; another table has another one
+    images_fingerprint: str = ""  # hash of the image files' content; empty in the folder of a run of an earlier version
 
 
 class TrainingDraws:

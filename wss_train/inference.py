@@ -66,20 +66,14 @@ def decoded(path: Path | str) -> Iterator[np.ndarray]:
 
 @settings("inference settings", RecipeError)
 class InferenceSettings:
-    """How an image is looked at.
+    """How an image is looked at."""
 
-    Args:
-        scales: Sizes relative to ``long_side``; in the paper 0.7, 1.0 and 1.3 for masks and the final score. At most 4:
-            memory grows with the square.
-        long_side: Longer side of the image at scale 1, in pixels: what the network was trained at.
-        precision: ``float32`` or ``bf16`` for the network; the softmax always is float32.
-        batch: Most images in one pass; they are of equal size once resized.
-    """
-
+    # Sizes relative to long_side; in the paper 0.7, 1.0 and 1.3 for masks and the final score. At most 4: memory grows
+    # with the square.
     scales: Annotated[tuple[Annotated[float, Interval(gt=0, le=4)], ...], Len(1)] = (1.0,)
-    long_side: int = 500
-    precision: str = "float32"
-    batch: int = 1
+    long_side: int = 500  # longer side of the image at scale 1, in pixels: what the network was trained at
+    precision: str = "float32"  # float32 or bf16 for the network; the softmax always is float32
+    batch: int = 1  # most images in one pass; they are of equal size once resized
 
     def __post_init__(self) -> None:
         if len(set(self.scales)) != len(self.scales):
@@ -88,24 +82,17 @@ class InferenceSettings:
 
 @dataclass(frozen=True)
 class Predicted:
-    """What the network says of one image of a list, or why it was not asked.
+    """What the network says of one image of a list, or why it was not asked."""
 
-    Args:
-        position: Position in the list.
-        image: The image, upright, (H, W, 3), uint8. ``None`` if it could not be read, or has more than 2 megapixels.
-        probabilities: Of all classes, on the network's device and a grid that may be coarser than the image;
-            ``at_image_size`` brings them there. Shape (C + 1, h, w), float32, sums to 1. ``None`` without an image.
-        error: Why the image could not be read, else ``None``.
-        path: File of an image that is not held, else ``None``.
-        size: Its (height, width) in pixels, upright.
-    """
-
-    position: int
+    position: int  # position in the list
+    # The image, upright, (H, W, 3), uint8. None if it could not be read, or has more than 2 megapixels.
     image: np.ndarray | None
+    # Of all classes, on the network's device and a grid that may be coarser than the image; at_image_size brings them
+    # there. Shape (C + 1, h, w), float32, sums to 1. None without an image.
     probabilities: Tensor | None
-    error: ImageError | None = None
-    path: Path | str | None = None
-    size: tuple[int, int] = (0, 0)
+    error: ImageError | None = None  # why the image could not be read, else None
+    path: Path | str | None = None  # file of an image that is not held, else None
+    size: tuple[int, int] = (0, 0)  # its (height, width) in pixels, upright
 
     @property
     def shape(self) -> tuple[int, int]:

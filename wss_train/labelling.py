@@ -86,17 +86,11 @@ def label_constrained_argmax(scores: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """The label mask of one image of a list, or why there is none.
+    """The label mask of one image of a list, or why there is none."""
 
-    Args:
-        position: Position in the list.
-        mask: Shape (H, W), uint8; ``None`` if the image could not be read.
-        error: Why not, else ``None``.
-    """
-
-    position: int
-    mask: np.ndarray | None
-    error: ImageError | None = None
+    position: int  # position in the list
+    mask: np.ndarray | None  # shape (H, W), uint8; None if the image could not be read
+    error: ImageError | None = None  # why not, else None
 
 
 class LabellingOptions(TypedDict, total=False):

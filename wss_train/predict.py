@@ -29,21 +29,13 @@ _LONGEST_NAME = 255  # bytes of a file name at most, on usual file systems
 
 @dataclass(frozen=True)
 class PredictSummary:
-    """What became of the images.
+    """What became of the images."""
 
-    Args:
-        written: Number of masks written.
-        out: Where they are.
-        failed: Reason -> number of images without a mask.
-        messages: One sentence for each of those images.
-        passed_over: Files in the folders that were not taken for images, as one line; empty if there is none.
-    """
-
-    written: int
-    out: Path
-    failed: Counter[str] = field(default_factory=Counter)
-    messages: tuple[str, ...] = ()
-    passed_over: str = ""
+    written: int  # number of masks written
+    out: Path  # where they are
+    failed: Counter[str] = field(default_factory=Counter)  # reason -> number of images without a mask
+    messages: tuple[str, ...] = ()  # one sentence for each of those images
+    passed_over: str = ""  # files in the folders that were not taken for images, as one line; empty if there is none
 
     def __str__(self) -> str:
         lines = [f"{self.written} masks written to {self.out}"]

@@ -33,21 +33,13 @@ LOG_EVERY = 10
 
 @dataclass(frozen=True)
 class Run:
-    """What a training run learns from, and where it writes.
+    """What a training run learns from, and where it writes."""
 
-    Args:
-        table: Images with masks.
-        card: What is trained.
-        out: Run folder, for metrics and checkpoints.
-        workers: Threads that read images ahead; 0 reads in between.
-        progress: Whether to show lines and a bar.
-    """
-
-    table: ExampleTable
-    card: ModelCard
-    out: Path
-    workers: int = 0
-    progress: bool = True
+    table: ExampleTable  # images with masks
+    card: ModelCard  # what is trained
+    out: Path  # run folder, for metrics and checkpoints
+    workers: int = 0  # threads that read images ahead; 0 reads in between
+    progress: bool = True  # whether to show lines and a bar
 
     def say(self, line: str) -> None:
         """Show a line above the bar."""

@@ -106,17 +106,11 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
 
 
 class Losses(NamedTuple):
-    """The losses of one batch, each of shape ().
+    """The losses of one batch, each of shape ()."""
 
-    Args:
-        total: Eq. 4, to be minimised.
-        segmentation: Eq. 1.
-        multilabel: Eq. 3; ``None`` without the branch.
-    """
-
-    total: Tensor
-    segmentation: Tensor
-    multilabel: Tensor | None
+    total: Tensor  # eq. 4, to be minimised
+    segmentation: Tensor  # eq. 1
+    multilabel: Tensor | None  # eq. 3; None without the branch
 
 
 def batch_losses(output: ModelOutput, batch: Batch, recipe: TrainRecipe, ignore_index: int = 255) -> Losses:
