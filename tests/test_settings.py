@@ -1,13 +1,13 @@
 """Settings: what is refused, and in which words."""
 
 from dataclasses import MISSING, FrozenInstanceError, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
 import pytest
 from pydantic import Field
 
 from wss_data.errors import RecipeError
-from wss_data.reading.settings import options_of, settings
+from wss_data.reading.settings import only_known, options_of, settings
 
 
 @settings("kettle", RecipeError)
@@ -74,3 +74,13 @@ def test_each_option_says_its_range_default_and_meaning():
     assert litres == ("litres", "a number over 0 and of at most 3", MISSING, "What it holds, litres.")
     assert cups == ("cups", "a whole number from 1 to 8", 2, "Cups a day.")
     assert (colour.expected, colour.default) == ("red, blue or green", "red")
+
+
+class Options(TypedDict, total=False):
+    device: str
+
+
+def test_a_keyword_argument_that_nobody_knows_is_not_passed_over():
+    only_known({"device": "cpu"}, Options)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'devise'; known are device"):
+        only_known({"devise": "cpu"}, Options)

@@ -33,9 +33,8 @@ from wss_data.errors import ImageError, RecipeError, shown
 from wss_data.imaging.images import count_pixels, read_image
 from wss_data.reading.settings import settings
 from wss_data.runtime.threads import Room, in_threads
-from wss_train.checkpoints import ModelCard
 from wss_train.data import resize_image
-from wss_train.models import SegmentationModel, usable_precision
+from wss_train.models import SegmentationModel
 
 FINE_STRIDE = 8
 """Up to this output stride, in pixels, ``GRID_FINE`` is enough."""
@@ -98,12 +97,6 @@ class Predicted:
     def shape(self) -> tuple[int, int]:
         """(height, width) of the image in pixels; (0, 0) if it could not be read."""
         return self.size if self.image is None else (self.image.shape[0], self.image.shape[1])
-
-
-def settings_for(card: ModelCard, scales: Sequence[float], device: torch.device) -> InferenceSettings:
-    """How a trained model looks at images: at the size it was trained at, in its precision if the device has it."""
-    precision = usable_precision(card.recipe.precision, device)
-    return InferenceSettings(tuple(scales), card.recipe.long_side, precision, batch=4)
 
 
 def device_of(name: str | None) -> torch.device:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from wss_data.crf.dense_crf import LARGEST_WHOLE, TILE_PIXELS, CrfSettings, backend, sharpened_tiles
 from wss_data.errors import ImageError
 from wss_data.imaging.images import read_image, strips
+from wss_data.reading.settings import only_known
 from wss_data.runtime.parallel import default_workers, map_images
 from wss_data.runtime.threads import Room, in_threads
 from wss_train.checkpoints import ModelCard
@@ -24,10 +25,9 @@ from wss_train.inference import (
     Predicted,
     device_of,
     predict_files,
-    settings_for,
     window_at_image_size,
 )
-from wss_train.models import SegmentationModel, load_model
+from wss_train.models import SegmentationModel, load_model, usable_precision
 
 T = TypeVar("T")
 
@@ -153,12 +153,16 @@ def open_labeller(
     Raises:
         CheckpointError: If the model is missing, damaged, or knows other classes.
     """
+    only_known(options, LabellingOptions)
     device = device_of(options.get("device"))
     model, card = load_model(checkpoint, classes, device)
     scales, crf = options.get("scales"), options.get("crf")
     if crf is None:
         crf = by_recipe and card.recipe.mask_crf
-    settings = settings_for(card, scales or (card.recipe.scales if by_recipe else (1.0,)), device)
+    scales = tuple(scales or (card.recipe.scales if by_recipe else (1.0,)))
+    # At the size that it was trained at, and in its precision if the device has that.
+    precision = usable_precision(card.recipe.precision, device)
+    settings = InferenceSettings(scales, card.recipe.long_side, precision, batch=4)
     chosen = crf if isinstance(crf, CrfSettings) else card.recipe.crf_settings if crf else None
     return Labeller(model, card, settings, chosen, options)
 

@@ -83,9 +83,8 @@ class TrainRecipe:
     preset: Annotated[str, _is("The preset it started from; a note for the reader.")] = "paper"
 
     backbone: Annotated[Backbone, _is("Network below the head (paper 4.2).")] = "resnet50"
-    weights: Annotated[str, _is("What the backbone starts from: imagenet (paper 4.2), none (random) or a file.")] = (
-        "imagenet"  # the final model starts from them too, not from the generator (code)
-    )
+    # The final model starts from them, too, not from the generator (code).
+    weights: Annotated[str, _is("First weights of the backbone: imagenet (paper 4.2), none or a file.")] = "imagenet"
     normalisation: Annotated[
         Literal["weights", "subtract_mean"],
         _is("Pixels as the backbone's weights were trained (habit), or RGB minus (123, 117, 104) undivided (code)."),
@@ -105,9 +104,7 @@ class TrainRecipe:
     head_channels: Annotated[_Channels, _is("Channels of the head's two hidden layers (code).")] = 512
     head_dilation: Annotated[_Pixels, _is("Dilation of the head's 3x3 convolution (code).")] = 12
     dropout: Annotated[float, Interval(ge=0, lt=1), _is("Dropout in head and branch: fraction zeroed (code).")] = 0.5
-    new_layer_std: Annotated[_Factor, _is("Standard deviation of new layers' first weights; biases are 0 (code).")] = (
-        0.01
-    )
+    new_layer_std: Annotated[_Factor, _is("Deviation of new layers' first weights (code); biases are 0.")] = 0.01
 
     multilabel: Annotated[bool, _is("Whether the final model has the multi-label branch (paper 3.3).")] = True
     multilabel_weight: Annotated[_Weight, _is("Lambda of eq. 4 (paper 4.2).")] = 1.0
@@ -135,9 +132,7 @@ class TrainRecipe:
     momentum: Annotated[_Weight, _is("Momentum of SGD (paper 4.2); AdamW has its own, (0.9, 0.999).")] = 0.9
     weight_decay: Annotated[_Weight, _is("Weight decay: L2 term of SGD (paper 4.2), decoupled for AdamW.")] = 5e-4
     new_layer_rate_factor: Annotated[_Factor, _is("Learning rate of new layers, relative to the rest (code).")] = 1.0
-    new_bias_rate_factor: Annotated[_Factor, _is("That of new layers' biases, relative to their weights (habit).")] = (
-        1.0
-    )
+    new_bias_rate_factor: Annotated[_Factor, _is("That of their biases, relative to their weights (habit).")] = 1.0
     decay_new_biases: Annotated[bool, _is("Whether weight decay applies to biases of new layers (habit).")] = True
     rate_policy: Annotated[
         Literal["step", "restart", "poly"],
@@ -174,9 +169,7 @@ class TrainRecipe:
             "solidity times colour contrast. Pseudo masks have neither and count alike."
         ),
     ] = "none"
-    balanced_sampling: Annotated[bool, _is("Whether classes come equally often, however many images they have.")] = (
-        False
-    )
+    balanced_sampling: Annotated[bool, _is("Whether classes come equally often, whatever their size.")] = False
 
     seed: Annotated[
         int, Interval(ge=0, le=2**63 - 1), _is("Seed of new layers, order of the images, augmentation and dropout.")

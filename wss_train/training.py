@@ -22,6 +22,7 @@ import torch
 from wss_data.errors import CheckpointError, RecipeError, shown
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.reading import checked
+from wss_data.reading.settings import only_known
 from wss_data.records import ExampleTable
 from wss_data.runtime.files import digest_of, is_ours, output_folder, remove_tables, write_json
 from wss_train.backbones import load_weights, weights_ledger_entry
@@ -183,6 +184,7 @@ def train(
         BusyError: If another process trains in the folder.
         WssError: If the backbone's weights cannot be had.
     """
+    only_known(options, RunOptions)
     recipe, out, here = as_recipe(recipe), Path(out), place()
     if multilabel is None:
         multilabel = kind == "final" and recipe.multilabel

@@ -111,6 +111,16 @@ def settings_of(where: str) -> Iterator[None]:
         _WHERE.reset(token)
 
 
+def only_known(options: Mapping[str, Any], kind: type) -> None:
+    """Refuse keyword arguments that a ``TypedDict`` does not name, as Python does for a function's own.
+
+    Raises:
+        TypeError: If there is one.
+    """
+    for name in options.keys() - kind.__annotations__.keys():
+        raise TypeError(f"unexpected keyword argument '{name}'; known are {', '.join(kind.__annotations__)}")
+
+
 class Option(NamedTuple):
     """One setting, for a page or a help text.
 
