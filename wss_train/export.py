@@ -44,19 +44,12 @@ _TRACED_SHAPE = (2, 3, 67, 93)
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """What was written."""
 
-    Args:
-        path: The file.
-        file_format: Its format.
-        difference: Largest absolute difference between its scores and the PyTorch model's.
-        shapes: Shapes (N, 3, H, W) of the random images for which both were compared.
-    """
-
-    path: Path
-    file_format: Format
-    difference: float
-    shapes: tuple[tuple[int, ...], ...]
+    path: Path  # the file
+    file_format: Format  # its format
+    difference: float  # largest absolute difference between its scores and the PyTorch model's
+    shapes: tuple[tuple[int, ...], ...]  # shapes (N, 3, H, W) of the random images for which both were compared
 
     def __str__(self) -> str:
         sizes = ", ".join("x".join(map(str, shape)) for shape in self.shapes)

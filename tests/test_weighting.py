@@ -1,3 +1,5 @@
+"""What an image counts by in the loss, and how often it is drawn."""
+
 import numpy as np
 import pytest
 import torch
