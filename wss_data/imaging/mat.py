@@ -2,34 +2,30 @@
 
 SciPy's reader is made for files one has written oneself: one wrong byte can end the whole process (a segmentation
 fault in SciPy 1.17, https://github.com/scipy/scipy/pull/25349), and its authors say that it is not hardened
-(https://github.com/scipy/scipy/pull/25166). So it runs in a process of its own, with limits of memory and time that
-the kernel keeps; what comes back is masks, names and numbers, already checked. A file that kills that process is a
-damaged file, nothing more.
+(https://github.com/scipy/scipy/pull/25166). So it runs in a process of its own, with limits of memory and time; what
+comes back is masks, names and numbers, already checked. A file that kills that process is a damaged file, nothing more.
 """
 
-import atexit
 import math
 import os
-import pickle
-import resource
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from wss_data.errors import MaskError
 from wss_data.imaging.images import MAX_PIXELS
+from wss_data.runtime.killable import KillablePool
 
-MEMORY_BYTES = 4 << 30
-"""What the reading process may take: zlib can make a thousand bytes of one, and a file may hold a class's masks."""
+MEMORY_BYTES = 2 << 30
+"""What the reading process may take: zlib can make a thousand bytes of one, and a file may hold a class's masks
+(20,000 of 340 x 255 pixels)."""
 
-TIME_LIMIT_S = 60
-"""Seconds without an answer after which a file is given up; 4 GiB are unpacked in a quarter of that."""
+TIME_LIMIT_S = 60.0
+"""Seconds after which a file is given up; 2 GiB are unpacked in a tenth of that."""
 
 MAX_ITEMS = 1_000_000
 """Elements of a cell or struct array, or of a list of numbers, at most."""
@@ -60,14 +56,11 @@ def read_mat_mask(path: Path | str) -> np.ndarray:
         MaskError: With reason ``missing``, ``unreadable``, ``mat_version``, ``mat_no_mask``, ``mat_several``, ``rgb``,
             ``values`` (not only whole numbers from 0 to 255) or ``too_large``.
     """
-    (mask,) = _answers("mask", path)
-    return mask
+    return _in_process(_mask, path)
 
 
-def read_mat_masks(
-    path: Path | str, names: Sequence[str] | None = None
-) -> Iterator[tuple[str, np.ndarray | MaskError]]:
-    """The masks of many images from one .mat file, one after the other.
+def read_mat_masks(path: Path | str, names: Sequence[str] | None = None) -> list[tuple[str, np.ndarray | MaskError]]:
+    """The masks of many images from one .mat file.
 
     Two layouts are known: a struct array with a field for the mask and one for the name (``MASK_NAMES``,
     ``FILE_NAMES``), and a cell array of masks with as many names in a cell array or in the rows of a text.
@@ -76,14 +69,14 @@ def read_mat_masks(
         path: The file.
         names: The images' names in order, for a file that holds none.
 
-    Yields:
-        Name of the image as the file has it, and the mask's values, (H, W) uint8, or what is wrong with this one.
+    Returns:
+        Name of each image as the file has it, and the mask's values, (H, W) uint8, or what is wrong with this one.
 
     Raises:
         MaskError: With a reason as in ``read_mat_mask``, or ``mat_names`` if names are missing or not as many as the
             masks.
     """
-    yield from _answers("masks", path, names)
+    return _in_process(_masks, path, names)
 
 
 def read_mat_numbers(path: Path | str, name: str, wanted: str) -> set[int] | None:
@@ -100,112 +93,53 @@ def read_mat_numbers(path: Path | str, name: str, wanted: str) -> set[int] | Non
     Raises:
         MaskError: With reason ``missing``, ``unreadable``, ``mat_version``, ``too_large`` or ``values``.
     """
-    (found,) = _answers("numbers", path, name, wanted)
-    return found
+    return _in_process(_numbers, path, name, wanted)
 
 
-# ------------------------------------------------------------- the reading process, seen from here
+class _Reader(KillablePool):
+    """The process in which SciPy reads."""
 
-_IDLE: list["subprocess.Popen[bytes]"] = []
-"""Processes that wait for the next file: starting one takes as long as reading a hundred files."""
+    def failure(self, arguments: tuple[Any, ...], reason: Literal["killed", "timeout"], detail: str) -> Exception:
+        """The file is to blame."""
+        return MaskError("unreadable", f"the .mat file is damaged: no array comes out of it ({reason}: {detail}).")
 
-_START = "import sys; sys.path[:] = {path!r}; from wss_data.imaging import mat; mat.serve({memory}, {seconds})"
+
+@cache
+def _reader() -> _Reader:
+    """Started for the first file, and kept: starting it takes as long as reading a hundred files."""
+    return _Reader(1, MEMORY_BYTES, TIME_LIMIT_S, _begin)
 
 
-def _answers(question: str, path: Path | str, *details: Any) -> Iterator[Any]:
-    """What the reading process has to say; raises the ``MaskError`` that it found, or that its death is."""
-    while _IDLE and _IDLE[-1].poll() is not None:
-        _end(_IDLE.pop())  # killed from outside meanwhile
-    process = _IDLE.pop() if _IDLE else _begin()
-    assert process.stdin is not None
-    assert process.stdout is not None
+os.register_at_fork(after_in_child=_reader.cache_clear)  # the parent's, whose threads are not there
+
+
+def _begin() -> None:
+    import scipy.io
+    import scipy.sparse  # noqa: F401  what they take by themselves does not count
+
+
+def _in_process(read: Callable[..., Any], path: Path | str, *details: Any) -> Any:
     try:
-        pickle.dump((question, os.path.abspath(path), *details), process.stdin)
-        process.stdin.flush()
-        while (answer := pickle.load(process.stdout)) is not None:
-            if isinstance(answer, MaskError):
-                break
-            yield answer[0]
-    except (EOFError, OSError, pickle.UnpicklingError) as error:
-        slow = process.wait() == -signal.SIGALRM
-        why = f"reading it takes more than {TIME_LIMIT_S} seconds" if slow else "SciPy's reader dies of it"
-        raise MaskError("unreadable", f"{path}: the .mat file is damaged ({why}).") from error
-    except BaseException:
-        _end(process)  # it may still be at work on this file
+        return _reader().submit(_read, os.path.abspath(path), read, *details).result()
+    except MaskError as error:
+        raise MaskError(error.reason, f"{path}: {error}") from error
+
+
+# ------------------------------------------------------------- what runs in that process
+
+
+def _read(path: str, read: Callable[..., Any], *details: Any) -> Any:
+    try:
+        _check_version(path)
+        return read(path, *details)
+    except MaskError:
         raise
-    _IDLE.append(process)
-    if answer is not None:
-        raise MaskError(answer.reason, f"{path}: {answer}")
-
-
-def _begin() -> "subprocess.Popen[bytes]":
-    code = _START.format(path=sys.path, memory=MEMORY_BYTES, seconds=TIME_LIMIT_S)
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # what SciPy says of hostile files is in the errors, or nobody's business
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # each thread's stack would count as memory
-        start_new_session=True,  # Ctrl-C is for us alone; its standard input ends when we do, and so does it
-    )
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    process.kill()
-    process.communicate()
-
-
-@atexit.register
-def _end_idle() -> None:
-    while _IDLE:
-        _end(_IDLE.pop())
-
-
-os.register_at_fork(after_in_child=_IDLE.clear)  # they are the parent's
-
-
-# ------------------------------------------------------------- the reading process, seen from inside
-
-
-def serve(memory_bytes: int, seconds: int) -> None:
-    """Answer questions on standard input until it ends: the main function of the reading process.
-
-    Args:
-        memory_bytes: What it may take beyond what it has taken by then.
-        seconds: How long it may think before each answer.
-    """
-    import scipy.io  # noqa: F401  what it takes by itself does not count
-
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + memory_bytes, used + memory_bytes))
-    readers: dict[str, Callable[..., Iterator[Any]]] = {"mask": _mask, "masks": _masks, "numbers": _numbers}
-
-    def tell(answer: Any) -> None:
-        signal.alarm(0)  # whoever asked may take their time to listen
-        pickle.dump(answer, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
-        signal.alarm(seconds)  # SIGALRM ends the process, whatever C code it is in
-
-    while True:
-        signal.alarm(0)
-        try:
-            question, path, *details = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        signal.alarm(seconds)
-        try:
-            _check_version(path)
-            for found in readers[question](path, *details):
-                tell((found,))
-            tell(None)
-        except MaskError as error:
-            tell(error)
-        except MemoryError:
-            tell(MaskError("too_large", f"reading it takes more than {memory_bytes:,} bytes of memory."))
-        except FileNotFoundError:
-            tell(MaskError("missing", "there is no such .mat file."))
-        except Exception as error:  # SciPy raises whatever the bytes make it stumble over
-            tell(MaskError("unreadable", f"the .mat file is damaged ({error})."))
+    except MemoryError:
+        raise MaskError("too_large", "reading it takes more memory than is allowed.") from None
+    except FileNotFoundError:
+        raise MaskError("missing", "there is no such .mat file.") from None
+    except Exception as error:  # SciPy raises whatever the bytes make it stumble over
+        raise MaskError("unreadable", f"the .mat file is damaged ({error}).") from None
 
 
 @dataclass(frozen=True)
@@ -293,7 +227,7 @@ def _inside(path: str) -> list[_Array]:
     return found
 
 
-def _mask(path: str) -> Iterator[np.ndarray]:
+def _mask(path: str) -> np.ndarray:
     seen = _inside(path)
     named = [one for one in seen if _rank(one.name, MASK_NAMES) < len(MASK_NAMES)]
     candidates = named or [one for one in seen if one.may_be_mask]
@@ -301,24 +235,23 @@ def _mask(path: str) -> Iterator[np.ndarray]:
         raise MaskError("mat_no_mask", f"no matrix is inside. Found: {_listed(seen)}. Call the mask 'mask'.")
     best = _best(candidates, MASK_NAMES)
     _check_matrix(best)  # by its header: what is too large, or no matrix, is not unpacked
-    yield _matrix(best if best.value is not None else _loaded(path, [best])[0])
+    return _matrix(best if best.value is not None else _loaded(path, [best])[0])
 
 
-def _numbers(path: str, name: str, wanted: str) -> Iterator[set[int] | None]:
+def _numbers(path: str, name: str, wanted: str) -> set[int] | None:
     found = [array for array in _inside(path) if array.name == name]
     if not found:
-        yield None
-        return
+        return None
     array = found[-1]
     if array.size > MAX_ITEMS:
         raise MaskError("too_large", f"'{name}' has {array.size:,} numbers; {wanted}.")
     (array,) = [array] if array.value is not None else _loaded(path, [array])
     if array.size and array.kind != "numbers":
         raise MaskError("values", f"'{name}' is {array.in_words}; {wanted}.")
-    yield set(_whole_numbers(array, wanted).ravel().tolist())
+    return set(_whole_numbers(array, wanted).ravel().tolist())
 
 
-def _masks(path: str, names: Sequence[str] | None) -> Iterator[tuple[str, np.ndarray | MaskError]]:
+def _masks(path: str, names: Sequence[str] | None) -> list[tuple[str, np.ndarray | MaskError]]:
     headers = _variables(path)
     few = [one for one in headers if one.kind in ("struct", "cell", "char") and one.size <= MAX_ITEMS]
     seen = _loaded(path, few)
@@ -336,12 +269,15 @@ def _masks(path: str, names: Sequence[str] | None) -> Iterator[tuple[str, np.nda
     mask_field, name_field = _first(fields, MASK_NAMES), _first(fields, FILE_NAMES)
     if name_field is None:
         names = _names([] if structs else seen, best.size, names, path)
+    found: list[tuple[str, np.ndarray | MaskError]] = []
     for position, item in enumerate(items):
         name = (_text(item[name_field]) if name_field else "") or (names[position] if names else "")
         try:
-            yield name, _matrix(_array(mask_field, item[mask_field]) if mask_field else _array(best.name, item))
+            array = _array(mask_field, item[mask_field]) if mask_field else _array(best.name, item)
+            found.append((name, _matrix(array)))
         except MaskError as error:
-            yield name, MaskError(error.reason, f"element {position + 1}: {error}")
+            found.append((name, MaskError(error.reason, f"element {position + 1}: {error}")))
+    return found
 
 
 def _names(seen: Sequence[_Array], count: int, listed: Sequence[str] | None, path: str) -> Sequence[str]:
