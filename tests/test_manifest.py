@@ -130,6 +130,15 @@ def test_an_address_with_a_name_and_password_is_not_published(database, monkeypa
     assert "c4nary" not in (tmp_path / "m.jsonl").read_text()
 
 
+def test_tags_that_a_reader_would_refuse_are_left_out(database, tmp_path):
+    dataset = make_web("tagged")
+    dataset.tag_samples(["mine:1", "fine", "red\x1b[31m"])
+    write_manifest(dataset, tmp_path / "m.jsonl")
+    assert {tag for image in read_manifest(tmp_path / "m.jsonl").images for tag in image.tags} == {
+        *("fine", "kept", "dropped:too_large", "dropped:too_small")
+    }
+
+
 def test_a_target_dataset_has_no_manifest(database, tmp_path):
     dataset = store.create_or_open(builders.target_definition("no-manifest"), "target")
     with pytest.raises(StoreError, match="only web datasets can be listed in a manifest"):

@@ -59,6 +59,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _LOCAL_PATH = re.compile(r"(?<![\w/:])(?:~|[A-Za-z]:)?[/\\](?=\S).*$|file:.*$", re.DOTALL)
 _URLS = ("image_url", "page_url", "author_url", "license_url")
 _TEXTS = ("title", "author", "license", "query")
+_TAG = r"(dropped:)?\w[^:]{0,199}"
 _LONGEST_ID = 1_000
 _LONGEST_PNG_HEAD = 1 << 17  # bytes: palette, transparency and texts of an editor are far below
 _DEFINITION = ("classes", "cosegmentation", "filters", "duplicates", "ignore_index", "longest_side")
@@ -226,7 +227,8 @@ def _public_image(row: ImageRow, masks: bool) -> ManifestImage:
         row.phash,
         row.original_size,
         replace(at, source=source, source_id=source_id, **urls),
-        tuple(sorted(row.tags)),
+        # A person's own tags, too, as far as a reader takes them: `a:b` would make the whole manifest unreadable.
+        tuple(sorted(tag for tag in row.tags if is_clean(tag) and re.fullmatch(_TAG, tag))),
         row.verdict,
         mask,
     )
@@ -444,7 +446,7 @@ def _text_like(pattern: str, wanted: str) -> Callable[[Any, str], str]:
 
 _digest = _text_like("[0-9a-f]{64}", "lower-case hex digits are wanted")
 _source = _text_like("[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", "the name of a source is wanted, without ':'")
-_tag = _text_like(r"(dropped:)?\w[^:]{0,199}", "kept, dropped:<reason> or a word of your own is wanted")
+_tag = _text_like(_TAG, "kept, dropped:<reason> or a word of your own is wanted")
 
 
 def _address(value: Any, name: str) -> str:
