@@ -1,263 +1,168 @@
-"""Pictures drawn by a program, with known masks: for trying and testing the tool, offline.
+"""Images drawn by a program, with known masks: for trying and testing the tool, offline.
 
-No number measured on them says anything about photographs. What they are good
-for: the whole road runs in minutes without a network, and since every mask is
-known, every step can be checked.
+No number measured on them says anything about photographs.
 """
 
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import cv2
 import numpy as np
+from pydantic import Field
 
-from wss_data.errors import SourceError, shown
+from wss_data.errors import SourceError
 from wss_data.imaging.images import encode_jpeg
 from wss_data.imaging.masks import IGNORE_INDEX, write_mask
+from wss_data.reading.settings import settings
 from wss_data.records import Provenance
 from wss_data.retrieval.sources.base import Hit, Pages, SourceState
-from wss_data.retrieval.sources.drawing.scene import (
-    DRAWN_CLASSES,
-    Drawing,
-    draw_target_image,
-    draw_web_image,
-    is_wrong_image,
-)
-from wss_data.runtime.files import write_bytes, write_json, write_text
+from wss_data.retrieval.sources.drawing.scene import DRAWN_CLASSES, draw_target_image, draw_web_image, is_wrong_image
+from wss_data.runtime.files import write_bytes, write_text
 from wss_data.spec import ClassSpec
 
-__all__ = [
-    "DRAWN_CLASSES",
-    "Drawing",
-    "DrawnSource",
-    "draw_target_image",
-    "draw_web_image",
-    "write_drawn_target",
-]
-
-IMAGES_PER_CLASS = 1000
-"""How many pictures the source offers for a class when no limit is given: drawing could go on for ever."""
+IMAGES_PER_CLASS = 1000  # when no limit is given: drawing could go on for ever
 
 _JPEG_QUALITY = 92
+_RIGHTS: dict[str, Any] = {
+    "author": "wss drawn source",
+    "license": "CC0-1.0",
+    "license_url": "https://creativecommons.org/publicdomain/zero/1.0/",
+}
 
-_VERSION = 1
-"""Goes up when the drawer draws other pictures than before, so that an older drawn target is drawn anew."""
-
-_MARKER = "drawn.json"
+_VERSION = 2  # goes up when other images are drawn than before, so that an older drawn target is drawn anew
 
 
+@settings("source 'drawn'", SourceError)
 class DrawnSource:
-    """Draws pictures of a class instead of searching for them.
+    """Draws images of a class instead of searching for them."""
 
-    Args:
-        seed: Which set of pictures, 0 or more; other seeds give other pictures.
-        wrong_share: Share of pictures that do not show the class, 0 to 1, as a web search returns them.
-
-    Raises:
-        SourceError: If an option is out of its range.
-    """
+    seed: Annotated[int, Field(ge=0, description="Which set of images.")] = 0
+    wrong_share: Annotated[
+        float, Field(ge=0, le=1, description="Fraction of images that do not show the class, as a web search has them.")
+    ] = 0.1
 
     name = "drawn"
     local = True
-
-    def __init__(self, seed: int = 0, wrong_share: float = 0.1) -> None:
-        _check_seed(seed)
-        if isinstance(wrong_share, bool) or not isinstance(wrong_share, (int, float)) or not 0 <= wrong_share <= 1:
-            raise SourceError(
-                f"source 'drawn': wrong_share is {shown(wrong_share)}, a share between 0 and 1 is wanted."
-            )
-        self.seed = seed
-        self.wrong_share = float(wrong_share)
 
     def state(self) -> SourceState:
         """Ready: it needs neither network nor key."""
         return SourceState("ready", f"Draws {', '.join(DRAWN_CLASSES)}; no photographs, for trying and testing.")
 
     def search(self, wanted: ClassSpec, limit: int | None, pages: Pages) -> Iterator[Hit]:
-        """Yield pictures of one class; each is drawn when it is read.
-
-        Args:
-            wanted: The class; found by its name or by any of its queries.
-            limit: Most hits to yield; ``None`` for ``IMAGES_PER_CLASS``.
-            pages: Not needed: no service is asked.
+        """Yield up to ``limit`` images of a class, known by its name or a query; each is drawn when it is read.
 
         Raises:
             SourceError: If the class cannot be drawn.
         """
-        drawn, query = _drawn_class(wanted)
-        for index in range(IMAGES_PER_CLASS if limit is None else limit):
-            identity = f"{drawn}/{self.seed}/{index:05d}"
-            # A picture's identity must name one picture for ever, whatever the share of wrong ones.
-            if is_wrong_image(drawn, self.seed, index, self.wrong_share):
-                identity += "-wrong"
-            yield Hit(
-                class_name=wanted.name,
-                provenance=Provenance(
-                    source=self.name,
-                    source_id=identity,
-                    query=query,
-                    image_url=f"drawn:{identity}",
-                    title=f"{query} {index}",
-                    author="wss drawn source",
-                    license="CC0-1.0",
-                    license_url="https://creativecommons.org/publicdomain/zero/1.0/",
-                ),
-                read=partial(_read, identity),
+        query = next((text for text in (wanted.name, *wanted.queries) if text.strip().lower() in DRAWN_CLASSES), None)
+        if query is None:
+            raise SourceError(
+                f"source 'drawn' cannot draw class '{wanted.name}' (queries: {', '.join(wanted.queries)}). "
+                f"It draws {', '.join(DRAWN_CLASSES)}; name one of them as the class or as a query."
             )
+        drawn = query.strip().lower()
+        for index in range(IMAGES_PER_CLASS if limit is None else limit):
+            # An identity must name one image for ever, whatever the share of wrong ones.
+            wrong = "-wrong" if is_wrong_image(drawn, self.seed, index, self.wrong_share) else ""
+            identity = f"{drawn}/{self.seed}/{index:05d}{wrong}"
+            provenance = Provenance(
+                self.name, identity, query, f"drawn:{identity}", title=f"{query} {index}", **_RIGHTS
+            )
+            yield Hit(wanted.name, provenance, read=partial(_read, identity))
 
     @staticmethod
     def known_mask(source_id: str) -> np.ndarray:
-        """The true mask of a picture, at the size it was drawn.
-
-        Args:
-            source_id: ``source_id`` of its provenance.
+        """The true mask of the image with a ``source_id``, at the size it was drawn.
 
         Returns:
-            0 background, i + 1 for ``DRAWN_CLASSES[i]``; all 0 for a wrong picture without object. Shape (H, W), uint8.
+            0 background, i + 1 for ``DRAWN_CLASSES[i]``; all 0 for a wrong image without object. Shape (H, W), uint8.
 
         Raises:
-            SourceError: If it is no identity of a drawn picture.
+            SourceError: If it is no identity of a drawn image.
         """
-        return _redraw(source_id).mask
+        return draw_web_image(*_parsed(source_id)).mask
 
 
-def _check_seed(seed: Any) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise SourceError(f"drawn pictures: seed is {shown(seed)}, a whole number of 0 or more is wanted.")
-
-
-def _drawn_class(wanted: ClassSpec) -> tuple[str, str]:
-    """Which class to draw, and the name or query that asked for it."""
-    for text in (wanted.name, *wanted.queries):
-        if text.strip().lower() in DRAWN_CLASSES:
-            return text.strip().lower(), text
-    raise SourceError(
-        f"source 'drawn' cannot draw class '{wanted.name}' (queries: {', '.join(wanted.queries)}). "
-        f"It draws {', '.join(DRAWN_CLASSES)}; name one of them as the class or as a query."
-    )
-
-
-def _redraw(source_id: str) -> Drawing:
-    identity, dash, wrong = source_id.partition("-")
-    parts = identity.split("/")
-    known = len(parts) == 3 and parts[0] in DRAWN_CLASSES and parts[1].isdecimal() and parts[2].isdecimal()
-    if not known or (dash and wrong != "wrong"):
-        raise SourceError(f"'{source_id}' is no drawn picture; wanted: <class>/<seed>/<index>, as in bird/0/00003.")
-    return draw_web_image(parts[0], int(parts[1]), int(parts[2]), 1.0 if wrong else 0.0)
+def _parsed(source_id: str) -> tuple[str, int, int, float]:
+    """What an identity stands for: the arguments of ``draw_web_image``."""
+    match = re.fullmatch(rf"({'|'.join(DRAWN_CLASSES)})/([0-9]+)/([0-9]+)(-wrong)?", source_id)
+    if match is None:
+        raise SourceError(f"'{source_id}' is no drawn image; wanted: <class>/<seed>/<index>, as in bird/0/00003.")
+    name, seed, index, wrong = match.groups()
+    return name, int(seed), int(index), 1.0 if wrong else 0.0
 
 
 def _read(source_id: str) -> bytes:
-    return encode_jpeg(_redraw(source_id).image, _JPEG_QUALITY)
+    return encode_jpeg(draw_web_image(*_parsed(source_id)).image, _JPEG_QUALITY)
+
+
+@settings("drawn target", SourceError)
+class _Target:
+    train: Annotated[int, Field(ge=0)]
+    val: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0)]
 
 
 def write_drawn_target(folder: Path, classes: Sequence[str], train: int, val: int, seed: int) -> None:
-    """Write a drawn target dataset in the layout of PASCAL VOC.
+    """Write a drawn target dataset in the layout of PASCAL VOC, unless the folder holds it already.
 
-    ``JPEGImages/<id>.jpg``; ``SegmentationClass/<id>.png`` for the validation
-    split only, with a border of 255 around each object as VOC has it;
-    ``ImageSets/Segmentation/{train,val}.txt``; ``image_labels.csv`` with the
-    classes of every image. Written files are kept when it is called again with
-    the same arguments, so a killed call goes on where it stopped; the marker
-    ``drawn.json`` tells what the folder holds.
+    Only the validation split has masks. ``image_labels.csv`` has the classes of every image; the marker
+    ``drawn.json``, written last, tells what the folder holds.
 
     Args:
-        folder: Where to write; made if missing.
+        folder: Made if missing.
         classes: Names of drawn classes; the first gets mask index 1. Other classes are not drawn.
         train: Number of training images.
-        val: Number of validation images.
-        seed: Which set of pictures, 0 or more. The splits share no picture.
+        val: Number of validation images; the splits share no image.
+        seed: Which set of images, 0 or more.
 
     Raises:
         SourceError: If a class cannot be drawn, or a number is out of its range.
     """
-    _check_seed(seed)
-    _check_target(classes, train, val)
-    holds = {"version": _VERSION, "classes": list(classes), "seed": seed}
-    wanted = {**holds, "train": train, "val": val, "complete": True}
-    before = _read_marker(folder)
-    if before == wanted:
+    _Target(train, val, seed)
+    if not classes or len(set(classes)) != len(classes) or not set(classes) <= set(DRAWN_CLASSES):
+        known = ", ".join(DRAWN_CLASSES)
+        raise SourceError(f"drawn target: classes are {list(classes)}; wanted: at least one, each once, of {known}.")
+    wanted = {"version": _VERSION, "classes": list(classes), "seed": seed, "train": train, "val": val}
+    marker = folder / "drawn.json"
+    if marker.is_file() and marker.read_bytes() == json.dumps(wanted).encode():
         return
-    # Pictures depend on nothing but what `holds` says: with the same, files that are there already are right.
-    keep = all(before.get(key) == value for key, value in holds.items())
-    # Written first, so that a half-written folder is never taken for another set's.
-    write_json(folder / _MARKER, {**wanted, "complete": False})
-
-    rows = []
-    splits: dict[str, list[str]] = {"train": [], "val": []}
-    for split, count in (("train", train), ("val", val)):
-        for number in range(count):
-            # Even and odd: neither split changes when the other grows.
-            index = 2 * number + (split == "val")
-            stem = f"{seed:04d}_{index:06d}"
-            labels = _write_target_image(folder, stem, classes, seed, index, split == "val", keep)
-            splits[split].append(stem)
-            rows.append((stem, " ".join(labels)))
-    for split, stems in splits.items():
-        write_text(folder / "ImageSets" / "Segmentation" / f"{split}.txt", "".join(f"{stem}\n" for stem in stems))
+    # Gone while the folder is neither the old set nor the new one.
+    marker.unlink(missing_ok=True)
     table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("image", "classes"))
-    writer.writerows(rows)
+    labels = csv.writer(table, lineterminator="\n")
+    labels.writerow(("image", "classes"))
+    for split, count in (("train", train), ("val", val)):
+        # Even and odd: neither split changes when the other grows.
+        numbers = [2 * number + (split == "val") for number in range(count)]
+        stems = [f"{seed:04d}_{number:06d}" for number in numbers]
+        for number, stem in zip(numbers, stems, strict=True):
+            drawing = draw_target_image(seed, number, classes)
+            write_bytes(folder / "JPEGImages" / f"{stem}.jpg", encode_jpeg(drawing.image, _JPEG_QUALITY))
+            if split == "val":
+                write_mask(target_mask(drawing.mask, classes), folder / "SegmentationClass" / f"{stem}.png")
+            labels.writerow((stem, " ".join(name for name in classes if name in drawing.shown)))
+        write_text(folder / "ImageSets" / "Segmentation" / f"{split}.txt", "".join(f"{stem}\n" for stem in stems))
     write_text(folder / "image_labels.csv", table.getvalue())
-    write_json(folder / _MARKER, wanted)
-
-
-def _check_target(classes: Sequence[str], train: int, val: int) -> None:
-    for name in classes:
-        if name not in DRAWN_CLASSES:
-            raise SourceError(f"drawn target: class '{name}' cannot be drawn. Known: {', '.join(DRAWN_CLASSES)}.")
-    if not classes or len(set(classes)) != len(classes):
-        raise SourceError(f"drawn target: classes are {list(classes)}; at least one is wanted, each once.")
-    for key, count in (("train", train), ("val", val)):
-        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise SourceError(f"drawn target: {key} is {shown(count)}, a whole number of 0 or more is wanted.")
-
-
-def _read_marker(folder: Path) -> dict[str, Any]:
-    try:
-        value = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _write_target_image(
-    folder: Path, stem: str, classes: Sequence[str], seed: int, index: int, with_mask: bool, keep: bool
-) -> list[str]:
-    """Write one image, and its mask if wanted; returns the classes it shows, in the order of ``classes``."""
-    image_path = folder / "JPEGImages" / f"{stem}.jpg"
-    mask_path = folder / "SegmentationClass" / f"{stem}.png"
-    drawing = draw_target_image(seed, index, classes)
-    if not (keep and image_path.is_file()):
-        write_bytes(image_path, encode_jpeg(drawing.image, _JPEG_QUALITY))
-    if with_mask and not (keep and mask_path.is_file()):
-        write_mask(target_mask(drawing.mask, classes), mask_path)
-    return [name for name in classes if name in drawing.shown]
+    write_text(marker, json.dumps(wanted))
 
 
 def target_mask(mask: np.ndarray, classes: Sequence[str], border: int = 2) -> np.ndarray:
-    """A drawn mask in a target dataset's indices, with the void border that VOC puts around objects.
+    """A drawn mask in the indices of ``classes`` (the first is 1), with the void border that VOC puts around objects.
 
     Args:
         mask: In the indices of ``DRAWN_CLASSES``. Shape (H, W), uint8.
-        classes: Names of the target's classes; the first gets index 1.
+        classes: Names of the target's classes; what shows another is void.
         border: Pixels on either side of an outline that become 255.
-
-    Returns:
-        Shape (H, W), uint8: 0, 1..C, 255.
     """
-    import cv2
-
-    table = np.full(256, IGNORE_INDEX, np.uint8)
-    table[0] = 0
-    for index, name in enumerate(classes, start=1):
-        table[DRAWN_CLASSES.index(name) + 1] = index
-    target = table[mask]
+    table = np.array([0, *(classes.index(name) + 1 if name in classes else IGNORE_INDEX for name in DRAWN_CLASSES)])
     # Where the largest and smallest index nearby differ, two regions meet.
     kernel = np.ones((2 * border + 1, 2 * border + 1), np.uint8)
-    target[cv2.dilate(mask, kernel) != cv2.erode(mask, kernel)] = IGNORE_INDEX
-    return target
+    edge = cv2.dilate(mask, kernel) != cv2.erode(mask, kernel)
+    return np.where(edge, IGNORE_INDEX, table[mask]).astype(np.uint8)

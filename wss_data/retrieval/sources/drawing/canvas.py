@@ -1,309 +1,186 @@
-"""From an outline and a paint to pixels: smooth edges, gradients, patterns, roundness, gloss."""
+"""Outlines and paint: from a few control points to pixels with smooth edges, a pattern, relief and highlights.
 
-from collections.abc import Callable, Sequence
+An outline is a closed polygon, (N, 2) float64, of (x, y) with y pointing down. A colour is (3,) float in [0, 1], RGB.
+"""
+
+import colorsys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from scipy.interpolate import CubicSpline, PchipInterpolator
 
-from wss_data.retrieval.sources.drawing.geometry import transform
+Points = Sequence[Sequence[float]] | np.ndarray
 
-Colour = tuple[float, float, float]
-"""Red, green, blue in [0, 1]."""
+BLACK, WHITE = np.array([0.04, 0.04, 0.05]), np.array([0.97, 0.97, 0.95])
 
-Pattern = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Takes the object's own coordinates x, y of the pixels (each (h, w)) and returns weights in [0, 1], (h, w)."""
-
-SUPERSAMPLING = 4
-"""Samples a side in each pixel; an edge pixel then has one of 17 coverages."""
-
-_RELIEF_SIDE = 80
-"""Relief is worked out at most this large (pixels) and enlarged: it is smooth, and this is what keeps it cheap."""
+_SHIFT = 4  # OpenCV takes coordinates as integers with this many binary digits behind the point.
 
 
 @dataclass(frozen=True)
-class Paint:
-    """How a part looks.
+class Pattern:
+    """A repeated marking in a second colour."""
 
-    Args:
-        colour: Main colour.
-        shade: Colour at the far end of the gradient; ``None`` for no gradient.
-        direction: Where the gradient runs to, in radians; 0 is right, pi / 2 is down.
-        pattern: Where the second colour shows.
-        second: The second colour.
-        roundness: 0 flat .. 1 as round as a ball.
-        gloss: Strength of the highlight, 0 dull .. 1 polished.
-        opacity: 0 clear .. 1 opaque. What shows through glass or a fin counts as the object all the same.
-    """
-
-    colour: Colour
-    shade: Colour | None = None
-    direction: float = np.pi / 2
-    pattern: Pattern | None = None
-    second: Colour = (1.0, 1.0, 1.0)
-    roundness: float = 0.6
-    gloss: float = 0.15
-    opacity: float = 1.0
+    kind: str  # stripes, spots, scales, or rays around the centre
+    colour: np.ndarray
+    size: float = 0.1  # distance from one stripe, spot or scale to the next, in the object's unit; of rays: how many
+    angle: float = 0.0  # radians; at 0 stripes stand upright
+    threshold: float = 0.0  # larger values leave less of the second colour: -1 all of it, 1 none
+    centre: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
 class Part:
-    """One piece of an object.
-
-    Args:
-        outline: Closed outline in the object's own coordinates. Shape (N, 2).
-        paint: How it looks.
-        is_object: Whether its pixels belong to the object; a branch under a bird does not.
-    """
+    """One part of an object: an outline in the object's own unit, and how it is painted."""
 
     outline: np.ndarray
-    paint: Paint
-    is_object: bool = True
+    colour: np.ndarray
+    shade: np.ndarray | None = None  # colour at the lower end; None for a darker tone
+    pattern: Pattern | None = None
+    roundness: float = 0.6  # 0 flat .. 1 as round as a ball
+    gloss: float = 0.15  # strength of the highlight, 0 to 1
+    opacity: float = 1.0  # what shows through a fin counts as the object all the same
+    is_object: bool = True  # the branch under a bird is not
 
 
-@dataclass(frozen=True)
-class Sketch:
-    """An object in its own coordinates, about one unit long, origin near its middle.
+def hsv(hue: float, saturation: float, value: float) -> np.ndarray:
+    """A colour from hue (turns; wraps), saturation and value in [0, 1]."""
+    return np.array(colorsys.hsv_to_rgb(hue % 1.0, saturation, value))
+
+
+def mix(a: np.ndarray, b: np.ndarray, fraction: float | np.ndarray) -> np.ndarray:
+    """What lies ``fraction`` of the way from ``a`` to ``b``: colours, images or points.
+
+    >>> mix(np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, 1.0]), 0.25)
+    array([0.75, 0.  , 0.25])
+    """
+    return a + (b - a) * fraction
+
+
+def limb(points: Points, widths: Sequence[float], ends: float = 0.15, steps: int = 40) -> np.ndarray:
+    """The outline of a smooth curve with a thickness: a body, a leg, a wing. Shape (2 * steps, 2).
 
     Args:
-        parts: Lowest first.
-        pose: Kind and view in words, such as ``flying``.
-        stands: Whether it rests on the ground and so keeps upright; else it may be turned freely and need not touch.
-        turn: Largest turn that still looks natural, radians.
+        points: On the curve. Shape (N, 2), N >= 2.
+        widths: Full width along it, evenly spread, at least two.
+        ends: Length of each rounded end, as a fraction of the whole; 0 for blunt ends.
+        steps: Points on each side.
     """
+    along = (1 - np.cos(np.linspace(0, np.pi, steps))) / 2  # denser at the ends, which are round
+    p = np.asarray(points, np.float64)
+    # Root of the distance ("centripetal"): a uniform parameter overshoots where points lie close together.
+    knots = np.concatenate([[0], np.cumsum(np.sqrt(np.linalg.norm(np.diff(p, axis=0), axis=1)))])
+    line = CubicSpline(knots, p, bc_type="natural")(along * knots[-1])
+    half = PchipInterpolator(np.linspace(0, 1, len(widths)), widths)(along) / 2
+    if ends > 0:
+        half = half * np.sqrt(1 - (1 - np.minimum(np.minimum(along, 1 - along) / ends, 1)) ** 2)
+    forward = np.gradient(line, axis=0)
+    forward /= np.linalg.norm(forward, axis=1, keepdims=True)
+    side = np.stack([-forward[:, 1], forward[:, 0]], 1) * half[:, None]
+    return np.concatenate([line + side, (line - side)[::-1]])
 
-    parts: tuple[Part, ...]
-    pose: str
-    stands: bool
-    turn: float
+
+def ellipse(x: float, y: float, rx: float, ry: float | None = None, stop: float = 2.0) -> np.ndarray:
+    """36 points on an ellipse around (x, y), clockwise from the right as far as ``stop`` half turns. (36, 2)."""
+    t = np.linspace(0, stop, 36) * np.pi
+    return np.stack([x + rx * np.cos(t), y + (rx if ry is None else ry) * np.sin(t)], 1)
 
 
-@dataclass(frozen=True)
-class Light:
-    """Where light comes from.
+def turned(points: Points, angle: float) -> np.ndarray:
+    """Points turned about the origin by ``angle`` radians, clockwise on the image as y points down.
 
-    Args:
-        direction: Unit vector (x, y, z) towards the light; y points down, z towards the viewer.
-        ambient: Share of the light that comes from all around, in [0, 1].
+    >>> turned([(2, 0)], np.pi / 2).round().tolist()  # from the right to the bottom
+    [[0.0, 2.0]]
     """
-
-    direction: tuple[float, float, float]
-    ambient: float = 0.55
-
-
-def mix(a: Colour, b: Colour, share: float) -> Colour:
-    """The colour ``share`` of the way from ``a`` to ``b``; beyond 0..1 it goes on, clipped to [0, 1]."""
-    return tuple(float(np.clip(x + (y - x) * share, 0, 1)) for x, y in zip(a, b, strict=True))  # type: ignore[return-value]
+    c, s = np.cos(angle), np.sin(angle)
+    return np.asarray(points, np.float64) @ np.array([[c, s], [-s, c]])
 
 
-def hsv(hue: float, saturation: float, value: float) -> Colour:
-    """A colour from hue (turns, wraps), saturation and value in [0, 1]."""
-    k = (np.array([5.0, 3.0, 1.0]) + (hue % 1.0) * 6) % 6
-    rgb = value - value * saturation * np.clip(np.minimum(k, 4 - k), 0, 1)
-    return tuple(float(x) for x in rgb)  # type: ignore[return-value]
+def fill(outlines: Sequence[np.ndarray], width: int, height: int) -> np.ndarray:
+    """What lies inside outlines given in pixels, smooth at the edge. Shape (height, width), uint8, 0 to 255.
 
-
-def coverage(outline: np.ndarray, size: tuple[int, int]) -> tuple[int, int, np.ndarray] | None:
-    """Share of each pixel that lies inside an outline.
-
-    OpenCV also fills the samples that the outline touches: a shape may come out
-    a quarter of a pixel too large, which keeps seams between parts closed.
-
-    Args:
-        outline: In pixels; pixel (0, 0) covers [0, 1) x [0, 1). Shape (N, 2).
-        size: (width, height) of the picture in pixels.
-
-    Returns:
-        Left and top pixel of the smallest box around it inside the picture, and the shares there, (h, w), float32 in
-        [0, 1]; ``None`` if it lies outside.
+    An edge reaches up to a pixel too far, which closes the seams between parts; image and mask share it.
     """
-    low = np.maximum(np.floor(outline.min(0)).astype(int) - 1, 0)
-    high = np.minimum(np.ceil(outline.max(0)).astype(int) + 1, size)
-    width, height = (int(v) for v in high - low)
-    if width <= 0 or height <= 0:
-        return None
-    fine = np.zeros((height * SUPERSAMPLING, width * SUPERSAMPLING), np.uint8)
-    # Sample k lies at (k + 0.5) / SUPERSAMPLING; OpenCV counts from sample centres, here in sixteenths.
-    points = np.rint(((outline - low) * SUPERSAMPLING - 0.5) * 16).astype(np.int32)
-    cv2.fillPoly(fine, [points], 255, cv2.LINE_8, 4)
-    share = cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
-    share *= 1 / 255
-    return int(low[0]), int(low[1]), share
+    covered = np.zeros((height, width), np.uint8)
+    for outline in outlines:
+        # OpenCV puts whole numbers at the middle of a pixel, we at its upper left corner.
+        points = np.rint((outline - 0.5) * 2**_SHIFT).astype(np.int32)
+        cv2.fillPoly(covered, [points], 255, cv2.LINE_AA, _SHIFT)
+    return covered
 
 
-def relief(share: np.ndarray, light: Light, roundness: float) -> tuple[np.ndarray, np.ndarray]:
-    """Light on a flat shape as if it were blown up like a cushion.
-
-    Args:
-        share: Coverage of the shape. Shape (h, w), float32 in [0, 1].
-        light: Where light comes from.
-        roundness: 0 flat .. 1 as high as half its width.
-
-    Returns:
-        Brightness factor around 1, and highlight in [0, 1]; each (h, w), float32.
-    """
-    height, width = share.shape
-    scale = min(1.0, _RELIEF_SIDE / max(height, width))
-    size = (max(2, round(width * scale)), max(2, round(height * scale)))
-    small = cv2.resize(share, size, interpolation=cv2.INTER_AREA) if scale < 1 else share
-    distance = cv2.distanceTransform((small > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
-    radius = float(min(distance.max(), max(size)))
-    if radius < 1:
-        return np.ones_like(share), np.zeros_like(share)
-    t = np.minimum(distance / radius, 1)
-    surface = np.sqrt(t * (2 - t)) * (radius * roundness)
-    surface = cv2.GaussianBlur(surface, (0, 0), max(0.8, radius * 0.22))
-    gx = cv2.Sobel(surface, cv2.CV_32F, 1, 0, scale=1 / 8)
-    gy = cv2.Sobel(surface, cv2.CV_32F, 0, 1, scale=1 / 8)
-    lx, ly, lz = light.direction
-    norm = 1 / np.sqrt(1 + gx * gx + gy * gy)
-    lambert = np.maximum((lz - gx * lx - gy * ly) * norm, 0)
-    # A flat shape facing the viewer keeps its colour: factor 1.
-    factor = light.ambient + (1 - light.ambient) * lambert / max(lz, 0.2)
-    hx, hy, hz = lx, ly, lz + 1
-    halfway = np.maximum((hz - gx * hx - gy * hy) * norm / np.sqrt(hx * hx + hy * hy + hz * hz), 0)
-    highlight = halfway**30
-    if (size[0], size[1]) != (width, height):
-        factor = cv2.resize(factor, (width, height), interpolation=cv2.INTER_LINEAR)
-        highlight = cv2.resize(highlight, (width, height), interpolation=cv2.INTER_LINEAR)
-    return factor.astype(np.float32), highlight.astype(np.float32)
-
-
+@dataclass
 class Canvas:
-    """A picture that parts are laid on, with a record of which pixels belong to the object.
+    """An image that parts are laid on; ``alpha`` holds how much of each pixel belongs to the object."""
 
-    Args:
-        image: What to draw on; changed in place. Shape (H, W, 3), float32 in [0, 1].
-        light: Where light comes from.
-    """
+    image: np.ndarray  # changed in place; (H, W, 3), float32 in [0, 1]
+    light: np.ndarray  # unit vector (x, y, z) towards the light; y points down, z towards the viewer
 
-    def __init__(self, image: np.ndarray, light: Light) -> None:
-        self.image = image
-        self.light = light
-        self.alpha: np.ndarray = np.zeros(image.shape[:2], np.float32)
+    def __post_init__(self) -> None:
+        self.alpha: np.ndarray = np.zeros(self.image.shape[:2], np.float32)
 
     def draw(self, parts: Sequence[Part], matrix: np.ndarray) -> None:
-        """Lay parts on the picture, first part lowest.
-
-        Args:
-            parts: In the object's own coordinates.
-            matrix: From those to pixels. Shape (2, 3).
-        """
-        height, width = self.alpha.shape
-        inverse = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))[:2]
+        """Lay parts on the image, the first lowest. ``matrix``: from the object's unit to pixels, (2, 3)."""
         for part in parts:
-            box = coverage(transform(part.outline, matrix), (width, height))
-            if box is None:
+            outline = part.outline @ matrix[:, :2].T + matrix[:, 2]
+            low = np.maximum(np.floor(outline.min(0)).astype(int) - 1, 0)
+            width, height = np.minimum(np.ceil(outline.max(0)).astype(int) + 2, self.alpha.shape[::-1]) - low
+            if width < 1 or height < 1:
                 continue
-            left, top, share = box
-            h, w = share.shape
-            colour = self._colours(part, share, left, top, inverse)
-            area = np.s_[top : top + h, left : left + w]
-            opaque = share if part.paint.opacity == 1 else share * part.paint.opacity
-            self.image[area] += (colour - self.image[area]) * opaque[:, :, None]
-            if part.is_object:
-                self.alpha[area] = np.maximum(self.alpha[area], share)
-            else:
-                self.alpha[area] *= 1 - share
-
-    def _colours(self, part: Part, share: np.ndarray, left: int, top: int, inverse: np.ndarray) -> np.ndarray:
-        paint = part.paint
-        colour: np.ndarray = np.asarray(paint.colour, np.float32)
-        if paint.shade is not None or paint.pattern is not None:
-            h, w = share.shape
-            px = (np.arange(w, dtype=np.float32) + (left + 0.5))[None, :]
-            py = (np.arange(h, dtype=np.float32) + (top + 0.5))[:, None]
-            (a, b, c), (d, e, f) = inverse.astype(np.float32)
-            x, y = a * px + b * py + c, d * px + e * py + f
-            if paint.shade is not None:
-                dx, dy = np.cos(paint.direction), np.sin(paint.direction)
-                along = part.outline @ (dx, dy)
-                span = max(float(np.ptp(along)), 1e-6)
-                t = np.clip(
-                    (x * np.float32(dx) + y * np.float32(dy) - np.float32(along.min())) / np.float32(span), 0, 1
-                )
-                colour = colour + (np.asarray(paint.shade, np.float32) - colour) * t[:, :, None]
-            if paint.pattern is not None:
-                weight = paint.pattern(x, y).astype(np.float32)[:, :, None]
-                colour = colour + (np.asarray(paint.second, np.float32) - colour) * weight
-        if paint.roundness > 0 and min(share.shape) > 3:
-            factor, highlight = relief(share, self.light, paint.roundness)
-            colour = colour * factor[:, :, None]
-            if paint.gloss > 0:
-                colour = colour + (paint.gloss * highlight)[:, :, None]
-            np.clip(colour, 0, 1, out=colour)
-        return colour
+            box = np.s_[low[1] : low[1] + height, low[0] : low[0] + width]
+            covered = fill([outline - low], width, height).astype(np.float32) / 255
+            pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), 2).astype(np.float32) + low + 0.5
+            own = (pixels - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+            colour = _colours(part, own, covered, self.light)
+            self.image[box] += (colour - self.image[box]) * (covered * part.opacity)[:, :, None]
+            before = self.alpha[box]
+            self.alpha[box] = np.maximum(before, covered) if part.is_object else before * (1 - covered)
 
 
-def stripes(angle: float, count: float, phase: float = 0.0, sharp: float = 4.0, share: float = 0.5) -> Pattern:
-    """Parallel stripes.
+def _colours(part: Part, own: np.ndarray, covered: np.ndarray, light: np.ndarray) -> np.ndarray:
+    """Colours of a box. ``own``: its pixels in the object's unit, (h, w, 2); ``covered``: (h, w) -> (h, w, 3)."""
+    top, bottom = part.outline[:, 1].min(), part.outline[:, 1].max()
+    shade = mix(part.colour, BLACK, 0.35) if part.shade is None else part.shade
+    colour = mix(part.colour, shade, np.clip((own[:, :, 1:] - top) / (bottom - top), 0, 1))
+    if part.pattern is not None:
+        colour = mix(colour, part.pattern.colour, _weight(part.pattern, own)[:, :, None])
+    if part.roundness > 0:
+        brightness, highlight = _relief(covered, part.roundness, light)
+        colour = colour * brightness[:, :, None] + part.gloss * highlight[:, :, None]
+    return np.clip(colour, 0, 1)
 
-    Args:
-        angle: Direction across the stripes, radians.
-        count: Stripes for each unit of the object's own length.
-        phase: Shift, in stripes.
-        sharp: Steepness of their edges.
-        share: Share of the second colour.
+
+def _weight(pattern: Pattern, own: np.ndarray) -> np.ndarray:
+    """How much of the second colour each pixel takes, in [0, 1]. ``own``: (h, w, 2) -> (h, w)."""
+    u, v = np.moveaxis(turned(own - pattern.centre, -pattern.angle) / pattern.size * 2 * np.pi, 2, 0)
+    row = np.floor(v / np.pi)
+    wave = {
+        "stripes": lambda: np.cos(u),
+        "rays": lambda: np.sin(np.arctan2(v, u) * round(pattern.size)),
+        "spots": lambda: np.cos(u + np.sin(v * 0.7)) * np.cos(v + np.sin(u * 0.6)),  # a grid, bent to hide it
+        "scales": lambda: 1 - 4 * np.abs(np.hypot(np.sin((u + np.pi * row) / 2), v / np.pi - row) - 0.75),
+    }[pattern.kind]()
+    return np.clip((wave - pattern.threshold) * 3, 0, 1)
+
+
+def _relief(covered: np.ndarray, roundness: float, towards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Light on a flat shape, ``covered`` (h, w), as if it were blown up like a cushion.
+
+    Returns brightness, 1 for what faces the viewer, and highlight in [0, 1]; each (h, w), float32.
     """
-    dx, dy = np.float32(np.cos(angle) * count), np.float32(np.sin(angle) * count)
-    level = np.float32(np.cos(np.pi * share))
-
-    def pattern(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        wave = np.cos((x * dx + y * dy + np.float32(phase)) * np.float32(2 * np.pi))
-        return np.clip((wave - level) * np.float32(sharp) + np.float32(0.5), 0, 1)
-
-    return pattern
-
-
-def spots(rng: np.random.Generator, count: int, radius: float, reach: float = 0.5) -> Pattern:
-    """Round spots of about ``radius``, ``count`` of them strewn over [-reach, reach] in both directions."""
-    centres = rng.uniform(-reach, reach, (count, 2)).astype(np.float32)
-    radii = (radius * rng.uniform(0.5, 1.3, count)).astype(np.float32)
-
-    def pattern(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        weight = np.zeros(np.broadcast_shapes(x.shape, y.shape), np.float32)
-        for (cx, cy), r in zip(centres, radii, strict=True):
-            np.maximum(weight, np.clip((1 - ((x - cx) ** 2 + (y - cy) ** 2) / r**2) * 3, 0, 1), out=weight)
-        return weight
-
-    return pattern
-
-
-def scales(size: float, strength: float = 0.5) -> Pattern:
-    """Overlapping fish scales or feathers, ``size`` in the object's own length."""
-    inverse = np.float32(1 / size)
-
-    def pattern(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        u, v = x * inverse, y * inverse * np.float32(1.6)
-        row = np.floor(v)
-        u = u + np.float32(0.5) * (row % 2)
-        fu, fv = u - np.floor(u) - np.float32(0.5), v - row
-        edge = np.sqrt(fu * fu * 2 + fv * fv)
-        return np.clip(1 - np.abs(edge - np.float32(0.72)) * 6, 0, 1) * np.float32(strength)
-
-    return pattern
-
-
-def rays(x0: float, y0: float, count: float, strength: float = 0.5) -> Pattern:
-    """Fine rays that spread from (x0, y0), ``count`` in a full turn."""
-
-    def pattern(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        angle = np.arctan2(y - np.float32(y0), x - np.float32(x0))
-        return np.clip(np.sin(angle * np.float32(round(count))) * 1.3 + 0.1, 0, 1) * np.float32(strength)
-
-    return pattern
-
-
-def speckle(rng: np.random.Generator, size: float, strength: float = 0.6) -> Pattern:
-    """Soft irregular blotches of about ``size`` in the object's own length."""
-    f = rng.uniform(0.6, 1.4, (4, 2)) / size
-    phase = rng.uniform(0, 2 * np.pi, 4)
-
-    def pattern(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        total = sum(
-            np.sin(x * np.float32(a * np.cos(k * 1.1)) + y * np.float32(b * np.sin(k * 1.1 + 0.5)) + np.float32(p))
-            for k, ((a, b), p) in enumerate(zip(f, phase, strict=True))
-        )
-        return np.clip(total * np.float32(0.8), 0, 1) * np.float32(strength)
-
-    return pattern
+    height, width = covered.shape
+    # Relief is smooth: a quarter of the size is enough.
+    small = cv2.resize(covered, (max(3, width // 4), max(3, height // 4)), interpolation=cv2.INTER_AREA)
+    inside = cv2.copyMakeBorder((small > 0.5).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT)
+    distance = cv2.distanceTransform(inside, cv2.DIST_L2, 3)
+    radius = max(float(distance.max()), 1.0)
+    t = distance / radius
+    surface = cv2.GaussianBlur(np.sqrt(t * (2 - t)) * (radius * roundness), (0, 0), max(0.8, radius * 0.22))
+    slope_y, slope_x = np.gradient(surface)
+    norm, halfway = np.sqrt(1 + slope_x**2 + slope_y**2), towards + (0, 0, 1)
+    facing, shine = (np.maximum(z - x * slope_x - y * slope_y, 0) / norm for x, y, z in (towards, halfway))
+    # Half of the light comes from all around.
+    planes = np.stack([(1 + facing / towards[2]) / 2, (shine / np.linalg.norm(halfway)) ** 30], 2)[1:-1, 1:-1]
+    enlarged = cv2.resize(np.ascontiguousarray(planes, np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    return enlarged[:, :, 0], enlarged[:, :, 1]
