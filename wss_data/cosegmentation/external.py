@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from string import Formatter
 from typing import IO, Annotated, Any, Literal
 
 import cv2
@@ -54,7 +55,6 @@ GRACE_S = 5.0
 
 _LAST_LINES, _LAST_LETTERS = 15, 1500
 _PLACES = {"images": IMAGES, "masks": MASKS, "list": LIST, "workers": "1"}
-_PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _BREAKS_A_STRING = re.compile(r"""['"\\`$\x00-\x1f]""")
 _SAFE_IN_A_SHELL = re.compile(r"[A-Za-z0-9_@%+=:,./-]*")
 
@@ -287,38 +287,40 @@ def expand_command(template: str, values: Mapping[str, str], shell: bool = False
         CosegmentationError: If quotes or braces do not match, there is no such place, or a value would be taken for
             something else where it stands: in a shell, or inside a word that is a program of its own.
     """
-
-    def fill(word: str) -> str:
-        def put(found: re.Match[str]) -> str:
-            if found.group() in ("{{", "}}"):
-                return found.group()[0]
-            name = found.group(1)
-            if name not in values:
-                raise CosegmentationError(
-                    f"the command has {found.group()!r} in {word!r}; known places: "
-                    f"{', '.join(f'{{{known}}}' for known in values)}. Write braces of your own twice: {{{{ and }}}}."
-                )
-            value = values[name]
-            alone = found.group() == word
-            if (shell and not _SAFE_IN_A_SHELL.fullmatch(value)) or (not alone and _BREAKS_A_STRING.search(value)):
-                raise CosegmentationError(
-                    f"{value!r} cannot stand for {found.group()} in the command: its quotes, spaces or other signs "
-                    "would be taken for a part of the program. Choose another folder with the option work."
-                )
-            return value
-
-        return _PLACE.sub(put, word)
-
-    if shell:
-        words = ["/bin/sh", "-c", fill(template)]
-    else:
-        try:
-            words = [fill(word) for word in shlex.split(template)]
-        except ValueError as error:
-            raise CosegmentationError(f"the command {template!r} cannot be parted into words: {error}.") from error
+    try:
+        words = ["/bin/sh", "-c", template] if shell else shlex.split(template)
+    except ValueError as error:
+        raise CosegmentationError(f"the command {template!r} cannot be parted into words: {error}.") from error
     if not template.strip():
         raise CosegmentationError("the command is empty.")
-    return words
+    return [_filled(word, values, shell) for word in words]
+
+
+def _filled(word: str, values: Mapping[str, str], shell: bool) -> str:
+    filled = ""
+    try:
+        parts = list(Formatter().parse(word))
+    except ValueError as error:
+        raise CosegmentationError(f"{error} in the command: {word!r}. Write braces of your own twice.") from error
+    for text, name, layout, conversion in parts:
+        filled += text
+        if name is None:
+            continue
+        place = f"{{{name}}}"
+        if name not in values or layout or conversion:
+            known = ", ".join(f"{{{one}}}" for one in values)
+            raise CosegmentationError(
+                f"the command has {place!r} in {word!r}; known places: {known}. "
+                "Write braces of your own twice: {{ and }}."
+            )
+        value = values[name]
+        if (shell and not _SAFE_IN_A_SHELL.fullmatch(value)) or (place != word and _BREAKS_A_STRING.search(value)):
+            raise CosegmentationError(
+                f"{value!r} cannot stand for {place} in the command: its quotes, spaces or other signs would be taken "
+                "for a part of the program. Choose another folder with the option work."
+            )
+        filled += value
+    return filled
 
 
 def run_program(command: Sequence[str], log: Path, timeout_s: float, folder: Path | None = None) -> None:

@@ -24,30 +24,42 @@ CANNOT_BE_STARTED = 126
 def main(command: list[str]) -> int:
     """Run the command; returns its exit status, negative the signal that ended it."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
-    # SIGTERM is for the program, which has our group; a handler, unlike SIG_IGN, is not handed on to it.
-    signal.signal(signal.SIGTERM, lambda *_: None)
+    group: list[int] = []
+    # SIGTERM is for the program. A handler is not handed on to it, as SIG_IGN would be.
+    signal.signal(signal.SIGTERM, lambda *_: send_to(group, signal.SIGTERM))
     try:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
     except OSError as error:
         print(f"{command[0]} cannot be started: {error.strerror}", flush=True)
         return CANNOT_BE_STARTED
+    group.append(process.pid)
     poll = select.poll()
     poll.register(sys.stdin.fileno(), select.POLLIN)
     poll.register(os.pidfd_open(process.pid), select.POLLIN)
     poll.poll()
-    status = process.poll()
+    send_to(group, signal.SIGKILL)
+    group.clear()  # once it is reaped, somebody else may have its number
+    status = process.wait()
     kill_children()
-    return 1 if status is None else status
+    return status
+
+
+def send_to(group: list[int], number: signal.Signals) -> None:
+    """Send a signal to the process groups with these leaders."""
+    for leader in group:
+        with contextlib.suppress(OSError):
+            os.killpg(leader, number)
 
 
 def kill_children() -> None:
     """Kill every child until there is none: the children of the dead become ours, and the dying may start others."""
     children = Path(f"/proc/self/task/{os.getpid()}/children")  # this process has one thread
-    while found := children.read_text().split():
-        for child in found:
-            os.kill(int(child), signal.SIGKILL)  # not reaped yet, so nobody else has its number
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(-1, 0)
+    with contextlib.suppress(FileNotFoundError):  # a kernel without this list: what left the group stays
+        while found := children.read_text().split():
+            for child in found:
+                os.kill(int(child), signal.SIGKILL)  # not reaped yet, so nobody else has its number
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(-1, 0)
 
 
 if __name__ == "__main__":
