@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 
 DOORS = {
-    "fiftyone": {"wss_data/store/", "wss_data/plugin/", "wss_data/sharing/export.py"},
+    "fiftyone": {"wss_data/store/", "wss_data/plugin/"},
     "flickrapi": {"wss_data/retrieval/sources/flickr.py"},
     "icrawler": {"wss_data/retrieval/sources/google.py"},
     "pydensecrf": {"wss_data/crf/"},

@@ -13,14 +13,13 @@ from wss_data.sharing.card_content import card_text, dataset_facts
 from wss_data.sharing.layouts import write_layout
 from wss_data.sharing.layouts.base import Contents, ExportRow, copy_file, new_folder
 from wss_data.sharing.manifest import MANIFEST_FILE, ManifestImage, public_definition, public_ledger, write_manifest
-from wss_data.spec import DatasetSpec
-from wss_data.store.connection import fiftyone
-from wss_data.store.info import TAG, update
+from wss_data.store.info import TAG
+from wss_data.store.interchange import export_whole
 from wss_data.store.provenance import image_rows
 from wss_data.store.verdicts import verdict_file
 
 if TYPE_CHECKING:
-    import fiftyone as fo
+    from wss_data.store.types import Collection, Dataset
 
 Layout = Literal["voc", "folders", "coco", "huggingface", "fiftyone"]
 
@@ -28,7 +27,7 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 
 def export_dataset(
-    dataset: "fo.Dataset", folder: Path | str, layout: Layout = "voc", mask_field: str | None = None
+    dataset: "Dataset", folder: Path | str, layout: Layout = "voc", mask_field: str | None = None
 ) -> int:
     """Write the images that are in use, and their masks, to a new folder.
 
@@ -51,7 +50,6 @@ def export_dataset(
         TrainingDataError: If no image is in use.
         ImageError, MaskError: If a file that has to be read cannot be.
     """
-    fo = fiftyone()
     is_web = store.kind_of(dataset) == "web"
     if layout not in LAYOUTS:
         raise StoreError(f"there is no layout '{layout}'. Known: {', '.join(LAYOUTS)}.")
@@ -62,7 +60,7 @@ def export_dataset(
     with new_folder(Path(folder)) as out:
         if layout == "fiftyone":
             out.rmdir()  # FiftyOne makes it, and would say that it is there
-            view.export(export_dir=str(out), dataset_type=fo.types.FiftyOneDataset, progress=False)
+            export_whole(view, out)
             _take_out_what_is_private(out / "metadata.json")
         rows = image_rows(dataset) if is_web else []
         # What the manifest says is what may be published: no path of this machine is in it.
@@ -94,7 +92,7 @@ def _take_out_what_is_private(metadata: Path) -> None:
 
 
 def _rows(
-    view: "fo.DatasetView",
+    view: "Collection",
     table: ExampleTable,
     with_masks: ExampleTable,
     field: str,
@@ -127,7 +125,7 @@ def _rows(
     return tuple(rows)
 
 
-def _mask_facts(view: "fo.DatasetView", field: str) -> dict[str, Mapping[str, Any]]:
+def _mask_facts(view: "Collection", field: str) -> dict[str, Mapping[str, Any]]:
     """What is known of each image's mask in ``field``: image id -> name -> value."""
     columns = {"method": f"{field}.method"}
     if field == store.MASKS:
@@ -139,26 +137,3 @@ def _mask_facts(view: "fo.DatasetView", field: str) -> dict[str, Mapping[str, An
         return {}  # a field that somebody made in FiftyOne: nothing is known of its masks
     ids, *values = view.values(["image_id", *columns.values()])
     return {key: dict(zip(columns, row, strict=True)) for key, row in zip(ids, zip(*values, strict=True), strict=True)}
-
-
-def add_to(dataset: "fo.Dataset", folder: Path, spec: DatasetSpec) -> None:
-    """Add what ``export_dataset`` wrote in the layout ``fiftyone`` to a dataset without images, which becomes ours.
-
-    For what this machine wrote itself: FiftyOne takes every path, field and name in such a folder as it stands.
-
-    Args:
-        dataset: Without images.
-        folder: The export of a web dataset, written by this program; its files are used where they are.
-        spec: What it was built by; its name is the dataset's own.
-    """
-    # A view was exported, and with a view no saved views are; FiftyOne then takes away those that are here.
-    views = {name: dataset.load_saved_view(name) for name in dataset.list_saved_views()}
-    dataset.add_dir(dataset_dir=str(folder), dataset_type=fiftyone().types.FiftyOneDataset, progress=False)
-    for name, view in views.items():
-        dataset.save_view(name, view, overwrite=True)
-    # That of the manifest, which was checked; what FiftyOne's own file says could name a program to run.
-    update(dataset, definition=spec.to_dict())
-    # FiftyOne hands tags of the exported dataset on to its images.
-    dataset.untag_samples(TAG)
-    dataset.tags = sorted({*dataset.tags, TAG})
-    dataset.save()

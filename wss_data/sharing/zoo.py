@@ -14,10 +14,11 @@ from wss_data import store
 from wss_data.errors import SourceError
 from wss_data.pipeline import build
 from wss_data.runtime.home import dataset_folder
-from wss_data.sharing.export import add_to, export_dataset
+from wss_data.sharing.export import export_dataset
 from wss_data.sharing.manifest import read_manifest
 from wss_data.sharing.rebuild import rebuild
 from wss_data.spec import DatasetSpec, read_spec
+from wss_data.store.interchange import add_whole
 
 if TYPE_CHECKING:
     from wss_data.store.types import Dataset
@@ -66,7 +67,7 @@ def load(dataset: "Dataset", folder: Path | str, definition: str = "drawn", mani
             f"{place}: '{spec.name}' is not there yet. Let fiftyone.zoo.load_zoo_dataset download it, with the same "
             "definition or manifest."
         )
-    add_to(dataset, place, spec)
+    add_whole(dataset, place, spec)
 
 
 def _spec(definition: str, manifest: str | None) -> DatasetSpec:

@@ -19,6 +19,7 @@ screening    repeats, ambiguous images, placeholders, leaks into an evaluation s
 target       the target dataset; masks that a model made
 provenance   all that is known of each image, in one go
 tables       plain values for training
+interchange  FiftyOne's own layout: written whole, and added from
 app          the FiftyOne App, its server behind our guard, and the background worker
 ===========  =====================================================================
 """
