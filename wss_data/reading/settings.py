@@ -193,7 +193,8 @@ def _split(hint: Any) -> tuple[Any, list[Any]]:
 
 def _meaning(hint: Any) -> str:
     notes = typing.get_args(hint)[1:] if typing.get_origin(hint) is typing.Annotated else ()
-    return next((note.description or "" for note in notes if isinstance(note, pydantic.fields.FieldInfo)), "")
+    said = [note.description for note in notes if isinstance(note, pydantic.fields.FieldInfo)]
+    return next(filter(None, said), "")
 
 
 def _range(notes: list[Any]) -> str:
