@@ -15,10 +15,12 @@ Importing this package loads neither torch nor FiftyOne: each public name is
 loaded when it is first used.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
+    from wss_train import checkpoints, data, recipes
     from wss_train.evaluate import evaluate_model, score_masks
     from wss_train.export import export_model
     from wss_train.predict import predict_images
@@ -26,43 +28,21 @@ if TYPE_CHECKING:
     from wss_train.recipes import TrainRecipe, preset
     from wss_train.reports.ablation import run_ablation
     from wss_train.reports.seeds import run_ablation_over_seeds
+    from wss_train.selection.selection import SelectionSettings
     from wss_train.training import train_final, train_generator
 
-_HOMES = {
-    "TrainRecipe": "recipes",
-    "evaluate_model": "evaluate",
-    "export_model": "export",
-    "make_pseudo_masks": "pseudo_masks",
-    "predict_images": "predict",
-    "preset": "recipes",
-    "run_ablation": "reports.ablation",
-    "run_ablation_over_seeds": "reports.seeds",
-    "score_masks": "evaluate",
-    "train_final": "training",
-    "train_generator": "training",
-}
-
-__all__ = [
-    "TrainRecipe",
-    "evaluate_model",
-    "export_model",
-    "make_pseudo_masks",
-    "predict_images",
-    "preset",
-    "run_ablation",
-    "run_ablation_over_seeds",
-    "score_masks",
-    "train_final",
-    "train_generator",
-]
-
-
-def __getattr__(name: str) -> Any:
-    """Load a public name from the module where it lives, when it is first asked for."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'wss_train' has no attribute '{name}'")
-    return getattr(import_module(f"wss_train.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return list(__all__)
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=("checkpoints", "data", "recipes"),
+    submod_attrs={
+        "evaluate": ["evaluate_model", "score_masks"],
+        "export": ["export_model"],
+        "predict": ["predict_images"],
+        "pseudo_masks": ["make_pseudo_masks"],
+        "recipes": ["TrainRecipe", "preset"],
+        "reports.ablation": ["run_ablation"],
+        "reports.seeds": ["run_ablation_over_seeds"],
+        "selection.selection": ["SelectionSettings"],
+        "training": ["train_final", "train_generator"],
+    },
+)

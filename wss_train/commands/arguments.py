@@ -1,15 +1,30 @@
 """Command-line arguments that several commands of ``wss-train`` share, and the recipe that they name."""
 
 import argparse
+import inspect
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wss_data.commands.arguments import natural, number, path_text, positive, share, workers
-from wss_data.errors import shown
+import wss_data
+import wss_train
+from wss_data.commands.arguments import (
+    Command,
+    Commands,
+    add_command,
+    natural,
+    number,
+    path_text,
+    positive,
+    share,
+    workers,
+)
+from wss_data.errors import RecipeError, TrainingDataError, shown
+from wss_data.runtime.files import expanded
 
 if TYPE_CHECKING:
+    from wss_data.store.types import Collection
     from wss_train.recipes import TrainRecipe
 
 MAX_SCALE = 4.0
@@ -19,15 +34,36 @@ MAX_PIXELS = 100_000_000
 """Pixels of an exported model's images at most: what is read of an image."""
 
 
+def add_by_docstring(commands: Commands, command: Command, example: str) -> argparse.ArgumentParser:
+    """Add a subcommand named as its function, with the docstring as its help, which ends with a line one can paste."""
+    name = command.__name__.strip("_").replace("_", "-")
+    return add_command(commands, name, command, inspect.cleandoc(str(command.__doc__)), example)
+
+
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """A checkpoint, and the device that it runs on."""
+    """``CHECKPOINT``."""
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="run folder or model.safetensors")
-    add_device(parser)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """``--device``."""
     parser.add_argument("--device", type=to_device, help="cpu, cuda or cuda:N (default: the GPU if there is one)")
+
+
+def add_target(parser: argparse.ArgumentParser, split: str) -> None:
+    """``TARGET``, and ``--split`` with its default."""
+    parser.add_argument("dataset", metavar="TARGET", help="target dataset")
+    add_split(parser, split)
+
+
+def add_split(parser: argparse.ArgumentParser, default: str) -> None:
+    """``--split``."""
+    parser.add_argument("--split", default=default, help=f"tag of the images (default: {default})")
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """``--recipe``."""
+    parser.add_argument("--recipe", default="cpu", help="paper, authors-code, modern or cpu (default: cpu)")
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +80,7 @@ def add_set(parser: argparse.ArgumentParser) -> None:
 
 def add_training(parser: argparse.ArgumentParser) -> None:
     """What every command that trains takes."""
-    parser.add_argument("--recipe", default="cpu", help="paper, authors-code, modern or cpu (default: cpu)")
+    add_recipe(parser)
     parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="run folder")
     parser.add_argument("--backbone", help="resnet50, efficientnet_lite0, ... (default: the recipe's)")
     parser.add_argument(
@@ -52,9 +88,11 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, help="seed of everything random (default: the recipe's, 0)")
     parser.add_argument(
-        "--workers", type=workers, metavar="N", help="threads that read images ahead (default: 1, GPU: 8)"
+        "--workers", type=workers, metavar="N", help="threads that read images ahead, 1 to 1,024 (default: 1, GPU: 8)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="throw away what another run left in the folder")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="throw away what another run left in the folder (default: refuse)"
+    )
     add_device(parser)
     add_set(parser)
 
@@ -74,21 +112,62 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--look-images", type=positive, metavar="N", help="images a look predicts (default: 32-200 by cost)"
     )
-    parser.add_argument("--patience", type=positive, metavar="N", help="stop after N looks without a better one")
-    parser.add_argument("--settle", type=share, metavar="SHARE", help="stop once looks differ in this share of pixels")
-    parser.add_argument("--keep-snapshots", action="store_true", help="keep each look's weights, for selection-report")
+    parser.add_argument(
+        "--patience", type=positive, metavar="N", help="stop after N looks without a better one (default: never)"
+    )
+    parser.add_argument(
+        "--settle",
+        type=share,
+        metavar="FRACTION",
+        help="stop once looks differ in this fraction of the pixels, 0 to 1 (default: never)",
+    )
+    parser.add_argument(
+        "--keep-snapshots", action="store_true", help="keep each look's weights, for selection-report (default: no)"
+    )
 
 
-def add_inference(parser: argparse.ArgumentParser, default: str) -> None:
-    """Scales, CRF and workers; ``default`` says in the help what scales are taken without the option."""
+def add_labelling(parser: argparse.ArgumentParser, scales: str = "1.0", crf: str = "no CRF") -> None:
+    """A model, and how it labels images; ``scales`` and ``crf`` say in the help what is done without the option."""
+    add_checkpoint(parser)
+    add_device(parser)
     parser.add_argument(
         "--scales",
         type=to_scales,
         metavar="S,S,...",
-        help=f"image scales whose probabilities are averaged (default: {default})",
+        help=f"image scales whose probabilities are averaged, each up to {MAX_SCALE:g} (default: {scales})",
     )
-    parser.add_argument("--crf", action="store_true", help="sharpen with a dense CRF; measure whether it helps")
-    parser.add_argument("--workers", type=workers, metavar="N", help="processes of the CRF (default: one a processor)")
+    parser.add_argument(
+        "--crf", action="store_true", help=f"sharpen with a dense CRF; measure whether it helps (default: {crf})"
+    )
+    parser.add_argument(
+        "--workers", type=workers, metavar="N", help="processes of the CRF, 1 to 1,024 (default: one a processor)"
+    )
+
+
+def labelling(options: argparse.Namespace) -> dict[str, Any]:
+    """The values of ``LabellingOptions`` that a command line gives."""
+    return {**passed(options, "scales", "device", "workers"), "crf": options.crf or None}
+
+
+def passed(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The options that a function takes by the same names."""
+    return {name: getattr(options, name) for name in names}
+
+
+def split_of(dataset: str, split: str) -> "Collection":
+    """The images of a stored dataset with the tag ``split``.
+
+    Raises:
+        StoreError: If there is no such dataset.
+        TrainingDataError: If it has none with that tag.
+    """
+    view = wss_data.open_dataset(dataset).match_tags(split)
+    if not len(view):
+        raise TrainingDataError(
+            f"dataset '{dataset}' has no image with the tag '{split}'. "
+            "Target datasets have train and val; make one with wss-data import-target."
+        )
+    return view
 
 
 def to_scales(given: str) -> tuple[float, ...]:
@@ -138,10 +217,6 @@ def read_recipe(options: argparse.Namespace) -> "TrainRecipe":
     Raises:
         RecipeError: If there is no such preset or value, or a value is out of its range.
     """
-    from wss_data.errors import RecipeError, shown
-    from wss_data.runtime.files import expanded
-    from wss_train.recipes import preset, with_values
-
     values: dict[str, Any] = {}
     for text in options.values:
         key, equals, value = text.partition("=")
@@ -151,7 +226,7 @@ def read_recipe(options: argparse.Namespace) -> "TrainRecipe":
     for name in ("backbone", "weights", "seed"):
         if (value := getattr(options, name, None)) is not None:
             values[name] = value
-    recipe = with_values(preset(options.recipe), values)
+    recipe = wss_train.recipes.with_values(wss_train.preset(options.recipe), values)
     if Path(recipe.weights).suffix and not recipe.weights.startswith("/"):
         # A run may be resumed from another folder.
         recipe = replace(recipe, weights=str(expanded(recipe.weights).absolute()))
