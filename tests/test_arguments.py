@@ -69,7 +69,7 @@ def test_no_argument_of_any_command_takes_control_characters_nothing_or_thousand
 
 @pytest.mark.parametrize("value", ["-1", "nan", "inf", "1e999", "1_0", "٣", "²", "9" * 30, "x", "0x10"])
 def test_no_number_of_any_command_is_negative_huge_or_none(value, capsys):
-    numbers = {"N", "RATIO", "CONFIDENCE", "SHARE", "S,S,...", "N,N,...", "HxW"}
+    numbers = {"N", "RATIO", "CONFIDENCE", "FRACTION", "S,S,...", "N,N,...", "HxW"}
     options = {"--port", "--seed"}
     seen = set()
     for program, command, parser, action in arguments():

@@ -16,7 +16,7 @@ from wss_data.imaging import masks
 from wss_data.imaging.masks import decode_mask, open_mask, read_mask
 from wss_data.records import ExampleTable
 from wss_data.sharing.layouts.base import copy_mask
-from wss_train.data import _read_class_mask
+from wss_train.data import read_class_mask
 from wss_train.evaluate import evaluate_masks
 
 KINDS = png_files.kinds()
@@ -67,7 +67,7 @@ COMMANDS = {
     ),
     "rebuild": lambda good, bad: decode_mask(bad.read_bytes(), "a manifest"),
     "export": lambda good, bad: copy_mask(bad, good.with_name("copy.png")),
-    "training": lambda good, bad: _read_class_mask(rows_of(bad), 0),
+    "training": lambda good, bad: read_class_mask(rows_of(bad), 0, (20, 12)),
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wss_data.errors import CheckpointError, RecipeError, TrainingDataError
+from wss_data.errors import CheckpointError, MaskError, RecipeError, TrainingDataError
 from wss_data.imaging.masks import write_mask
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.records import ExampleTable
@@ -21,7 +21,8 @@ from wss_train.engine import loop
 from wss_train.metrics import ConfusionMatrix
 from wss_train.models import build_model
 from wss_train.recipes import preset, with_values
-from wss_train.selection import signals
+from wss_train.selection import probes as signals
+from wss_train.selection import selection as module
 from wss_train.selection.selection import (
     Selection,
     SelectionSettings,
@@ -122,7 +123,7 @@ def test_cells_hold_the_pixels_at_their_centres():
 
 def test_shares_count_cells_and_leave_background_out():
     cells = np.array([[0, 0, 1, 1], [0, 3, 1, 1]], np.uint8)
-    assert signals.class_shares(cells, 4).tolist() == [4 / 8, 0, 1 / 8]
+    assert signals.class_fractions(cells, 4).tolist() == [4 / 8, 0, 1 / 8]
 
 
 def slow_f1(shares, labels, at_least):
@@ -219,8 +220,9 @@ def test_last_looks_at_nothing_and_leaves_the_images(web):
     assert plan_selection("last", web, TINY, "generator") == (web, None)
 
 
-def test_agreement_holds_the_share_out_that_hashes_choose(web):
-    rest, selection = plan_selection("agreement", web, TINY, "generator", settings=SelectionSettings(held_out=0.3))
+def test_agreement_holds_the_share_out_that_hashes_choose(web, monkeypatch):
+    monkeypatch.setattr(module, "HELD_OUT", 0.3)
+    rest, selection = plan_selection("agreement", web, TINY, "generator", settings=SelectionSettings())
 
     assert len(selection.held_out) == 3 and len(rest) == 7
     assert set(selection.held_out.ids) == {web.ids[i] for i in signals.hash_order(web.ids)[:3]}
@@ -228,8 +230,9 @@ def test_agreement_holds_the_share_out_that_hashes_choose(web):
     assert selection.labelled is None and selection.ledger == Ledger()
 
 
-def test_never_more_images_are_held_out_than_are_looked_at(web):
-    settings = SelectionSettings(probes=2, held_out=0.5)
+def test_never_more_images_are_held_out_than_are_looked_at(web, monkeypatch):
+    monkeypatch.setattr(module, "HELD_OUT", 0.5)
+    settings = SelectionSettings(probes=2)
     rest, selection = plan_selection("agreement", web, TINY, "generator", settings=settings)
     assert (len(selection.held_out), len(rest)) == (2, 8)
 
@@ -243,8 +246,9 @@ def test_labels_of_a_target_cost_the_generator_no_image(web, target):
     assert (entry.supervision, entry.used_for) == (Supervision.IMAGE_LEVEL, UsedFor.SELECTION)
 
 
-def test_a_final_model_is_looked_at_on_images_it_has_not_seen(target):
-    rest, selection = plan_selection("labels", target, TINY, "final", settings=SelectionSettings(held_out=0.34))
+def test_a_final_model_is_looked_at_on_images_it_has_not_seen(target, monkeypatch):
+    monkeypatch.setattr(module, "HELD_OUT", 0.34)
+    rest, selection = plan_selection("labels", target, TINY, "final", settings=SelectionSettings())
 
     assert len(rest) == 4 and selection.labelled is selection.held_out
     assert not set(selection.labelled.ids) & set(rest.ids)
@@ -265,9 +269,7 @@ def test_what_cannot_be_looked_at_is_refused_with_the_way_out(web, target):
     assert "at least 2 are wanted" in refusal(TrainingDataError, "agreement", web.take([0]), TINY, "generator")
 
 
-@pytest.mark.parametrize(
-    "values", [{"every": 0}, {"probes": 0}, {"patience": 0}, {"smooth": 2}, {"settle": 1.5}, {"held_out": 1.0}]
-)
+@pytest.mark.parametrize("values", [{"every": 0}, {"probes": 0}, {"patience": 0}, {"settle": 1.5}])
 def test_settings_out_of_range_are_refused(values):
     with pytest.raises(RecipeError, match=f"{next(iter(values))} of the selection is"):
         SelectionSettings(**values)
@@ -322,8 +324,9 @@ def test_the_ledger_names_the_labels_and_stays_strictly_image_level(watched):
     assert ledger.strictly_image_level
 
 
-def test_signals_of_a_look_equal_a_literal_count_over_its_snapshot(web, target, tmp_path):
-    settings = replace(EVERY_2, held_out=0.4)
+def test_signals_of_a_look_equal_a_literal_count_over_its_snapshot(web, target, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "HELD_OUT", 0.4)
+    settings = EVERY_2
     _, selection = plan_selection("agreement", web, TINY, "generator", target, settings)
     model = build_model(TINY, 3, pretrained=False)
     torch.manual_seed(3)
@@ -392,8 +395,9 @@ def looks_until_stop(run, web, target, scores, settings):
     return selector, None
 
 
-def test_patience_counts_looks_without_a_better_running_mean(web, target, tmp_path):
-    settings = replace(EVERY_2, smooth=1, patience=2)
+def test_patience_counts_looks_without_a_better_running_mean(web, target, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SMOOTH", 1)
+    settings = replace(EVERY_2, patience=2)
     selector, stopped = looks_until_stop(tmp_path, web, target, [0.1, 0.5, 0.4, 0.6, 0.5, 0.6, 0.1], settings)
     assert stopped == 6, "0.6 at the fourth; twice nothing better"
     iteration, weights = selector.chosen()
@@ -406,8 +410,9 @@ def test_without_patience_the_best_of_the_whole_run_is_chosen(web, target, tmp_p
     assert "iteration 6" in selector.summary()
 
 
-def test_a_run_stops_when_it_has_settled(web, target, tmp_path):
-    settings = replace(EVERY_2, smooth=1, settle=1.0)
+def test_a_run_stops_when_it_has_settled(web, target, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SMOOTH", 1)
+    settings = replace(EVERY_2, settle=1.0)
     assert looks_until_stop(tmp_path, web, target, [0.1, 0.2, 0.3], settings)[1] == 2, "the first change"
 
 
@@ -431,7 +436,8 @@ class Killed(BaseException):
 
 
 def test_a_run_killed_after_it_was_told_to_stop_stops_there_again(web, target, tmp_path, monkeypatch):
-    options = {"select": "labels", "target": target, "settings": replace(EVERY_2, every=3, smooth=1, settle=1.0)}
+    monkeypatch.setattr(module, "SMOOTH", 1)
+    options = {"select": "labels", "target": target, "settings": replace(EVERY_2, every=3, settle=1.0)}
     with monkeypatch.context() as patch:
         patch.setattr(training, "write_model", lambda *arguments: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
@@ -507,7 +513,7 @@ def test_a_held_out_mask_that_holds_no_class_is_told_before_training(web, tmp_pa
     with pytest.raises(TrainingDataError, match="holds the value 9"):
         Selector(Selection("agreement", selection.settings, None, held_out), card_of(web), tmp_path)
     write_mask(bad[:10], tmp_path / "bad.png")
-    with pytest.raises(TrainingDataError, match="40x10 pixels, its image 40x30"):
+    with pytest.raises(MaskError, match="40x10 pixels, the image 40x30"):
         Selector(Selection("agreement", selection.settings, None, held_out), card_of(web), tmp_path)
 
 

@@ -14,12 +14,11 @@ from wss_data.errors import CheckpointError
 from wss_data.imaging.masks import write_mask
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.records import ExampleTable
+from wss_train import evaluate
 from wss_train.evaluate import evaluate_model
 from wss_train.recipes import preset, with_values
-from wss_train.selection import selection_report as module
 from wss_train.selection.selection import Look, SelectionSettings
-from wss_train.selection.selection_report import SelectionReport, selection_report, write_picture
-from wss_train.selection.signals import rank_correlation
+from wss_train.selection.selection_report import SelectionReport, rank_correlation, selection_report, write_picture
 from wss_train.training import train, train_final
 
 nan = math.nan
@@ -164,7 +163,7 @@ def test_every_look_is_scored_as_evaluation_scores_it_and_the_model_stays(table,
 def test_scores_are_kept_for_the_next_call_and_not_for_other_masks(table, run, tmp_path, monkeypatch):
     selection_report(run, table, tmp_path / "out", progress=False)
     scored = []
-    monkeypatch.setattr(module, "evaluate_model", lambda *a, **k: scored.append(a[0]) or evaluate_model(*a, **k))
+    monkeypatch.setattr(evaluate, "evaluate_model", lambda *a, **k: scored.append(a[0]) or evaluate_model(*a, **k))
     selection_report(run, table, tmp_path / "out", progress=False)
     assert not scored
     selection_report(run, table.take([0, 1]), tmp_path / "out", progress=False)

@@ -271,7 +271,7 @@ class TrainingDraws:
         drawn = draw_augmentation(self.recipe, np.random.default_rng([self.recipe.seed, AUGMENTATION, draw]))
         # No larger than this crop needs: photographs are many times the size of what the network sees.
         image, size = read_at_least(table.image_paths[row], math.ceil(self.recipe.long_side * drawn.scale))
-        mask = _read_class_mask(table, row, size)
+        mask = read_class_mask(table, row, size)
         pixels, indices = augment(image, mask, drawn, self.recipe, table.ignore_index)
         weight = 1.0 if self.weights is None else float(self.weights[row])
         return TrainingExample(
@@ -436,7 +436,7 @@ def _log_disagreement(table: ExampleTable, shown: Sequence[Sequence[int]]) -> No
         LOGGER.warning("masks of %s: %s, the first is %s.", table.source or "the table", found, table.mask_paths[first])
 
 
-def _read_class_mask(table: ExampleTable, row: int, size: tuple[int, int]) -> np.ndarray:
+def read_class_mask(table: ExampleTable, row: int, size: tuple[int, int]) -> np.ndarray:
     """The mask of a row, (H, W), uint8, checked; ``size``: (width, height) of its image."""
     path = table.mask_paths[row]
     if path is None:
@@ -460,6 +460,6 @@ def _values(mask: np.ndarray) -> list[int]:
 
 def _shown_and_hash(table: ExampleTable, row: int) -> tuple[list[int], bytes]:
     """Class indices that the mask of a row shows, rising, and a hash of its pixels; its image is looked at."""
-    mask = _read_class_mask(table, row, read_size(table.image_paths[row]))
+    mask = read_class_mask(table, row, read_size(table.image_paths[row]))
     shown = [value for value in _values(mask) if value < table.num_classes]
     return shown, hashlib.sha256(repr(mask.shape).encode() + mask.tobytes()).digest()

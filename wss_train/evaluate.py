@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from tqdm import tqdm
 
+from wss_data.crf.dense_crf import CrfSettings
 from wss_data.errors import TrainingDataError
 from wss_data.imaging.masks import IGNORE_INDEX, read_mask, write_mask
 from wss_data.ledger import Ledger, Supervision, UsedFor
@@ -24,6 +25,7 @@ from wss_data.runtime.threads import in_threads
 from wss_train.data import as_table, check_imported
 from wss_train.labelling import LabelledImage, LabellingOptions, open_labeller
 from wss_train.metrics import ConfusionMatrix
+from wss_train.pseudo_masks import fingerprint_of
 from wss_train.reports.sheets import write_failures
 from wss_train.reports.tables import markdown_table, percent
 
@@ -33,27 +35,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well a model segments a split.
+    """How well a model segments a split."""
 
-    Args:
-        classes: Names of the classes 1..C.
-        matrix: All pixels of the split that are not void.
-        images: Number of images.
-        scales: Image scales whose probabilities were averaged; none where masks from files were scored.
-        crf: Whether a dense CRF sharpened the masks.
-        seconds: Run time.
-        source: Name of the dataset.
-        ledger: What the model learned from, and that these masks gave the score.
-    """
-
-    classes: tuple[str, ...]
-    matrix: ConfusionMatrix
-    images: int
-    scales: tuple[float, ...]
-    crf: bool
-    seconds: float
-    source: str
-    ledger: Ledger
+    classes: tuple[str, ...]  # names of the classes 1..C
+    matrix: ConfusionMatrix  # all pixels of the split that are not void
+    images: int  # number of images
+    scales: tuple[float, ...]  # image scales whose probabilities were averaged; none where masks from files were scored
+    crf: bool  # whether a dense CRF sharpened the masks
+    seconds: float  # run time
+    source: str  # name of the dataset
+    ledger: Ledger  # what the model learned from, and that these masks gave the score
 
     @property
     def mean_iou(self) -> float:
@@ -185,6 +176,38 @@ def evaluate_model(
         if folder is not None:
             _write(evaluation, {"checkpoint": str(checkpoint), "inference": asdict(labeller.settings)}, folder)
             write_failures(table, folder / "predictions", folder / "failures.png")
+    return evaluation
+
+
+def evaluated_once(
+    note: Path, checkpoint: Path, table: ExampleTable, out: Path | None = None, **options: Unpack[LabellingOptions]
+) -> Evaluation:
+    """The score of a model, or the one that ``note`` holds of the same model, images, masks and settings.
+
+    Args:
+        note: JSON file that remembers the score and what it was made from.
+        checkpoint: See ``evaluate_model``, as for the other arguments.
+        table: Images with true masks.
+        out: Folder for scores, predictions and failures; ``None`` to keep none.
+        **options: See ``LabellingOptions``.
+    """
+    crf = options.get("crf")
+    made_from = {
+        "model": fingerprint_of(checkpoint),
+        "scales": list(options.get("scales") or (1.0,)),
+        "crf": vars(crf) if isinstance(crf, CrfSettings) else crf,
+        "classes": list(table.classes),
+        "images": dict(zip(table.ids, digests_of(table.image_paths), strict=True)),
+        "masks": digests_of([str(path) for path in table.mask_paths]),
+    }
+    known = checked.note(note)
+    same = isinstance(known, dict) and known.get("made_from") == made_from
+    if same and (found := evaluation_of(known.get("evaluation"))) is not None:
+        return found
+    # First of all: whoever is stopped in between must not find the old score beside new predictions.
+    note.unlink(missing_ok=True)
+    evaluation = evaluate_model(checkpoint, table, out=out, **options)
+    write_output(note, json.dumps({"made_from": made_from, "evaluation": evaluation.to_dict()}, indent=2) + "\n")
     return evaluation
 
 

@@ -28,6 +28,11 @@ class ConfusionMatrix:
 
     Source:
         Everingham et al., The PASCAL Visual Object Classes Challenge 2012 development kit, ``VOCevalseg.m``.
+
+    >>> matrix = ConfusionMatrix(2)
+    >>> matrix.update(np.array([[0, 0, 1, 255]], np.uint8), np.array([[0, 1, 1, 1]], np.uint8))  # 255 is void
+    >>> matrix.counts.tolist(), matrix.mean_iou
+    ([[1, 1], [0, 1]], 0.5)
     """
 
     def __init__(self, num_classes: int, ignore_index: int = IGNORE_INDEX) -> None:
@@ -53,20 +58,14 @@ class ConfusionMatrix:
         # All 256 x 256 pairs cost no more than the classes' own and show a value that is no class.
         pairs = count_pairs(_as_bytes(truth, "truth"), _as_bytes(prediction, "prediction"))
         pairs[self.ignore_index] = 0
-        inside = pairs[: self.num_classes, : self.num_classes]
-        if inside.sum() != pairs.sum():
-            self._refuse(pairs)
-        self.counts += inside
-
-    def _refuse(self, pairs: np.ndarray) -> None:
         for name, axis in (("truth", 1), ("prediction", 0)):
-            found = np.flatnonzero(pairs.sum(axis=axis))
-            wrong = found[found >= self.num_classes]
+            wrong = np.flatnonzero(pairs.any(axis=axis)[self.num_classes :])
             if len(wrong):
                 raise ValueError(
-                    f"{name} holds the value {wrong[0]}; classes run from 0 to {self.num_classes - 1} "
-                    f"and {self.ignore_index} is void in the truth"
+                    f"{name} holds the value {wrong[0] + self.num_classes}; classes run from 0 to "
+                    f"{self.num_classes - 1} and {self.ignore_index} is void in the truth"
                 )
+        self.counts += pairs[: self.num_classes, : self.num_classes]
 
     def merge(self, other: "ConfusionMatrix") -> None:
         """Add the counts of ``other``, a part of the same split with the same classes."""
@@ -94,7 +93,7 @@ class ConfusionMatrix:
 
     @property
     def pixel_accuracy(self) -> float:
-        """Share of the pixels that are not void whose class is right, in [0, 1]; nan before the first pixel."""
+        """Fraction of the pixels that are not void whose class is right, in [0, 1]; nan before the first pixel."""
         total = self.counts.sum()
         return float(np.trace(self.counts) / total) if total else float("nan")
 

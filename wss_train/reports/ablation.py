@@ -19,24 +19,22 @@ from wss_data.reading import checked
 from wss_data.records import ExampleTable
 from wss_data.runtime.files import (
     check_outputs,
-    digests_of,
     output_folder,
     output_path,
     unfinished,
-    write_json,
     write_output,
 )
 from wss_data.store import drops, open_dataset
 from wss_train.checkpoints import read_card
 from wss_train.data import as_table
-from wss_train.evaluate import Evaluation, evaluate_model, evaluation_of, truth_table
+from wss_train.evaluate import Evaluation, evaluated_once, truth_table
 from wss_train.pseudo_masks import MADE_BY, fingerprint_of, make_pseudo_masks
 from wss_train.recipes import TrainRecipe, as_recipe
 from wss_train.reports.cooccurrence import OUTPUTS as COOCCURRENCE_FILES
 from wss_train.reports.cooccurrence import cooccurrence
 from wss_train.reports.published import TABLE_3, context, paper_row
 from wss_train.reports.sheets import write_masks, write_predictions
-from wss_train.reports.tables import aligned, markdown_table, number, percent
+from wss_train.reports.tables import aligned, ledger_lines, markdown_table, number, percent
 from wss_train.training import train
 
 if TYPE_CHECKING:
@@ -51,21 +49,13 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table.
+    """One row of the table."""
 
-    Args:
-        stage: Its key, as in ``published.TABLE_3``.
-        name: Its name in the table.
-        run: Folder of the model that is scored, below the ablation's.
-        multi_scale: Whether it is scored with the recipe's scales; otherwise with one.
-        crf: Whether it is scored with the recipe's CRF.
-    """
-
-    stage: str
-    name: str
-    run: str
-    multi_scale: bool = False
-    crf: bool = False
+    stage: str  # its key, as in ``published.TABLE_3``
+    name: str  # its name in the table
+    run: str  # folder of the model that is scored, below the ablation's
+    multi_scale: bool = False  # whether it is scored with the recipe's scales; otherwise with one
+    crf: bool = False  # whether it is scored with the recipe's CRF
 
 
 ROWS = (
@@ -203,13 +193,6 @@ def _partial_means(runs: Sequence[Mapping[str, Evaluation]]) -> list[str]:
     return lines
 
 
-def ledger_lines(ledger: Ledger) -> list[str]:
-    """The section of a report on what something learned from, as Markdown lines."""
-    strict = "yes" if ledger.strictly_image_level else "NO"
-    entries = [f"- {e.what}: {e.supervision}, for {e.used_for}" for e in ledger.entries]
-    return ["## Supervision", "", f"Strictly image-level: **{strict}**", "", *entries]
-
-
 def run_ablation(
     web: "Collection",
     target: "Collection",
@@ -276,8 +259,13 @@ def run_ablation(
             train(pseudo, recipe, out / "final", "final", multilabel=True, **training)
         evaluations = {}
         for row in ROWS:
-            with costs.of(f"evaluate: {row.name}", out / "evaluations" / row.stage / MADE_FROM):
-                evaluations[row.stage] = _evaluate_once(row, val, recipe, out, options)
+            folder = out / "evaluations" / row.stage
+            # This recipe's, not the model card's: the CRF may change after training.
+            how = {"scales": recipe.scales if row.multi_scale else (1.0,), "crf": row.crf and recipe.crf_settings}
+            with costs.of(f"evaluate: {row.name}", folder / MADE_FROM):
+                evaluations[row.stage] = evaluated_once(
+                    folder / MADE_FROM, out / row.run, val, folder, **how, **options
+                )
         counts = {
             "web": web_table.source,
             "target": train_images.source,
@@ -314,29 +302,6 @@ def write_tables(out: Path, markdown: str, values: Mapping[str, Any]) -> None:
     """Write ``table.md`` and ``ablation.json``."""
     write_output(out / "table.md", markdown)
     write_output(out / "ablation.json", json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-
-
-def _evaluate_once(row: Row, val: ExampleTable, recipe: TrainRecipe, out: Path, options: dict[str, Any]) -> Evaluation:
-    """Score one row, or read the score that the same model on the same images with the same settings had."""
-    folder = out / "evaluations" / row.stage
-    scales = recipe.scales if row.multi_scale else (1.0,)
-    # This recipe's, not the model card's: the CRF may change after training.
-    crf = recipe.crf_settings if row.crf else False
-    made_from = {
-        "model": fingerprint_of(out / row.run),
-        "scales": list(scales),
-        "crf": vars(crf) if crf else None,
-        "images": dict(zip(val.ids, digests_of(val.image_paths), strict=True)),
-        "masks": digests_of([str(path) for path in val.mask_paths]),
-    }
-    note = folder / MADE_FROM
-    known = evaluation_of(checked.note(folder / "evaluation.json")) if checked.note(note) == made_from else None
-    if known is not None:
-        return known
-    note.unlink(missing_ok=True)
-    evaluation = evaluate_model(out / row.run, val, scales=scales, crf=crf, out=folder, **options)
-    write_json(note, made_from)
-    return evaluation
 
 
 def _class_counts(table: ExampleTable) -> dict[str, dict[str, int]]:

@@ -102,15 +102,10 @@ FAULTS_IF_SCORED = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found.
+    """One thing that was found."""
 
-    Args:
-        severity: How bad it is.
-        what: What was found, with a number, the first file that shows it, and, but for a note, what to do about it.
-    """
-
-    severity: Severity
-    what: str
+    severity: Severity  # how bad it is
+    what: str  # what was found, with a number, the first file that shows it, and, but for a note, what to do about it
 
     def __str__(self) -> str:
         return f"{self.severity + ':':<9}{self.what}"

@@ -116,79 +116,39 @@ def boundary_lengths(mask: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 _FORMATS = {
-    "labelled": ".0f",
-    "predicted": ".0f",
+    "labelled": ".0f",  # images labelled with both
+    "predicted": ".0f",  # images whose mask shows both
     "labelled_lift": ".4f",
     "predicted_lift": ".4f",
-    "swallowed": ".0f",
-    "swallowed_share": ".4f",
-    "boundary_px": ".0f",
+    "swallowed": ".0f",  # images labelled with A and B whose mask shows A and not B
+    "swallowed_share": ".4f",  # their fraction of the images labelled with both
+    "boundary_px": ".0f",  # length of the boundary between A and B in all masks, pixels
 }
-"""Columns of the CSV beside the two classes, and how their numbers are written."""
+"""What is known of a pair of classes A, B: columns of the CSV, and how their numbers are written."""
 
 
 @dataclass(frozen=True)
 class CooccurrenceReport:
-    """Which classes come together in the labels and in the masks of a dataset.
+    """Which classes come together in the labels and in the masks of a dataset."""
 
-    Args:
-        classes: Names of the classes 1..C.
-        labelled: Which classes each image is labelled with. Shape (N, C), bool.
-        predicted: Which classes each image's mask shows. Shape (N, C), bool.
-        boundaries: Length of the boundary between each two classes in all masks, background first.
-            Shape (C + 1, C + 1), int64, pixels.
-        source: Name of the dataset.
-    """
-
-    classes: tuple[str, ...]
-    labelled: np.ndarray
-    predicted: np.ndarray
-    boundaries: np.ndarray
-    source: str = ""
-
-    @property
-    def one_label(self) -> bool:
-        """Whether no image has two labels, as in a web dataset: then nothing can be said of pairs of labels."""
-        return bool((self.labelled.sum(axis=1) <= 1).all())
-
-    def matrices(self) -> dict[str, np.ndarray]:
-        """What is known of each ordered pair of classes A, B: by column of the CSV, each (C, C), float64.
-
-        Images labelled with both and images whose mask shows both, the lift of each, images in which A has swallowed
-        B and their fraction of those labelled with both, and the boundary between A and B in pixels. nan where a
-        number cannot be known.
-        """
-        together = counts_together(self.labelled).astype(np.float64)
-        labelled_lift = lift(self.labelled)
-        if self.one_label:
-            # Zero would say that the classes avoid each other, where nobody could have named both.
-            labelled_lift = np.full_like(labelled_lift, np.nan)
-        images, fraction = swallowed(self.labelled, self.predicted)
-        columns = (
-            together,
-            counts_together(self.predicted).astype(np.float64),
-            labelled_lift,
-            lift(self.predicted),
-            # Without a pair of labels nothing could be swallowed: 0 would say that nothing was.
-            np.where(together > 0, images, np.nan),
-            fraction,
-            self.boundaries[1:, 1:].astype(np.float64),
-        )
-        return dict(zip(_FORMATS, columns, strict=True))
+    classes: tuple[str, ...]  # names of the classes 1..C
+    pairs: dict[str, np.ndarray]  # column of the CSV -> (C, C), float64; nan where a number cannot be known
+    images: int  # number of images
+    one_label: bool  # whether no image has two labels, as in a web dataset: then nothing can be said of their pairs
+    source: str  # name of the dataset
 
     def to_csv(self) -> str:
         """One line for each ordered pair; a number that cannot be computed is empty."""
-        matrices = self.matrices()
-        lines = [",".join(("a", "b", *matrices))]
+        lines = [",".join(("a", "b", *_FORMATS))]
         for a, b in permutations(range(len(self.classes)), 2):
-            cells = (number(matrix[a, b], _FORMATS[name], "") for name, matrix in matrices.items())
+            cells = (number(self.pairs[name][a, b], form, "") for name, form in _FORMATS.items())
             lines.append(",".join((self.classes[a], self.classes[b], *cells)))
         return "\n".join(lines) + "\n"
 
     def to_markdown(self) -> str:
         """Tables of the pairs that come together most and of those that merge most."""
         lines = [f"# Classes that come together in {self.source or 'a table'}", ""]
-        lines += [f"{len(self.labelled)} images, {len(self.classes)} classes. No truth was used.", ""]
+        lines += [f"{self.images} images, {len(self.classes)} classes. No truth was used.", ""]
         if self.one_label:
             lines += [
                 "Each image has one label, as the images of a web dataset do. So it cannot be computed which classes "
@@ -204,42 +164,30 @@ class CooccurrenceReport:
         return "\n".join([*lines, ""])
 
     def _together(self) -> list[str]:
-        of = self.matrices()
-        labelled, predicted = of["labelled"], of["predicted"]
+        labelled, predicted = self.pairs["labelled"], self.pairs["predicted"]
         # Of both orders of a pair these numbers are the same: one line.
         pairs = [p for p in combinations(range(len(self.classes)), 2) if labelled[p] or predicted[p]]
         pairs.sort(key=lambda p: (-labelled[p], -predicted[p]))
-        forms = _FORMATS | {"labelled_lift": ".2f", "predicted_lift": ".2f", "boundary_px": ",.0f"}
-        shown = ("labelled", "labelled_lift", "predicted", "predicted_lift", "boundary_px")
-        rows = [
-            [", ".join(self.classes[i] for i in p), *(number(of[name][p], forms[name]) for name in shown)]
-            for p in pairs
-        ]
-        return _first_rows(["classes", "labelled", "lift", "in the masks", "lift", "boundary, px"], rows)
+        shown = {"labelled": ".0f", "labelled_lift": ".2f", "predicted": ".0f", "predicted_lift": ".2f"}
+        cells = [[number(self.pairs[name][p], form) for name, form in shown.items()] for p in pairs]
+        return self._table(", ", ["classes", "labelled", "lift", "in the masks", "lift"], pairs, cells)
 
     def _merged(self) -> list[str]:
-        of = self.matrices()
-        images, fraction, both, boundary = (
-            of[name] for name in ("swallowed", "swallowed_share", "labelled", "boundary_px")
-        )
+        images, fraction, both = (self.pairs[name] for name in ("swallowed", "swallowed_share", "labelled"))
         pairs = [p for p in permutations(range(len(self.classes)), 2) if images[p] > 0]
         pairs.sort(key=lambda p: (-images[p], -fraction[p]))
-        rows = [
-            [
-                " swallows ".join(self.classes[i] for i in p),
-                f"{images[p]:.0f}",
-                f"{100 * fraction[p]:.0f} % of {both[p]:.0f}",
-                f"{boundary[p]:,.0f}",
-            ]
-            for p in pairs
-        ]
-        return _first_rows(["A swallows B", "images", "of those labelled with both", "boundary, px"], rows)
+        cells = [[f"{images[p]:.0f}", f"{100 * fraction[p]:.0f} % of {both[p]:.0f}"] for p in pairs]
+        return self._table(" swallows ", ["A swallows B", "images", "of those labelled with both"], pairs, cells)
 
-
-def _first_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table of the first rows, and how many more there are; nothing without rows."""
-    more = [] if len(rows) <= FIRST_PAIRS else ["", f"{len(rows) - FIRST_PAIRS} further pairs: see the CSV."]
-    return [*markdown_table(columns, rows[:FIRST_PAIRS]), *more] if rows else []
+    def _table(
+        self, between: str, columns: list[str], pairs: Sequence[tuple[int, int]], cells: list[list[str]]
+    ) -> list[str]:
+        """Markdown lines on the first pairs: their names, cells and boundary; nothing without pairs."""
+        names = [between.join(self.classes[i] for i in p) for p in pairs]
+        boundaries = [f"{self.pairs['boundary_px'][p]:,.0f}" for p in pairs]
+        rows = [[name, *row, boundary] for name, row, boundary in zip(names, cells, boundaries, strict=True)]
+        more = [] if len(rows) <= FIRST_PAIRS else ["", f"{len(rows) - FIRST_PAIRS} further pairs: see the CSV."]
+        return [*markdown_table([*columns, "boundary, px"], rows[:FIRST_PAIRS]), *more] if rows else []
 
 
 def report_of(
@@ -259,7 +207,19 @@ def report_of(
     for row, mask in enumerate(masks):
         predicted[row] = np.bincount(mask.ravel(), minlength=256)[1:num_classes] > 0
         boundaries += boundary_lengths(mask, num_classes)
-    return CooccurrenceReport(tuple(classes), np.asarray(labels, bool), predicted, boundaries, source)
+    labelled = np.asarray(labels, bool)
+    together, labelled_lift = counts_together(labelled), lift(labelled)
+    one_label = bool((labelled.sum(axis=1) <= 1).all())
+    if one_label:
+        # Zero would say that the classes avoid each other, where nobody could have named both.
+        labelled_lift[:] = np.nan
+    images, fraction = swallowed(labelled, predicted)
+    # Without a pair of labels nothing could be swallowed: 0 would say that nothing was.
+    known_images = np.where(together > 0, images, np.nan)
+    shown_together, predicted_lift = counts_together(predicted), lift(predicted)
+    columns = (together, shown_together, labelled_lift, predicted_lift, known_images, fraction, boundaries[1:, 1:])
+    pairs = {name: matrix.astype(np.float64) for name, matrix in zip(_FORMATS, columns, strict=True)}
+    return CooccurrenceReport(tuple(classes), pairs, len(labelled), one_label, source)
 
 
 OUTPUTS = ("cooccurrence.md", "cooccurrence.csv", "cooccurrence.png")
@@ -326,7 +286,7 @@ def table_of(
 
 def write_picture(report: CooccurrenceReport, path: Path) -> Path:
     """Draw three matrices as a PNG: labelled together, together in the masks, swallowed."""
-    of, count = report.matrices(), len(report.classes)
+    of, count = report.pairs, len(report.classes)
     side = max(3.2, 0.34 * count + 1.6)
     # Not by pyplot: it keeps figures in a global list and asks for a display.
     figure = Figure(figsize=(3 * side + 0.6, side + 1.0), dpi=110, layout="constrained")

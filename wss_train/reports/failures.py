@@ -18,7 +18,7 @@ Kind = Literal["merged", "confused", "underestimated", "overestimated"]
 ``underestimated``: taken for background; ``overestimated``: background taken for it."""
 
 AT_LEAST = 0.5
-"""A class fails in an image where this share of its pixels goes the same wrong way."""
+"""A class fails in an image where this fraction of its pixels goes the same wrong way."""
 
 SMALLEST_OBJECT = 0.01
 """Classes that cover less of an image than this are not looked at: a few pixels are no failure to learn from."""
@@ -32,15 +32,15 @@ class Failure:
         kind: How.
         wanted: Class of the truth; background, 0, for ``overestimated``.
         found: Class of the prediction; background, 0, for ``underestimated``.
-        share: Share of the class's pixels that went this way, in [``AT_LEAST``, 1]; of the truth's pixels, or, for
+        fraction: Of the class's pixels that went this way, in [``AT_LEAST``, 1]; of those of the truth, or, for
             ``overestimated``, of the prediction's.
-        cost: Share of the image's decided pixels that are wrong by it, in (0, 1].
+        cost: Fraction of the image's decided pixels that are wrong by it, in (0, 1].
     """
 
     kind: Kind
     wanted: int
     found: int
-    share: float
+    fraction: float
     cost: float
 
 
@@ -75,8 +75,8 @@ def failures_of(truth: np.ndarray, prediction: np.ndarray, ignore_index: int = 2
     for predicted in np.flatnonzero(found[1:] >= smallest) + 1:
         failures.append(("overestimated", 0, int(predicted), pairs[0, predicted] / found[predicted]))
     kept = [
-        Failure(kind, wanted, other, float(share), float(pairs[wanted, other] / total))
-        for kind, wanted, other, share in failures
-        if share >= AT_LEAST
+        Failure(kind, wanted, other, float(fraction), float(pairs[wanted, other] / total))
+        for kind, wanted, other, fraction in failures
+        if fraction >= AT_LEAST
     ]
     return sorted(kept, key=lambda failure: -failure.cost)

@@ -15,21 +15,13 @@ PAPER = "Shen et al., BMVC 2017"
 
 @dataclass(frozen=True)
 class PublishedScore:
-    """One published mean IoU.
+    """One published mean IoU."""
 
-    Args:
-        method: The method, in its authors' words.
-        supervision: What it learned from.
-        val: Mean IoU on VOC 2012 val in percent, or ``None`` where it is not given.
-        test: The same on VOC 2012 test.
-        source: Where the number stands.
-    """
-
-    method: str
-    supervision: str
-    val: float | None
-    test: float | None
-    source: str
+    method: str  # the method, in its authors' words
+    supervision: str  # what it learned from
+    val: float | None  # mean IoU on VOC 2012 val in percent, or ``None`` where it is not given
+    test: float | None  # the same on VOC 2012 test
+    source: str  # where the number stands
 
 
 TABLE_3 = {"generator": 48.3, "simple_final": 53.3, "multi_label": 55.1, "multi_scale_crf": 56.4}

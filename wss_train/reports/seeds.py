@@ -20,15 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AblationOverSeeds:
-    """Several ablations that differ in their seed alone.
+    """Several ablations that differ in their seed alone."""
 
-    Args:
-        ablations: Seed -> its ablation; two or more.
-        out: Folder with the table over all and, in ``seed_N``, the one of each.
-    """
-
-    ablations: dict[int, Ablation]
-    out: Path
+    ablations: dict[int, Ablation]  # seed -> its ablation; two or more
+    out: Path  # folder with the table over all and, in ``seed_N``, the one of each
 
     @property
     def first(self) -> Ablation:

@@ -112,7 +112,7 @@ def write_failures(table: ExampleTable, predictions: Path, path: Path, count: in
     for kind, members in found.items():
         for failure, position in sorted(members, key=lambda member: (-member[0].cost, member[1]))[:count]:
             image, truth_tile, predicted = _tiles(table, position, [predictions])
-            caption = f"{names[failure.wanted]} as {names[failure.found]}, {failure.share:.0%}"
+            caption = f"{names[failure.wanted]} as {names[failure.found]}, {failure.fraction:.0%}"
             tiles = [replace(image, caption=table.ids[position][:24]), truth_tile, replace(predicted, caption=caption)]
             rows.append((f"{kind}\nin {len(members)} of {len(table)} images", tiles))
     note = f"The costliest of each kind. Where {AT_LEAST:.0%} of a class's pixels go one wrong way. White is void."

@@ -46,17 +46,11 @@ TEST_IMAGES = 1456
 
 @dataclass(frozen=True)
 class Submission:
-    """An archive that was written.
+    """An archive that was written."""
 
-    Args:
-        path: The file.
-        images: Number of predictions in it.
-        ledger: What the model learned from.
-    """
-
-    path: Path
-    images: int
-    ledger: Ledger
+    path: Path  # the file
+    images: int  # number of predictions in it
+    ledger: Ledger  # what the model learned from
 
     def __str__(self) -> str:
         strict = "yes" if self.ledger.strictly_image_level else "NO"

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from wss_data.ledger import Ledger
+
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> list[str]:
     """Lines of a Markdown table.
@@ -53,3 +55,10 @@ def percent(value: float | None) -> str:
     ('56.3', '–')
     """
     return number(None if value is None else 100 * value, ".1f")
+
+
+def ledger_lines(ledger: Ledger) -> list[str]:
+    """The section of a report on what something learned from, as Markdown lines."""
+    strict = "yes" if ledger.strictly_image_level else "NO"
+    entries = [f"- {e.what}: {e.supervision}, for {e.used_for}" for e in ledger.entries]
+    return ["## Supervision", "", f"Strictly image-level: **{strict}**", "", *entries]

@@ -1,20 +1,26 @@
-"""Images that a network is shown again and again during training, to see how it changes."""
+"""Images that a network is shown again and again during training, and the signals that are computed from what it sees.
 
+Signals are numbers that say how good a network is, computed without a mask drawn by a person. *Cells* are pixels
+sampled once a cell of the network's logits, so that a look costs little more than the forward pass.
+"""
+
+import hashlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from wss_data.errors import TrainingDataError
-from wss_data.imaging.masks import read_mask
 from wss_data.records import ExampleTable
 from wss_train.checkpoints import ModelCard
-from wss_train.data import resize_image
+from wss_train.data import read_class_mask, resize_image
 from wss_train.inference import decoded, network_size
 from wss_train.metrics import ConfusionMatrix
 from wss_train.models import SegmentationModel
-from wss_train.selection.signals import cell_centres
+
+PRESENT = 0.01
+"""A class counts as predicted in an image where it covers at least this fraction of it: one stray cell is no object."""
 
 _BATCH = 8
 """Images of equal size in one pass: without gradients these take less memory than a training step."""
@@ -30,7 +36,8 @@ class Probes:
 
     Raises:
         ImageError: If an image cannot be read.
-        TrainingDataError: If a mask has another size than its image, or holds no class.
+        MaskError: If a mask has another size than its image.
+        TrainingDataError: If an image has no mask, or it holds a value that is no class.
     """
 
     def __init__(self, table: ExampleTable, card: ModelCard, masked: bool = False) -> None:
@@ -54,26 +61,8 @@ class Probes:
         self._truths: list[np.ndarray] = []
         if masked:
             for row, ((shape, _), (height, width)) in enumerate(zip(looks, sizes, strict=True)):
-                mask = self._checked_mask(row, shape)
+                mask = read_class_mask(table, row, shape[::-1])
                 self._truths.append(cell_centres(mask, (height // stride, width // stride)))
-
-    def _checked_mask(self, row: int, size: tuple[int, ...]) -> np.ndarray:
-        table, path = self.table, self.table.mask_paths[row]
-        if path is None:
-            raise TrainingDataError(f"{table.image_paths[row]}: the image has no mask to compare with.")
-        mask = read_mask(path)
-        if mask.shape != size:
-            raise TrainingDataError(
-                f"{path}: the mask has {mask.shape[1]}x{mask.shape[0]} pixels, its image {size[1]}x{size[0]}. "
-                "Masks must have their image's size."
-            )
-        wrong = [int(v) for v in np.unique(mask) if v >= table.num_classes and v != table.ignore_index]
-        if wrong:
-            raise TrainingDataError(
-                f"{path}: the mask holds the value {wrong[0]}; 0 to {len(table.classes)} and {table.ignore_index} "
-                "(void) are wanted."
-            )
-        return mask
 
     @torch.inference_mode()
     def predict(self, model: SegmentationModel, precision: str) -> tuple[list[np.ndarray], np.ndarray]:
@@ -107,3 +96,136 @@ class Probes:
         for truth, predicted in zip(self._truths, cells, strict=True):
             matrix.update(truth, predicted)
         return matrix.mean_iou
+
+
+def cell_centres(mask: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
+    """A mask's values at the centres of a grid of cells laid over it.
+
+    Args:
+        mask: Label mask. Shape (H, W), uint8.
+        cells: (rows, columns) of the grid; may be finer than the mask.
+
+    Returns:
+        Shape ``cells``, uint8.
+
+    >>> cell_centres(np.array([[0, 1, 2, 3], [4, 5, 6, 7]], np.uint8), (1, 2)).tolist()
+    [[5, 7]]
+    """
+    rows, columns = (
+        ((np.arange(count) + 0.5) * side / count).astype(np.int64)
+        for count, side in zip(cells, mask.shape, strict=True)
+    )
+    return mask[rows][:, columns]
+
+
+def class_fractions(cells: np.ndarray, num_classes: int) -> np.ndarray:
+    """Fraction of an image that each class but background covers.
+
+    Args:
+        cells: Predicted classes, any shape, values in [0, C].
+        num_classes: C + 1.
+
+    Returns:
+        Shape (C,), float64 in [0, 1].
+
+    >>> class_fractions(np.array([[0, 0, 1, 1], [0, 3, 1, 1]], np.uint8), 4).tolist()
+    [0.5, 0.0, 0.125]
+    """
+    return np.bincount(cells.ravel(), minlength=num_classes)[1:] / cells.size
+
+
+def label_f1(fractions: np.ndarray, labels: np.ndarray, at_least: float = PRESENT) -> float:
+    """How well the predicted masks name the classes that the images show: F1 of each class, averaged.
+
+    F1 rather than a ranking such as average precision: a wrong patch of a class in an image that lacks it costs
+    intersection over union however low its score is, and so does an object that was not found.
+
+    Args:
+        fractions: Fraction of each image that each class covers in its predicted mask. Shape (N, C), in [0, 1].
+        labels: Which classes each image shows. Shape (N, C), bool.
+        at_least: Fraction from which a class counts as predicted, in (0, 1].
+
+    Returns:
+        In [0, 1]. A class that is neither shown nor predicted does not count; nan if that is all of them.
+    """
+    # Late: only a run that is looked at pays for this import, in memory and in seconds.
+    from sklearn.metrics import f1_score
+
+    predicted = fractions >= at_least
+    there = (predicted | labels).any(axis=0)
+    if not there.any():
+        return float("nan")
+    # The columns one by one: a single one would be read as one label an image.
+    return float(np.mean([f1_score(labels[:, c], predicted[:, c]) for c in np.flatnonzero(there)]))
+
+
+def label_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
+    """How well the images are ranked for each class: average precision, averaged over the classes that are shown.
+
+    Args:
+        scores: How much of each class the network sees in each image, such as its mean probability. Shape (N, C).
+        labels: Which classes each image shows. Shape (N, C), bool.
+
+    Returns:
+        In [0, 1]; images of equal score count together, so that their order is of no effect. nan if no image shows
+        any class.
+    """
+    from sklearn.metrics import average_precision_score
+
+    shown = np.flatnonzero(labels.any(axis=0))
+    values = [average_precision_score(labels[:, c], scores[:, c]) for c in shown]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def smoothed(values: Sequence[float] | np.ndarray, window: int = 3) -> np.ndarray:
+    """Running mean, centred; at both ends over what is there. nan is left out where something else is there.
+
+    Args:
+        values: One number a look; nan where there was none.
+        window: Looks that are averaged, odd.
+
+    Returns:
+        One number a look, float64. The last ``window // 2`` of them change when further looks come.
+
+    >>> smoothed([1, 2, 6, 4]).tolist()
+    [1.5, 3.0, 4.0, 5.0]
+    """
+    numbers, half = np.asarray(values, np.float64), window // 2
+    there = ~np.isnan(numbers)
+    means = np.full(len(numbers), np.nan)
+    for position in range(len(numbers)):
+        part = slice(max(0, position - half), position + half + 1)
+        if there[part].any():
+            means[position] = numbers[part][there[part]].mean()
+    return means
+
+
+def best_look(values: Sequence[float] | np.ndarray, window: int = 3) -> int | None:
+    """Position of the look with the highest running mean, the first of equals; ``None`` if there is no number.
+
+    >>> best_look([0.1, 0.9, 0.1, 0.5, 0.6, 0.55, 0.2])  # a single high look is chance
+    4
+    """
+    means = smoothed(values, window)
+    return None if np.isnan(means).all() else int(np.nanargmax(means))
+
+
+def settled_look(changes: Sequence[float] | np.ndarray, at_most: float, window: int = 3) -> int | None:
+    """Position of the first look that, with those before it, changed at most this fraction; ``None`` if none did.
+
+    Args:
+        changes: Fraction that changed since the look before, one number a look, nan for the first.
+        at_most: Fraction in [0, 1].
+        window: Looks that must have passed: the mean of this one and the ``window - 1`` before it is compared.
+    """
+    numbers = np.asarray(changes, np.float64)
+    for position in range(window - 1, len(numbers)):
+        # A mean with the nan of the first look is nan, which is below nothing.
+        if numbers[position - window + 1 : position + 1].mean() <= at_most:
+            return position
+    return None
+
+
+def hash_order(ids: Sequence[str]) -> list[int]:
+    """Positions of the ids in the order of their hashes: the same ids give the same order wherever they stand."""
+    return sorted(range(len(ids)), key=lambda i: (hashlib.sha256(ids[i].encode()).digest(), i))

@@ -35,11 +35,10 @@ from wss_train.checkpoints import MODEL_FILE, ModelCard, read_weights, write_mod
 from wss_train.data import as_table
 from wss_train.models import SegmentationModel, usable_precision
 from wss_train.recipes import Kind, TrainRecipe
-from wss_train.selection.probes import Probes
-from wss_train.selection.signals import (
+from wss_train.selection.probes import (
+    Probes,
     best_look,
-    changed_share,
-    class_shares,
+    class_fractions,
     hash_order,
     label_average_precision,
     label_f1,
@@ -66,8 +65,14 @@ REPORT = "selection_report"
 FILES = (SIGNALS_FILE, SNAPSHOTS, LOOKS, REPORT)
 """All of them: thrown away with the run."""
 
+SMOOTH = 3
+"""Looks whose mean is compared: a single look is noisy. Odd. Ours."""
+
+HELD_OUT = 0.1
+"""Largest fraction of the images with masks that is kept out of training; never more than are looked at. Ours."""
+
 _LOOKS = 20
-_LOOK_SHARE = 0.05
+_LOOK_FRACTION = 0.05
 _FEWEST_PROBES, _MOST_PROBES = 32, 200
 
 
@@ -79,12 +84,9 @@ class SelectionSettings:
         every: Iterations between two looks; ``None`` for a twentieth of the run.
         probes: Images that a look predicts for each signal; ``None`` for as many as a twentieth of the training's
             arithmetic pays for, but 32 to 200.
-        smooth: Looks whose mean is compared, odd: a single look is noisy.
         patience: Looks without a new best after which the run stops; ``None`` to run to its end and choose then.
-        settle: Share of the pixels, in [0, 1]: the run stops when the last ``smooth`` looks together changed no more
+        settle: Fraction of the pixels, in [0, 1]: the run stops when the last ``SMOOTH`` looks together changed no more
             than this from one to the next; ``None`` for no such stop.
-        held_out: Largest share of the images with masks that is kept out of training, in (0, 1); never more images
-            than are looked at.
         keep_snapshots: Whether the weights of every look are kept, for the report.
 
     Raises:
@@ -93,10 +95,8 @@ class SelectionSettings:
 
     every: int | None = None
     probes: int | None = None
-    smooth: int = 3
     patience: int | None = None
     settle: float | None = None
-    held_out: float = 0.1
     keep_snapshots: bool = False
 
     def __post_init__(self) -> None:
@@ -104,37 +104,26 @@ class SelectionSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise RecipeError(f"{name} of the selection is {value}; a number of at least 1 is wanted.")
-        if self.smooth < 1 or self.smooth % 2 == 0:
-            raise RecipeError(f"smooth of the selection is {self.smooth}; an odd number of looks is wanted.")
         if self.settle is not None and not 0 <= self.settle <= 1:
-            raise RecipeError(f"settle of the selection is {self.settle}; a share in [0, 1] is wanted.")
-        if not 0 < self.held_out < 1:
-            raise RecipeError(f"held_out of the selection is {self.held_out}; a share in (0, 1) is wanted.")
+            raise RecipeError(f"settle of the selection is {self.settle}; a fraction in [0, 1] is wanted.")
 
     def resolved(self, recipe: TrainRecipe, kind: Kind) -> "SelectionSettings":
         """The settings with numbers for ``every`` and ``probes``."""
         every = self.every or max(1, math.ceil(recipe.iterations(kind) / _LOOKS))
         # Forward and backward together cost about three times the forward pass; photographs are about 4:3.
-        pixels = _LOOK_SHARE * every * 3 * recipe.batch * recipe.crop**2
+        pixels = _LOOK_FRACTION * every * 3 * recipe.batch * recipe.crop**2
         probes = round(pixels / (0.75 * recipe.long_side**2))
         return replace(self, every=every, probes=self.probes or min(max(probes, _FEWEST_PROBES), _MOST_PROBES))
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What a selector looks at, and which signal chooses.
+    """What a selector looks at, and which signal chooses."""
 
-    Args:
-        by: The signal that chooses.
-        settings: With numbers for ``every`` and ``probes``.
-        labelled: Images whose labels are compared; ``None`` for none.
-        held_out: Images whose masks are compared, and that training does not see; ``None`` for none.
-    """
-
-    by: Literal["labels", "agreement"]
-    settings: SelectionSettings
-    labelled: ExampleTable | None
-    held_out: ExampleTable | None
+    by: Literal["labels", "agreement"]  # the signal that chooses
+    settings: SelectionSettings  # with numbers for ``every`` and ``probes``
+    labelled: ExampleTable | None  # images whose labels are compared; ``None`` for none
+    held_out: ExampleTable | None  # images whose masks are compared, and that training does not see; ``None`` for none
 
     @property
     def ledger(self) -> Ledger:
@@ -153,7 +142,9 @@ class Selection:
                 digest.update(repr((table.ids, table.classes, table.labels.astype(int).tolist())).encode())
         for path in self.held_out.mask_paths if self.held_out else ():
             digest.update(Path(str(path)).read_bytes())
-        settings = {name: value for name, value in asdict(self.settings).items() if name != "keep_snapshots"}
+        settings = asdict(self.settings) | {"smooth": SMOOTH, "held_out": HELD_OUT}
+        # Whether weights are kept changes nothing in the run.
+        del settings["keep_snapshots"]
         return {"by": self.by, **settings, "images": digest.hexdigest(), "files": files.hexdigest()}
 
 
@@ -195,7 +186,7 @@ def plan_selection(
     probes = chosen.probes or _FEWEST_PROBES
     labelled, held_out, rest = None, None, table
     if kind == "final" or select == "agreement":
-        count = min(probes, max(1, round(chosen.held_out * len(table))))
+        count = min(probes, max(1, round(HELD_OUT * len(table))))
         if count >= len(table):
             raise TrainingDataError(
                 f"{table.source or 'the table'} has {len(table)} images with masks; at least 2 are wanted, to hold one "
@@ -232,17 +223,11 @@ def _label_probes(target: "Examples", table: ExampleTable, probes: int) -> Examp
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen after some iterations.
+    """What was seen after some iterations."""
 
-    Args:
-        iteration: Iterations done.
-        values: The numbers named in ``SIGNALS``; nan where there is none.
-        seconds: Wall time of the look.
-    """
-
-    iteration: int
-    values: Mapping[str, float]
-    seconds: float
+    iteration: int  # iterations done
+    values: Mapping[str, float]  # the numbers named in ``SIGNALS``; nan where there is none
+    seconds: float  # wall time of the look
 
 
 def read_signals(run: Path | str) -> list[Look]:
@@ -286,7 +271,7 @@ def snapshots(run: Path | str) -> dict[int, Path]:
 
 
 class Selector:
-    """Looks at a network during training, keeps its best state, and may stop the run: a ``engine.loop.Watcher``.
+    """Looks at a network during training, keeps its best state, and may stop the run.
 
     A look draws no random numbers and changes no weight, so training goes the same way with and without one.
 
@@ -294,21 +279,18 @@ class Selector:
         selection: What to look at.
         card: What is trained.
         run: The run folder; what an earlier, stopped call noted there is gone on from.
-        tell: Receives one line a look; ``None`` for nobody.
-
-    Attributes:
-        every: Iterations between two looks.
+        say: Receives one line a look; ``None`` for nobody.
 
     Raises:
         ImageError: If an image that is looked at cannot be read.
-        TrainingDataError: If a held-out mask has another size than its image, or holds no class.
+        MaskError: If a held-out mask has another size than its image.
+        TrainingDataError: If it holds a value that is no class.
     """
 
     def __init__(
-        self, selection: Selection, card: ModelCard, run: Path, tell: Callable[[str], None] | None = None
+        self, selection: Selection, card: ModelCard, run: Path, say: Callable[[str], None] | None = None
     ) -> None:
-        self.every: int = selection.settings.every or card.iterations
-        self._selection, self._card, self._run, self._tell = selection, card, run, tell
+        self._selection, self._card, self._run, self._say = selection, card, run, say
         self._noted: list[Look] | None = None
         self._labelled = None if selection.labelled is None else Probes(selection.labelled, card)
         self._held_out = None if selection.held_out is None else Probes(selection.held_out, card, masked=True)
@@ -334,33 +316,30 @@ class Selector:
         if self._labelled is not None:
             cells, means = seen[id(self._labelled)]
             labels = np.asarray(self._labelled.table.labels, bool)
-            shares = np.stack([class_shares(image, self._card.num_classes) for image in cells])
-            values["labels"] = label_f1(shares, labels)
+            fractions = np.stack([class_fractions(image, self._card.num_classes) for image in cells])
+            values["labels"] = label_f1(fractions, labels)
             values["labels_ap"] = label_average_precision(means, labels)
         if self._held_out is not None:
             values["agreement"] = self._held_out.agreement(seen[id(self._held_out)][0])
         predicted = np.concatenate([image.ravel() for cells, _ in seen.values() for image in cells])
         before = self._read_cells(looks[-1].iteration) if looks else None
         if before is not None and before.shape == predicted.shape:
-            values["change"] = changed_share(before, predicted)
+            values["change"] = float(np.mean(before != predicted))
 
         self._write_cells(iteration, predicted)
         write_model(model.state_dict(), replace(self._card, iterations=iteration), self._snapshot(iteration))
         self._noted = [*looks, Look(iteration, values, time.monotonic() - started)]
         self._write_signals()
         self._tidy()
-        return self._told()
+        return self._shall_stop()
 
     def chosen(self) -> tuple[int, Mapping[str, Tensor]] | None:
         """Iterations and weights of the best state; ``None`` if no look gave a number."""
-        best = self.best()
+        best = self._best_of(self._looks)
         return None if best is None else (best.iteration, read_weights(self._snapshot(best.iteration)))
 
-    def best(self) -> Look | None:
-        """The look with the best running mean of the signal that chooses, among those whose weights are there."""
-        return self._best_of(self._looks)
-
     def _best_of(self, looks: list[Look]) -> Look | None:
+        """The look with the best running mean of the signal that chooses, among those whose weights are there."""
         means, kept = self._means()[: len(looks)], snapshots(self._run)
         means[[look.iteration not in kept for look in looks]] = math.nan
         position = best_look(means, 1)
@@ -368,39 +347,38 @@ class Selector:
 
     def summary(self) -> str:
         """One line: which state was chosen, and by what."""
-        best = self.best()
+        best = self._best_of(self._looks)
         if best is None:
             return f"selected by {self._selection.by}: no look gave a number, the last state is taken"
         means = self._means()
         return (
             f"selected by {self._selection.by}: iteration {best.iteration:,} "
-            f"({means[self._looks.index(best)]:.3f} over {self._selection.settings.smooth} looks; the last, "
-            f"{self._looks[-1].iteration:,}, has {means[-1]:.3f})"
+            f"({means[self._looks.index(best)]:.3f} over {SMOOTH} looks; the last, {self._looks[-1].iteration:,}, has "
+            f"{means[-1]:.3f})"
         )
 
     def _means(self) -> np.ndarray:
-        return smoothed(signal(self._looks, self._selection.by), self._selection.settings.smooth)
+        return smoothed(signal(self._looks, self._selection.by), SMOOTH)
 
-    def _told(self) -> bool:
-        """Tell the last look; whether the run shall stop."""
+    def _shall_stop(self) -> bool:
+        """Report the last look; whether the run shall stop."""
         now, settings = self._looks[-1], self._selection.settings
-        shown = [f"{name} {value:.3f}" for name, value in now.values.items() if not math.isnan(value)]
-        best = best_look(signal(self._looks, self._selection.by), settings.smooth)
+        best = best_look(self._means(), 1)
         since = 0 if best is None else len(self._looks) - 1 - best
-        settled = settings.settle is not None and (
-            settled_look(signal(self._looks, "change"), settings.settle, settings.smooth) is not None
-        )
         lost = settings.patience is not None and since >= settings.patience
+        changes = signal(self._looks, "change")
+        settled = settings.settle is not None and settled_look(changes, settings.settle, SMOOTH) is not None
         why = f"; no better for {since} looks, stopping" if lost else "; settled, stopping" if settled else ""
-        if self._tell:
-            self._tell(f"iteration {now.iteration:,}: {', '.join(shown)}{why}")
+        if self._say:
+            numbers = ", ".join(f"{name} {value:.3f}" for name, value in now.values.items() if not math.isnan(value))
+            self._say(f"iteration {now.iteration:,}: {numbers}{why}")
         return lost or settled
 
     def _tidy(self) -> None:
         """Remove weights that can be chosen no more, and what stands beyond the last look."""
         now = self._looks[-1].iteration
         # The running mean of the last looks still moves; of those before it only the best can be chosen one day.
-        moving = max(1, self._selection.settings.smooth // 2)
+        moving = max(1, SMOOTH // 2)
         wanted = {look.iteration for look in self._looks[-moving:]}
         firm = self._best_of(self._looks[:-moving])
         if firm is not None:

@@ -6,35 +6,33 @@ pixel supervision that ``wss_train.selection.selection`` does without.
 """
 
 import csv
-import hashlib
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
 
 from wss_data.errors import CheckpointError, shown
 from wss_data.imaging.pictures import FAINT, INK, KEPT
 from wss_data.ledger import Ledger
 from wss_data.reading import checked
-from wss_data.records import ExampleTable
-from wss_data.runtime.files import check_outputs, digests_of, output_folder, output_path, write_output
+from wss_data.runtime.files import check_outputs, output_folder, output_path, write_output
 from wss_train.checkpoints import read_card
-from wss_train.evaluate import Evaluation, evaluate_model, evaluation_of, truth_table
-from wss_train.pseudo_masks import fingerprint_of
-from wss_train.reports.tables import percent
+from wss_train.evaluate import evaluated_once, truth_table
+from wss_train.reports.tables import ledger_lines, markdown_table, number, percent
+from wss_train.selection.probes import best_look, settled_look, smoothed
 from wss_train.selection.selection import REPORT, SIGNALS, Look, read_signals, signal, snapshots
-from wss_train.selection.signals import best_look, rank_correlation, settled_look, smoothed
 
 if TYPE_CHECKING:
     from wss_train.data import Examples
 
 SETTLED = 0.02
-"""Share of changed pixels below which ``change`` would have stopped the run, in the report's table. Ours."""
+"""Fraction of changed pixels below which ``change`` would have stopped the run, in the report's table. Ours."""
 
 _NAMES = {
     "labels": "labels: F1 of predicted classes",
@@ -44,49 +42,28 @@ _NAMES = {
 }
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What one way to choose a state would have taken.
+class Choice(NamedTuple):
+    """What one way to choose a state would have taken; nan where there is no such number."""
 
-    Args:
-        name: The signal, or ``last``.
-        correlation: Spearman's rank correlation of signal and true mean IoU over the looks, in [-1, 1]; of ``change``
-            with its sign turned, as small is good. nan where there is none.
-        iteration: The state it takes; ``None`` if it takes none.
-        mean_iou: True mean IoU of that state, in [0, 1]; nan if it takes none, or one whose weights were not kept.
-        lost: The best true mean IoU less this one, at least 0; nan as ``mean_iou``.
-    """
-
-    name: str
-    correlation: float
-    iteration: int | None
-    mean_iou: float
-    lost: float
+    name: str  # the signal, or ``last``
+    correlation: float  # Spearman's, of signal and true mean IoU over the looks; of ``change`` with its sign turned
+    iteration: int | None  # the state it takes; ``None`` if it takes none
+    mean_iou: float  # true mean IoU of that state, in [0, 1]
+    lost: float  # the best true mean IoU less this one
 
 
 @dataclass(frozen=True)
 class SelectionReport:
-    """Signals beside the truth.
+    """Signals beside the truth."""
 
-    Args:
-        looks: The looks of the run, in their order.
-        mean_iou: True mean IoU of each, in [0, 1]; nan where the weights were not kept. Not all are nan.
-        chosen_by: The signal that chose the model.
-        chosen: Iterations of the model.
-        smooth: Looks that are averaged.
-        images: Images with true masks.
-        source: Name of their dataset.
-        ledger: What the model learned from, and that these masks gave scores.
-    """
-
-    looks: list[Look]
-    mean_iou: np.ndarray
-    chosen_by: str
-    chosen: int
-    smooth: int
-    images: int
-    source: str
-    ledger: Ledger
+    looks: list[Look]  # the looks of the run, in their order
+    mean_iou: np.ndarray  # true mean IoU of each, in [0, 1]; nan where the weights were not kept. Not all are nan
+    chosen_by: str  # the signal that chose the model
+    chosen: int  # iterations of the model
+    smooth: int  # looks that are averaged
+    images: int  # images with true masks
+    source: str  # name of their dataset
+    ledger: Ledger  # what the model learned from, and that these masks gave scores
 
     @property
     def iterations(self) -> list[int]:
@@ -121,12 +98,20 @@ class SelectionReport:
         """The table and how to read it."""
         best = int(np.nanargmax(self.mean_iou))
         missing = int(np.isnan(self.mean_iou).sum())
-        fall = float(self.mean_iou[best] - self.mean_iou[-1])
-        last = (
-            f"{percent(float(self.mean_iou[-1]))} %, {100 * fall:.1f} points less"
-            if not math.isnan(fall)
-            else "no score"
-        )
+        reached, end = (float(self.mean_iou[position]) for position in (best, -1))
+        last = "no score" if math.isnan(end) else f"{percent(end)} %, {100 * (reached - end):.1f} points less"
+        rows = []
+        for choice in self.choices():
+            name = _NAMES.get(choice.name, "nothing: the last state")
+            rows.append(
+                [
+                    f"**{name}**" if choice.name == self.chosen_by else name,
+                    number(choice.correlation, "+.2f"),
+                    number(choice.iteration, ","),
+                    percent(choice.mean_iou),
+                    percent(choice.lost),
+                ]
+            )
         lines = [
             "# Signals beside the truth",
             "",
@@ -135,19 +120,9 @@ class SelectionReport:
             "would have learned from masks.",
             "",
             f"The best of {len(self.looks) - missing} looks by the truth: iteration {self.iterations[best]:,} with "
-            f"mean IoU {percent(float(self.mean_iou[best]))} %. The last, {self.iterations[-1]:,}, has {last}.",
+            f"mean IoU {percent(reached)} %. The last, {self.iterations[-1]:,}, has {last}.",
             "",
-            "| chosen by | rank correlation | iteration | true mean IoU, % | lost, points |",
-            "|---|---:|---:|---:|---:|",
-        ]
-        for choice in self.choices():
-            name = _NAMES.get(choice.name, "nothing: the last state")
-            name = f"**{name}**" if choice.name == self.chosen_by else name
-            taken = "–" if choice.iteration is None else f"{choice.iteration:,}"
-            lost = "–" if math.isnan(choice.lost) else f"{100 * choice.lost:.1f}"
-            correlation = "–" if math.isnan(choice.correlation) else f"{choice.correlation:+.2f}"
-            lines.append(f"| {name} | {correlation} | {taken} | {percent(choice.mean_iou)} | {lost} |")
-        lines += [
+            *markdown_table(["chosen by", "rank correlation", "iteration", "true mean IoU, %", "lost, points"], rows),
             "",
             f"Bold: what the run was told to choose by; its model is iteration {self.chosen:,}. Each signal takes the "
             f"state whose mean over {self.smooth} looks is best. The correlation is Spearman's, over the looks; that "
@@ -159,10 +134,7 @@ class SelectionReport:
                 f"{missing} looks have no score: their weights were not kept. Train with `--keep-snapshots` to "
                 "have all; of the few that are left correlation and loss say little.",
             ]
-        lines += ["", "## Supervision", ""]
-        lines += [f"Strictly image-level: **{'yes' if self.ledger.strictly_image_level else 'NO'}**", ""]
-        lines += [f"- {entry.what}: {entry.supervision}, for {entry.used_for}" for entry in self.ledger.entries]
-        return "\n".join([*lines, ""])
+        return "\n".join([*lines, "", *ledger_lines(self.ledger), ""])
 
     def to_csv(self) -> str:
         """One row a look: iteration, signals, true mean IoU."""
@@ -173,6 +145,15 @@ class SelectionReport:
             numbers = ("" if math.isnan(value) else f"{value:.6g}" for value in (*look.values.values(), score))
             writer.writerow([look.iteration, *numbers])
         return text.getvalue()
+
+
+def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Spearman's rank correlation over the looks where both are numbers, shape (N,); nan where it is not defined."""
+    both = ~(np.isnan(one) | np.isnan(other))
+    # SciPy warns of fewer than two numbers, and where all of one are equal.
+    if any(len(np.unique(values[both])) < 2 for values in (one, other)):
+        return math.nan
+    return float(spearmanr(one[both], other[both]).statistic)
 
 
 def selection_report(
@@ -219,8 +200,7 @@ def selection_report(
         )
     plan = _plan(run)
     table = truth_table(target)
-    masks = _hash_of_masks(table)
-    options = {"device": device, "workers": workers, "progress": progress}
+    options: dict[str, Any] = {"scales": scales, "device": device, "workers": workers, "progress": progress}
     with output_folder(out):
         csv_file = out / "selection.csv"
         proved = csv_file.is_file() and csv_file.read_bytes().startswith(",".join(("iteration", *SIGNALS)).encode())
@@ -231,7 +211,8 @@ def selection_report(
             if look.iteration not in kept:
                 scores.append(math.nan)
                 continue
-            evaluation = _evaluated_once(kept[look.iteration], table, masks, out, scales, options)
+            snapshot = kept[look.iteration]
+            evaluation = evaluated_once(out / "scores" / f"{snapshot.name}.json", snapshot, table, **options)
             scores.append(evaluation.mean_iou)
             ledger = ledger.merged_with(evaluation.ledger)
         report = SelectionReport(
@@ -250,13 +231,6 @@ def selection_report(
     return report
 
 
-def _hash_of_masks(table: ExampleTable) -> str:
-    digest = hashlib.sha256(repr((table.ids, table.classes, digests_of(table.image_paths))).encode())
-    for path in table.mask_paths:
-        digest.update(Path(str(path)).read_bytes())
-    return digest.hexdigest()
-
-
 def _plan(run: Path) -> dict[str, Any]:
     """How the run's state was chosen: ``by`` and ``smooth``."""
     path = run / "run.json"
@@ -271,31 +245,11 @@ def _plan(run: Path) -> dict[str, Any]:
         ) from error
 
 
-def _evaluated_once(
-    snapshot: Path, table: ExampleTable, masks: str, out: Path, scales: Sequence[float], options: dict[str, Any]
-) -> Evaluation:
-    """Score one state, or read the score that it had on the same masks."""
-    made_from = {"model": fingerprint_of(snapshot), "scales": list(scales), "masks": masks}
-    note = out / "scores" / f"{snapshot.name}.json"
-    known = checked.note(note)
-    same = isinstance(known, dict) and known.get("made_from") == made_from
-    scored = evaluation_of(known.get("evaluation")) if same else None
-    if scored is not None:
-        return scored
-    evaluation = evaluate_model(snapshot, table, scales=scales, **options)
-    write_output(note, json.dumps({"made_from": made_from, "evaluation": evaluation.to_dict()}, indent=2) + "\n")
-    return evaluation
-
-
 def write_picture(report: SelectionReport, path: Path) -> Path:
     """Draw each signal and the true mean IoU over the iterations, with what each would choose, as a PNG."""
-    # A figure without pyplot: no global state and no display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     choices = {choice.name: choice for choice in report.choices() if choice.name != "last"}
+    # Not by pyplot: it keeps figures in a global list and asks for a display.
     figure = Figure(figsize=(8.4, 2.5 * len(choices) + 0.9), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(len(choices), 1, sharex=True, squeeze=False).ravel()
     best = report.iterations[int(np.nanargmax(report.mean_iou))]
     scored = ~np.isnan(report.mean_iou)
