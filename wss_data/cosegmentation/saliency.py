@@ -20,7 +20,7 @@ import numpy as np
 
 from wss_data.cosegmentation.base import Segmented
 from wss_data.cosegmentation.confidence import overlap
-from wss_data.cosegmentation.cut import CutSettings, graph_cut
+from wss_data.cosegmentation.cut import graph_cut
 from wss_data.cosegmentation.discriminant import centred_gaussian
 from wss_data.imaging.images import resize_longest_side
 
@@ -28,15 +28,12 @@ LONG_SIDE = 160
 """Longer side at which maps and cuts are made, pixels."""
 
 CENTRE_WIDTH = 0.3
-"""Standard deviation of the centred Gaussian, in sides of the image. Chosen, like ``CUT``, on 42 images of web_wild6
-and 81 of msrc_v2."""
+"""Standard deviation of the centred Gaussian, in sides of the image. Chosen, like the energy of the cut, on 42 images
+of web_wild6 and 81 of msrc_v2."""
 
 PEAK, FLOOR = 0.95, 0.02
 """Foreground probability of the most and the least salient pixel of an image. A map's own peak is rarely near 1; in a
 prototype of another engine this scaling gained 0.06 J; here it was not measured."""
-
-CUT = CutSettings(evidence_weight=0.5, smoothness=8.0)
-"""A map of one image is weak evidence: colours and edges must outvote it."""
 
 SUPERPIXELS = 200
 COLOUR_SIGMA = 10.0
@@ -206,7 +203,7 @@ def cut_out_saliency(image: np.ndarray, saliency: Callable[[np.ndarray], np.ndar
     """
     small = resize_longest_side(image, LONG_SIDE)
     evidence = evidence_of(saliency(small))
-    mask = graph_cut(evidence, small, CUT)
+    mask = graph_cut(evidence, small)
     salient = evidence > 0
     large = cv2.resize(mask.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_LINEAR) > 0.5
     return Segmented(large, overlap(mask.astype(float), salient.astype(float)))
