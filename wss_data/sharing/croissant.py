@@ -84,7 +84,7 @@ def croissant(facts: Facts, folder: Path, columns: tuple[str, ...], url: str | N
         "rai:personalSensitiveInformation": [
             "Photographs may show people. Names of authors are listed, because the licences ask for them."
         ],
-        "distribution": [_file(folder / name, *about) for name, about in _FILES.items()],
+        "distribution": [_file(folder / name) for name in _FILES],
         "recordSet": [_classes(facts), _images(columns)],
         **(
             {"rai:dataCollectionTimeframe": [moment.isoformat() for moment in facts.retrieved]}
@@ -94,13 +94,11 @@ def croissant(facts: Facts, folder: Path, columns: tuple[str, ...], url: str | N
     }
 
 
-def _file(path: Path, encoding: str, description: str) -> dict[str, Any]:
+def _file(path: Path) -> dict[str, Any]:
     data = path.read_bytes()
+    encoding, description = _FILES[path.name]
     return {
-        "@type": "cr:FileObject",
-        "@id": path.name,
-        "name": path.name,
-        "description": description,
+        **_named("cr:FileObject", path.name, description),
         "contentUrl": path.name,
         "contentSize": f"{len(data)} B",
         "encodingFormat": encoding,

@@ -184,18 +184,17 @@ def _became(
     entry = entries.get((image.class_name, identity)) or entries.get((image.class_name, secret_of(identity)))
     if entry is None:
         return RebuiltImage(image, "failed", "not_asked", "The build ended before it was asked for.")
-    return RebuiltImage(image, _state(image, entry, placeholders), entry.reason, entry.detail)
-
-
-def _state(image: ManifestImage, entry: Entry, placeholders: frozenset[str]) -> State:
     same = entry.sha256 == image.sha256
+    state: State
     if entry.status == "dropped" and entry.reason in _OPTED_OUT:
-        return "opted_out"
-    if entry.reason == "placeholder" or (entry.sha256 in placeholders and not same):
-        return "placeholder"
-    if entry.status == "stored" or entry.reason in ("duplicate", "changed"):
-        return "alive" if same else "changed"
-    return "dead" if entry.status == "dropped" else "failed"
+        state = "opted_out"
+    elif entry.reason == "placeholder" or (entry.sha256 in placeholders and not same):
+        state = "placeholder"
+    elif entry.status == "stored" or entry.reason in ("duplicate", "changed"):
+        state = "alive" if same else "changed"
+    else:
+        state = "dead" if entry.status == "dropped" else "failed"
+    return RebuiltImage(image, state, entry.reason, entry.detail)
 
 
 def take_over(dataset: "Dataset", manifest: Manifest) -> tuple[int, int]:
