@@ -9,9 +9,7 @@ Source:
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -23,6 +21,7 @@ import numpy as np
 from wss_data.backbones import BackboneChoice
 from wss_data.errors import CosegmentationError
 from wss_data.runtime.parallel import default_workers
+from wss_data.runtime.threads import in_threads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,23 +131,17 @@ class DescriptorNetwork:
         """
         import torch
 
+        def described(image: np.ndarray) -> tuple[np.ndarray, ImageFeatures]:
+            torch.set_num_threads(1)  # holds for the thread that says so
+            return image, self.describe(image)
+
         workers = workers or default_workers()
         intra_op_threads = torch.get_num_threads()
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            under_way: deque[tuple[np.ndarray, Future[ImageFeatures]]] = deque()
-            try:
-                for image in images:
-                    under_way.append((image, pool.submit(self.describe, image)))
-                    if len(under_way) > workers:
-                        image, future = under_way.popleft()
-                        yield image, future.result()
-                while under_way:
-                    image, future = under_way.popleft()
-                    yield image, future.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
-                # torch's number of threads is partly global: what comes after wants all of them.
-                torch.set_num_threads(intra_op_threads)
+        try:
+            yield from in_threads(described, images, workers, ahead=workers + 1)
+        finally:
+            # torch's number of threads is partly global: what comes after wants all of them.
+            torch.set_num_threads(intra_op_threads)
 
     def _prepare(self, image: np.ndarray) -> Tensor:
         import torch
