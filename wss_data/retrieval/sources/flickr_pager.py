@@ -20,39 +20,22 @@ from typing import Any
 LOG = logging.getLogger(__name__)
 
 PER_PAGE = 500
-MOST_PAGES = 8
-"""Pages of one query before Flickr repeats itself: 4,000 results."""
-
-WINDOW_PAGES = 7
-"""Pages read of one window of dates: one less than there should be, as a margin."""
-
-FIVE_MINUTES = 300
-"""Narrowest window in seconds: Flickr answers to five seconds what it answers to five minutes."""
-
-FIRST_UPLOAD = 1_075_593_600
-"""1 February 2004; Flickr opened on the 10th."""
-
-ENOUGH = 0.9
-"""Share of the reported total that counts as all, for totals count photos that are not shown."""
+MOST_PAGES = 8  # pages of one query before Flickr repeats itself: 4,000 results
+WINDOW_PAGES = 7  # pages read of one window of dates: one less than there should be, as a margin
+FIVE_MINUTES = 300  # narrowest window in seconds: Flickr answers to five seconds what it answers to five minutes
+FIRST_UPLOAD = 1_075_593_600  # 1 February 2004; Flickr opened on the 10th
+ENOUGH = 0.9  # fraction of the reported total that counts as all, for totals count photos that are not shown
 
 
 @dataclass
 class Run:
-    """What some pages of one query brought.
+    """What some pages of one query brought."""
 
-    Args:
-        ids: The photos, those seen before included.
-        total: What Flickr says there are.
-        ended: Whether there is nothing after them, as far as that can be seen.
-        oldest: Earliest upload date, in seconds since 1970; 0 if one was missing.
-        newest_first: Whether they came in that order, as far as Flickr tells dates apart.
-    """
-
-    ids: set[str] = field(default_factory=set)
-    total: int = 0
-    ended: bool = False
-    oldest: int = 2**62
-    newest_first: bool = True
+    ids: set[str] = field(default_factory=set)  # the photos, those seen before included
+    total: int = 0  # what Flickr says there are
+    ended: bool = False  # whether there is nothing after them, as far as that can be seen
+    oldest: int = 2**62  # earliest upload date, in seconds since 1970; 0 if one was missing
+    newest_first: bool = True  # whether they came in that order, as far as Flickr tells dates apart
 
     @property
     def plenty(self) -> bool:

@@ -23,8 +23,7 @@ from wss_data.retrieval.sources.base import Hit, Pages, SourceState
 from wss_data.runtime.files import expanded
 from wss_data.spec import ClassSpec
 
-PROVENANCE_FILE = "provenance.csv"
-"""Name of the optional table beside the class folders."""
+PROVENANCE_FILE = "provenance.csv"  # name of the optional table beside the class folders
 
 URL_COLUMNS = ("image_url", "page_url", "author_url", "license_url")
 COLUMNS = ("file", "image_url", "page_url", "title", "author", "author_url", "license", "license_url")

@@ -29,23 +29,18 @@ from wss_data.retrieval.sources.base import Hit, Pages, SourceState, distinct
 from wss_data.retrieval.sources.licences import short_from_url, spdx_from_url
 from wss_data.spec import ClassSpec
 
-ENDPOINT = "https://commons.wikimedia.org/w/api.php"
-"""Address of the public service."""
+ENDPOINT = "https://commons.wikimedia.org/w/api.php"  # address of the public service
 
 Licence = Literal["by", "by-sa", "cc0", "pdm", "other", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd"]
 """Licences that can be asked for; ``other`` stands for every free licence that is not one of Creative Commons."""
 
-OPEN_LICENCES: tuple[Licence, ...] = ("by", "by-sa", "cc0", "pdm", "other")
-"""Those that allow changes and any use."""
+OPEN_LICENCES: tuple[Licence, ...] = ("by", "by-sa", "cc0", "pdm", "other")  # those that allow changes and any use
 
 LIMITS = ((120, 60.0),)
 """(requests, seconds): the service allows 200 a minute to a client that names a contact; others may share them."""
 
-PAGE = 50
-"""Results a request."""
-
-MAX_OFFSET = 10_000
-"""The search shows no result after this one."""
+PAGE = 50  # results a request
+MAX_OFFSET = 10_000  # the search shows no result after this one
 
 THUMBNAIL_WIDTHS = (20, 40, 60, 120, 250, 330, 500, 960, 1280, 1920, 3840)
 """Widths in pixels that are kept ready; others are refused."""
