@@ -335,15 +335,6 @@ def _check_start(data: bytes, length: int | None, url: str, content_type: str | 
     raise DownloadError("not_an_image", f"{url}: not an image; the server calls it {content_type or 'nothing'}.")
 
 
-@contextmanager
-def _errors_of(url: str) -> Iterator[None]:
-    """Turn what the network and its libraries raise into ``DownloadError``."""
-    try:
-        yield
-    except (exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
-        raise _named(error, url[:200]) from error
-
-
 _TROUBLES: tuple[tuple[tuple[type[BaseException], ...], str, str, bool], ...] = (
     ((TimeoutError, exceptions.TimeoutError), "timeout", "too slow, or silent for too long", True),
     ((ssl.SSLCertVerificationError,), "certificate", "its certificate is not valid", False),
@@ -365,10 +356,16 @@ _TROUBLES: tuple[tuple[tuple[type[BaseException], ...], str, str, bool], ...] = 
 """What is raised -> reason, sentence, and whether it may pass; the first that fits."""
 
 
-def _named(error: Exception, url: str) -> DownloadError:
-    # urllib3 wraps what happened as an argument, the standard library as the cause.
-    causes = [error, *error.args, error.__cause__, error.__context__]
-    for kinds, reason, said, transient in _TROUBLES:
-        if any(isinstance(cause, kinds) for cause in causes):
-            return DownloadError(reason, f"{url}: {said} ({str(error)[:200]}).", transient=transient)
-    return DownloadError("bad_answer", f"{url}: the answer cannot be read ({str(error)[:200]}).")
+@contextmanager
+def _errors_of(url: str) -> Iterator[None]:
+    """Turn what the network and its libraries raise into ``DownloadError``."""
+    try:
+        yield
+    except (exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
+        # urllib3 wraps what happened as an argument, the standard library as the cause.
+        causes = [error, *error.args, error.__cause__, error.__context__]
+        for kinds, reason, said, transient in _TROUBLES:
+            if any(isinstance(cause, kinds) for cause in causes):
+                said = f"{url[:200]}: {said} ({str(error)[:200]})."
+                raise DownloadError(reason, said, transient=transient) from error
+        raise DownloadError("bad_answer", f"{url[:200]}: the answer cannot be read ({str(error)[:200]}).") from error

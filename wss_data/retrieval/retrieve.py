@@ -425,7 +425,7 @@ class _Retrieval:
         }
         if job.hit.expected_sha256 in (None, sha256):
             self._end(job, "fetched", image=image, **known)
-        elif job.hit.expected_phash and _distance(job.hit.expected_phash, outcome.phash) <= SAME_IMAGE:
+        elif _differing_bits(job.hit.expected_phash, outcome.phash) <= SAME_IMAGE:
             said = "The same image, in other bytes than expected."
             self._end(job, "fetched", "re-encoded", said, image=image, **known)
         else:
@@ -476,18 +476,15 @@ def _store(
                     repeat = "The class holds the same bytes already."
                     ended.append(replace(entry, status="dropped", reason="duplicate", detail=repeat, image=None))
                     continue
-                stored.add(str(entry.sha256))
-                records.append(_record(entry, folder))
+                assert entry.sha256 is not None and entry.image is not None and entry.provenance is not None
+                stored.add(entry.sha256)
+                path = _image_path(folder, entry.sha256)
+                image = ImageRecord(entry.sha256, class_name, path, **vars(entry.image), provenance=entry.provenance)
+                records.append(image)
                 ended.append(replace(entry, status="stored"))
             if records:
                 store(records)
             journal.record(ended)
-
-
-def _record(entry: Entry, folder: Path) -> ImageRecord:
-    assert entry.sha256 is not None and entry.image is not None and entry.provenance is not None
-    path = _image_path(folder, entry.sha256)
-    return ImageRecord(entry.sha256, entry.class_name, path, **vars(entry.image), provenance=entry.provenance)
 
 
 def _image_path(folder: Path, sha256: str | None) -> Path:
@@ -504,5 +501,5 @@ def _today() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-def _distance(one: str, other: str) -> int:
-    return (int(one, 16) ^ int(other, 16)).bit_count()
+def _differing_bits(expected: str | None, phash: str) -> int:
+    return 64 if expected is None else (int(expected, 16) ^ int(phash, 16)).bit_count()

@@ -73,13 +73,7 @@ class Walk:
             yield from self._window(FIRST_UPLOAD, self._now, self._licences)
 
     def _window(self, low: int, high: int, licences: tuple[int, ...]) -> Iterator[dict[str, Any]]:
-        """The photos uploaded from ``low`` to ``high``, both included, newest first.
-
-        Args:
-            low: Seconds since 1970.
-            high: Seconds since 1970.
-            licences: Licence ids to accept.
-        """
+        """The photos uploaded from ``low`` to ``high`` (seconds since 1970), both included, newest first."""
         while low <= high:
             run = Run()
             asked = {"min_upload_date": low, "max_upload_date": high, "license": _listed(licences)}
@@ -91,7 +85,9 @@ class Walk:
             if not run.newest_first and high - low >= FIVE_MINUTES:
                 # Where it stopped says nothing then.
                 if not run.ended:
-                    yield from self._halves(low, high, licences)
+                    middle = (low + high) // 2
+                    yield from self._window(middle + 1, high, licences)
+                    yield from self._window(low, middle, licences)
                 return
             if high - cut >= FIVE_MINUTES:
                 high = cut
@@ -103,11 +99,6 @@ class Walk:
             elif not run.ended:
                 LOG.warning("Flickr has more than %d photos of five minutes; some are left out.", len(run.ids))
             high = start - 1
-
-    def _halves(self, low: int, high: int, licences: tuple[int, ...]) -> Iterator[dict[str, Any]]:
-        middle = (low + high) // 2
-        yield from self._window(middle + 1, high, licences)
-        yield from self._window(low, middle, licences)
 
     def _run(self, run: Run, most: int, **given: Any) -> Iterator[list[dict[str, Any]]]:
         """Read up to ``most`` pages into ``run``; yields the photos of each that are new."""

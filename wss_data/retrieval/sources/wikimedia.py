@@ -105,7 +105,8 @@ class WikimediaSource:
         while True:
             # The width belongs to the question, for the answer holds the thumbnail's address.
             question = urlencode(sorted({"gsrsearch": query, "iiurlwidth": self._width(), **place}.items()))
-            if question in asked or _offset(place) + PAGE > MAX_OFFSET:
+            offset = place.get("gsroffset", 0)
+            if question in asked or (isinstance(offset, int) and offset + PAGE > MAX_OFFSET):
                 return
             asked.add(question)
             answer = self._api.remembered(pages, question, partial(self._ask, query, place))
@@ -159,7 +160,8 @@ class WikimediaSource:
             return None
         metadata = page["metadata"]
         author, author_url = plain_text(metadata.get("Artist", ""), self.endpoint)
-        title = plain_text(metadata.get("ObjectName", ""))[0] or _file_name(page["title"])
+        name = page["title"].removeprefix("File:")
+        title = plain_text(metadata.get("ObjectName", ""))[0] or name.rpartition(".")[0] or name or None
         provenance = Provenance(
             self.name,
             str(page["pageid"]),
@@ -281,14 +283,3 @@ def _without_passing_fault(answer: dict[str, Any]) -> dict[str, Any]:
     if code in _PASSING or code.startswith("internal_api_error"):
         raise PassingFault(f"error {code}")
     return answer
-
-
-def _offset(place: Mapping[str, Any]) -> int:
-    offset = place.get("gsroffset", 0)
-    return offset if isinstance(offset, int) else 0
-
-
-def _file_name(title: str) -> str | None:
-    """``Cow`` of ``File:Cow.jpg``."""
-    name = title.removeprefix("File:")
-    return (name.rpartition(".")[0] or name) or None
