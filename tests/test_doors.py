@@ -20,6 +20,7 @@ DOORS = {
     "icrawler": {"wss_data/retrieval/sources/google.py"},
     "pydensecrf": {"wss_data/crf/"},
     "numba": {"wss_data/crf/"},
+    "timm": {"wss_data/backbones/"},
     "joblib": {"wss_data/runtime/parallel.py"},
     "dask": {"wss_data/runtime/parallel.py"},
     "distributed": {"wss_data/runtime/parallel.py"},
@@ -75,7 +76,7 @@ def test_importing_a_package_starts_no_database_and_loads_no_torch(package):
 @pytest.mark.parametrize("package", ["wss_data", "wss_train"])
 def test_asking_a_command_for_help_loads_nothing_heavy(package):
     code = f"from {package}.commands.cli import make_parser; make_parser().format_help()"
-    assert loaded_by(code) & {"torch", "fiftyone", "cv2", "scipy"} == set()
+    assert loaded_by(code) & {"torch", "timm", "fiftyone", "cv2", "scipy"} == set()
 
 
 def test_loader_workers_that_read_a_table_never_import_fiftyone():

@@ -3,8 +3,8 @@ import pytest
 import torch
 import torchvision
 
-from wss_data.backbones import efficientnet_lite0
-from wss_data.backbones.vit import TransformerShape, VisionTransformer
+from wss_data.backbones.networks import load_backbone
+from wss_data.backbones.vit import TransformerBackbone, TransformerShape
 from wss_data.cosegmentation.features import DescriptorNetwork, network_size, resolve_device, resolve_precision
 from wss_data.errors import CosegmentationError, WssError
 
@@ -21,7 +21,7 @@ def files(tmp_path_factory):
     """Random weights for the backbones that have none installed: name -> file."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
-    transformer = VisionTransformer(TransformerShape(channels=128, depth=3, patch_px=14, grid=5, hidden=256))
+    transformer = TransformerBackbone(TransformerShape(channels=128, depth=3, patch_px=14, grid=5, hidden=256)).network
     torch.nn.init.normal_(transformer.pos_embed)
     for name, module in (("resnet50", torchvision.models.resnet50(weights=None)), ("vit", transformer)):
         torch.save(module.state_dict(), folder / f"{name}.pth")
@@ -87,17 +87,15 @@ def test_a_transformer_sees_sides_that_its_patch_divides():
 
 def test_folding_and_memory_layout_change_no_number(network):
     image = picture(1, height=96, width=128)
-    plain = efficientnet_lite0(output_stride=16)
+    plain = load_backbone("efficientnet_lite0")
     pixels = (torch.from_numpy(image).permute(2, 0, 1)[None].float() - 127) / 128
     with torch.no_grad():
-        expected = plain(pixels)
-        blocks = plain.block_outputs(pixels)
+        expected = plain.dense(pixels)
 
     features = network.describe(image)
 
-    blocks = [output[0].permute(1, 2, 0).numpy() for output in blocks]
-    np.testing.assert_allclose(features.descriptors, expected[0].permute(1, 2, 0).numpy(), atol=0.01)
-    np.testing.assert_allclose(features.middle, blocks[10], atol=0.01)
+    np.testing.assert_allclose(features.descriptors, expected.last[0].permute(1, 2, 0).numpy(), atol=0.01)
+    np.testing.assert_allclose(features.middle, expected.middle[0].permute(1, 2, 0).numpy(), atol=0.01)
 
 
 @pytest.mark.parametrize("backbone", ["efficientnet_lite0", "resnet50", "vit"])

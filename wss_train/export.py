@@ -87,45 +87,13 @@ class PixelModel(nn.Module):
         return logits.softmax(dim=1) if self.output == "probabilities" else logits
 
 
-class HalvingConvolution(nn.Module):
-    """A convolution of stride 2 padded as TensorFlow pads, in operations that a tracer can follow.
-
-    The index package rounds with ``math.ceil``, which a tracer takes for a constant: the file would be right for one
-    size only. For stride 2 and an odd kernel k the padding is k - 2 for even sides and k - 1 for odd ones, and
-    (k - 1) / 2 of it always lies at the end.
-
-    Args:
-        convolution: Whose weights are taken over; stride 2, dilation 1, odd kernel.
-    """
-
-    def __init__(self, convolution: nn.Conv2d) -> None:
-        super().__init__()
-        if tuple(convolution.stride) != (2, 2) or convolution.kernel_size[0] % 2 == 0:
-            raise ValueError(f"stride 2 and an odd kernel are wanted, not {convolution}")
-        self.weight, self.bias = convolution.weight, convolution.bias
-        self.groups = convolution.groups
-        self.end = convolution.kernel_size[0] // 2
-
-    def forward(self, features: Tensor) -> Tensor:
-        """``features``: (N, D, h, w) -> (N, D', h / 2, w / 2), rounded up."""
-        height, width = features.shape[-2:]
-        padding = (self.end - 1 + width % 2, self.end, self.end - 1 + height % 2, self.end)
-        return functional.conv2d(
-            functional.pad(features, padding), self.weight, self.bias, stride=2, groups=self.groups
-        )
-
-
 def traceable(model: SegmentationModel) -> SegmentationModel:
     """A copy that scores equally, without what a tracer cannot follow; for evaluation only."""
     duplicate = copy.deepcopy(model).requires_grad_(False)
-    for parent in list(duplicate.modules()):
-        for name, child in list(parent.named_children()):
-            if not isinstance(child, nn.Conv2d):
-                continue
-            # What the backbone sets for training in bf16.
-            child.__dict__.pop("forward", None)
-            if type(child) is not nn.Conv2d:
-                setattr(parent, name, HalvingConvolution(child))
+    for module in duplicate.modules():
+        if isinstance(module, nn.Conv2d):
+            # What the model sets for training in bf16.
+            module.__dict__.pop("forward", None)
     return duplicate.eval()
 
 

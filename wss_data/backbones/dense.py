@@ -1,7 +1,7 @@
 """What all backbones have in common: the maps that they give, and how they are made fast. Loads torch."""
 
-from abc import ABC, abstractmethod
-from typing import NamedTuple, cast
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,42 +24,43 @@ class DenseMaps(NamedTuple):
     middle: Tensor
 
 
-class DenseBackbone(nn.Module, ABC):
+class DenseBackbone(nn.Module):
     """A network that describes an image cell by cell.
 
     Attributes:
         cell_px: Pixels of the image per cell of ``DenseMaps.last``.
         side_multiple: The sides of an image must be multiples of this.
-        pixel_mean: Taken off each pixel, which is in [0, 255], per RGB channel.
+        pixel_mean: Subtracted from each pixel, which is in [0, 255], per RGB channel.
         pixel_divisor: What the difference is then divided by.
     """
 
     cell_px: int
     side_multiple: int
-    pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
-    pixel_divisor: tuple[float, float, float] = IMAGENET_DEVIATION
+    pixel_mean: tuple[float, ...] = IMAGENET_MEAN
+    pixel_divisor: tuple[float, ...] = IMAGENET_DEVIATION
 
-    @abstractmethod
     def dense(self, images: Tensor) -> DenseMaps:
         """The maps of a batch of normalised images. Shape (N, 3, H, W), float."""
-
-    def fold_batch_norms(self) -> None:
-        """Put batch norms into the convolutions before them; only for a network that is not trained any more."""
+        raise NotImplementedError
 
 
-def fold(parent: nn.Module, convolution: str, norm: str) -> None:
-    """Put the batch norm called ``norm`` into the convolution before it; both are children of ``parent``."""
-    before, after = cast(nn.Conv2d, parent.get_submodule(convolution)), cast(nn.BatchNorm2d, parent.get_submodule(norm))
-    setattr(parent, convolution, fuse_conv_bn_eval(before, after))
-    setattr(parent, norm, nn.Identity())
-
-
-def cast_products(network: nn.Module, dtype: torch.dtype) -> None:
-    """Let convolutions and matrix products compute in ``dtype``.
+def make_fast(network: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    """Fold batch norms into the convolutions before them, and let products compute in ``dtype``. Not for training.
 
     Layer norms and a transformer's stream from block to block stay in float32, as under autocast; but the weights are
     cast once, not for every image.
     """
+    for parent in list(network.modules()):
+        for (before, convolution), (name, norm) in pairwise(list(parent.named_children())):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, before, fuse_conv_bn_eval(convolution, norm))
+                # timm's norms hold the activation that follows them.
+                setattr(parent, name, getattr(norm, "act", nn.Identity()))
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.to(dtype)
+            module.register_forward_pre_hook(_in_own_dtype)
+
+
+def _in_own_dtype(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(value.to(module.weight.dtype) for value in inputs)

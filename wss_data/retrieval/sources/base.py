@@ -10,15 +10,21 @@ from wss_data.spec import ClassSpec
 
 @dataclass(frozen=True)
 class Hit:
-    """One search result: what is known before a byte was read, and how to read the bytes."""
+    """One search result: what is known before a byte was read, and how to read the bytes.
 
-    class_name: str  # the class it was searched for
-    provenance: Provenance  # where it comes from; source and source_id identify it for ever
-    # Returns the original file's bytes; raises ImageError or SourceError. None for an image on the web: then
-    # provenance.image_url is downloaded.
+    Args:
+        class_name: The class it was searched for.
+        provenance: Where it comes from; ``source`` and ``source_id`` identify it for ever.
+        read: Returns the original file's bytes; raises ``ImageError`` or ``SourceError``. ``None`` for an image on
+            the web: then ``provenance.image_url`` is downloaded.
+        expected_sha256: Hex digest that the bytes should have, where it is known.
+        expected_phash: Perceptual hash (16 hex digits) that the image should come near to, where it is known.
+    """
+
+    class_name: str
+    provenance: Provenance
     read: Callable[[], bytes] | None = None
-    expected_sha256: str | None = None  # hex digest that the bytes should have, where it is known
-    # Perceptual hash (16 hex digits) that the image should come near to, where it is known.
+    expected_sha256: str | None = None
     expected_phash: str | None = None
 
 
@@ -45,11 +51,15 @@ class Forgetful:
 
 @dataclass(frozen=True)
 class SourceState:
-    """Whether a source can be asked, as far as that is known without asking it."""
+    """Whether a source can be asked, as far as that is known without asking it.
 
-    # ready; off unless it is asked for by a setting; needs something that is missing.
+    Args:
+        state: ``ready``; ``off`` unless it is asked for by a setting; ``needs`` something that is missing.
+        detail: One sentence: what is missing and how to get it, or what limits hold.
+    """
+
     state: Literal["ready", "off", "needs"]
-    detail: str  # one sentence: what is missing and how to get it, or what limits hold
+    detail: str
 
 
 class Source(Protocol):
