@@ -62,5 +62,6 @@ def make_fast(network: nn.Module, dtype: torch.dtype = torch.float32) -> None:
             module.register_forward_pre_hook(_in_own_dtype)
 
 
-def _in_own_dtype(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _in_own_dtype(module: nn.Conv2d | nn.Linear, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    # Weights that are cast need inputs of their type; timm's blocks, unlike autocast, do not see to it.
     return tuple(value.to(module.weight.dtype) for value in inputs)

@@ -223,11 +223,6 @@ def _target(image: _Image, crf: CrfSettings) -> np.ndarray:
     return _on_cells(sharpen(image.evidence, smaller, crf), image.evidence)
 
 
-def _no_target(image: _Image) -> np.ndarray:
-    """In the place of ``_target`` for an image whose CRF kills its worker each time: the group learns nothing of it."""
-    return np.zeros(image.evidence.shape, np.float32)
-
-
 def _segment_one(image: _Image, band: bool) -> tuple[int, Segmented | None]:
     if np.ptp(image.small, axis=(0, 1)).max() <= BLANK:
         nothing = np.zeros(image.size[::-1], bool)
@@ -244,11 +239,6 @@ def _segment_one(image: _Image, band: bool) -> tuple[int, Segmented | None]:
         prototype_distance=image.prototype_distance,
         descriptor=image.descriptor,
     )
-
-
-def _no_mask(image: _Image) -> tuple[int, Segmented | None]:
-    """In the place of ``_segment_one`` for an image that kills its worker each time: the others go on."""
-    return image.position, None
 
 
 class CommonEngine:
@@ -371,7 +361,8 @@ class _Group:
             for p in positions
         )
         cut_out = partial(_segment_one, band=self.settings.uncertain_band)
-        results = self._map(cut_out, prepared, len(positions), if_killed=_no_mask)
+        # An image that kills its worker each time has no mask; the others go on.
+        results = self._map(cut_out, prepared, len(positions), if_killed=lambda image: (image.position, None))
         yield from ((position, segmented) for position, segmented in results if segmented is not None)
 
     def _layers(self, position: int) -> tuple[np.ndarray, np.ndarray]:
@@ -398,7 +389,14 @@ class _Group:
         scale = ROUND_LONG_SIDE / self.settings.refine_long_side
         crf = replace(CRF, position_px=CRF.position_px * scale, bilateral_px=CRF.bilateral_px * scale)
         prepared = (self._prepared(position) for position in everyone)
-        return list(self._map(partial(_target, crf=crf), prepared, len(everyone), if_killed=_no_target))
+        results = self._map(
+            partial(_target, crf=crf),
+            prepared,
+            len(everyone),
+            # Nothing is learned from an image whose CRF kills its worker each time.
+            if_killed=lambda image: np.zeros(image.evidence.shape, np.float32),
+        )
+        return list(results)
 
     def _self_train(self, targets: Sequence[np.ndarray]) -> None:
         """Replace the evidence by what networks say that were trained on other images' masks."""

@@ -1,7 +1,7 @@
 """Compare a folder of foreground masks with a folder of true ones."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -239,9 +239,14 @@ def _score_files(mask_path: Path, truth_path: Path) -> tuple[float, tuple[float,
 
 def _class_score(name: str, values: np.ndarray) -> ClassScore:
     """The means of a class. ``values``: (images, 4) of P, J, decided fraction, and whether it is kept."""
-    precision, jaccard, decided = (float(mean) for mean in values[:, :3].mean(axis=0))
-    row = ClassScore(name, len(values), precision, jaccard, 0, None, None, decided)
     kept = values[values[:, 3] == 1]
-    if not len(kept):
-        return row
-    return replace(row, kept=len(kept), kept_precision=float(kept[:, 0].mean()), kept_jaccard=float(kept[:, 1].mean()))
+    return ClassScore(
+        name,
+        len(values),
+        float(values[:, 0].mean()),
+        float(values[:, 1].mean()),
+        len(kept),
+        float(kept[:, 0].mean()) if len(kept) else None,
+        float(kept[:, 1].mean()) if len(kept) else None,
+        float(values[:, 2].mean()),
+    )

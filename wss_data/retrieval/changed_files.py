@@ -16,19 +16,15 @@ _SHOWN = 5
 
 @dataclass
 class Changes:
-    """What changed among the files of a definition's local sources; prints as a sentence, or as nothing.
+    """What changed among the files of a definition's local sources; prints as a sentence, or as nothing."""
 
-    Args:
-        gone: (class, identity, digest or ``None``) of files that are no longer there.
-        replaced: The same of files that hold other bytes now.
-        moved: Identity of a file that is gone -> that of the file that holds its bytes now.
-        followed: Whether the dataset follows.
-    """
-
+    # (class, identity, digest or None) of files that are no longer there.
     gone: list[tuple[str, str, str | None]] = field(default_factory=list)
+    # The same of files that hold other bytes now.
     replaced: list[tuple[str, str, str | None]] = field(default_factory=list)
+    # Identity of a file that is gone -> that of the file that holds its bytes now.
     moved: dict[str, str] = field(default_factory=dict)
-    followed: bool = False
+    followed: bool = False  # whether the dataset follows
 
     def __str__(self) -> str:
         kinds = {

@@ -17,27 +17,18 @@ from wss_data.runtime.files import remove_unfinished, write_bytes
 from wss_data.runtime.killable import KillablePool
 from wss_data.runtime.parallel import default_workers
 
-_HASHED_SIDE = 64
-"""Images are averaged to at most this many pixels a side before they are hashed."""
+_HASHED_SIDE = 64  # images are averaged to at most this many pixels a side before they are hashed
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """One stored image.
+    """One stored image."""
 
-    Args:
-        sha256: Hex digest of the original bytes.
-        path: The stored file, ``<folder>/<first 20 digits of sha256>.jpg``.
-        size: Stored (width, height) in pixels.
-        original_size: (width, height) of the upright original in pixels.
-        phash: Perceptual hash, 16 hex digits.
-    """
-
-    sha256: str
-    path: Path
-    size: tuple[int, int]
-    original_size: tuple[int, int]
-    phash: str
+    sha256: str  # hex digest of the original bytes
+    path: Path  # the stored file, <folder>/<first 20 digits of sha256>.jpg
+    size: tuple[int, int]  # stored (width, height) in pixels
+    original_size: tuple[int, int]  # (width, height) of the upright original in pixels
+    phash: str  # perceptual hash, 16 hex digits
 
 
 def decode_to_file(data: bytes, name: str, folder: Path, longest_side: int) -> Decoded:

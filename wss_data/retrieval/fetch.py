@@ -23,19 +23,13 @@ from urllib3 import BaseHTTPResponse, exceptions
 from urllib3.util import Timeout, Url, parse_url
 
 from wss_data.errors import DownloadError
-from wss_data.retrieval import network
+from wss_data.retrieval import network, robots
 from wss_data.retrieval.clock import Clock
 from wss_data.retrieval.headers import opt_outs, retry_after, user_agent
-from wss_data.retrieval.robots import MAX_BYTES as ROBOTS_MAX_BYTES
-from wss_data.retrieval.robots import READ_S as ROBOTS_READ_S
-from wss_data.retrieval.robots import Robots
 from wss_data.spec import DownloadSpec
 
-LONGEST_URL = 4000
-"""Characters of an address; what is longer is no address of an image."""
-
-CONNECT_S = 5.0
-"""Seconds for connecting to one address."""
+LONGEST_URL = 4000  # characters of an address; what is longer is no address of an image
+CONNECT_S = 5.0  # seconds for connecting to one address
 
 MAX_REDIRECTS = 5
 
@@ -43,14 +37,9 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 GONE = frozenset({404, 410})
 
-HEAD_BYTES = 400_000
-"""Bytes that may come before a body starts: far more than any honest headers."""
-
-SNIFFED = 32
-"""Bytes of a body that are looked at before the rest is read."""
-
-PIECE = 2**20
-"""Bytes of a body that are read at once."""
+HEAD_BYTES = 400_000  # bytes that may come before a body starts: far more than any honest headers
+SNIFFED = 32  # bytes of a body that are looked at before the rest is read
+PIECE = 2**20  # bytes of a body that are read at once
 
 _READ_FORMATS = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|BM|II[*+]\0|MM\0[*+]",
@@ -104,7 +93,7 @@ class Fetcher:
         self._headers = {"User-Agent": user_agent(), "Accept": _ACCEPT, "Accept-Encoding": "identity"}
         guard = network.Guard(download.allow_hosts, CONNECT_S, self._clock)
         self._pools = network.make_pools(guard, download.connections)
-        self._robots = Robots(self._read_robots, self._clock)
+        self._robots = robots.Robots(self._read_robots, self._clock)
 
     def __enter__(self) -> "Fetcher":
         return self
@@ -196,7 +185,7 @@ class Fetcher:
             decode_content=False,
         )
         # Chunks may be framed by as many bytes as they hold.
-        network.limit_bytes(2 * max(self.max_bytes, ROBOTS_MAX_BYTES))
+        network.limit_bytes(2 * max(self.max_bytes, robots.MAX_BYTES))
         return response
 
     def _take(self, response: BaseHTTPResponse, url: str) -> Fetched:
@@ -233,20 +222,20 @@ class Fetcher:
 
     def _read_robots(self, url: str) -> str:
         """The text of a robots.txt, as much of it as counts."""
-        with network.time_limit(ROBOTS_READ_S, self._read_s), _errors_of(url):
+        with network.time_limit(robots.READ_S, self._read_s), _errors_of(url):
             response, url = self._follow(url, False, [])
             try:
                 _check_status(response, url, self._clock)
-                data = response.read(ROBOTS_MAX_BYTES)
+                data = response.read(robots.MAX_BYTES)
                 encoding = response.headers.get("Content-Encoding", "").strip().lower()
                 if encoding in ("gzip", "x-gzip", "deflate"):
-                    data = zlib.decompressobj(wbits=47).decompress(data, ROBOTS_MAX_BYTES)
+                    data = zlib.decompressobj(wbits=47).decompress(data, robots.MAX_BYTES)
             except zlib.error as error:
                 raise DownloadError("encoded", f"{url}: cannot be unpacked ({error}).") from error
             except BaseException:
                 response.close()
                 raise
-            if len(data) == ROBOTS_MAX_BYTES:
+            if len(data) == robots.MAX_BYTES:
                 response.close()
             return data.decode("utf-8-sig", errors="replace")
 
@@ -346,15 +335,6 @@ def _check_start(data: bytes, length: int | None, url: str, content_type: str | 
     raise DownloadError("not_an_image", f"{url}: not an image; the server calls it {content_type or 'nothing'}.")
 
 
-@contextmanager
-def _errors_of(url: str) -> Iterator[None]:
-    """Turn what the network and its libraries raise into ``DownloadError``."""
-    try:
-        yield
-    except (exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
-        raise _named(error, url[:200]) from error
-
-
 _TROUBLES: tuple[tuple[tuple[type[BaseException], ...], str, str, bool], ...] = (
     ((TimeoutError, exceptions.TimeoutError), "timeout", "too slow, or silent for too long", True),
     ((ssl.SSLCertVerificationError,), "certificate", "its certificate is not valid", False),
@@ -376,10 +356,16 @@ _TROUBLES: tuple[tuple[tuple[type[BaseException], ...], str, str, bool], ...] = 
 """What is raised -> reason, sentence, and whether it may pass; the first that fits."""
 
 
-def _named(error: Exception, url: str) -> DownloadError:
-    # urllib3 wraps what happened as an argument, the standard library as the cause.
-    causes = [error, *error.args, error.__cause__, error.__context__]
-    for kinds, reason, said, transient in _TROUBLES:
-        if any(isinstance(cause, kinds) for cause in causes):
-            return DownloadError(reason, f"{url}: {said} ({str(error)[:200]}).", transient=transient)
-    return DownloadError("bad_answer", f"{url}: the answer cannot be read ({str(error)[:200]}).")
+@contextmanager
+def _errors_of(url: str) -> Iterator[None]:
+    """Turn what the network and its libraries raise into ``DownloadError``."""
+    try:
+        yield
+    except (exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
+        # urllib3 wraps what happened as an argument, the standard library as the cause.
+        causes = [error, *error.args, error.__cause__, error.__context__]
+        for kinds, reason, said, transient in _TROUBLES:
+            if any(isinstance(cause, kinds) for cause in causes):
+                said = f"{url[:200]}: {said} ({str(error)[:200]})."
+                raise DownloadError(reason, said, transient=transient) from error
+        raise DownloadError("bad_answer", f"{url[:200]}: the answer cannot be read ({str(error)[:200]}).") from error

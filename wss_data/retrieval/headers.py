@@ -11,8 +11,7 @@ from wss_data.errors import SpecError
 from wss_data.retrieval.clock import Clock
 from wss_data.runtime.version import __version__
 
-NAME = "wss"
-"""The name that rules for us are written to."""
+NAME = "wss"  # the name that rules for us are written to
 
 CONTACT_VARIABLE = "WSS_CONTACT"
 """Environment variable that holds an e-mail address or a page at which the user can be reached."""

@@ -31,8 +31,7 @@ from wss_data.errors import StoreError, shown
 from wss_data.records import Provenance
 from wss_data.retrieval.sources.base import Hit
 
-FORMAT = 3
-"""Version of the tables below, kept in the file as SQLite's ``user_version``."""
+FORMAT = 3  # version of the tables below, kept in the file as SQLite's user_version
 
 Status = Literal["found", "fetched", "stored", "failed", "dropped"]
 
@@ -111,33 +110,19 @@ class StoredImage:
 
 @dataclass(frozen=True)
 class Entry:
-    """What became of one search result.
+    """What became of one search result."""
 
-    Args:
-        class_name: The class it was searched for.
-        source: Name of the source.
-        source_id: Its identity there.
-        status: As in the table above.
-        url: Address of its bytes, where there is one.
-        reason: Why it was dropped or failed, as a slug.
-        detail: The same as a sentence.
-        sha256: Hex digest of its original bytes, where they were read.
-        position: Its place among the results of its search, from 0.
-        provenance: Where it comes from.
-        image: The image on disk, where it became one.
-    """
-
-    class_name: str
-    source: str
-    source_id: str
-    status: Status
-    url: str | None = None
-    reason: str | None = None
-    detail: str | None = None
-    sha256: str | None = None
-    position: int = 0
-    provenance: Provenance | None = None
-    image: StoredImage | None = None
+    class_name: str  # the class it was searched for
+    source: str  # name of the source
+    source_id: str  # its identity there
+    status: Status  # as in the table above
+    url: str | None = None  # address of its bytes, where there is one
+    reason: str | None = None  # why it was dropped or failed, as a slug
+    detail: str | None = None  # the same as a sentence
+    sha256: str | None = None  # hex digest of its original bytes, where they were read
+    position: int = 0  # its place among the results of its search, from 0
+    provenance: Provenance | None = None  # where it comes from
+    image: StoredImage | None = None  # the image on disk, where it became one
 
     @property
     def key(self) -> tuple[str, str, str]:

@@ -64,8 +64,7 @@ REMEMBER_NAME_S = 60.0
 
 NAMES_REMEMBERED = 2000
 
-IDLE_HOSTS = 64
-"""Hosts whose connections are kept open for the next image."""
+IDLE_HOSTS = 64  # hosts whose connections are kept open for the next image
 
 Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 

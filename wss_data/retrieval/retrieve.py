@@ -37,26 +37,13 @@ _STORED_NAME = re.compile(r"[0-9a-f]{20}\.jpg")
 
 LOGGER = logging.getLogger(__name__)
 
-BATCH = 64
-"""Records are handed to the database in batches of this many."""
-
-WINDOW = 512
-"""Search results taken from the journal ahead of the downloads."""
-
-NOTED = 16
-"""Images are noted in the journal so many at a time..."""
-
-NOTED_S = 0.2
-"""... or after so many seconds, whatever comes first."""
-
-DECODING = 32
-"""Images that may wait for a decoder, or be in one, before downloads pause..."""
-
-PENDING_BYTES = 48 << 20
-"""... and bytes."""
-
-SHORTEST_ATTEMPT = 0.5
-"""With less than this left (seconds) of an image's deadline it is not asked for again."""
+BATCH = 64  # records are handed to the database in batches of this many
+WINDOW = 512  # search results taken from the journal ahead of the downloads
+NOTED = 16  # images are noted in the journal so many at a time...
+NOTED_S = 0.2  # ... or after so many seconds, whatever comes first.
+DECODING = 32  # images that may wait for a decoder, or be in one, before downloads pause...
+PENDING_BYTES = 48 << 20  # ... and bytes.
+SHORTEST_ATTEMPT = 0.5  # with less than this left (seconds) of an image's deadline it is not asked for again
 
 CRAWL_DELAY_MAX = 60.0
 """A host whose robots.txt wants a longer pause between two requests (seconds) is given up after the first image."""
@@ -70,19 +57,12 @@ SAME_IMAGE = 10
 
 @dataclass
 class Retrieved:
-    """What a retrieval did.
+    """What a retrieval did."""
 
-    Args:
-        done: Number of search results dealt with.
-        left_out: Sources that could not be asked -> why.
-        given_up: Hosts that were not asked any more -> why.
-        changes: Files of local sources that changed since they were read.
-    """
-
-    done: int = 0
-    left_out: dict[str, str] = field(default_factory=dict)
-    given_up: dict[str, str] = field(default_factory=dict)
-    changes: Changes = field(default_factory=Changes)
+    done: int = 0  # number of search results dealt with
+    left_out: dict[str, str] = field(default_factory=dict)  # sources that could not be asked -> why
+    given_up: dict[str, str] = field(default_factory=dict)  # hosts that were not asked any more -> why
+    changes: Changes = field(default_factory=Changes)  # files of local sources that changed since they were read
 
 
 def remove_unrecorded(folder: Path, known: Collection[str]) -> None:
@@ -108,19 +88,13 @@ def remove_unrecorded(folder: Path, known: Collection[str]) -> None:
 
 @dataclass(frozen=True)
 class Manner:
-    """How a retrieval is done.
+    """How a retrieval is done."""
 
-    Args:
-        workers: Processes that decode; ``None`` for one a processor.
-        strict: Whether a source that cannot be asked is an error while others remain.
-        progress: Whether to show progress bars.
-        follow: Whether files of local sources that changed since they were read are read anew, and those that are gone
-            let go, or both only reported.
-    """
-
-    workers: int | None = None
-    strict: bool = False
-    progress: bool = True
+    workers: int | None = None  # processes that decode; None for one a processor
+    strict: bool = False  # whether a source that cannot be asked is an error while others remain
+    progress: bool = True  # whether to show progress bars
+    # Whether files of local sources that changed since they were read are read anew, and those that are gone let
+    # go, or both only reported.
     follow: bool = False
 
 
@@ -451,7 +425,7 @@ class _Retrieval:
         }
         if job.hit.expected_sha256 in (None, sha256):
             self._end(job, "fetched", image=image, **known)
-        elif job.hit.expected_phash and _distance(job.hit.expected_phash, outcome.phash) <= SAME_IMAGE:
+        elif _differing_bits(job.hit.expected_phash, outcome.phash) <= SAME_IMAGE:
             said = "The same image, in other bytes than expected."
             self._end(job, "fetched", "re-encoded", said, image=image, **known)
         else:
@@ -502,18 +476,15 @@ def _store(
                     repeat = "The class holds the same bytes already."
                     ended.append(replace(entry, status="dropped", reason="duplicate", detail=repeat, image=None))
                     continue
-                stored.add(str(entry.sha256))
-                records.append(_record(entry, folder))
+                assert entry.sha256 is not None and entry.image is not None and entry.provenance is not None
+                stored.add(entry.sha256)
+                path = _image_path(folder, entry.sha256)
+                image = ImageRecord(entry.sha256, class_name, path, **vars(entry.image), provenance=entry.provenance)
+                records.append(image)
                 ended.append(replace(entry, status="stored"))
             if records:
                 store(records)
             journal.record(ended)
-
-
-def _record(entry: Entry, folder: Path) -> ImageRecord:
-    assert entry.sha256 is not None and entry.image is not None and entry.provenance is not None
-    path = _image_path(folder, entry.sha256)
-    return ImageRecord(entry.sha256, entry.class_name, path, **vars(entry.image), provenance=entry.provenance)
 
 
 def _image_path(folder: Path, sha256: str | None) -> Path:
@@ -530,5 +501,5 @@ def _today() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-def _distance(one: str, other: str) -> int:
-    return (int(one, 16) ^ int(other, 16)).bit_count()
+def _differing_bits(expected: str | None, phash: str) -> int:
+    return 64 if expected is None else (int(expected, 16) ^ int(phash, 16)).bit_count()

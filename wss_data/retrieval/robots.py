@@ -19,17 +19,13 @@ from wss_data.retrieval.headers import NAME
 MAX_BYTES = 500_000
 """What lies beyond is not read, in bytes; RFC 9309 asks for at least 500 KiB minus what nobody needs."""
 
-READ_S = 10.0
-"""Seconds for reading one robots.txt, redirects included."""
-
-REMEMBER_S = 86_400.0
-"""How long the rules of a host hold, in seconds (RFC 9309: at most a day)."""
+READ_S = 10.0  # seconds for reading one robots.txt, redirects included
+REMEMBER_S = 86_400.0  # how long the rules of a host hold, in seconds (RFC 9309: at most a day)
 
 FIRST_TROUBLE_S = 0.5
 """After a first failure a host's robots.txt is asked for again, by the next attempt, after so many seconds..."""
 
-TROUBLE_S = 600.0
-"""... and after a further one only after so many."""
+TROUBLE_S = 600.0  # ... and after a further one only after so many.
 
 HOSTS_REMEMBERED = 2000
 

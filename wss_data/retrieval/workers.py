@@ -15,29 +15,19 @@ from wss_data.retrieval.journal import JournalPages
 from wss_data.retrieval.sources.base import Hit, Source
 from wss_data.spec import ClassSpec, DownloadSpec
 
-PAGE = 64
-"""Search results are reported in batches of this many."""
+PAGE = 64  # search results are reported in batches of this many
 
 
 @dataclass
 class Job:
-    """One search result on its way.
+    """One search result on its way."""
 
-    Args:
-        hit: The search result.
-        position: Its place in its search.
-        host: Who is asked for its bytes; empty where nobody is.
-        attempt: How often that was done.
-        spent_s: Seconds that it took so far, waiting between attempts apart.
-        fetched: Its bytes, once they are there.
-    """
-
-    hit: Hit
-    position: int
-    host: str
-    attempt: int = 0
-    spent_s: float = 0.0
-    fetched: Fetched | None = None
+    hit: Hit  # the search result
+    position: int  # its place in its search
+    host: str  # who is asked for its bytes; empty where nobody is
+    attempt: int = 0  # how often that was done
+    spent_s: float = 0.0  # seconds that it took so far, waiting between attempts apart
+    fetched: Fetched | None = None  # its bytes, once they are there
 
     @property
     def key(self) -> tuple[str, str]:

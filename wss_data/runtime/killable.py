@@ -23,8 +23,7 @@ from typing import Any, Literal
 from wss_data.errors import WorkerError
 from wss_data.runtime.interrupts import deaf_children
 
-ATTEMPTS = 2
-"""Workers that may die of one call; the first death can be an accident (a machine short of memory)."""
+ATTEMPTS = 2  # workers that may die of one call; the first death can be an accident (a machine short of memory)
 
 _PR_SET_PDEATHSIG = 1
 
@@ -62,11 +61,6 @@ class KillablePool:
     def failure(self, arguments: tuple[Any, ...], reason: Literal["killed", "timeout"], detail: str) -> Exception:
         """The error of a call that killed its workers or took too long; subclasses name what was worked on."""
         return WorkerError(f"a worker process gave no result ({reason}: {detail}).")
-
-    def pids(self) -> list[int]:
-        """Process numbers of the workers that run."""
-        processes = [seat.process for seat in self._seats]
-        return [process.pid for process in processes if process is not None and process.poll() is None]
 
     def close(self, wait: bool = True) -> None:
         """End the workers: after their work, or (``wait`` false) now."""

@@ -18,17 +18,10 @@ from wss_data.retrieval.clock import Clock
 from wss_data.retrieval.headers import retry_after, user_agent
 from wss_data.retrieval.sources.base import Pages
 
-LONGEST_WAIT = 300.0
-"""Seconds; a service or host that asks for more patience than this is left until the next build."""
-
-MAX_BYTES = 32 * 2**20
-"""An answer longer than this is no page of search results."""
-
-_DEADLINE = 120.0
-"""Seconds for one whole answer; the timeouts hold for each read only."""
-
-_TOO_MANY = 15.0
-"""Seconds of the first pause after a 429 that names none; each further one is twice as long."""
+LONGEST_WAIT = 300.0  # seconds; a service or host that asks for more patience than this is left until the next build
+MAX_BYTES = 32 * 2**20  # an answer longer than this is no page of search results
+_DEADLINE = 120.0  # seconds for one whole answer; the timeouts hold for each read only
+_TOO_MANY = 15.0  # seconds of the first pause after a 429 that names none; each further one is twice as long
 
 _PERIODS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -170,21 +163,14 @@ class Pace:
 
 @dataclass(frozen=True)
 class Service:
-    """How one web service is asked.
+    """How one web service is asked."""
 
-    Args:
-        name: For messages.
-        way_out: Sentence added to messages: what a user can do.
-        pauses: Seconds before the second, third, ... attempt at one answer, where the service names no pause.
-        timeout: Seconds to connect, and to wait for each read.
-        longest_wait: Longest pause in seconds before the service is left for now.
-    """
-
-    name: str
-    way_out: str = ""
+    name: str  # for messages
+    way_out: str = ""  # sentence added to messages: what a user can do
+    # Seconds before the second, third, ... attempt at one answer, where the service names no pause.
     pauses: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
-    timeout: tuple[float, float] = (5.0, 20.0)
-    longest_wait: float = LONGEST_WAIT
+    timeout: tuple[float, float] = (5.0, 20.0)  # seconds to connect, and to wait for each read
+    longest_wait: float = LONGEST_WAIT  # longest pause in seconds before the service is left for now
 
 
 class Api:

@@ -10,21 +10,15 @@ from wss_data.spec import ClassSpec
 
 @dataclass(frozen=True)
 class Hit:
-    """One search result: what is known before a byte was read, and how to read the bytes.
+    """One search result: what is known before a byte was read, and how to read the bytes."""
 
-    Args:
-        class_name: The class it was searched for.
-        provenance: Where it comes from; ``source`` and ``source_id`` identify it for ever.
-        read: Returns the original file's bytes; raises ``ImageError`` or ``SourceError``. ``None`` for an image on
-            the web: then ``provenance.image_url`` is downloaded.
-        expected_sha256: Hex digest that the bytes should have, where it is known.
-        expected_phash: Perceptual hash (16 hex digits) that the image should come near to, where it is known.
-    """
-
-    class_name: str
-    provenance: Provenance
+    class_name: str  # the class it was searched for
+    provenance: Provenance  # where it comes from; source and source_id identify it for ever
+    # Returns the original file's bytes; raises ImageError or SourceError. None for an image on the web: then
+    # provenance.image_url is downloaded.
     read: Callable[[], bytes] | None = None
-    expected_sha256: str | None = None
+    expected_sha256: str | None = None  # hex digest that the bytes should have, where it is known
+    # Perceptual hash (16 hex digits) that the image should come near to, where it is known.
     expected_phash: str | None = None
 
 
@@ -51,15 +45,11 @@ class Forgetful:
 
 @dataclass(frozen=True)
 class SourceState:
-    """Whether a source can be asked, as far as that is known without asking it.
+    """Whether a source can be asked, as far as that is known without asking it."""
 
-    Args:
-        state: ``ready``; ``off`` unless it is asked for by a setting; ``needs`` something that is missing.
-        detail: One sentence: what is missing and how to get it, or what limits hold.
-    """
-
+    # ready; off unless it is asked for by a setting; needs something that is missing.
     state: Literal["ready", "off", "needs"]
-    detail: str
+    detail: str  # one sentence: what is missing and how to get it, or what limits hold
 
 
 class Source(Protocol):

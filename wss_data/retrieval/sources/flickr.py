@@ -36,8 +36,7 @@ LOG = logging.getLogger(__name__)
 
 ENDPOINT = "https://api.flickr.com/services/rest/"
 
-DEFAULT_LICENCES = (4, 5, 7, 8, 9, 10, 11, 12)
-"""Flickr's ids of the licences that allow derivatives and reuse."""
+DEFAULT_LICENCES = (4, 5, 7, 8, 9, 10, 11, 12)  # Flickr's ids of the licences that allow derivatives and reuse
 
 RATES = ((10, 10.0), (3500, 3600.0))
 """Requests in so many seconds. Flickr permits 3,600 an hour for all that use the key; a little is left to others."""
@@ -45,16 +44,14 @@ RATES = ((10, 10.0), (3500, 3600.0))
 PAUSES = (2.0, 8.0, 32.0, 128.0, 300.0)
 """Seconds: codes 105 and 201 are what a key gets that asked for too much, so patience grows quickly."""
 
-LONGEST_WAIT = 3600.0
-"""Seconds: a full hour's limit is waited for."""
+LONGEST_WAIT = 3600.0  # seconds: a full hour's limit is waited for
 
 _SIZES = {"t": 100, "s": 240, "n": 320, "m": 500, "z": 640, "c": 800, "l": 1024}
 """Letter of each size -> its longest side in pixels. Squares (sq, q) are crops; originals (o) are never asked for."""
 
 _EXTRAS = ",".join(["license", "owner_name", "date_upload", "media", *(f"url_{letter}" for letter in _SIZES)])
 
-_KEY_REFUSED = {96, 97, 98, 99, 100}
-"""Invalid or missing signature, login failed, no permission, invalid key."""
+_KEY_REFUSED = {96, 97, 98, 99, 100}  # invalid or missing signature, login failed, no permission, invalid key
 
 _PASSING = {0, 10, 105, 106, 201}
 """Codes that come with ``service currently unavailable`` and the like, above all when too much was asked."""

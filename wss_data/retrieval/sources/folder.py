@@ -4,7 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import cached_property, lru_cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path, PurePosixPath
 from stat import S_ISREG
 from typing import Annotated, Any
@@ -23,8 +23,7 @@ from wss_data.retrieval.sources.base import Hit, Pages, SourceState
 from wss_data.runtime.files import expanded
 from wss_data.spec import ClassSpec
 
-PROVENANCE_FILE = "provenance.csv"
-"""Name of the optional table beside the class folders."""
+PROVENANCE_FILE = "provenance.csv"  # name of the optional table beside the class folders
 
 URL_COLUMNS = ("image_url", "page_url", "author_url", "license_url")
 COLUMNS = ("file", "image_url", "page_url", "title", "author", "author_url", "license", "license_url")
@@ -173,8 +172,16 @@ def read_provenance(folder: Path) -> dict[str, dict[str, str]]:
     if not path.is_file():
         return {}
     columns, rows = read_table(path)
-    _check_columns(path, columns)
-    there = lru_cache(1)(partial(_names_below, folder))
+    if "file" not in columns or not set(columns) <= set(COLUMNS) or len(set(columns)) < len(columns):
+        wanted = f"'file' and any of {', '.join(COLUMNS[1:])}, each once"
+        raise SourceError(f"{path}, line 1: the columns are {columns_told(columns)}; wanted are {wanted}.")
+
+    @cache
+    def there() -> set[str]:
+        """Every file below the folder by its path from there, in the form of ``same_name``."""
+        places = ((Path(place).relative_to(folder), names) for place, _, names in os.walk(folder))
+        return {same_name(place / name) for place, names in places for name in names}
+
     found: dict[str, dict[str, str]] = {}
     wrong: list[str] = []
     for row in rows:
@@ -190,20 +197,6 @@ def read_provenance(folder: Path) -> dict[str, dict[str, str]]:
             f"{path}: {len(wrong)} bad rows. {'; '.join(wrong[:_SHOWN])}{more}. Mend these rows or take them out."
         )
     return found
-
-
-def _check_columns(path: Path, columns: Sequence[str]) -> None:
-    if "file" not in columns or not set(columns) <= set(COLUMNS) or len(set(columns)) < len(columns):
-        raise SourceError(
-            f"{path}, line 1: the columns are {columns_told(columns)}; wanted are 'file' and any of "
-            f"{', '.join(COLUMNS[1:])}, each once."
-        )
-
-
-def _names_below(folder: Path) -> set[str]:
-    """Every file below a folder by its path from there, in the form of ``same_name``."""
-    places = ((Path(place).relative_to(folder), names) for place, _, names in os.walk(folder))
-    return {same_name(place / name) for place, names in places for name in names}
 
 
 def _problem(folder: Path, name: str, row: Row, there: Callable[[], Collection[str]]) -> str | None:

@@ -25,16 +25,9 @@ from wss_data.retrieval.sources.api import Pace
 from wss_data.retrieval.sources.base import Hit, Pages, SourceState, distinct
 from wss_data.spec import ClassSpec
 
-ENABLE_VARIABLE = "WSS_GOOGLE"
-"""Set to 1, it turns the source on for every definition that names it."""
-
-MOST_RESULTS = 1000
-"""Google repeats itself after so many results of one query."""
-
-HOST = "www.google.com"
-
-TIMEOUT = (5.0, 20.0)
-"""Seconds to connect and to wait for each read."""
+ENABLE_VARIABLE = "WSS_GOOGLE"  # set to 1, it turns the source on for every definition that names it
+MOST_RESULTS = 1000  # Google repeats itself after so many results of one query
+TIMEOUT = (5.0, 20.0)  # seconds to connect and to wait for each read
 
 PACE = ((1, 5.0), (60, 3600.0))
 """(requests, seconds): our own choice, since Google states no limit for programs; it allows none."""

@@ -29,8 +29,7 @@ from wss_data.retrieval.sources.base import Hit, Pages, SourceState, distinct
 from wss_data.retrieval.sources.licences import spdx_from_short, spdx_from_url
 from wss_data.spec import ClassSpec
 
-ENDPOINT = "https://api.openverse.org"
-"""Address of the public service."""
+ENDPOINT = "https://api.openverse.org"  # address of the public service
 
 ID_VARIABLE = "OPENVERSE_CLIENT_ID"
 SECRET_VARIABLE = "OPENVERSE_CLIENT_SECRET"
@@ -39,8 +38,7 @@ SECRET_VARIABLE = "OPENVERSE_CLIENT_SECRET"
 Licence = Literal["by", "by-sa", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd", "cc0", "pdm"]
 """Licences that can be asked for."""
 
-OPEN_LICENCES: tuple[Licence, ...] = ("by", "by-sa", "cc0", "pdm")
-"""Those that allow changes and any use."""
+OPEN_LICENCES: tuple[Licence, ...] = ("by", "by-sa", "cc0", "pdm")  # those that allow changes and any use
 
 ANONYMOUS_LIMITS = ((20, 60.0), (200, 86_400.0))
 REGISTERED_LIMITS = ((100, 60.0), (10_000, 86_400.0))

@@ -29,23 +29,18 @@ from wss_data.retrieval.sources.base import Hit, Pages, SourceState, distinct
 from wss_data.retrieval.sources.licences import short_from_url, spdx_from_url
 from wss_data.spec import ClassSpec
 
-ENDPOINT = "https://commons.wikimedia.org/w/api.php"
-"""Address of the public service."""
+ENDPOINT = "https://commons.wikimedia.org/w/api.php"  # address of the public service
 
 Licence = Literal["by", "by-sa", "cc0", "pdm", "other", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd"]
 """Licences that can be asked for; ``other`` stands for every free licence that is not one of Creative Commons."""
 
-OPEN_LICENCES: tuple[Licence, ...] = ("by", "by-sa", "cc0", "pdm", "other")
-"""Those that allow changes and any use."""
+OPEN_LICENCES: tuple[Licence, ...] = ("by", "by-sa", "cc0", "pdm", "other")  # those that allow changes and any use
 
 LIMITS = ((120, 60.0),)
 """(requests, seconds): the service allows 200 a minute to a client that names a contact; others may share them."""
 
-PAGE = 50
-"""Results a request."""
-
-MAX_OFFSET = 10_000
-"""The search shows no result after this one."""
+PAGE = 50  # results a request
+MAX_OFFSET = 10_000  # the search shows no result after this one
 
 THUMBNAIL_WIDTHS = (20, 40, 60, 120, 250, 330, 500, 960, 1280, 1920, 3840)
 """Widths in pixels that are kept ready; others are refused."""
@@ -110,7 +105,8 @@ class WikimediaSource:
         while True:
             # The width belongs to the question, for the answer holds the thumbnail's address.
             question = urlencode(sorted({"gsrsearch": query, "iiurlwidth": self._width(), **place}.items()))
-            if question in asked or _offset(place) + PAGE > MAX_OFFSET:
+            offset = place.get("gsroffset", 0)
+            if question in asked or (isinstance(offset, int) and offset + PAGE > MAX_OFFSET):
                 return
             asked.add(question)
             answer = self._api.remembered(pages, question, partial(self._ask, query, place))
@@ -164,7 +160,8 @@ class WikimediaSource:
             return None
         metadata = page["metadata"]
         author, author_url = plain_text(metadata.get("Artist", ""), self.endpoint)
-        title = plain_text(metadata.get("ObjectName", ""))[0] or _file_name(page["title"])
+        name = page["title"].removeprefix("File:")
+        title = plain_text(metadata.get("ObjectName", ""))[0] or name.rpartition(".")[0] or name or None
         provenance = Provenance(
             self.name,
             str(page["pageid"]),
@@ -286,14 +283,3 @@ def _without_passing_fault(answer: dict[str, Any]) -> dict[str, Any]:
     if code in _PASSING or code.startswith("internal_api_error"):
         raise PassingFault(f"error {code}")
     return answer
-
-
-def _offset(place: Mapping[str, Any]) -> int:
-    offset = place.get("gsroffset", 0)
-    return offset if isinstance(offset, int) else 0
-
-
-def _file_name(title: str) -> str | None:
-    """``Cow`` of ``File:Cow.jpg``."""
-    name = title.removeprefix("File:")
-    return (name.rpartition(".")[0] or name) or None
