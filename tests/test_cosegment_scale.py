@@ -383,7 +383,7 @@ def test_an_option_without_a_name_or_a_value_is_refused(capsys):
 def test_the_command_cosegments_a_dataset_again_and_an_unknown_option_changes_nothing(database, capsys, monkeypatch):
     make_web("scale-command")
     assert main(["cosegment", "scale-command", "--option", "magic=1"]) == 2
-    assert "has no option 'magic'" in capsys.readouterr().err
+    assert "there is no option 'magic'" in capsys.readouterr().err
     monkeypatch.setattr(pipeline, "make_engine", lambda method, options, allow_programs: BrightEngine(setting=3))
     assert main(["cosegment", "scale-command", "--class", "cat", "--workers", "1"]) == 0
     assert "3 masks made." in capsys.readouterr().out
