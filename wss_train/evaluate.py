@@ -184,12 +184,7 @@ def evaluated_once(
 ) -> Evaluation:
     """The score of a model, or the one that ``note`` holds of the same model, images, masks and settings.
 
-    Args:
-        note: JSON file that remembers the score and what it was made from.
-        checkpoint: See ``evaluate_model``, as for the other arguments.
-        table: Images with true masks.
-        out: Folder for scores, predictions and failures; ``None`` to keep none.
-        **options: See ``LabellingOptions``.
+    ``note``: JSON file that remembers the score and what it was made from. The others: see ``evaluate_model``.
     """
     crf = options.get("crf")
     made_from = {
@@ -277,15 +272,14 @@ def score_masks(
 ) -> Evaluation:
     """Score masks on disk, from whatever model, against masks drawn by people.
 
+    Scales and CRF are not known, and what the masks were made from is unknown supervision.
+
     Args:
         predictions: Folder of label masks, ``<id>.png``, such as the ``predictions`` that ``evaluate_model`` writes.
         target: See ``evaluate_model``.
         out: Folder for ``evaluation.json`` and ``evaluation.md``; ``None`` to keep none.
         workers: Threads that read and count; ``None`` for one a processor.
         progress: Whether to show a progress bar.
-
-    Returns:
-        The scores. Scales and CRF are not known, and what the masks were made from is unknown supervision.
 
     Raises:
         TrainingDataError: If a mask is missing, or does not fit its image or the classes.
@@ -321,8 +315,8 @@ def evaluate_masks(
         predictions: As many label masks, in the same order.
         num_classes: Number of classes with background, C + 1.
         ignore_index: Value of void pixels in the truths.
-        workers: Threads that read and count; ``None`` for one a processor.
-        progress: Whether to show a progress bar.
+        workers: See ``score_masks``.
+        progress: See ``score_masks``.
 
     Raises:
         TrainingDataError: If the numbers of files differ, or a pair does not fit together or to the classes.

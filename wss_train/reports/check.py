@@ -284,13 +284,9 @@ def is_sound(findings: Iterable[Finding]) -> bool:
 def check_table(
     table: ExampleTable, crop: int | None = None, scored: bool = False, workers: int | None = None
 ) -> list[Finding]:
-    """Read every image and mask of a table and say what is wrong, the most severe first.
+    """Read every image and mask of a table, and say what is wrong as ``findings_of`` does, with the same arguments.
 
-    Args:
-        table: Images with or without masks.
-        crop: Side of the training crop, pixels; ``None`` to leave the images' size alone.
-        scored: Whether the images are scored on, not learned from.
-        workers: Threads; ``None`` for one a processor.
+    ``workers``: threads; ``None`` for one a processor.
     """
     with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
         rows = list(pool.map(inspect_row, table.image_paths, table.mask_paths))
@@ -298,13 +294,9 @@ def check_table(
 
 
 def check_machine(recipe: TrainRecipe, num_classes: int, folder: Path, multilabel: bool) -> list[Finding]:
-    """What the machine offers to a recipe: accelerator, bf16, the CRF's program, room for the checkpoints.
+    """What the machine offers to a recipe: accelerator, bf16, the CRF's program, room for checkpoints in ``folder``.
 
-    Args:
-        recipe: The recipe that shall be trained.
-        num_classes: Number of classes with background, C + 1.
-        folder: Where the run folder will be; it need not exist.
-        multilabel: Whether the network has the multi-label branch.
+    ``num_classes``: with background, C + 1. The folder need not exist.
     """
     findings = []
     place = device_of(None)
@@ -347,7 +339,7 @@ def checkpoint_bytes(recipe: TrainRecipe, num_classes: int, multilabel: bool) ->
 def check_dataset(
     dataset: str, recipe: TrainRecipe, *, split: str | None = None, field: str | None = None, out: Path | None = None
 ) -> list[Finding]:
-    """Check a stored dataset, and the machine for the recipe.
+    """What is wrong with a stored dataset, and with the machine for a recipe, the most severe first.
 
     Args:
         dataset: Its name.
@@ -356,9 +348,6 @@ def check_dataset(
         field: Field of the masks; ``None`` for ``cosegmentation`` of a web dataset, ``pseudo_mask`` of a target's
             train images, ``ground_truth`` of its others.
         out: Where the run folder will be; ``None`` for the current folder.
-
-    Returns:
-        The findings, most severe first.
 
     Raises:
         StoreError: If there is no such dataset, or no such field.

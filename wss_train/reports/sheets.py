@@ -33,17 +33,14 @@ def _tiles(table: ExampleTable, position: int, folders: Sequence[Path]) -> list[
     return [Tile(fit(image, _BOX)), *(Tile(fit(overlay(image, read_mask(path)), _BOX)) for path in paths)]
 
 
-def write_predictions(table: ExampleTable, stages: Mapping[str, Path], path: Path, count: int = 10) -> Path:
-    """Write a sheet with one image a row: the image, its truth, and the mask that each stage gave it.
+def write_predictions(table: ExampleTable, stages: Mapping[str, Path], path: Path, count: int = 10) -> None:
+    """Write a PNG with one image a row: the image, its truth, and the mask that each stage gave it.
 
     Args:
         table: Images with their true masks.
         stages: Name of a stage -> folder of its masks, ``<id>.png``.
         path: The PNG file to write.
         count: Most images shown, at even steps of the split.
-
-    Returns:
-        ``path``.
 
     Source:
         Shen et al., BMVC 2017, figure 3.
@@ -58,11 +55,10 @@ def write_predictions(table: ExampleTable, stages: Mapping[str, Path], path: Pat
     note = "Images at even steps of the split. Colours are VOC's; white is void."
     with output_path(path) as temporary:
         write_sheet(temporary, f"Predictions on {table.source}", note, rows, ["image", "truth", *stages])
-    return path
 
 
-def write_masks(table: ExampleTable, title: str, path: Path, count: int = 24, columns: int = 6) -> Path:
-    """Write a sheet of masks drawn over their images, each with its image-level labels.
+def write_masks(table: ExampleTable, title: str, path: Path, count: int = 24, columns: int = 6) -> None:
+    """Write a PNG of masks drawn over their images, each with its image-level labels.
 
     Args:
         table: Images with masks, such as ``make_pseudo_masks`` returns.
@@ -70,9 +66,6 @@ def write_masks(table: ExampleTable, title: str, path: Path, count: int = 24, co
         path: The PNG file to write.
         count: Most images shown, at even steps of the table.
         columns: Images in a row.
-
-    Returns:
-        ``path``.
     """
     tiles = [
         replace(_tiles(table, position, [])[1], caption=", ".join(table.labels_of(position))[:30])
@@ -82,7 +75,6 @@ def write_masks(table: ExampleTable, title: str, path: Path, count: int = 24, co
     note = "Images at even steps. Below each, what it is labelled with. Colours are VOC's."
     with output_path(path) as temporary:
         write_sheet(temporary, title, note, rows)
-    return path
 
 
 def write_failures(table: ExampleTable, predictions: Path, path: Path, count: int = 4) -> dict[Kind, int]:

@@ -8,10 +8,9 @@ pixel supervision that ``wss_train.selection.selection`` does without.
 import csv
 import io
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -24,6 +23,7 @@ from wss_data.reading import checked
 from wss_data.runtime.files import check_outputs, output_folder, output_path, write_output
 from wss_train.checkpoints import read_card
 from wss_train.evaluate import evaluated_once, truth_table
+from wss_train.labelling import LabellingOptions
 from wss_train.reports.tables import ledger_lines, markdown_table, number, percent
 from wss_train.selection.probes import best_look, settled_look, smoothed
 from wss_train.selection.selection import REPORT, SIGNALS, Look, read_signals, signal, snapshots
@@ -157,14 +157,7 @@ def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def selection_report(
-    run: Path | str,
-    target: "Examples",
-    out: Path | str | None = None,
-    *,
-    scales: Sequence[float] = (1.0,),
-    device: str | None = None,
-    workers: int | None = None,
-    progress: bool = True,
+    run: Path | str, target: "Examples", out: Path | str | None = None, **options: Unpack[LabellingOptions]
 ) -> SelectionReport:
     """Score every state of a run that was kept against true masks, beside what the signals said of it.
 
@@ -175,13 +168,7 @@ def selection_report(
         target: FiftyOne dataset or view with true masks, such as ``target.match_tags("val")``, or a table.
         out: Folder for ``selection.md``, ``selection.csv``, ``selection.png`` and the scores; ``None`` for
             ``selection_report`` in the run folder.
-        scales: Image scales whose probabilities are averaged.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for the GPU if there is one.
-        workers: See ``evaluate_model``.
-        progress: Whether to show progress bars.
-
-    Returns:
-        The report.
+        **options: See ``LabellingOptions``; one scale and no CRF by default.
 
     Raises:
         CheckpointError: If the run has not ended, nobody looked at it, or no weights are left.
@@ -200,7 +187,6 @@ def selection_report(
         )
     plan = _plan(run)
     table = truth_table(target)
-    options: dict[str, Any] = {"scales": scales, "device": device, "workers": workers, "progress": progress}
     with output_folder(out):
         csv_file = out / "selection.csv"
         proved = csv_file.is_file() and csv_file.read_bytes().startswith(",".join(("iteration", *SIGNALS)).encode())
