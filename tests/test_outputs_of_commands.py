@@ -73,7 +73,7 @@ class Given:
         cosegment_folder(self.images, out, longest_side=Given.side, workers=1, progress=False)
 
     def cooccurrence(self, out):
-        cooccurrence(self.table, out, workers=1)
+        cooccurrence(self.table, out)
 
     def evaluate(self, out):
         evaluate_model(self.model, self.table, out=out, workers=1, progress=False)

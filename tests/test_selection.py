@@ -512,7 +512,7 @@ def test_a_held_out_mask_that_holds_no_class_is_told_before_training(web, tmp_pa
     held_out = replace(selection.held_out, mask_paths=(str(tmp_path / "bad.png"),) * len(selection.held_out))
     with pytest.raises(TrainingDataError, match="holds the value 9"):
         Selector(Selection("agreement", selection.settings, None, held_out), card_of(web), tmp_path)
-    write_mask(bad[:10], tmp_path / "bad.png")
+    write_mask(np.ones((10, 40), np.uint8), tmp_path / "bad.png")
     with pytest.raises(MaskError, match="40x10 pixels, the image 40x30"):
         Selector(Selection("agreement", selection.settings, None, held_out), card_of(web), tmp_path)
 

@@ -281,14 +281,9 @@ def is_sound(findings: Iterable[Finding]) -> bool:
     return all(finding.severity == "note" for finding in findings)
 
 
-def check_table(
-    table: ExampleTable, crop: int | None = None, scored: bool = False, workers: int | None = None
-) -> list[Finding]:
-    """Read every image and mask of a table, and say what is wrong as ``findings_of`` does, with the same arguments.
-
-    ``workers``: threads; ``None`` for one a processor.
-    """
-    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+def check_table(table: ExampleTable, crop: int | None = None, scored: bool = False) -> list[Finding]:
+    """Read every image and mask of a table, and say what is wrong as ``findings_of`` does, with the same arguments."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         rows = list(pool.map(inspect_row, table.image_paths, table.mask_paths))
     return findings_of(table, rows, crop, scored)
 

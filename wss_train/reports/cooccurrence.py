@@ -226,16 +226,12 @@ OUTPUTS = ("cooccurrence.md", "cooccurrence.csv", "cooccurrence.png")
 """What ``cooccurrence`` writes."""
 
 
-def cooccurrence(table: ExampleTable, out: Path | None = None, workers: int | None = None) -> CooccurrenceReport:
+def cooccurrence(table: ExampleTable, out: Path | None = None) -> CooccurrenceReport:
     """Report on the masks and labels of a table.
 
     Args:
         table: Images with masks and image-level labels; the images themselves are not read.
         out: Receives ``cooccurrence.md``, ``.csv`` and ``.png``; ``None`` to write nothing.
-        workers: Threads that read masks; ``None`` for one a processor.
-
-    Returns:
-        The report.
 
     Raises:
         TrainingDataError: If an image has no mask.
@@ -251,7 +247,7 @@ def cooccurrence(table: ExampleTable, out: Path | None = None, workers: int | No
             f"{len(without)} of {len(table)} images of {table.source or 'the table'} have no mask{first}; every image "
             "needs one. Make masks first: wss-train masks, or wss-data cosegment."
         )
-    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         masks = pool.map(lambda path: read_mask(str(path)), table.mask_paths)
         report = report_of(masks, table.labels, table.classes, table.source)
     if out is not None:

@@ -15,6 +15,10 @@ from wss_data.runtime.files import output_path
 from wss_train.reports.failures import AT_LEAST, Failure, Kind, failures_of
 
 _BOX = (210, 160)
+"""(width, height) of an image on a sheet, pixels."""
+
+_PREDICTIONS, _MASKS, _COLUMNS, _FAILURES = 10, 24, 6, 4
+"""Images on the sheets of predictions and of masks, masks in a row, and failures of a kind: what fits a screen."""
 
 
 def chosen(total: int, count: int) -> list[int]:
@@ -33,14 +37,13 @@ def _tiles(table: ExampleTable, position: int, folders: Sequence[Path]) -> list[
     return [Tile(fit(image, _BOX)), *(Tile(fit(overlay(image, read_mask(path)), _BOX)) for path in paths)]
 
 
-def write_predictions(table: ExampleTable, stages: Mapping[str, Path], path: Path, count: int = 10) -> None:
+def write_predictions(table: ExampleTable, stages: Mapping[str, Path], path: Path) -> None:
     """Write a PNG with one image a row: the image, its truth, and the mask that each stage gave it.
 
     Args:
         table: Images with their true masks.
         stages: Name of a stage -> folder of its masks, ``<id>.png``.
         path: The PNG file to write.
-        count: Most images shown, at even steps of the split.
 
     Source:
         Shen et al., BMVC 2017, figure 3.
@@ -50,41 +53,38 @@ def write_predictions(table: ExampleTable, stages: Mapping[str, Path], path: Pat
             f"{table.ids[position][:16]}\n{', '.join(table.labels_of(position))[:24]}",
             _tiles(table, position, list(stages.values())),
         )
-        for position in chosen(len(table), count)
+        for position in chosen(len(table), _PREDICTIONS)
     ]
     note = "Images at even steps of the split. Colours are VOC's; white is void."
     with output_path(path) as temporary:
         write_sheet(temporary, f"Predictions on {table.source}", note, rows, ["image", "truth", *stages])
 
 
-def write_masks(table: ExampleTable, title: str, path: Path, count: int = 24, columns: int = 6) -> None:
+def write_masks(table: ExampleTable, title: str, path: Path) -> None:
     """Write a PNG of masks drawn over their images, each with its image-level labels.
 
     Args:
         table: Images with masks, such as ``make_pseudo_masks`` returns.
         title: Line at the top.
         path: The PNG file to write.
-        count: Most images shown, at even steps of the table.
-        columns: Images in a row.
     """
     tiles = [
         replace(_tiles(table, position, [])[1], caption=", ".join(table.labels_of(position))[:30])
-        for position in chosen(len(table), count)
+        for position in chosen(len(table), _MASKS)
     ]
-    rows = [("", tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
+    rows = [("", tiles[start : start + _COLUMNS]) for start in range(0, len(tiles), _COLUMNS)]
     note = "Images at even steps. Below each, what it is labelled with. Colours are VOC's."
     with output_path(path) as temporary:
         write_sheet(temporary, title, note, rows)
 
 
-def write_failures(table: ExampleTable, predictions: Path, path: Path, count: int = 4) -> dict[Kind, int]:
+def write_failures(table: ExampleTable, predictions: Path, path: Path) -> dict[Kind, int]:
     """Write a sheet with the costliest failures of each kind: the image, its truth, its prediction.
 
     Args:
         table: Images with their true masks.
         predictions: Folder of label masks, ``<id>.png``.
         path: The PNG file to write.
-        count: Most images shown of a kind.
 
     Returns:
         Kind -> number of images in which it happens.
@@ -102,7 +102,7 @@ def write_failures(table: ExampleTable, predictions: Path, path: Path, count: in
     names = ("background", *table.classes)
     rows = []
     for kind, members in found.items():
-        for failure, position in sorted(members, key=lambda member: (-member[0].cost, member[1]))[:count]:
+        for failure, position in sorted(members, key=lambda member: (-member[0].cost, member[1]))[:_FAILURES]:
             image, truth_tile, predicted = _tiles(table, position, [predictions])
             caption = f"{names[failure.wanted]} as {names[failure.found]}, {failure.fraction:.0%}"
             tiles = [replace(image, caption=table.ids[position][:24]), truth_tile, replace(predicted, caption=caption)]
