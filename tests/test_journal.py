@@ -129,6 +129,17 @@ def test_of_what_is_forgotten_only_digests_stay(journal, tmp_path):
     assert b"Jane" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
 
 
+def test_files_whose_names_differ_in_capitals_only_are_forgotten_together(journal):
+    """The digest that is left of them is the same."""
+    files = [
+        Entry("fox", "folder", name, "stored", sha256="ab" * 32) for name in ("fox/A.JPG", "fox/a.jpg", "fox/b.jpg")
+    ]
+    journal.record(files)
+    journal.erase(files)
+    assert journal.seen("fox", "folder") == {secret_of("fox/a.jpg"), secret_of("fox/b.jpg")}
+    assert "ab" * 32 not in journal.digests()
+
+
 def test_a_journal_of_a_newer_version_is_left_alone(tmp_path):
     newer = sqlite3.connect(tmp_path / "journal.sqlite")
     newer.execute("PRAGMA user_version = 99")

@@ -452,16 +452,21 @@ class Journal(_File):
 
     def erase(self, entries: Iterable[Entry]) -> None:
         """Mark search results as forgotten, and keep nothing of them but their identity as a digest."""
-        keys = {entry.key: secret_of(entry.source_id) for entry in entries}
-        at = {key: _provenance_text(Provenance(key[1], hidden)) for key, hidden in keys.items()}
+        erasing: list[tuple[str, list[Sequence[Any]]]] = []
+        # One after the other: the digest of `a.jpg` is that of `A.jpg`, and the second takes the place of the first.
+        for key, hidden in {entry.key: secret_of(entry.source_id) for entry in entries}.items():
+            nothing_else = _provenance_text(Provenance(key[1], hidden))
+            erasing += [
+                (f"DELETE FROM hits {_KEY}", [(*key[:2], hidden)]),
+                (f"DELETE FROM stamps {_KEY}", [key]),
+                (
+                    "UPDATE hits SET source_id = ?, url = NULL, provenance = ?, expected = NULL, status = 'dropped', "
+                    f"reason = 'forgotten', detail = NULL, sha256 = NULL, image = NULL, at = ? {_KEY}",
+                    [(hidden, nothing_else, _now(), *key)],
+                ),
+            ]
         self._write(
-            (f"DELETE FROM hits {_KEY}", [(*key[:2], hidden) for key, hidden in keys.items()]),
-            (f"DELETE FROM stamps {_KEY}", keys),
-            (
-                "UPDATE hits SET source_id = ?, url = NULL, provenance = ?, expected = NULL, status = 'dropped', "
-                f"reason = 'forgotten', detail = NULL, sha256 = NULL, image = NULL, at = ? {_KEY}",
-                [(hidden, at[key], _now(), *key) for key, hidden in keys.items()],
-            ),
+            *erasing,
             # Answers of unfinished searches may hold the name; they can be asked for again.
             ("DELETE FROM pages", [()]),
         )

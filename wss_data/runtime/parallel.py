@@ -138,7 +138,8 @@ def _on_client(client: Any, cores: Callable[[], int], calls: Iterator[Call[T, R]
     under_way: deque[Any] = deque()
     try:
         for call in calls:
-            under_way.append(client.submit(_single_threaded, call, pure=False))
+            # As one callable: Dask 2024.8 takes a tuple that begins with a function for a task of its own.
+            under_way.append(client.submit(partial(_single_threaded, call), pure=False))
             if len(under_way) >= 2 * cores():
                 yield under_way.popleft().result()
         while under_way:
