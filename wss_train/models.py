@@ -16,7 +16,7 @@ from wss_data.backbones import BackboneChoice
 from wss_data.backbones.networks import ConvolutionalBackbone, dilate_first_blocks, load_backbone
 from wss_data.backbones.weights import load_weights
 from wss_data.errors import CheckpointError, shown
-from wss_data.ledger import LedgerEntry, UsedFor
+from wss_data.ledger import LedgerEntry, Supervision, UsedFor
 from wss_train.checkpoints import ModelCard, find_model, read_card, read_shapes, read_weights
 from wss_train.recipes import TrainRecipe
 
@@ -83,11 +83,14 @@ def _depthwise(forward: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
 
 
 def weights_ledger_entry(recipe: TrainRecipe) -> LedgerEntry | None:
-    """What the backbone's first weights learned from; ``None`` for random ones. A missing file is a ``WssError``."""
+    """What the backbone's first weights learned from; ``None`` for random ones, unknown for a file that is gone."""
     if recipe.weights == "none":
         return None
-    file = None if recipe.weights == "imagenet" else recipe.weights
-    return BackboneChoice(recipe.backbone, file).ledger_entry(UsedFor.WEIGHTS)
+    if recipe.weights == "imagenet" or Path(recipe.weights).is_file():
+        file = None if recipe.weights == "imagenet" else recipe.weights
+        return BackboneChoice(recipe.backbone, file).ledger_entry(UsedFor.WEIGHTS)
+    what = f"{recipe.backbone} weights from {Path(recipe.weights).name}"
+    return LedgerEntry(what, Supervision.UNKNOWN, UsedFor.WEIGHTS)
 
 
 class ModelOutput(NamedTuple):
