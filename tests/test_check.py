@@ -237,7 +237,7 @@ def test_the_command_reads_a_web_dataset_and_ends_with_status_1_where_something_
     assert capsys.readouterr().out.startswith("error:   1 masks hold values outside the classes (7)")
 
     assert main(["doctor", "check-web", *small]) == 1, "the name of before"
-    assert "doctor is now called check" in capsys.readouterr().err
+    assert "doctor is called check now" in capsys.readouterr().err
 
 
 def test_a_target_is_checked_with_and_without_pseudo_masks(database, tmp_path):
