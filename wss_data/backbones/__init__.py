@@ -42,8 +42,7 @@ The first is what the backbone takes unless a file is given (version 1 of torchv
 has none of its own.
 """
 
-BACKBONES = tuple(IMAGENET_DIGESTS)
-"""Names of all backbones."""
+BACKBONES = tuple(IMAGENET_DIGESTS)  # Names of all backbones
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,15 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
+# Per channel, RGB, of pixels in [0, 255]: (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225) of 255
 IMAGENET_DEVIATION = (58.395, 57.12, 57.375)
-"""Per channel, RGB, of pixels in [0, 255]: (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225) of 255."""
 
 
 class DenseMaps(NamedTuple):
-    """What a backbone says of the cells of a batch.
+    """What a backbone says of the cells of a batch."""
 
-    Args:
-        last: The last stage. Shape (N, C, h, w).
-        middle: A layer between parts and whole objects, on the same cells. Shape (N, M, h, w).
-    """
-
-    last: Tensor
-    middle: Tensor
+    last: Tensor  # The last stage. Shape (N, C, h, w).
+    middle: Tensor  # A layer between parts and whole objects, on the same cells. Shape (N, M, h, w).
 
 
 class DenseBackbone(nn.Module):

@@ -20,38 +20,24 @@ from wss_data.backbones.dense import DenseBackbone, DenseMaps
 from wss_data.backbones.weights import load_weights
 from wss_data.errors import CheckpointError
 
+# Channels of one attention head: no file says it, but nearly all published networks of this kind have it so
 HEAD_CHANNELS = 64
-"""Channels of one attention head: no file says it, but nearly all published networks of this kind have it so."""
-
-HUGE_CHANNELS, HUGE_HEAD_CHANNELS = 1280, 80
-"""The exception: "huge" networks (ViT-H) have 16 heads of 80 channels."""
-
+HUGE_CHANNELS, HUGE_HEAD_CHANNELS = 1280, 80  # The exception: "huge" networks (ViT-H) have 16 heads of 80 channels
+# Beginnings of names that training needs and describing does not
 OUTSIDE = ("head.", "mask_token", "masked_embed", "decoder_", "dino_head.", "ibot_head.")
-"""Beginnings of names that training needs and describing does not."""
 
 
 class TransformerShape(NamedTuple):
-    """The sizes of a transformer.
+    """The sizes of a transformer."""
 
-    Args:
-        channels: Of a token; a multiple of 64.
-        depth: Number of blocks.
-        patch_px: Side of a patch, pixels.
-        grid: Patches along one side at which positions were learned.
-        hidden: Channels inside a block's two-layer network.
-        registers: Number of register tokens.
-        layer_scale: Whether each block scales what it adds (DINOv2).
-        qkv_bias: Whether queries, keys and values have a bias.
-    """
-
-    channels: int
-    depth: int
-    patch_px: int
-    grid: int
-    hidden: int
-    registers: int = 0
-    layer_scale: bool = False
-    qkv_bias: bool = True
+    channels: int  # Of a token; a multiple of 64.
+    depth: int  # Number of blocks.
+    patch_px: int  # Side of a patch, pixels.
+    grid: int  # Patches along one side at which positions were learned.
+    hidden: int  # Channels inside a block's two-layer network.
+    registers: int = 0  # Number of register tokens.
+    layer_scale: bool = False  # Whether each block scales what it adds (DINOv2).
+    qkv_bias: bool = True  # Whether queries, keys and values have a bias.
 
 
 def shape_of(state: Mapping[str, Tensor], name: object) -> TransformerShape:

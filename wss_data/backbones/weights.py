@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from wss_data.errors import CheckpointError, WssError
 
+# Keys under which training programs keep the weights, beside optimizer and arguments; the first that is there wins
 WRAPPERS = ("teacher", "model", "state_dict")
-"""Keys under which training programs keep the weights, beside optimizer and arguments; the first that is there wins."""
-
+# What wrapping modules put before names. Where one occurs, names without it belong to other parts (heads)
 PREFIXES = ("module.", "model.", "teacher.", "backbone.")
-"""What wrapping modules put before names. Where one occurs, names without it belong to other parts (heads)."""
 
 TORCHVISION = "https://download.pytorch.org/models"
 

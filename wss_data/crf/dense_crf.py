@@ -24,37 +24,24 @@ from wss_data.errors import WssError
 
 Backend = Literal["builtin", "pydensecrf"]
 
-VARIABLE = "WSS_CRF"
-"""Environment variable that names the backend for a process and its workers."""
-
+VARIABLE = "WSS_CRF"  # Environment variable that names the backend for a process and its workers
+# Probabilities are raised to this before the logarithm: a zero would be a veto that no neighbour can lift
 SMALLEST_PROBABILITY = 1e-5
-"""Probabilities are raised to this before the logarithm: a zero would be a veto that no neighbour can lift."""
-
+# Pixels of an image up to which it is sharpened in one piece: some 450 bytes a pixel for two labels, 1,000 for 21
 LARGEST_WHOLE = 2_000_000
-"""Pixels of an image up to which it is sharpened in one piece: some 450 bytes a pixel for two labels, 1,000 for 21."""
-
-TILE_PIXELS = 1_000_000
-"""Pixels of a tile, overlap included, of an image that is larger."""
-
+TILE_PIXELS = 1_000_000  # Pixels of a tile, overlap included, of an image that is larger
+# Overlap on each side of a tile, in standard deviations of the wider term; at most a quarter of a tile's side
 OVERLAP = 3.0
-"""Overlap on each side of a tile, in standard deviations of the wider term; at most a quarter of a tile's side."""
 
 
 @dataclass(frozen=True)
 class CrfTile:
-    """A part of an image that is sharpened by itself: what is seen, and what of it is kept.
+    """A part of an image that is sharpened by itself: what is seen, and what of it is kept."""
 
-    Args:
-        rows: Of the image, that are kept.
-        columns: Likewise.
-        seen_rows: Of the image, that are seen: ``rows`` and an overlap.
-        seen_columns: Likewise.
-    """
-
-    rows: slice
-    columns: slice
-    seen_rows: slice
-    seen_columns: slice
+    rows: slice  # Of the image, that are kept.
+    columns: slice  # Likewise.
+    seen_rows: slice  # Of the image, that are seen: ``rows`` and an overlap.
+    seen_columns: slice  # Likewise.
 
     def kept(self, seen: np.ndarray) -> np.ndarray:
         """What is kept of what was seen: (..., h, w) -> (..., rows, columns)."""

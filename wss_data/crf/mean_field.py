@@ -11,8 +11,8 @@ import numpy as np
 from wss_data.crf.permutohedral import SUMS, Array, bilateral_lattice, compiled, position_lattice
 from wss_data.crf.settings import CrfSettings
 
+# Below it e^x counts as e^-50: smaller marginals change nothing, and sums of them would be slow (subnormal)
 LOWEST_EXPONENT = -50.0
-"""Below it e^x counts as e^-50: smaller marginals change nothing, and sums of them would be slow (subnormal)."""
 
 
 def mean_field(energies: Array, image: Array, settings: CrfSettings, origin: tuple[int, int] = (0, 0)) -> Array:

@@ -22,20 +22,14 @@ import numpy as np
 F = TypeVar("F", bound=Callable[..., Any])
 Array = np.ndarray
 
-SMALLEST_NORM = 1e-20
-"""Added to a sum of weights before its root is divided by. Source: the authors' code."""
-
+SMALLEST_NORM = 1e-20  # Added to a sum of weights before its root is divided by. Source: the authors' code
+# Points that are worked on at a time where much is noted for each, so that it stays in the processor's cache
 CHUNK = 1024
-"""Points that are worked on at a time where much is noted for each, so that it stays in the processor's cache."""
-
-SIDE_BY_SIDE = 8
-"""Labels that are filtered side by side, which share the search for their corners. More are no faster."""
-
+SIDE_BY_SIDE = 8  # Labels that are filtered side by side, which share the search for their corners. More are no faster
+# Position lattices that are kept, one a size of image, and the pixels of the largest: 32 bytes a pixel
 KEPT_LATTICES, LARGEST_KEPT = 8, 1 << 20
-"""Position lattices that are kept, one a size of image, and the pixels of the largest: 32 bytes a pixel."""
-
+# What the compiler may do with sums; not in building a lattice, where the last bit can decide on a corner
 SUMS = {"contract", "reassoc", "nsz", "arcp"}
-"""What the compiler may do with sums; not in building a lattice, where the last bit can decide on a corner."""
 
 KEY_FACTORS = np.array(
     [0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9, 0x14D049BB133111EB, 0x56E8FEB86659FD93, 0x20761D6478BD642F]
@@ -63,20 +57,15 @@ def compiled(**options: Any) -> Callable[[F], F]:
 
 @dataclass(frozen=True)
 class Lattice:
-    """Points among the corners of a permutohedral lattice. Corner 0 stands for "none" and holds zeros.
+    """Points among the corners of a permutohedral lattice. Corner 0 stands for "none" and holds zeros."""
 
-    Args:
-        corners: Corners of each point's simplex. Shape (N, d + 1), uint32, in [1, M].
-        weights: Barycentric coordinates; in a normalised lattice, times the point's factor. Shape (N, d + 1), float32.
-        path: The lines of neighbouring corners along the first axis, a 0 after each line, then along the second, and
-            so on. Corners without a neighbour on an axis are left out there. Shape (P,), uint32.
-        size: M, the number of corners that some point touches.
-    """
-
-    corners: Array
+    corners: Array  # Corners of each point's simplex. Shape (N, d + 1), uint32, in [1, M].
+    # Barycentric coordinates; in a normalised lattice, times the point's factor. Shape (N, d + 1), float32.
     weights: Array
+    # The lines of neighbouring corners along the first axis, a 0 after each line, then along the second, and so on.
+    # Corners without a neighbour on an axis are left out there. Shape (P,), uint32.
     path: Array
-    size: int
+    size: int  # M, the number of corners that some point touches.
 
     @property
     def gain(self) -> float:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+# Relative slack of thresholds on areas: shifts by half a box are common, and a half is not more than a half
 ROUNDING = 1e-9
-"""Relative slack of thresholds on areas: shifts by half a box are common, and a half is not more than a half."""
 
 
 def areas(boxes: np.ndarray) -> np.ndarray:

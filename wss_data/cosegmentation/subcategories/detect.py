@@ -14,46 +14,28 @@ import numpy as np
 from wss_data.cosegmentation.subcategories.boxes import ioa_nms
 from wss_data.cosegmentation.subcategories.hog import CELL_PX, CHANNELS, Level
 
-SUPPRESSION = 0.5
-"""Largest fraction of a box that a better one may cover."""
-
-SMALLEST_SHARE = 0.5
-"""A box counts if its width over the image's, or its height over the image's, reaches this."""
-
+SUPPRESSION = 0.5  # Largest fraction of a box that a better one may cover
+SMALLEST_SHARE = 0.5  # A box counts if its width over the image's, or its height over the image's, reaches this
+# Templates of shapes are sought together if the shape that holds them has at most this times the cells. Ours
 GROWTH = 1.3
-"""Templates of shapes are sought together if the shape that holds them has at most this times the cells. Ours."""
-
-MOST = 10
-"""Boxes of one template on one image: no more than 10 of a group are ever used."""
+MOST = 10  # Boxes of one template on one image: no more than 10 of a group are ever used
 
 
 class Detections(NamedTuple):
-    """Boxes on one image, by template, best first.
+    """Boxes on one image, by template, best first."""
 
-    Args:
-        boxes: (x1, y1, x2, y2), pixels of the image; may reach beyond it where levels are padded. Shape (N, 4),
-            float64.
-        scores: w . f. Shape (N,), float32.
-        templates: Which template found each. Shape (N,), int64.
-    """
-
+    # (x1, y1, x2, y2), pixels of the image; may reach beyond it where levels are padded. Shape (N, 4), float64.
     boxes: np.ndarray
-    scores: np.ndarray
-    templates: np.ndarray
+    scores: np.ndarray  # w . f. Shape (N,), float32.
+    templates: np.ndarray  # Which template found each. Shape (N,), int64.
 
 
 class _Group(NamedTuple):
-    """Templates of similar shapes, each with zeros below and to the right up to a common shape.
+    """Templates of similar shapes, each with zeros below and to the right up to a common shape."""
 
-    Args:
-        weights: Shape (T, rows, cols, 31), float32.
-        shapes: (rows, cols) of each without the zeros. Shape (T, 2), int.
-        numbers: Which template each is. Shape (T,), int.
-    """
-
-    weights: np.ndarray
-    shapes: np.ndarray
-    numbers: np.ndarray
+    weights: np.ndarray  # Shape (T, rows, cols, 31), float32.
+    shapes: np.ndarray  # (rows, cols) of each without the zeros. Shape (T, 2), int.
+    numbers: np.ndarray  # Which template each is. Shape (T,), int.
 
 
 class TemplateBank:

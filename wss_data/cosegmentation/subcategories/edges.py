@@ -3,21 +3,13 @@
 import cv2
 import numpy as np
 
+# Standard deviations of the blur before the gradient, which removes noise and JPEG blocks, and of the blur of its
+# energy, pixels at ``WORKING_SIDE``. Ours
 GRADIENT_PX, SMOOTHING_PX = 1.0, 2.0
-"""Standard deviations of the blur before the gradient, which removes noise and JPEG blocks, and of the blur of its
-energy, pixels at ``WORKING_SIDE``. Ours."""
-
-LEAST_ENERGY = 1e-2
-"""Gradient energy below this is rounding; a ramp of one step in 100 pixels has 0.0064. Ours."""
-
-WORKING_SIDE = 160
-"""Longer side at which edges are sought, pixels: the box is read off a map of 100 x 100 anyway. Ours."""
-
-MAP_SIDE = 100
-"""Side of the map that the box is read off."""
-
-SEED_ENERGY = 0.99
-"""Fraction of the energy of rows, and of columns, that the seed box holds."""
+LEAST_ENERGY = 1e-2  # Gradient energy below this is rounding; a ramp of one step in 100 pixels has 0.0064. Ours
+WORKING_SIDE = 160  # Longer side at which edges are sought, pixels: the box is read off a map of 100 x 100 anyway. Ours
+MAP_SIDE = 100  # Side of the map that the box is read off
+SEED_ENERGY = 0.99  # Fraction of the energy of rows, and of columns, that the seed box holds
 
 
 def edge_map(image: np.ndarray) -> np.ndarray:

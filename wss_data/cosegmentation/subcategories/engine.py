@@ -43,40 +43,22 @@ from wss_data.imaging.images import resize_longest_side
 from wss_data.ledger import Ledger, LedgerEntry, Supervision, UsedFor
 from wss_data.runtime.parallel import map_images
 
-VERSION = 1
-"""Raised whenever the code changes masks without a setting changing."""
-
-LONG_SIDE = 340
-"""Larger images are shrunk to this longer side, pixels. Ours: the images of the method have it."""
-
+VERSION = 1  # Raised whenever the code changes masks without a setting changing
+LONG_SIDE = 340  # Larger images are shrunk to this longer side, pixels. Ours: the images of the method have it
+# Images that teach the background's statistics, at most, and pyramid levels an octave for it. Ours, for speed
 BACKGROUND_IMAGES, BACKGROUND_LEVELS = 40, 5
-"""Images that teach the background's statistics, at most, and pyramid levels an octave for it. Ours, for speed."""
-
-SEARCH_PADDING = 1
-"""Cells of zeros around each level, by which a box may reach beyond the image. Ours."""
-
-CUTS_CAP = 10
-"""Exemplars of a subcategory that are cut, best first, at most. Ours, for speed."""
-
-DETECTOR_MEMBERS = 40
-"""Detections that a subcategory's template is the mean of, at most. Ours, for speed."""
-
-PICKS_CAP = 3
-"""Detections that are segmented on an image, best first, at most. Ours, for speed."""
-
-FEW_IMAGES = 16
-"""Starting processes takes seconds: fewer images are done sooner in this process."""
+SEARCH_PADDING = 1  # Cells of zeros around each level, by which a box may reach beyond the image. Ours
+CUTS_CAP = 10  # Exemplars of a subcategory that are cut, best first, at most. Ours, for speed
+DETECTOR_MEMBERS = 40  # Detections that a subcategory's template is the mean of, at most. Ours, for speed
+PICKS_CAP = 3  # Detections that are segmented on an image, best first, at most. Ours, for speed
+FEW_IMAGES = 16  # Starting processes takes seconds: fewer images are done sooner in this process
 
 
 class GroupBank(NamedTuple):
-    """What the group knows of its subcategories.
+    """What the group knows of its subcategories."""
 
-    Args:
-        bank: Their templates: 2 k is that of subcategory k, 2 k + 1 its mirror image.
-        averages: The shape of each, from ``subcategory_average``. Each (S, S), float32, or ``None``.
-    """
-
-    bank: TemplateBank
+    bank: TemplateBank  # Their templates: 2 k is that of subcategory k, 2 k + 1 its mirror image.
+    # The shape of each, from ``subcategory_average``. Each (S, S), float32, or ``None``.
     averages: list[np.ndarray | None]
 
 

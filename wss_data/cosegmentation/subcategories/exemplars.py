@@ -17,30 +17,20 @@ import numpy as np
 
 from wss_data.cosegmentation.subcategories.hog import CELL_PX, CHANNELS, hog
 
-LARGEST_OFFSET = 19
-"""Cells further apart than this count as unrelated."""
-
+LARGEST_OFFSET = 19  # Cells further apart than this count as unrelated
+# A box is scaled so that its area lies between these: 78 to 109 cells
 SMALLEST_AREA_PX, LARGEST_AREA_PX = 5000.0, 7000.0
-"""A box is scaled so that its area lies between these: 78 to 109 cells."""
-
-LARGEST_ASPECT = 4.0
-"""Boxes with one side this many times the other are skipped."""
-
-REGULARISER = 0.01
-"""Added to the covariance's diagonal."""
+LARGEST_ASPECT = 4.0  # Boxes with one side this many times the other are skipped
+REGULARISER = 0.01  # Added to the covariance's diagonal
 
 
 class BackgroundStatistics(NamedTuple):
-    """What HOG looks like in general.
+    """What HOG looks like in general."""
 
-    Args:
-        mean: Mean of a cell. Shape (31,), float64.
-        covariance: Covariance of a cell with the one at each offset, [down, right + L]: down 0 to L, right -L to L;
-            zero where no image was large enough. Offsets upwards are those of the pair seen from the other end.
-            Shape (L + 1, 2 L + 1, 31, 31), float64.
-    """
-
-    mean: np.ndarray
+    mean: np.ndarray  # Mean of a cell. Shape (31,), float64.
+    # Covariance of a cell with the one at each offset, [down, right + L]: down 0 to L, right -L to L; zero where no
+    # image was large enough. Offsets upwards are those of the pair seen from the other end. Shape (L + 1, 2 L + 1, 31,
+    # 31), float64.
     covariance: np.ndarray
 
 

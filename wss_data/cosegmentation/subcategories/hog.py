@@ -12,21 +12,15 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-CELL_PX = 8
-"""Side of a cell, pixels."""
-
-CHANNELS = 31
-"""18 signed directions, 9 unsigned ones, 4 of texture."""
-
-SHORTEST_SIDE = 40
-"""The pyramid ends before an image's shorter side falls below this, pixels. Source: Chen et al."""
+CELL_PX = 8  # Side of a cell, pixels
+CHANNELS = 31  # 18 signed directions, 9 unsigned ones, 4 of texture
+SHORTEST_SIDE = 40  # The pyramid ends before an image's shorter side falls below this, pixels. Source: Chen et al
 
 _SIGNED = 18
 _UNSIGNED = 9
 _EPSILON = 1e-4
 _CLIP = 0.2
-_TEXTURE_WEIGHT = 0.2357
-"""Of the release: one over the root of 18, cut after four digits."""
+_TEXTURE_WEIGHT = 0.2357  # Of the release: one over the root of 18, cut after four digits
 
 _COSINES = np.array([1.0, 0.9397, 0.7660, 0.5, 0.1736, -0.1736, -0.5, -0.7660, -0.9397])
 _SINES = np.array([0.0, 0.3420, 0.6428, 0.8660, 0.9848, 0.9848, 0.8660, 0.6428, 0.3420])
@@ -38,17 +32,12 @@ _MIRROR = np.array(
 
 
 class Level(NamedTuple):
-    """One level of a pyramid.
+    """One level of a pyramid."""
 
-    Args:
-        features: HOG of the whole level, with ``padding`` cells of zeros on each side. Shape (rows, cols, 31), float32.
-        cell: (width, height) of a cell in pixels of the image.
-        padding: See above.
-    """
-
+    # HOG of the whole level, with ``padding`` cells of zeros on each side. Shape (rows, cols, 31), float32.
     features: np.ndarray
-    cell: tuple[float, float]
-    padding: int = 0
+    cell: tuple[float, float]  # (width, height) of a cell in pixels of the image.
+    padding: int = 0  # See above.
 
 
 def hog(image: np.ndarray) -> np.ndarray:

@@ -17,40 +17,24 @@ from wss_data.cosegmentation.subcategories.mixture import (
     location_cost,
 )
 
+# An image is bad if less of its box's border is background, or its foreground has fewer pixels of the image
 BORDER_SHARE, LEAST_PX = 0.8, 50
-"""An image is bad if less of its box's border is background, or its foreground has fewer pixels of the image."""
-
-MOVING_SHARE = 0.1
-"""The rounds end when fewer than this fraction of the images still change."""
-
-AVERAGE_PX = 200
-"""Side of the average mask, pixels."""
-
-STILL_SHARE = 0.01
-"""A mask has converged if at most this fraction of its pixels changed. Ours."""
-
+MOVING_SHARE = 0.1  # The rounds end when fewer than this fraction of the images still change
+AVERAGE_PX = 200  # Side of the average mask, pixels
+STILL_SHARE = 0.01  # A mask has converged if at most this fraction of its pixels changed. Ours
+# Most rounds of fitting and cutting; longer side of the grid on which a box is cut, pixels. Ours, for speed
 ROUNDS, GRID_PX = 6, 48
-"""Most rounds of fitting and cutting; longer side of the grid on which a box is cut, pixels. Ours, for speed."""
-
+# Pixels around a box that teach the background's colours; up to twice as many are taken. Ours, for speed
 OUTSIDE_PX = 2000
-"""Pixels around a box that teach the background's colours; up to twice as many are taken. Ours, for speed."""
-
-TINY = 1e-2
-"""Location priors stay this far from 0 and 1: no pixel is forbidden by the others' masks alone."""
+TINY = 1e-2  # Location priors stay this far from 0 and 1: no pixel is forbidden by the others' masks alone
 
 
 class Window(NamedTuple):
-    """What the joint cut sees of one image.
+    """What the joint cut sees of one image."""
 
-    Args:
-        inside: The box, shrunk to the grid. Shape (h, w, 3), uint8.
-        outside: Colours around the box. Shape (n, 3), uint8; n may be 0.
-        scale: Pixels of the grid per pixel of the image, in (0, 1].
-    """
-
-    inside: np.ndarray
-    outside: np.ndarray
-    scale: float
+    inside: np.ndarray  # The box, shrunk to the grid. Shape (h, w, 3), uint8.
+    outside: np.ndarray  # Colours around the box. Shape (n, 3), uint8; n may be 0.
+    scale: float  # Pixels of the grid per pixel of the image, in (0, 1].
 
 
 def cut_window(image: np.ndarray, box: np.ndarray) -> Window | None:

@@ -10,40 +10,26 @@ import numpy as np
 from wss_data.cosegmentation.subcategories.boxes import areas, greedy_groups, iou
 from wss_data.cosegmentation.subcategories.top import TopBoxes
 
-LINKED_IOU = 0.5
-"""Smallest intersection over union of boxes that are one detection."""
-
+LINKED_IOU = 0.5  # Smallest intersection over union of boxes that are one detection
+# Least iterations and least similarity of the first and of the second merge, see ``merge_exemplars``
 PROBE, FINAL = (0.8, 0.2), (0.5, 0.6)
-"""Least iterations and least similarity of the first and of the second merge, see ``merge_exemplars``."""
-
+# Small clusters that hold this fraction of all detections are dropped, none with more detections
 DROPPED_SHARE, LARGEST_DROPPED = 0.2, 70
-"""Small clusters that hold this fraction of all detections are dropped, none with more detections."""
 
 
 class Linked(NamedTuple):
-    """The detections of a group and who found them.
+    """The detections of a group and who found them."""
 
-    Args:
-        boxes: Median box of each detection, (x1, y1, x2, y2), pixels. Shape (D, 4), float.
-        images: Image that each detection lies on. Shape (D,), int.
-        counts: C: how many boxes of each exemplar each detection joins. Shape (D, E), int.
-    """
-
-    boxes: np.ndarray
-    images: np.ndarray
-    counts: np.ndarray
+    boxes: np.ndarray  # Median box of each detection, (x1, y1, x2, y2), pixels. Shape (D, 4), float.
+    images: np.ndarray  # Image that each detection lies on. Shape (D,), int.
+    counts: np.ndarray  # C: how many boxes of each exemplar each detection joins. Shape (D, E), int.
 
 
 class Cluster(NamedTuple):
-    """Exemplars that were merged.
+    """Exemplars that were merged."""
 
-    Args:
-        members: Columns of the matrix that were merged, ascending. Shape (M,), int.
-        detections: Rows that more than one box of the members found. Shape (K,), int.
-    """
-
-    members: np.ndarray
-    detections: np.ndarray
+    members: np.ndarray  # Columns of the matrix that were merged, ascending. Shape (M,), int.
+    detections: np.ndarray  # Rows that more than one box of the members found. Shape (K,), int.
 
 
 def link(top: TopBoxes) -> Linked:

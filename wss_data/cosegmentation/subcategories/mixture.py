@@ -5,30 +5,18 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-COMPONENTS = 5
-"""Gaussians of a colour model."""
-
-KMEANS_ROUNDS = 5
-"""Ours: the colours of a small image converge in fewer."""
-
-VARIANCE_FLOOR = 4.0
-"""Added to the variances, squared grey levels: a flat surface must not forbid the next shade. Ours."""
-
-SMOOTHNESS = 50.0
-"""Energy of a boundary between equal neighbours, per pixel of the image."""
+COMPONENTS = 5  # Gaussians of a colour model
+KMEANS_ROUNDS = 5  # Ours: the colours of a small image converge in fewer
+VARIANCE_FLOOR = 4.0  # Added to the variances, squared grey levels: a flat surface must not forbid the next shade. Ours
+SMOOTHNESS = 50.0  # Energy of a boundary between equal neighbours, per pixel of the image
 
 
 class Mixture(NamedTuple):
-    """Some Gaussians over colours, ready to be evaluated.
+    """Some Gaussians over colours, ready to be evaluated."""
 
-    Args:
-        whitening: Inverse Cholesky factors of the covariances, side by side. Shape (3, 3 * K), float32.
-        offsets: Whitened means. Shape (K, 3), float32.
-        constants: Cost of each Gaussian at its mean: 0.5 log det(2 pi covariance) - log weight. Shape (K,), float32.
-    """
-
-    whitening: np.ndarray
-    offsets: np.ndarray
+    whitening: np.ndarray  # Inverse Cholesky factors of the covariances, side by side. Shape (3, 3 * K), float32.
+    offsets: np.ndarray  # Whitened means. Shape (K, 3), float32.
+    # Cost of each Gaussian at its mean: 0.5 log det(2 pi covariance) - log weight. Shape (K,), float32.
     constants: np.ndarray
 
 

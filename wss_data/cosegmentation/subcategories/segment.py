@@ -8,17 +8,11 @@ from wss_data.cosegmentation.subcategories.boxes import pixels_of
 from wss_data.cosegmentation.subcategories.joint_cut import border_background
 from wss_data.cosegmentation.subcategories.mixture import SMOOTHNESS, foreground_cost, location_cost
 
-DISK_PX = 3.0
-"""Radius of the disk that closes and opens the mask, pixels of the image."""
-
-BORDER_SHARE = 0.4
-"""A mask is refused if more than this fraction of its box's border is foreground."""
-
+DISK_PX = 3.0  # Radius of the disk that closes and opens the mask, pixels of the image
+BORDER_SHARE = 0.4  # A mask is refused if more than this fraction of its box's border is foreground
+# Most rounds of fitting and cutting; longer side of the grid on which the cut runs, pixels. Ours, for speed
 ROUNDS, GRID_PX = 5, 100
-"""Most rounds of fitting and cutting; longer side of the grid on which the cut runs, pixels. Ours, for speed."""
-
-TINY = 1e-3
-"""Location priors stay this far from 0 and 1, so that every energy is finite."""
+TINY = 1e-3  # Location priors stay this far from 0 and 1, so that every energy is finite
 
 
 def segment(small: np.ndarray, prior: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:

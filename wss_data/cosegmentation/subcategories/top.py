@@ -8,24 +8,16 @@ import numpy as np
 from wss_data.cosegmentation.subcategories.boxes import ioa_nms
 from wss_data.cosegmentation.subcategories.detect import SMALLEST_SHARE, SUPPRESSION, Detections
 
-KEPT_SHARE = 0.8
-"""Fraction of the exemplars that are kept, those with the best mean score."""
+KEPT_SHARE = 0.8  # Fraction of the exemplars that are kept, those with the best mean score
 
 
 class TopBoxes(NamedTuple):
-    """The best boxes of the exemplars that are kept; by exemplar, best box first.
+    """The best boxes of the exemplars that are kept; by exemplar, best box first."""
 
-    Args:
-        boxes: (x1, y1, x2, y2), pixels, inside the image. Shape (N, 4), float64.
-        images: Image of each box. Shape (N,), int64.
-        exemplars: Exemplar of each box, numbered from 0 in the order of ``kept``. Shape (N,), int64.
-        kept: The kept exemplars, as they were numbered before; best mean score first. Shape (E,), int64.
-    """
-
-    boxes: np.ndarray
-    images: np.ndarray
-    exemplars: np.ndarray
-    kept: np.ndarray
+    boxes: np.ndarray  # (x1, y1, x2, y2), pixels, inside the image. Shape (N, 4), float64.
+    images: np.ndarray  # Image of each box. Shape (N,), int64.
+    exemplars: np.ndarray  # Exemplar of each box, numbered from 0 in the order of ``kept``. Shape (N,), int64.
+    kept: np.ndarray  # The kept exemplars, as they were numbered before; best mean score first. Shape (E,), int64.
 
 
 def sampled(positions: Sequence[int], most: int, seed: int = 0) -> list[int]:

@@ -8,14 +8,9 @@ import numpy as np
 from wss_data.cosegmentation.subcategories.boxes import areas, greedy_groups, intersections, pixels_of
 from wss_data.cosegmentation.subcategories.detect import SUPPRESSION
 
-COUNT_SHARE = 0.7
-"""Fraction of the largest count that a kept detection needs."""
-
-LARGEST_AVERAGE = 0.8
-"""An average mask with more foreground than this fraction says nothing of a shape."""
-
-FALLBACK_SPREAD = 0.45
-"""Standard deviation of the centred prior, half sides of the box. Ours."""
+COUNT_SHARE = 0.7  # Fraction of the largest count that a kept detection needs
+LARGEST_AVERAGE = 0.8  # An average mask with more foreground than this fraction says nothing of a shape
+FALLBACK_SPREAD = 0.45  # Standard deviation of the centred prior, half sides of the box. Ours
 
 
 def pick_detections(boxes: np.ndarray, scores: np.ndarray) -> list[int]:
