@@ -151,6 +151,11 @@ def test_the_program_sees_the_whole_group_whatever_is_wanted(tmp_path):
     assert list(masks_of(ExternalEngine(command=command), group(), wanted=[2, 0])) == [0, 2]
 
 
+def test_masks_that_a_program_made_under_the_name_of_before_are_not_made_again():
+    engine = ExternalEngine(command="x {images} {masks}")
+    assert base.group_fingerprint(engine, ["b", "a"]) == "67760b572a65748c"  # as the engine `outside` gave it
+
+
 def test_masks_may_be_mat_files(tmp_path):
     body = """
         from scipy.io import savemat
