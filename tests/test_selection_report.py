@@ -17,8 +17,8 @@ from wss_data.records import ExampleTable
 from wss_train import evaluate
 from wss_train.evaluate import evaluate_model
 from wss_train.recipes import preset, with_values
+from wss_train.reports.selection_report import SelectionReport, rank_correlation, selection_report, write_picture
 from wss_train.selection.selection import Look, SelectionSettings
-from wss_train.selection.selection_report import SelectionReport, rank_correlation, selection_report, write_picture
 from wss_train.training import train, train_final
 
 nan = math.nan

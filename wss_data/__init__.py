@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import lazy_loader
 
+from wss_data.runtime import moved_modules
 from wss_data.runtime.version import __version__ as __version__
 
 if TYPE_CHECKING:

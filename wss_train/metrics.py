@@ -59,7 +59,7 @@ class ConfusionMatrix:
         pairs = count_pairs(_as_bytes(truth, "truth"), _as_bytes(prediction, "prediction"))
         pairs[self.ignore_index] = 0
         for name, axis in (("truth", 1), ("prediction", 0)):
-            wrong = np.flatnonzero(pairs.any(axis=axis)[self.num_classes :])
+            wrong = np.flatnonzero(np.any(pairs, axis=axis)[self.num_classes :])
             if len(wrong):
                 raise ValueError(
                     f"{name} holds the value {wrong[0] + self.num_classes}; classes run from 0 to "

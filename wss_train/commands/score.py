@@ -58,7 +58,7 @@ def _selection_report(options: argparse.Namespace) -> int:
     """Show whether the signals that chose a run's state deserve trust: score each state that was kept against true
     masks, after the fact. Writes a table and a figure; the model stays as it is.
     """
-    from wss_train.selection.selection_report import selection_report
+    from wss_train.reports.selection_report import selection_report
 
     view = arguments.split_of(options.dataset, options.split)
     out = options.out or options.run / "selection_report"

@@ -261,7 +261,10 @@ def run_ablation(
         for row in ROWS:
             folder = out / "evaluations" / row.stage
             # This recipe's, not the model card's: the CRF may change after training.
-            how = {"scales": recipe.scales if row.multi_scale else (1.0,), "crf": row.crf and recipe.crf_settings}
+            how: dict[str, Any] = {
+                "scales": recipe.scales if row.multi_scale else (1.0,),
+                "crf": row.crf and recipe.crf_settings,
+            }
             with costs.of(f"evaluate: {row.name}", folder / MADE_FROM):
                 evaluations[row.stage] = evaluated_once(
                     folder / MADE_FROM, out / row.run, val, folder, **how, **options

@@ -9,7 +9,7 @@ stop is usually read off true masks, which this method does not have. Here a
 - ``change``: how much did they change since the last look?
 
 The state whose ``labels`` or ``agreement`` is best becomes the model. Whether a signal
-deserves that trust is what ``wss_train.selection.selection_report`` shows, after the fact.
+deserves that trust is what ``wss_train.reports.selection_report`` shows, after the fact.
 """
 
 import math
@@ -60,7 +60,7 @@ SIGNALS_FILE, SNAPSHOTS, LOOKS = "signals.csv", "snapshots", "looks"
 """What a selector writes into a run folder: the signals, weights, and what the network predicted at each look."""
 
 REPORT = "selection_report"
-"""Folder in a run folder that ``wss_train.selection.selection_report`` writes."""
+"""Folder in a run folder that ``wss_train.reports.selection_report`` writes."""
 
 FILES = (SIGNALS_FILE, SNAPSHOTS, LOOKS, REPORT)
 """All of them: thrown away with the run."""
