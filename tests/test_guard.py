@@ -21,8 +21,7 @@ from builders import make_web
 from wss_data import store
 from wss_data.errors import StoreError
 from wss_data.store.app import _not_shown
-from wss_data.store.guard import _is_of, refusal
-from wss_data.store.peer import user_of
+from wss_data.store.guard import _is_of, refusal, user_of
 from wss_data.store.server import Media, _wait_until_guarded
 
 pytestmark = pytest.mark.usefixtures("database")

@@ -263,6 +263,7 @@ def laid_over(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     Source:
         Evangelidis and Psarakis, PAMI 2008 (``cv2.findTransformECC``).
     """
+    # At most 40 steps; one that gains less than 0.001 of correlation is the last.
     enough = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 40, 1e-3)
     start = np.eye(2, 3, dtype=np.float32)
     try:

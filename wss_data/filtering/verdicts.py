@@ -117,6 +117,7 @@ def add_act(path: Path, act: Act) -> int:
     else:
         plain |= {"verdict": act.verdict, "reason": act.reason, "images": act.images}
     with path.open("a+b") as file:
+        # The App and a command may judge at the same time.
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         there = file.read()

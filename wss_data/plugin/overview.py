@@ -151,6 +151,7 @@ def _web(dataset: Dataset) -> list[Chart]:
 def _target(dataset: Dataset) -> list[Chart]:
     names, tags, field = class_names(dataset), dataset.count_sample_tags(), "labels.classifications.label"
     pairs: Counter[tuple[str, str]] = Counter()
+    # Each pair once, in the order of the alphabet, and each class with itself: its images.
     for labels in dataset.values(field):
         pairs.update(combinations_with_replacement(sorted(set(labels or ())), 2))
     rows = {

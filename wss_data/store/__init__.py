@@ -2,26 +2,6 @@
 
 Only here and in ``plugin`` is FiftyOne imported. ``connection`` imports it when it is first needed, never with the
 package: that takes seconds and, with some settings, starts a database.
-
-===========  =====================================================================
-module       holds
-===========  =====================================================================
-connection   FiftyOne itself, connected to the database that it shall use
-info         what belongs to us beside the samples: definition, ledgers, filter
-datasets     make, open and list datasets
-appearance   the fields, mask names, colours and saved views that a new one is given
-moved        files that were moved with the folder of WSS_HOME, found again
-web          images and masks of a web dataset; filter; masks made elsewhere
-mask_fields  several masks of an image: compared, adopted, kept as history
-descriptors  what images show, as vectors: a map, search, odd ones
-verdicts     a person's verdicts, and the choice of images to train on
-screening    repeats, ambiguous images, placeholders, leaks into an evaluation split
-target       the target dataset; masks that a model made
-provenance   all that is known of each image, in one go
-tables       plain values for training
-interchange  FiftyOne's own layout: written whole, and added from
-app          the FiftyOne App, its server behind our guard, and the background worker
-===========  =====================================================================
 """
 
 from wss_data.store.app import view_in_app

@@ -18,13 +18,8 @@ def companion(
     """Run Python ``code`` in a process of its own while the block runs; yields the process.
 
     It holds one end of a pipe, its standard input, and has to end when the other is closed (``end_with_parent``):
-    that is so however this process ends.
-
-    Args:
-        code: What runs.
-        arguments: Its ``sys.argv[1:]``.
-        inherited: File descriptors that it shares.
-        errors: Where its standard error goes; by default where this process's does.
+    that is so however this process ends. ``arguments`` are its ``sys.argv[1:]``; it shares the file descriptors
+    ``inherited``, and its standard error goes to ``errors``, by default where this process's goes.
     """
     process = subprocess.Popen(
         [sys.executable, "-c", code, *arguments],

@@ -46,6 +46,7 @@ def list_datasets() -> list[DatasetRow]:
     rows = []
     for name in sorted(fo.list_datasets(tags=TAG)):
         dataset = fo.load_dataset(name)
+        # Anybody can set a tag.
         if TAG in dataset.info:
             info = info_of(dataset)
             correct_count(dataset)

@@ -151,7 +151,9 @@ def _index(dataset: Dataset, view: View, matrix: np.ndarray, method: MapMethod) 
     # t-SNE looks at many distances: in 50 dimensions they are nearly the same and cost a twentieth.
     points = PCA(min(2 if method == "pca" else 50, *matrix.shape), random_state=0).fit_transform(matrix)
     if method == "tsne":
+        # scikit-learn wants the perplexity, 30 by its default, below the number of images.
         points = TSNE(perplexity=min(30, (len(matrix) - 1) / 3), init="pca", random_state=0).fit_transform(points)
+    # After the points: a map that cannot be drawn does not cost the earlier one.
     for key in (MAP, SIMILAR):
         if key in dataset.list_brain_runs():
             dataset.delete_brain_run(key)

@@ -17,15 +17,17 @@ answers, files of the user included. So each request is looked at before FiftyOn
 Answers forbid other pages to show the App in a frame, or to read anything by way of another origin.
 """
 
+import errno
 import ipaddress
+import os
+import socket
+import struct
 from collections.abc import Callable
 
 from anyio.to_thread import run_sync
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from wss_data.store.peer import user_of
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -43,6 +45,20 @@ _FORBIDS = {
 }
 _FILE_POLICY = "sandbox; default-src 'none'; frame-ancestors 'none'"
 """A file of a dataset that is opened as a page of its own runs no script there."""
+
+
+# sock_diag(7), Linux's way to ask whose a connection is: a request for one, and what is read of the answer.
+_SOCK_DIAG = 4  # NETLINK_SOCK_DIAG
+_BY_FAMILY = 20  # SOCK_DIAG_BY_FAMILY
+_REQUEST = 1  # NLM_F_REQUEST
+_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
+_WANTED = struct.Struct("=BBBxI")  # family, protocol, extensions, states
+_ENDS = struct.Struct("!HH16s16s")  # ports of the owner and of the other, their addresses
+_ANY_INTERFACE_AND_COOKIE = struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
+_FOUND = struct.Struct("=BBxx48xIIII")  # family, state, ..., expires, queues, user
+
+_ESTABLISHED = 1
+"""The only state in which Linux says whose a connection is: of one that is being closed it says the system's."""
 
 
 class Guard:
@@ -134,6 +150,7 @@ def _opens_page(scope: Scope, headers: Headers) -> bool:
 
 def _name_of(host: str) -> str:
     """The name in a ``Host`` header, in lower case, without port and brackets; empty if it has no such form."""
+    # An IPv6 address has colons of its own, so it is in brackets.
     name, colon, port = host.lower().rpartition(":")
     if not colon or host.endswith("]"):
         name = host.lower()
@@ -154,3 +171,45 @@ def _is_own(name: str, address: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def user_of(client: tuple[str, int], server: tuple[str, int]) -> int | None:
+    """Id of the user whose program holds the client's end of a connection on this machine.
+
+    Args:
+        client: Numeric address and port of its end.
+        server: The same of ours.
+
+    Returns:
+        ``None`` if the connection is not there (any more).
+
+    Raises:
+        OSError: If the system does not say: only Linux does, and not everywhere.
+    """
+    family = socket.AF_INET6 if ":" in client[0] else socket.AF_INET
+    hosts = (socket.inet_pton(family, host) for host, _ in (client, server))
+    request = _WANTED.pack(family, socket.IPPROTO_TCP, 0, 1 << _ESTABLISHED)
+    request += _ENDS.pack(client[1], server[1], *hosts) + _ANY_INTERFACE_AND_COOKIE
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as system:
+        system.send(_HEADER.pack(_HEADER.size + len(request), _BY_FAMILY, _REQUEST, 0, 0) + request)
+        answer = system.recv(4096)
+    _, kind, *_ = _HEADER.unpack_from(answer)
+    if kind != _BY_FAMILY:
+        (code,) = struct.unpack_from("=i", answer, _HEADER.size)
+        if -code == errno.ENOENT:
+            return None
+        raise OSError(-code, os.strerror(-code))
+    _, state, *_, user = _FOUND.unpack_from(answer, _HEADER.size)
+    return user if state == _ESTABLISHED else None
+
+
+def users_are_seen() -> bool:
+    """Whether this system says whose connections are, tried with one of our own."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as client,
+    ):
+        try:
+            return user_of(client.getsockname(), server.getsockname()) is not None
+        except (OSError, AttributeError):  # no such kind of socket
+            return False

@@ -134,6 +134,7 @@ def mask_ledger(view: Collection, field: str) -> Ledger:
     """What the masks of a field were made from, as far as the samples of ``view`` hold such masks."""
     stored = info_of(view)["ledgers"].get(field, {})
     methods = set(view.distinct(f"{field}.method")) if len(stored) > 1 else set()
+    # Of a field that holds both kinds, a view may hold one of them.
     if IMPORTED in methods and methods == {IMPORTED}:
         stored = {IMPORTED: stored[IMPORTED]}
     elif methods and IMPORTED not in methods:

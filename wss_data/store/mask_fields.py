@@ -174,6 +174,7 @@ def adopt_masks(
     spec = _checked(dataset, (field,), classes)
     if field == MASKS:
         raise StoreError(f"'{MASKS}' holds the masks in use already; name the field that shall take their place.")
+    # Images without such a mask keep the one in use.
     view = dataset.exists(f"{field}.mask_path")
     if sample_ids is not None:
         view = view.select(list(sample_ids))

@@ -99,6 +99,7 @@ def screen(
     if info_of(dataset).get("screening") != state:
         look = lru_cache(LOOKS_REMEMBERED)(look_at)
         found = {key: Finding(tag, other) for key, (tag, other) in earlier.items() if tag == LEAK}
+        # A leak that was found before keeps the name of what it repeats.
         for others in splits.values():
             found = {**find_leaks(images, others, max_distance or 0, look), **found}
         rest = [image for image in images if image.key not in found]
@@ -209,6 +210,7 @@ def _of_file(path: Path) -> Screened | None:
 def _hash_file(path: Path) -> list[Screened]:
     found = []
     for number, line in enumerate(lines_of(read_text(path)), start=1):
+        # Lists separate them by whatever their program writes, with or without quotes.
         words = re.sub("[,;|\"']", " ", line.split("#")[0]).split()
         if not words:
             continue
@@ -235,6 +237,7 @@ def _read_images(dataset: Dataset) -> tuple[list[Screened], dict[str, _State]]:
         for key, name, class_name, sha256, phash, path, verdict, tags, duplicate_of, width, height in part:
             if GONE in tags:
                 continue
+            # `intern`: one string for all images of a class, of which there may be 75,800.
             pixels = (width or 0) * (height or 0)
             images.append(Screened(key, name, intern(class_name), sha256, phash, path, pixels, verdict == "keep"))
             tag = next((tag for tag in tags if tag in SCREENING_TAGS), None)

@@ -22,8 +22,7 @@ from wss_data.runtime.files import expanded
 from wss_data.runtime.home import dataset_folder
 from wss_data.store.companion import companion, end_with_parent
 from wss_data.store.connection import fiftyone
-from wss_data.store.guard import Guard
-from wss_data.store.peer import users_are_seen
+from wss_data.store.guard import Guard, users_are_seen
 
 _START_SECONDS = 150.0  # importing FiftyOne took up to half a minute on a busy machine
 _LOOK_AGAIN_SECONDS = 1.0  # so that a page of many refused files does not read the database once a file
@@ -41,11 +40,8 @@ def guarded_server(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Serve the App at ``address`` and ``port`` while the block runs; yields the server's process when it answers.
 
-    Args:
-        address: Address to serve on.
-        port: Port to serve on.
-        media: Folders to serve files of, beside those of the datasets.
-        others: Whether to answer other users of this machine.
+    Files of the folders ``media`` are served beside those of the datasets; ``others`` says whether other users of this
+    machine are answered.
 
     Raises:
         StoreError: If the port is taken, or the server does not start with its guard.
@@ -120,6 +116,7 @@ class Media:
             return False
         if not os.path.isabs(path):
             return False
+        # A look asks the database for all datasets, so it is only made for a path that is in none known.
         if not self._holds(real) and time.monotonic() >= self._next_look:
             self._look()  # a dataset may be new
             self._next_look = time.monotonic() + _LOOK_AGAIN_SECONDS

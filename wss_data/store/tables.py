@@ -75,6 +75,7 @@ def example_table(
 
     # From here on positions in these columns.
     allowed = [i for i in range(len(ids)) if include_dropped or not is_left_out(tags[i], verdicts[i])]
+    # By id: training with one seed is the same in whatever order the images were stored.
     chosen = sorted((i for i in allowed if mask_field is None or masks[i]), key=lambda i: ids[i] or "")
     if mask_field and len(chosen) < len(allowed):
         _refuse_masks_in_database(name, view, mask_field, {ids[i] for i in allowed})
@@ -90,6 +91,7 @@ def example_table(
             )
     shown = np.zeros((len(chosen), len(classes)), bool)
     for row, i in enumerate(chosen):
+        # Labels that the definition does not name are no class of this dataset.
         found = labels[i] if isinstance(labels[i], list) else [labels[i]]
         shown[row, [classes.index(label) for label in found if label in classes]] = True
     judged = sum(verdict is not None for verdict in verdicts)

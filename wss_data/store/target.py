@@ -164,6 +164,7 @@ def _store_target(dataset: Dataset, images: Sequence[voc.TargetImage]) -> None:
         fields = _target_fields(image)
         if image.record.id in there:
             key, tags = there.pop(image.record.id)
+            # Tags of the user stay; ours say what is on disk now.
             changes[key] = {**fields, "tags": [tag for tag in tags if tag not in ours] + fields["tags"]}
         else:
             new.append(fiftyone().Sample(**fields))

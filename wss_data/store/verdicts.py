@@ -45,6 +45,7 @@ def judge(dataset: Dataset, sample_ids: Collection[str], verdict: Verdict | None
     if not keys:
         raise StoreError(f"no image of dataset '{dataset.name}' was named: nothing was judged.")
     act = Act(datetime.now(UTC), verdict, tuple(keys.values()), reason.strip())
+    # First: a verdict that is in the file only comes back with `restore_verdicts`, one in the database only is lost.
     add_act(verdict_file(dataset), act)
     _store(dataset, dict.fromkeys(keys, act if verdict else None))
     return len(keys)
