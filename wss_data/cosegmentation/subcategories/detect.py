@@ -5,8 +5,7 @@ templates, so that suppression too runs for all of them at once.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -110,27 +109,13 @@ def detect(
         The boxes that are left, by template, best first.
     """
     found = [Detections(np.zeros((0, 4)), np.zeros(0, np.float32), np.zeros(0, np.int64))]
-    with _one_thread():
-        found += [_above(level, group, threshold, smallest_share) for group in bank.groups for level in pyramid]
+    found += [_above(level, group, threshold, smallest_share) for group in bank.groups for level in pyramid]
     boxes, scores, templates = (np.concatenate(values) for values in zip(*found, strict=True))
     by_template = np.argsort(templates, kind="stable")
     firsts = np.unique(templates[by_template], return_index=True)[1]
     kept = [own[ioa_nms(boxes[own], scores[own], SUPPRESSION)[:most]] for own in np.split(by_template, firsts)]
     order = np.concatenate(kept)
     return Detections(boxes[order], scores[order], templates[order])
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread for PyTorch in the block, so that no sum depends on how many processors there are."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _above(level: Level, group: _Group, threshold: float, smallest_share: float) -> Detections:
@@ -170,7 +155,13 @@ def _scores(features: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """
     import torch
 
-    with torch.inference_mode():
-        level = torch.from_numpy(features).permute(2, 0, 1)[None]
-        kernels = torch.from_numpy(weights).permute(0, 3, 1, 2)
-        return torch.nn.functional.conv2d(level, kernels)[0].contiguous().numpy()
+    threads = torch.get_num_threads()
+    # One thread, so that no sum depends on how many processors there are.
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            level = torch.from_numpy(features).permute(2, 0, 1)[None]
+            kernels = torch.from_numpy(weights).permute(0, 3, 1, 2)
+            return torch.nn.functional.conv2d(level, kernels)[0].contiguous().numpy()
+    finally:
+        torch.set_num_threads(threads)

@@ -205,16 +205,13 @@ def _enlarged(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 class SubcategoriesEngine:
-    """Co-segment a group by the subcategories that its images fall into.
+    """Co-segment a group by the subcategories that its images fall into; see ``wss_data.cosegmentation.base.Engine``.
 
     Every group has an answer. Groups of fewer images than an exemplar needs boxes, images without any structure and
     groups that share nothing have no subcategory: each image then gets a soft centred prior in its S1 box.
 
     Args:
-        **options: Fields of ``SubcategorySettings``.
-
-    Raises:
-        CosegmentationError: If there is no such option, or its value is out of its range.
+        **options: Fields of ``SubcategorySettings``, which refuse what is out of range by a ``CosegmentationError``.
     """
 
     name = "subcategories"
@@ -240,15 +237,7 @@ class SubcategoriesEngine:
         """Yield (position in the group, its mask) for each wanted image, in order of position.
 
         Each image is read at most twice: once if it is among those searched, once for its mask. The searched ones
-        are held meanwhile, at most ``images_cap`` of them.
-
-        Args:
-            images: The group, each (H, W, 3) uint8 RGB; may read a file when indexed.
-            wanted: Positions to yield; ``None`` means all.
-            workers: Worker processes; ``None`` for one a processor.
-
-        Raises:
-            CosegmentationError: If the group is empty.
+        are held meanwhile, at most ``images_cap`` of them. An empty group is a ``CosegmentationError``.
         """
         positions = wanted_positions(images, wanted)
         if not positions:

@@ -34,10 +34,10 @@ _MIRROR = np.array(
 class Level(NamedTuple):
     """One level of a pyramid."""
 
-    # HOG of the whole level, with ``padding`` cells of zeros on each side. Shape (rows, cols, 31), float32.
+    # HOG of the whole level, padded. Shape (rows, cols, 31), float32.
     features: np.ndarray
     cell: tuple[float, float]  # (width, height) of a cell in pixels of the image.
-    padding: int = 0  # See above.
+    padding: int = 0  # Cells of zeros on each side.
 
 
 def hog(image: np.ndarray) -> np.ndarray:
