@@ -16,8 +16,8 @@ from wss_data.reading.listing import (
     NO_SUFFIX,
     SPECIAL,
     Listing,
+    passed_over_summary,
     require_text,
-    told,
 )
 from wss_data.retrieval.sources.base import Forgetful
 from wss_data.retrieval.sources.folder import FolderSource
@@ -86,7 +86,7 @@ def test_each_file_that_is_passed_over_is_counted_by_its_kind(tmp_path):
     assert str(found).startswith("10 files passed over (3 without a suffix, 2 .heic, 1 ")
     assert str(found + found).startswith("20 files passed over (6 without a suffix, 4 .heic")
     assert str(list_images(tmp_path, deep=False)).startswith("8 files passed over")
-    assert str(Listing()) == "" and told(Counter({"a": 1})) == "1 file passed over (1 a)"
+    assert str(Listing()) == "" and passed_over_summary(Counter({"a": 1})) == "1 file passed over (1 a)"
 
 
 def test_tables_of_this_program_beside_images_and_masks_are_not_counted(tmp_path):

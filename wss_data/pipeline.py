@@ -19,7 +19,7 @@ from wss_data.filtering.filters import DROPPED, KEPT, UNREADABLE
 from wss_data.imaging.images import read_image
 from wss_data.imaging.masks import IGNORE_INDEX, foreground_ratio, label_mask, write_mask
 from wss_data.imaging.pictures import DatasetImage, write_pictures
-from wss_data.reading.listing import told
+from wss_data.reading.listing import passed_over_summary
 from wss_data.records import stem_of
 from wss_data.retrieval.journal import Journal, Status
 from wss_data.retrieval.retrieve import BATCH, Manner, remove_unrecorded, retrieve
@@ -29,7 +29,7 @@ from wss_data.retrieval.sources.folder import FolderSource
 from wss_data.runtime.database import loss_reported
 from wss_data.runtime.files import expanded, remove_unfinished
 from wss_data.runtime.home import dataset_folder, dataset_owner
-from wss_data.spec import CosegmentationSpec, DatasetSpec, SourceSpec, read_spec
+from wss_data.spec import CosegmentationSpec, DatasetSpec, FilterSpec, SourceSpec, read_spec
 
 LOGGER = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ def _retrieve(
     store.update(dataset, drops=dropped)
     folders = (source for source, _ in sources if isinstance(source, FolderSource))
     passed_over = {name: counts for source in folders for name, counts in source.passed_over.items() if counts}
-    store.update(dataset, passed_over={name: told(counts) for name, counts in passed_over.items()})
+    store.update(dataset, passed_over={name: passed_over_summary(counts) for name, counts in passed_over.items()})
     store.restore_verdicts(dataset)
     report = screen_dataset(dataset, spec, placeholders)
     without = (dropped, passed_over, {name: report.counts[name] for name in spec.class_names})
@@ -221,7 +221,8 @@ def without_mask(dataset: "Dataset") -> int:
 
 def write_dataset_pictures(dataset: "Dataset", folder: Path) -> None:
     """Write the pictures of a web dataset, its masks and its foreground ratios, into a folder."""
-    write_pictures(picture_rows(dataset), folder, store.applied_filters(dataset))
+    filters = store.applied_filters(dataset) or FilterSpec()
+    write_pictures(picture_rows(dataset), folder, (filters.min_foreground, filters.max_foreground))
 
 
 def picture_rows(dataset: "Dataset") -> list[DatasetImage]:

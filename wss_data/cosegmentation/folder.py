@@ -23,7 +23,7 @@ from wss_data.imaging.masks import foreground_ratio, resize_mask, write_foregrou
 from wss_data.reading import checked
 from wss_data.reading.cells import name_cell, name_of_cell
 from wss_data.reading.listing import HIDDEN, Listing
-from wss_data.reading.tables import columns_told, read_text
+from wss_data.reading.tables import columns_shown, read_text
 from wss_data.runtime.files import (
     adopt,
     check_outputs,
@@ -396,7 +396,7 @@ def _read_rows(path: Path) -> dict[tuple[str, str], ScoreRow]:
         columns = tuple(reader.fieldnames or ())
         if columns != COLUMNS:
             raise CosegmentationError(
-                f"{path}: not a score file of this program (columns {columns_told(columns)}). "
+                f"{path}: not a score file of this program (columns {columns_shown(columns)}). "
                 "Choose another folder for the masks, or move the file away."
             )
         for line in reader:

@@ -17,7 +17,7 @@ from PIL import Image
 from wss_data.cosegmentation.quality import MaskQuality, mask_quality
 from wss_data.errors import ImageError, MaskError, SourceError, StoreError
 from wss_data.errors.names import same_name
-from wss_data.imaging.images import SUFFIXES, read_image, unseen_turn
+from wss_data.imaging.images import read_image, unseen_turn
 from wss_data.imaging.masks import (
     IGNORE_INDEX,
     check_foreground,
@@ -29,7 +29,7 @@ from wss_data.imaging.masks import (
     write_mask,
 )
 from wss_data.imaging.mat import read_mat_mask, read_mat_masks
-from wss_data.reading.listing import Listing, list_files
+from wss_data.reading.listing import SUFFIXES, Listing, list_files
 from wss_data.reading.tables import lines_of, read_text
 from wss_data.runtime.files import temporary_folder
 from wss_data.runtime.parallel import map_images

@@ -10,7 +10,7 @@ import numpy as np
 from wss_data.errors import MaskError, SourceError
 from wss_data.errors.names import printable, same_name
 from wss_data.imaging.masks import foreground_ratio, read_mask, split_band
-from wss_data.reading.listing import list_files, told
+from wss_data.reading.listing import list_files, passed_over_summary
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def score_folder(
     made, left_out = _masks(masks)
     true, passed_over = _masks(truth)
     if not true:
-        seen = f" ({told(passed_over)})" if passed_over else ""
+        seen = f" ({passed_over_summary(passed_over)})" if passed_over else ""
         raise SourceError(f"{truth}: no true mask found{seen}. The layout is {truth}/<class>/<stem>.png.")
     if missing := [path for key, path in true.items() if key not in made]:
         raise SourceError(
@@ -191,7 +191,11 @@ def score_folder(
         by_class.setdefault(printable(name), []).append((*values, min_foreground <= ratio <= max_foreground))
     if without := len(made.keys() - true.keys()):
         left_out["without a true mask"] += without
-    notes = [f"{folder}: {told(counts)}" for folder, counts in ((masks, left_out), (truth, passed_over)) if counts]
+    notes = [
+        f"{folder}: {passed_over_summary(counts)}"
+        for folder, counts in ((masks, left_out), (truth, passed_over))
+        if counts
+    ]
     rows = tuple(_class_score(name, np.array(values, float)) for name, values in by_class.items())
     kept = [row for row in rows if row.kept]
     mean = ClassScore(

@@ -12,19 +12,17 @@ from PIL import Image, ImageChops, UnidentifiedImageError
 
 from wss_data.errors import ImageError
 from wss_data.imaging.jpeg import decode_jpeg
-from wss_data.reading.listing import Listing, list_files
+from wss_data.imaging.png import exif_orientation
+from wss_data.reading.listing import SUFFIXES, Listing, list_files
 from wss_data.runtime.files import write_bytes
 
 # Too many pixels are an error here, not Pillow's warning. Set once: filters are not safe to change between threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-# A broken block of metadata says nothing against the picture.
+# A broken block of metadata says nothing against the image.
 warnings.filterwarnings("ignore", message="Corrupt EXIF data")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Formats that are read at all; everything else is refused before a decoder sees it."""
-
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-"""File names that are taken for images when a folder is listed."""
 
 MAX_PIXELS = 100_000_000
 """Images with more pixels than this are refused as decompression bombs."""
@@ -36,15 +34,12 @@ MIN_SIDE = 16
 """Images with a side shorter than this (pixels) cannot show an object."""
 
 _LINEAR_UP_TO = 1.6
-"""A picture that was averaged while it was decoded is shrunk by up to this factor linearly, at a quarter of the cost.
+"""An image that was averaged while it was decoded is shrunk by up to this factor linearly, at a quarter of the cost.
 
-From half of 1,024 px to 340 px (1.5) the result is as near to Pillow's bicubic reduction of the whole picture as that
-of area averaging (both 39.5 dB), and 0.5 dB farther from the area average of the whole picture (40.3 dB); at 1.9 it
+From half of 1,024 px to 340 px (1.5) the result is as near to Pillow's bicubic reduction of the whole image as that
+of area averaging (both 39.5 dB), and 0.5 dB farther from the area average of the whole image (40.3 dB); at 1.9 it
 would be 3 dB farther from both.
 """
-
-_ORIENTATION = 0x0112
-"""EXIF tag of the rotation and mirroring that makes an image upright."""
 
 TURNED = {
     2: "mirrored",
@@ -113,7 +108,7 @@ def read_size(path: Path | str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]
         with Path(path).open("rb") as file:
             image = _open(file, str(path), max_pixels)
             width, height = image.size
-            return (height, width) if _orientation(image) >= 5 else (width, height)
+            return (height, width) if exif_orientation(image.getexif) >= 5 else (width, height)
     except OSError as error:
         raise ImageError("missing", f"{path}: the image cannot be opened ({error.strerror}).") from error
 
@@ -134,7 +129,7 @@ def unseen_turn(source: bytes | Path) -> int:
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
             image = _open(file, "", MAX_PIXELS)
-            orientation = _orientation(image)
+            orientation = exif_orientation(image.getexif)
     except (ImageError, OSError, ValueError):
         return 1
     return orientation if orientation < 5 or image.width == image.height else 1
@@ -146,6 +141,7 @@ def count_pixels(path: Path | str, max_pixels: int = MAX_PIXELS) -> int:
     Raises:
         ImageError: As ``read_size``.
     """
+    # Not by read_size: Pillow decodes a whole PNG to look for its EXIF block.
     try:
         with Path(path).open("rb") as file:
             width, height = _open(file, str(path), max_pixels).size
@@ -225,7 +221,7 @@ def _decode(
             pixels = _to_rgb(image, longest_side)
         elif pixels.shape[2] == 4:
             pixels = _ink_to_rgb(pixels, inverted="adobe" in image.info)
-        orientation = _orientation(image)
+        orientation = exif_orientation(image.getexif)
     except (ImageError, MemoryError):
         raise
     except Exception as error:
@@ -272,7 +268,7 @@ def _to_rgb(image: Image.Image, longest_side: int | None) -> np.ndarray:
         image = _converted(image, inverted, see_through).reduce(by)
         inverted = False
     pixels = np.empty((image.height, image.width, 3), np.uint8)
-    # In strips: several whole copies at once would be much for a large picture.
+    # In strips: several whole copies at once would be much for a large image.
     for rows, columns in strips(image.height, image.width):
         part = image.crop((columns.start, rows.start, columns.stop, rows.stop))
         part = _converted(part, inverted, see_through)
@@ -296,17 +292,6 @@ def _ink_to_rgb(ink: np.ndarray, inverted: bool) -> np.ndarray:
     return ((light[:, :, :3] * light[:, :, 3:] + 127) // 255).astype(np.uint8)
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8; 1 (upright) where there is none or the EXIF block cannot be read."""
-    try:
-        orientation = image.getexif().get(_ORIENTATION, 1)
-    except MemoryError:
-        raise
-    except Exception:  # a broken block of metadata says nothing against the picture
-        return 1
-    return orientation if orientation in range(1, 9) else 1
-
-
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Pixels, (H, W, 3), rotated and mirrored as the EXIF orientation says."""
     if orientation in (5, 6, 7, 8):
@@ -319,7 +304,11 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def longest_side_size(width: int, height: int, longest_side: int) -> tuple[int, int]:
-    """(width, height) in pixels after shrinking to ``longest_side``; never larger than given, never below 1."""
+    """(width, height) in pixels after shrinking to ``longest_side``; never larger than given, never below 1.
+
+    >>> longest_side_size(1024, 768, 340), longest_side_size(300, 200, 340), longest_side_size(1000, 1, 340)
+    ((340, 255), (300, 200), (340, 1))
+    """
     scale = min(1.0, longest_side / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
@@ -337,15 +326,17 @@ def resize_longest_side(image: np.ndarray, longest_side: int) -> np.ndarray:
     Source:
         Shen et al., BMVC 2017, section 4.1: 340 pixels.
     """
-    height, width = image.shape[:2]
-    size = longest_side_size(width, height, longest_side)
-    if size == (width, height):
-        return image
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    size = longest_side_size(image.shape[1], image.shape[0], longest_side)
+    same = size == (image.shape[1], image.shape[0])
+    return image if same else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def strips(height: int, width: int, pixels: int = 2_000_000) -> Iterator[tuple[slice, slice]]:
-    """Cut an image across its longer side into (rows, columns) of at most ``pixels`` pixels, one line at least."""
+    """Cut an image across its longer side into (rows, columns) of at most ``pixels`` pixels, one line at least.
+
+    >>> list(strips(5, 2, pixels=6))
+    [(slice(0, 3, None), slice(0, 2, None)), (slice(3, 5, None), slice(0, 2, None))]
+    """
     lines, across = max(height, width), min(height, width)
     step = max(1, pixels // max(across, 1))
     for start in range(0, lines, step):

@@ -1,9 +1,9 @@
-"""JPEG decoded strictly, and at a fraction of its size where a smaller picture is wanted.
+"""JPEG decoded strictly, and at a fraction of its size where a smaller image is wanted.
 
 libjpeg repairs what it can and says so in a warning that image libraries
-swallow: a file with a kilobyte missing becomes a picture with shifted blocks.
+swallow: a file with a kilobyte missing becomes an image with shifted blocks.
 Here a warning is a refusal, unless it is about bytes that do not matter to the
-picture; then the file is decoded again without those bytes, just as strictly.
+image; then the file is decoded again without those bytes, just as strictly.
 
 One thing no decoder notices: in files coded with the common Huffman tables a
 run of zeros can decode to harmless-looking blocks. Such holes, left by broken
@@ -31,7 +31,7 @@ _DHT, _EOI, _SOS = 0xC4, 0xD9, 0xDA
 
 
 def decode_jpeg(data: bytes, name: str, size: tuple[int, int], longest_side: int | None = None) -> np.ndarray | None:
-    """Decode a JPEG and refuse it if any part of its picture is damaged.
+    """Decode a JPEG and refuse it if any part of its image is damaged.
 
     Damage to the last refinement of a progressive file can stay unseen; it
     changes pixels by about as much as the compression itself does.
@@ -40,11 +40,11 @@ def decode_jpeg(data: bytes, name: str, size: tuple[int, int], longest_side: int
         data: The whole file's bytes.
         name: What to call it in an error.
         size: (width, height) in pixels, as the header says.
-        longest_side: Side in pixels that the picture will be shrunk to; it is then decoded at 1/2, 1/4 or 1/8 of its
+        longest_side: Side in pixels that the image will be shrunk to; it is then decoded at 1/2, 1/4 or 1/8 of its
             size as far as its longer side stays at least this long. ``None`` for full size.
 
     Returns:
-        The picture as stored, not rotated: RGB of shape (H, W, 3) or ink of shape (H, W, 4), uint8. ``None`` if it is
+        The image as stored, not rotated: RGB of shape (H, W, 3) or ink of shape (H, W, 4), uint8. ``None`` if it is
         damaged in no known way and yet cannot be decoded here; another decoder may be tried.
 
     Raises:
@@ -89,14 +89,14 @@ def _fraction(longest: int, wanted: int | None) -> int:
 
 
 def _reason(warning: str) -> str | None:
-    """What a warning of the decoder says about the picture; ``None`` if nothing."""
+    """What a warning of the decoder says about the image; ``None`` if nothing."""
     if "Premature end of JPEG file" in warning:
         return "truncated"
     return "corrupt" if "Corrupt JPEG data" in warning else None
 
 
 def _without_stray_bytes(data: bytes, warning: str) -> bytes:
-    """The file without bytes that its picture does not need; itself if there are none.
+    """The file without bytes that its image does not need; itself if there are none.
 
     A decoder tells only its first warning. So what is behind a harmless one is
     found by taking the cause away and decoding again.

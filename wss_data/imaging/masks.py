@@ -61,6 +61,9 @@ def voc_palette() -> np.ndarray:
 
     The bits of the index are dealt out to red, green and blue, highest colour
     bit first, as in the VOC development kit's ``VOClabelcolormap``.
+
+    >>> voc_palette()[[0, 1, 10, 255]].tolist()  # background, aeroplane, cow, void
+    [[0, 0, 0], [128, 0, 0], [64, 128, 0], [224, 224, 192]]
     """
     index = np.arange(256)
     palette = np.zeros((256, 3), np.uint8)
@@ -126,6 +129,9 @@ def mask_names(classes: Sequence[str], ignore_index: int = IGNORE_INDEX) -> dict
 
     Returns:
         Value -> ``background``, the classes, and ``ignore`` (``ignore_`` where a class is called so).
+
+    >>> mask_names(["cat", "cow"])
+    {0: 'background', 1: 'cat', 2: 'cow', 255: 'ignore'}
     """
     void = "ignore"
     while void in classes:
@@ -352,7 +358,11 @@ def write_foreground(mask: np.ndarray, path: Path, uncertain: np.ndarray | None 
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The mask, (H, W) uint8 or bool, at ``size`` = (width, height) by nearest neighbour: no new index appears."""
+    """The mask, (H, W) uint8 or bool, at ``size`` = (width, height) by nearest neighbour: no new index appears.
+
+    >>> resize_mask(np.array([[0, 7], [255, 7]], np.uint8), (4, 3)).tolist()
+    [[0, 0, 7, 7], [255, 255, 7, 7], [255, 255, 7, 7]]
+    """
     if mask.shape == (size[1], size[0]):
         return mask
     resized = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
@@ -368,6 +378,11 @@ def foreground_ratio(mask: np.ndarray, uncertain: np.ndarray | None = None) -> f
     Args:
         mask: Foreground mask (bool), or label mask (uint8) in which 255 counts as neither. Shape (H, W).
         uncertain: The band of a foreground mask, which counts as neither. Shape (H, W), bool, or ``None``.
+
+    >>> foreground_ratio(np.array([[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]], bool))
+    0.25
+    >>> foreground_ratio(np.array([[7, 7, 0, 0], [255, 255, 255, 255]], np.uint8))  # void does not count
+    0.5
     """
     if mask.dtype == bool and uncertain is None:
         return float(mask.mean())
@@ -394,6 +409,10 @@ def label_mask(
 
     Source:
         Shen et al., BMVC 2017, section 3.1; the band is our own.
+
+    >>> object_, band = np.array([[1, 1, 0, 0]], bool), np.array([[0, 1, 1, 0]], bool)
+    >>> label_mask(object_, 10, band).tolist()  # the band counts as neither, whatever the mask says there
+    [[10, 255, 255, 0]]
     """
     mask = np.where(foreground, np.uint8(class_index), np.uint8(0))
     if uncertain is not None:
@@ -419,6 +438,10 @@ def split_band(
 
     Returns:
         The mask, its band background, shape (H, W), uint8; and the band, shape (H, W), bool, or ``None`` without one.
+
+    >>> mask, band = split_band(np.array([[0, 10, 10, 255]], np.uint8))
+    >>> mask.tolist(), band.tolist()
+    ([[0, 255, 255, 0]], [[False, False, False, True]])
     """
     present = set(np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist())
     indices = present - {0, ignore_index}
@@ -472,6 +495,9 @@ def check_foreground(values: np.ndarray, image_size: tuple[int, int], name: str)
     Raises:
         MaskError: As ``check_size``, or with reason ``values`` (more than two values, or neither 0/1 nor 0/255),
             ``empty``, ``full``.
+
+    >>> check_foreground(np.array([[0, 255, 255], [0, 0, 255]], np.uint8), (3, 2), "cow.png").tolist()
+    [[False, True, True], [False, False, True]]
     """
     check_size((values.shape[1], values.shape[0]), image_size, name)
     present = np.unique(values).tolist()

@@ -15,7 +15,6 @@ from wss_data.errors import ImageError, MaskError
 from wss_data.imaging.images import read_image, strips
 from wss_data.imaging.masks import IGNORE_INDEX, read_mask, resize_mask, voc_palette
 from wss_data.runtime.files import atomic_path
-from wss_data.spec import FilterSpec
 
 INK, FAINT, PAPER = "#1d2129", "#8a919c", "#ffffff"
 KEPT, DROPPED = "#1f8a4c", "#c0392b"
@@ -71,7 +70,7 @@ class Tile:
 
 
 def write_pictures(
-    rows: Sequence[DatasetImage], folder: Path, filters: FilterSpec | None = None, per_class: int = 16
+    rows: Sequence[DatasetImage], folder: Path, thresholds: tuple[float, float], per_class: int = 16
 ) -> list[Path]:
     """Write the pictures of a web dataset into a folder.
 
@@ -83,13 +82,12 @@ def write_pictures(
         rows: All images of the dataset.
         folder: Receives ``cosegmentation.png`` (all classes), ``cosegmentation_<class>.png`` and
             ``foreground_ratio.png``; older files of these names are replaced.
-        filters: The thresholds that decided; drawn into the histogram.
+        thresholds: Smallest and largest foreground share kept, 0 to 1; drawn into the histogram.
         per_class: Images on the sheet of a class.
 
     Returns:
         The files written, the overview first.
     """
-    filters = filters or FilterSpec()
     by_class: dict[str, list[DatasetImage]] = {}
     for row in rows:
         by_class.setdefault(row.class_name, []).append(row)
@@ -110,7 +108,7 @@ def write_pictures(
     note = _note([tile for _, tiles in overview for tile in tiles])
     write_sheet(path, f"Co-segmentation of {len(by_class)} classes: {_counts(rows)}", note, overview)
     histogram = folder / "foreground_ratio.png"
-    write_histograms(by_class, histogram, filters)
+    write_histograms(by_class, histogram, thresholds)
     return [path, histogram, *written]
 
 
@@ -120,7 +118,13 @@ def _note(tiles: Sequence[Tile]) -> str:
 
 
 def spread(members: Sequence[DatasetImage], count: int) -> list[DatasetImage]:
-    """At most ``count`` images at even steps of the foreground share, images without a mask first."""
+    """At most ``count`` images at even steps of the foreground share, images without a mask first.
+
+    >>> shares = [0.5, 0.1, 0.3, 0.9, 0.7]
+    >>> members = [DatasetImage("cow", f"{share}.jpg", None, share, True) for share in shares]
+    >>> [member.foreground_ratio for member in spread(members, 3)]
+    [0.1, 0.5, 0.9]
+    """
     ordered = sorted(members, key=lambda m: (-1.0 if m.foreground_ratio is None else m.foreground_ratio, m.image_path))
     if len(ordered) <= count:
         return ordered
@@ -285,8 +289,8 @@ def write_sheet(
         sheet.save(temporary, "PNG")
 
 
-def write_histograms(by_class: dict[str, list[DatasetImage]], path: Path, filters: FilterSpec) -> None:
-    """Write one histogram of the foreground share per class, with the two thresholds, as a PNG."""
+def write_histograms(by_class: dict[str, list[DatasetImage]], path: Path, thresholds: tuple[float, float]) -> None:
+    """Write one histogram of the foreground share per class, with the two ``thresholds`` (0 to 1), as a PNG."""
     # A figure without pyplot: no global state and no display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -297,7 +301,7 @@ def write_histograms(by_class: dict[str, list[DatasetImage]], path: Path, filter
     FigureCanvasAgg(figure)
     panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
     edges = np.linspace(0, 100, 26)
-    thresholds = (100 * filters.min_foreground, 100 * filters.max_foreground)
+    low, high = (100 * threshold for threshold in thresholds)
     for panel, (class_name, members) in zip(panels, by_class.items(), strict=False):
         shares = {
             kept: [100 * m.foreground_ratio for m in members if bool(m.kept) == kept and m.foreground_ratio is not None]
@@ -306,7 +310,7 @@ def write_histograms(by_class: dict[str, list[DatasetImage]], path: Path, filter
         panel.hist(
             [shares[True], shares[False]], bins=edges, stacked=True, color=[KEPT, "#d9a19a"], label=["kept", "dropped"]
         )
-        for threshold in thresholds:
+        for threshold in (low, high):
             panel.axvline(threshold, color=INK, linewidth=1, linestyle=(0, (4, 3)))
         panel.set_title(class_name, fontsize=11, color=INK, loc="left")
         panel.set_title(_counts(members), fontsize=8.5, color=FAINT, loc="right")
@@ -316,7 +320,7 @@ def write_histograms(by_class: dict[str, list[DatasetImage]], path: Path, filter
     for panel in panels[len(by_class) :]:
         panel.set_visible(False)
     figure.suptitle(
-        f"Foreground share per image; kept between {thresholds[0]:.0f} % and {thresholds[1]:.0f} %",
+        f"Foreground share per image; kept between {low:.0f} % and {high:.0f} %",
         fontsize=13,
         color=INK,
     )

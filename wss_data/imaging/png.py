@@ -10,6 +10,7 @@ Source:
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,8 +33,7 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 _DECODED = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _LOOKED_AT = (*_DECODED, b"tRNS", b"eXIf", b"acTL")
 
-_ORIENTATION = 0x0112
-"""EXIF tag of the rotation and mirroring that makes an image upright."""
+_ORIENTATION = 0x0112  # EXIF tag of the rotation and mirroring that makes an image upright
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Png:
         colour: Colour type, such as ``PALETTE``.
         palette: RGB of each entry, shape (N, 3), uint8; ``None`` without a palette.
         transparency: The chunk tRNS: opacity of each palette entry, or the one grey value that is see-through.
-        animated: Whether it holds several pictures.
+        animated: Whether it holds several images.
         orientation: By its EXIF block, 1 (upright) to 8.
         interlaced: Whether its lines come in passes.
         parts: The pixel data, compressed.
@@ -74,7 +74,11 @@ class Png:
 
 
 def promised_size(data: bytes) -> tuple[int, int]:
-    """(width, height) that a PNG's header promises, whatever follows; (0, 0) where there is none."""
+    r"""(width, height) that a PNG's header promises, whatever follows; (0, 0) where there is none.
+
+    >>> promised_size(SIGNATURE + b"\0\0\0\rIHDR" + struct.pack(">II", 4, 3)), promised_size(b"GIF89a")
+    ((4, 3), (0, 0))
+    """
     if len(data) < 24 or not data.startswith(SIGNATURE) or data[12:16] != b"IHDR":
         return 0, 0
     width, height = struct.unpack_from(">II", data, 16)
@@ -123,7 +127,7 @@ def read_png(data: bytes) -> Png:
         _palette(found.get(b"PLTE")) if colour == PALETTE else None,
         found.get(b"tRNS", b""),
         b"acTL" in found,
-        _orientation(found.get(b"eXIf")),
+        exif_orientation(lambda: _exif(found.get(b"eXIf", b""))),
         interlaced,
         tuple(parts),
     )
@@ -183,16 +187,18 @@ def _palette(chunk: bytes | None) -> np.ndarray:
     return np.frombuffer(chunk, np.uint8).reshape(-1, 3)
 
 
-def _orientation(chunk: bytes | None) -> int:
-    """The orientation in an EXIF block; 1 where there is none, or it cannot be read."""
-    if chunk is None:
-        return 1
-    exif = Image.Exif()
+def exif_orientation(read: Callable[[], Image.Exif]) -> int:
+    """EXIF orientation, 1 to 8, of the block that ``read`` returns; 1 (upright) where none is or it cannot be read."""
     try:
-        exif.load(chunk)
-        orientation = exif.get(_ORIENTATION, 1)
+        orientation = read().get(_ORIENTATION, 1)
     except MemoryError:
         raise
-    except Exception:  # a broken block of metadata says nothing against the picture
+    except Exception:  # a broken block of metadata says nothing against the image
         return 1
     return orientation if orientation in range(1, 9) else 1
+
+
+def _exif(chunk: bytes) -> Image.Exif:
+    exif = Image.Exif()
+    exif.load(chunk)
+    return exif

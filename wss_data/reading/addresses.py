@@ -12,7 +12,11 @@ LONGEST = 4000
 
 
 def is_web_address(text: str) -> bool:
-    """Whether ``text`` is an http or https address with a host and without blanks, quotes or control characters."""
+    """Whether ``text`` is an http or https address with a host and without blanks, quotes or control characters.
+
+    >>> is_web_address("https://example.org/a.jpg"), is_web_address("javascript:alert(1)"), is_web_address("https://")
+    (True, False, False)
+    """
     try:
         parts = urlsplit(text)
         host, _ = parts.hostname, parts.port

@@ -57,7 +57,12 @@ class ClassWords:
         return set()
 
     def several(self, text: str) -> set[str]:
-        """The classes that a text names, parted by spaces, commas, semicolons, tabs or ``|``; others are counted."""
+        """The classes that a text names, parted by spaces, commas, semicolons, tabs or ``|``; others are counted.
+
+        >>> words = ClassWords(["cow", "traffic light"])
+        >>> sorted(words.several("Cow traffic light; lamp")), words.unknown
+        (['cow', 'traffic light'], Counter({'lamp': 1}))
+        """
         found = set()
         for part in _BETWEEN.split(text):
             words = part.split()
@@ -78,14 +83,14 @@ class ClassWords:
         if not self.unknown:
             return None
         total = self.unknown.total()
-        shown = [self._told(word, count) for word, count in self.unknown.most_common(_SHOWN)]
+        shown = [self._with_nearest(word, count) for word, count in self.unknown.most_common(_SHOWN)]
         more = len(self.unknown) - _SHOWN
         return (
             f"labels: {total:,} word{' is' if total == 1 else 's are'} no class of the definition: {', '.join(shown)}"
             + (f" and {more:,} other words." if more > 0 else ".")
         )
 
-    def _told(self, word: str, count: int) -> str:
+    def _with_nearest(self, word: str, count: int) -> str:
         often = "once" if count == 1 else f"{count:,} times"
         near = get_close_matches(_folded(word), self._folded, n=1)
         return f"{word[:40]!r} ({often}{f'; nearest: {self._folded[near[0]]}' if near else ''})"
@@ -95,7 +100,7 @@ def _folded(word: str) -> str:
     return unicodedata.normalize("NFC", word).casefold()
 
 
-@dataclass(frozen=True)
+@dataclass
 class LabelTable:
     """What a table says of images.
 
@@ -115,22 +120,21 @@ class LabelTable:
     empty: list[int] = field(default_factory=list)
     nameless: list[int] = field(default_factory=list)
 
-    def told(self, listed: Collection[str]) -> list[str]:
+    def notes(self, listed: Collection[str]) -> list[str]:
         """Which rows say nothing of the images ``listed``, or not all that they could, as sentences."""
-        others = [name for name in self.labels if name not in listed]
+        total = len(self.labels) + self.repeated + len(self.nameless)
         rows = (
-            (len(others), "name an image that no list has", f"{others[0]} in line {self.lines[others[0]]}")
-            if others
-            else (0, "", ""),
-            (self.repeated, "name an image again; their classes are joined", ""),
-            (len(self.empty), "name no class", f"line {self.empty[0]}" if self.empty else ""),
-            (len(self.nameless), "name no image and are left out", f"line {self.nameless[0]}" if self.nameless else ""),
-        )
+            ([f"{name} in line {self.lines[name]}" for name in self.labels if name not in listed],
+             "name an image that no list has"),
+            ([""] * self.repeated, "name an image again; their classes are joined"),
+            ([f"line {line}" for line in self.empty], "name no class"),
+            ([f"line {line}" for line in self.nameless], "name no image and are left out"),
+        )  # fmt: skip
         return [
-            f"{self.path.name}: {count:,} of {len(self.labels) + self.repeated + len(self.nameless):,} rows {what}"
-            + (f", the first is {first}." if first else ".")
-            for count, what, first in rows
-            if count
+            f"{self.path.name}: {len(found):,} of {total:,} rows {what}"
+            + (f", the first is {found[0]}." if found[0] else ".")
+            for found, what in rows
+            if found
         ]
 
 
@@ -148,7 +152,6 @@ def read_label_table(path: Path, words: ClassWords, known: Container[str] = ()) 
     """
     columns, rows = read_table(path, ("image", "classes"), EXAMPLE)
     table = LabelTable(path, {}, {})
-    repeated = 0
     for row in rows:
         where = f"{path}, line {row.line}"
         extra = [cell for cell in row.extra if cell]
@@ -166,10 +169,10 @@ def read_label_table(path: Path, words: ClassWords, known: Container[str] = ()) 
         if not classes:
             table.empty.append(row.line)
         if name in table.labels:
-            repeated += 1
+            table.repeated += 1
         table.lines.setdefault(name, row.line)
         table.labels.setdefault(name, set()).update(found)
-    return LabelTable(path, table.labels, table.lines, repeated, table.empty, table.nameless)
+    return table
 
 
 def read_annotation(path: Path, words: ClassWords) -> set[str]:

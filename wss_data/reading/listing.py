@@ -11,6 +11,9 @@ from typing import overload
 from wss_data.errors import SourceError
 from wss_data.errors.names import is_hidden, is_of_tool, is_own_table, is_text, same_name
 
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+"""File names that are taken for images."""
+
 HIDDEN = "hidden or of a tool"
 BROKEN_LINK = "behind a link that leads nowhere"
 FOLDER_LINK = "behind a link to a folder"
@@ -63,7 +66,7 @@ class Listing(Sequence[Path]):
         return Listing(self.files + other.files, self.passed_over + other.passed_over)
 
     def __str__(self) -> str:
-        return told(self.passed_over)
+        return passed_over_summary(self.passed_over)
 
     def with_text_names(self) -> "Listing":
         """The files whose names the database can keep; others count as passed over."""
@@ -72,8 +75,12 @@ class Listing(Sequence[Path]):
         return Listing(files, self.passed_over + others)
 
 
-def told(passed_over: Counter[str]) -> str:
-    """What was passed over as one line, such as ``3 files passed over (2 .heic, 1 without a suffix)``; else empty."""
+def passed_over_summary(passed_over: Counter[str]) -> str:
+    """What was passed over as one line; empty where nothing was.
+
+    >>> passed_over_summary(Counter({".heic": 2, NO_SUFFIX: 1}))
+    '3 files passed over (2 .heic, 1 without a suffix)'
+    """
     if not passed_over:
         return ""
     total = passed_over.total()

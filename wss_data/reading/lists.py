@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from wss_data.errors import SourceError
 from wss_data.errors.names import same_name
-from wss_data.imaging.images import SUFFIXES
+from wss_data.reading.listing import SUFFIXES
 from wss_data.reading.tables import lines_of, read_text
 
 _WANTED = "Wanted: one image name a line, as PASCAL VOC has it."

@@ -80,9 +80,12 @@ def read_text(path: Path) -> str:
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of a text, without blanks around them; those of Windows and of old Macs, too. Empty ones stay.
+    r"""The lines of a text, without blanks around them; those of Windows and of old Macs, too. Empty ones stay.
 
     Not ``splitlines``, which parts lines at a dozen other characters that may be in a name.
+
+    >>> lines_of("a.jpg\r\n b.jpg\rc\x0b.jpg")
+    ['a.jpg', 'b.jpg', 'c\x0b.jpg']
     """
     return [line.strip() for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
 
@@ -149,7 +152,7 @@ def read_table(path: Path, wanted: Collection[str] = (), example: str = "") -> t
     return columns, rows
 
 
-def columns_told(columns: Sequence[str]) -> str:
+def columns_shown(columns: Sequence[str]) -> str:
     """The columns of a table for a sentence, cut where they are too long for one."""
     text = ", ".join(columns) or "(none)"
     return text if len(text) <= _LONGEST_HEADER else f"{text[:_LONGEST_HEADER]}..."
@@ -158,7 +161,7 @@ def columns_told(columns: Sequence[str]) -> str:
 def _check_columns(path: Path, columns: Sequence[str], wanted: Collection[str], example: str) -> None:
     twice = sorted({name for name in columns if name and columns.count(name) > 1})
     if wanted and (not set(wanted) <= set(columns) or twice):
-        problem = f"names {twice[0][:80]!r} twice" if twice else f"names the columns {columns_told(columns)}"
+        problem = f"names {twice[0][:80]!r} twice" if twice else f"names the columns {columns_shown(columns)}"
         raise SourceError(
             f"{path}: the first line {problem}; {' and '.join(wanted)} {'are' if len(wanted) > 1 else 'is'} wanted, "
             f"each once, parted by comma, semicolon or tab, as in: {example}"

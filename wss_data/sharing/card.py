@@ -134,7 +134,8 @@ def _write_pictures(facts: Facts, allowed: Sequence[ImageRow], folder: Path) -> 
         known = (row.class_name, row.path, row.mask_path, row.foreground_ratio, KEPT in row.tags)
         image = DatasetImage(*known, ignore_index=facts.spec.ignore_index)
         by_class.setdefault(row.class_name, []).append(image)
-    write_histograms(by_class, folder / "foreground_ratio.png", facts.filters)
+    filters = facts.filters
+    write_histograms(by_class, folder / "foreground_ratio.png", (filters.min_foreground, filters.max_foreground))
     by_path = {row.path: row for row in allowed}
     groups, shown = [], []
     for name, members in by_class.items():

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wss_data.errors import MaskError, SourceError
-from wss_data.imaging.images import SUFFIXES
 from wss_data.imaging.mat import read_mat_numbers
-from wss_data.reading.listing import by_name, list_files
+from wss_data.reading.listing import SUFFIXES, by_name, list_files
 from wss_data.reading.lists import read_list
 
 VOC_CLASSES = (

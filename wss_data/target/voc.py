@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import Field
 
 from wss_data.errors import ImageError, MaskError, SourceError, SpecError
-from wss_data.imaging.images import SUFFIXES, decode_image, image_bytes, unseen_turn
+from wss_data.imaging.images import decode_image, image_bytes, unseen_turn
 from wss_data.imaging.masks import (
     FILE_REASONS,
     IGNORE_INDEX,
@@ -29,7 +29,7 @@ from wss_data.imaging.masks import (
     write_mask,
 )
 from wss_data.reading.labels import EXAMPLE, ClassWords, read_annotation, read_label_table
-from wss_data.reading.listing import by_name, list_files
+from wss_data.reading.listing import SUFFIXES, by_name, list_files
 from wss_data.reading.lists import ImageList, read_list
 from wss_data.reading.settings import settings
 from wss_data.retrieval.decode_pool import perceptual_hash
@@ -383,7 +383,7 @@ def _read_labels(
     if path.is_file():
         listed = {name for names in splits.values() for name in names}
         table = read_label_table(path, words, listed)
-        return {name: (classes, "table") for name, classes in table.labels.items()}, [], table.told(listed)
+        return {name: (classes, "table") for name, classes in table.labels.items()}, [], table.notes(listed)
     if labels_csv is not None:
         raise SourceError(f"{labels_csv}: there is no such table of image-level labels.")
     annotations = folder / "Annotations"

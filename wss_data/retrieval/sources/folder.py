@@ -17,7 +17,7 @@ from wss_data.imaging.images import list_images
 from wss_data.reading.addresses import is_web_address
 from wss_data.reading.listing import require_text
 from wss_data.reading.settings import settings
-from wss_data.reading.tables import Row, columns_told, read_table
+from wss_data.reading.tables import Row, columns_shown, read_table
 from wss_data.records import Provenance
 from wss_data.retrieval.sources.base import Hit, Pages, SourceState
 from wss_data.runtime.files import expanded
@@ -174,7 +174,7 @@ def read_provenance(folder: Path) -> dict[str, dict[str, str]]:
     columns, rows = read_table(path)
     if "file" not in columns or not set(columns) <= set(COLUMNS) or len(set(columns)) < len(columns):
         wanted = f"'file' and any of {', '.join(COLUMNS[1:])}, each once"
-        raise SourceError(f"{path}, line 1: the columns are {columns_told(columns)}; wanted are {wanted}.")
+        raise SourceError(f"{path}, line 1: the columns are {columns_shown(columns)}; wanted are {wanted}.")
 
     @cache
     def there() -> set[str]:
