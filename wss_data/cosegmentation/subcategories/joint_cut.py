@@ -38,14 +38,9 @@ class Window(NamedTuple):
 
 
 def cut_window(image: np.ndarray, box: np.ndarray) -> Window | None:
-    """Take from an image what the joint cut needs of it.
+    """Take from an image, (H, W, 3) uint8, what the joint cut of a box, (x1, y1, x2, y2) px, needs of it.
 
-    Args:
-        image: Shape (H, W, 3), uint8.
-        box: (x1, y1, x2, y2), pixels; what lies outside the image is left out.
-
-    Returns:
-        The window, or ``None`` if less than 3 pixels a side lie in the image.
+    ``None`` if less than 3 pixels a side lie in the image.
     """
     height, width = image.shape[:2]
     x1, y1, x2, y2 = pixels_of(box, width, height)
@@ -76,9 +71,6 @@ def joint_cut(windows: Sequence[Window]) -> np.ndarray | None:
 
     All pixels outside the boxes are background. A round fits the colours to the last masks (the first: the whole box
     is foreground) and cuts each image anew; an image that was bad gets the average of the good ones as a location.
-
-    Args:
-        windows: The exemplar's boxes.
 
     Returns:
         Mean of the masks that are good and have converged, each stretched to a square: fraction of the images

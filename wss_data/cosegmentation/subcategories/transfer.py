@@ -45,11 +45,7 @@ def pick_detections(boxes: np.ndarray, scores: np.ndarray) -> list[int]:
 def subcategory_average(masks: Sequence[np.ndarray]) -> np.ndarray | None:
     """Mean of the average masks of a subcategory's exemplars, their vertical centres of mass brought together.
 
-    Args:
-        masks: From ``joint_cut``. Each (S, S), float, in [0, 1].
-
-    Returns:
-        Shape (S, S), float32, in [0, 1]; ``None`` if no mask is usable.
+    ``masks``: from ``joint_cut``, each (S, S), float, in [0, 1]. Shape (S, S), float32; ``None`` if none is usable.
     """
     usable = [mask for mask in masks if 0 < mask.mean() <= LARGEST_AVERAGE]
     if not usable:
@@ -86,14 +82,9 @@ def location_prior(average: np.ndarray, box: np.ndarray, size: tuple[int, int], 
 
 
 def centred_prior(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A soft blob in a box, for images where no average mask is to be had.
+    """A Gaussian in a box (x1, y1, x2, y2) of an image of ``size`` (width, height) px, where there is no average mask.
 
-    Args:
-        box: (x1, y1, x2, y2), pixels.
-        size: (width, height) of the image, pixels.
-
-    Returns:
-        Shape (height, width), float32, in (0, 1].
+    Shape (height, width), float32, in (0, 1].
     """
     width, height = size
     x1, y1, x2, y2 = (float(value) for value in box)
