@@ -59,6 +59,19 @@ def test_an_unknown_key_is_refused_with_the_known_ones():
     assert message.startswith("zoo.yaml: there is no option 'colour'") and "longest_side" in message
 
 
+def test_thresholds_in_the_wrong_order_are_refused_with_their_place():
+    assert refused(changed(filters={"min_foreground": 0.9})).startswith("zoo.yaml: filters: min_foreground 0.9 is not")
+
+
+def test_a_key_that_is_no_text_is_refused_like_an_unknown_one():
+    assert refused(changed(download={1: 2})).startswith("zoo.yaml: download: there is no option 1")
+
+
+@pytest.mark.parametrize("queries", ["", 0, None])
+def test_queries_that_are_no_list_are_refused_although_they_are_empty(queries):
+    assert "expected a list" in refused(changed(classes=[{"name": "cat", "index": 1, "queries": queries}]))
+
+
 def test_a_gap_in_the_indices_is_refused_with_found_and_expected():
     message = refused(changed(classes=[{"name": "cat", "index": 1}, {"name": "cow", "index": 3}]))
     assert "class 'cow' has index 3, expected 2" in message

@@ -360,7 +360,7 @@ def _read_classes(value: Any, where: str) -> tuple[ClassSpec, ...]:
                 f"{where}: class '{name}' has index {shown(part.get('index'))}, expected {position}. "
                 "Indices run from 1 without gaps, in file order; 0 is background."
             )
-        queries = _sequence(part.get("queries") or [name], f"{place}: queries")
+        queries = _sequence(part.get("queries", [name]), f"{place}: queries") or [name]
         part["queries"] = [str(query) if type(query) is int else query for query in queries]
         classes.append(_made(ClassSpec, part, place))
     if not 1 <= len(classes) <= MAX_CLASSES:
@@ -401,8 +401,13 @@ def read_filters(value: Any, where: str) -> FilterSpec:
 
 
 def _made(kind: type[_Kind], part: dict[str, Any], where: str) -> _Kind:
-    with settings_of(where):
-        return kind(**part)
+    try:
+        with settings_of(where):
+            return kind(**part)
+    except SpecError as error:
+        if str(error).startswith(where):
+            raise
+        raise SpecError(f"{where}: {error}") from None  # what values must fulfil together does not know its place
 
 
 def _mapping(value: Any, kind: type, where: str) -> dict[str, Any]:
@@ -410,6 +415,9 @@ def _mapping(value: Any, kind: type, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         keys = ", ".join(field.name for field in fields(kind))
         raise SpecError(f"{where}: found {shown(value)}, expected a mapping with the keys {keys}.")
+    for key in value:
+        if not isinstance(key, str):  # Python itself refuses it, with an error of its own
+            raise SpecError(f"{where}: there is no option {shown(key)}; the name of an option is a text.")
     return {key: item for key, item in value.items() if not (key == "options" and item is None)}
 
 
