@@ -1,7 +1,4 @@
-"""Images drawn by a program, with known masks: for trying and testing the tool, offline.
-
-No number measured on them says anything about photographs.
-"""
+"""Images drawn by a program, with known masks, for trying the tool offline: no measure of it on photographs."""
 
 import csv
 import io
