@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import importlib.util
 import re
 import subprocess
 import sys
@@ -13,6 +14,17 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
+
+ROOMS = [
+    *("commands", "", "sharing", "plugin", "pipeline", "store", "target", "filtering", "cosegmentation"),
+    *("retrieval", "backbones", "crf", "imaging", "spec", "records", "ledger", "runtime", "reading", "errors"),
+]
+"""Rooms of ``wss_data`` from the top down: each may import those behind it."""
+
+MOST_AT_THE_ROOT = 20
+MOST_IMPORTS_IN_FUNCTIONS = 25
+MOST_PARAMETERS = 8
+LONGEST_BODY = 80
 
 DOORS = {
     "fiftyone": {"wss_data/store/", "wss_data/plugin/"},
@@ -61,6 +73,114 @@ def test_the_data_side_never_imports_the_training_side():
     assert [name for name in sources() if name.startswith("wss_data") and "wss_train" in imports_of(ROOT / name)] == []
 
 
+@pytest.fixture(scope="module")
+def house():
+    """The script that draws the house, and so knows what imports what."""
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_no_module_comes_back_to_itself_by_what_it_imports_even_inside_functions(house):
+    arrows = house.imports("wss_data") | house.imports("wss_train")
+    circles = [module for module in arrows if module in house.reached(arrows, module)]
+    assert circles == []
+
+
+def test_arrows_between_the_rooms_run_down_only(house):
+    up = [
+        (module, other)
+        for module, used in house.imports("wss_data").items()
+        for other in used
+        if module != "wss_data" and ROOMS.index(room(module)) > ROOMS.index(room(other))
+    ]
+    assert up == []
+
+
+def test_only_the_commands_import_the_packages_whose_names_are_loaded_when_used(house):
+    arrows = house.imports("wss_data") | house.imports("wss_train")
+    users = {module for module, used in arrows.items() if used & {"wss_data", "wss_train"}}
+    assert {module for module in users if ".commands." not in module} == set()
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def test_selection_knows_nothing_of_the_engine_and_neither_knows_reports(house):
+    above = {
+        "selection": ("engine", "reports", "commands"),
+        "engine": ("reports", "commands"),
+        "reports": ("commands",),
+    }
+    up = [
+        (module, other)
+        for module, used in house.imports("wss_train").items()
+        for other in used
+        if other.startswith("wss_train") and room(other) in above.get(room(module), ())
+    ]
+    assert up == []
+
+
+def test_the_root_can_be_seen_at_a_glance():
+    entries = [path.name for path in (ROOT / "wss_data").iterdir() if path.name != "__pycache__"]
+    assert len(entries) <= MOST_AT_THE_ROOT, entries
+
+
+def functions() -> list[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    return [
+        (name, node)
+        for name in sources()
+        for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8")))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    ]
+
+
+def test_modules_of_ours_are_imported_at_the_top_but_at_the_doors_to_heavy_packages():
+    inside = {
+        (name, inner.lineno)
+        for name, node in functions()
+        for inner in ast.walk(node)
+        if (isinstance(inner, ast.ImportFrom) and (inner.module or "").startswith("wss_"))
+        or (isinstance(inner, ast.Import) and any(alias.name.startswith("wss_") for alias in inner.names))
+    }
+    assert len(inside) <= MOST_IMPORTS_IN_FUNCTIONS, sorted(inside)
+
+
+def test_no_function_takes_more_than_a_handful_of_parameters():
+    def count(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+        names = node.args
+        every = [*names.posonlyargs, *names.args, *names.kwonlyargs]
+        own = bool(every) and every[0].arg in ("self", "cls")
+        return len(every) - own + bool(names.vararg) + bool(names.kwarg)
+
+    assert [(name, node.name, count(node)) for name, node in functions() if count(node) > MOST_PARAMETERS] == []
+
+
+def test_no_body_is_longer_than_a_page():
+    def lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+        body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+        return node.end_lineno - body[0].lineno + 1 if body else 0
+
+    assert [(name, node.name, lines(node)) for name, node in functions() if lines(node) > LONGEST_BODY] == []
+
+
+def test_the_generated_pages_say_what_the_code_says():
+    subprocess.run([sys.executable, ROOT / "docs" / "generate.py", "--check"], check=True)
+
+
+def test_every_option_and_every_field_says_what_it_means(house):
+    silent, header = [], ""
+    for name, lines in house.pages().items():
+        for line in lines:
+            if not line.startswith("| `"):
+                header = line if line.startswith("| ") else header
+            elif header.endswith("| meaning |") and line.endswith("|  |"):
+                silent.append((name, line))
+    assert silent == []
+
+
 def loaded_by(code: str) -> set[str]:
     script = f"{code}\nimport sys; print(' '.join(m for m in sys.modules if '.' not in m))"
     return set(
@@ -81,6 +201,30 @@ def test_asking_a_command_for_help_loads_nothing_heavy(package):
 
 def test_loader_workers_that_read_a_table_never_import_fiftyone():
     assert "fiftyone" not in loaded_by("import wss_train.data, wss_data.records")
+
+
+def test_a_module_is_still_found_at_the_place_that_it_had_before_there_were_rooms():
+    code = (
+        "import warnings; warnings.simplefilter('error')\n"
+        "try:\n"
+        "    import wss_data.rebuild\n"
+        "except DeprecationWarning as warning:\n"
+        "    print(warning)\n"
+        "warnings.simplefilter('ignore')\n"
+        "from wss_data.masks import voc_palette\n"
+        "import wss_data.imaging.masks\n"
+        "print(voc_palette is wss_data.imaging.masks.voc_palette)\n"
+        "try:\n"
+        "    import wss_data.nothing\n"
+        "except ModuleNotFoundError as error:\n"
+        "    print(error)\n"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines() == [
+        "wss_data.rebuild is wss_data.sharing.rebuild now",
+        "True",
+        "No module named 'wss_data.nothing'",
+    ]
 
 
 def test_every_public_name_can_be_loaded_and_documents_itself():

@@ -14,8 +14,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from wss_data.backbones import IMAGENET_DIGESTS
 from wss_data.backbones.dense import DenseBackbone, DenseMaps
+from wss_data.backbones.published import IMAGENET_DIGESTS
 from wss_data.backbones.vit import transformer
 from wss_data.backbones.weights import imagenet_file, load_weights, read_state_dict
 
