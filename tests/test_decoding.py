@@ -1,6 +1,7 @@
 import errno
 import io
 import os
+import pickle
 import resource
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from wss_data.imaging.images import decode_image, encode_jpeg, read_image, resiz
 from wss_data.retrieval import decode_pool as decoding
 from wss_data.retrieval.decode_pool import Decoded, DecodePool, decode_to_file, perceptual_hash
 from wss_data.runtime.files import atomic_path
+from wss_data.runtime.killable import KillablePool
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -295,3 +297,12 @@ def test_perceptual_hashes_of_different_pictures_are_far_apart():
 
 def test_pictures_smaller_than_the_hash_are_hashed_too():
     assert len(perceptual_hash(photo(1, 20, 300))) == 16
+
+
+def test_a_result_that_cannot_be_handed_back_is_an_error_and_the_worker_lives():
+    with KillablePool(1, 1 << 30, 60) as pool:
+        with pytest.raises((pickle.PicklingError, AttributeError)):
+            pool.submit(eval, "lambda: 0").result()
+        (before,) = worker_pids(pool)
+        assert pool.submit(eval, "1 + 1").result() == 2
+        assert worker_pids(pool) == [before]

@@ -391,12 +391,22 @@ def test_a_file_that_takes_too_long_is_given_up(tmp_path, small_reader):
     assert caught.value.reason == "unreadable"
 
 
+def test_a_class_of_masks_is_read_in_little_more_memory_than_it_takes(tmp_path, monkeypatch):
+    masks = [np.full((340, 255), position % 2 * 255, np.uint8) for position in range(1600)]  # 139 MB
+    path = save(tmp_path / "cow.mat", True, masks=cells(*masks), names=cells(*map(str, range(1600))))
+    with mat._Reader(1, 320 << 20, 60, mat._begin) as reader:
+        monkeypatch.setattr(mat, "_reader", lambda: reader)
+        found = list(read_mat_masks(path))
+    assert [name for name, _ in found] == [str(position) for position in range(1600)]
+    assert all(np.array_equal(values, mask) for (_, values), mask in zip(found, masks, strict=True))
+
+
 def test_the_reading_process_ends_with_us(tmp_path):
     path = save(tmp_path / "a.mat", mask=block())
     code = f"""
         from wss_data.imaging import mat
         mat.read_mat_mask({str(path)!r})
-        print(*mat._reader().pids(), flush=True)
+        print(*(seat.process.pid for seat in mat._reader()._seats), flush=True)
         import os, signal
         os.kill(os.getpid(), signal.SIGKILL)
     """

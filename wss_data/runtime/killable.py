@@ -122,6 +122,8 @@ class _Seat:
                     raise self._pool.failure(call[1:], "timeout", f"not done within {self._pool.seconds:g} seconds")
                 result, error = self._connection.recv()
             except (EOFError, ConnectionError):
+                with suppress(subprocess.TimeoutExpired):
+                    self.process.wait(1)  # for its own exit status, not that of the kill
                 self._kill()
                 if self._closed:
                     break
@@ -186,10 +188,9 @@ def work(descriptor: int, parent: int, memory: int) -> None:
     with suppress(EOFError, ConnectionError):
         while True:
             order = connection.recv_bytes()
-            answer: tuple[Any, BaseException | None]
             try:
                 function, *arguments = pickle.loads(order)
-                answer = function(*arguments), None
+                answer = pickle.dumps((function(*arguments), None))
             except BaseException as error:
-                answer = None, error
-            connection.send(answer)
+                answer = pickle.dumps((None, error))
+            connection.send_bytes(answer)
