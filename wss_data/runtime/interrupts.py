@@ -121,7 +121,8 @@ def end_with(parent: int) -> None:
 
 def _ignore() -> None:
     if signal.getsignal(signal.SIGINT) is _leave:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 # On import, since what is imported next takes a while.
