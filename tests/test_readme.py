@@ -58,3 +58,12 @@ def test_every_command_that_a_page_shows_exists(page):
     }
     for program, command in re.findall(r"(wss-(?:data|train)) +([a-z][a-z-]+)", page.read_text(encoding="utf-8")):
         assert command in known[program], f"{program} {command}"
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if p.name != "model_card.md"], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_lines_of_prose_are_short_enough_that_a_diff_can_be_read(page):
+    prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    long = [line for line in prose.splitlines() if len(line) > 120 and " " in line[:110] and line[:1] not in "|<![`"]
+    assert long == []
