@@ -69,6 +69,11 @@ def test_a_copy_with_a_change_is_checked_too_and_nothing_can_be_assigned():
         kettle.cups = 3
 
 
+def test_more_values_than_there_are_settings_are_a_mistake_of_the_program():
+    with pytest.raises(TypeError, match="Kettle takes 7 values, 8 were given"):
+        Kettle(1, 2, "red", True, None, (), (1, 2), 3)
+
+
 def test_each_option_says_its_range_default_and_meaning():
     litres, cups, colour, *_ = options_of(Kettle)
     assert litres == ("litres", "a number over 0 and of at most 3", MISSING, "What it holds, litres.")

@@ -61,6 +61,8 @@ def settings(what: str, error: type[WssError]) -> Callable[[type[_Kind]], type[_
         @wraps(check)
         def checked(self: Any, /, *values: Any, **named: Any) -> None:
             names = [field.name for field in fields(made) if field.init]
+            if len(values) > len(names):
+                raise TypeError(f"{made.__name__} takes {len(names)} values, {len(values)} were given")
             given = {**dict(zip(names, values, strict=False)), **named}
             unknown = [str(name) for name in given if name not in names]
             if unknown:
