@@ -137,7 +137,7 @@ def test_a_folder_is_cosegmented_and_scored_without_a_database(zoo, tmp_path, ca
 def test_bad_input_is_one_line_that_says_what_to_do(zoo, tmp_path, capsys):
     images, broken = dataset_folder("zoo-cli") / "images", tmp_path / "broken.yaml"
     broken.write_text(yaml.safe_dump({"name": "x", "classes": ["a"], "sources": ["drawn"], "colour": 1}))
-    assert "unknown key 'colour'" in refused(capsys, "build", str(broken))
+    assert "there is no option 'colour'" in refused(capsys, "build", str(broken))
     assert "no definition 'nothing'" in refused(capsys, "build", "nothing")
     assert "give a definition" in refused(capsys, "build")
     assert "no such folder" in refused(capsys, "build", "--images", str(tmp_path / "nowhere"))

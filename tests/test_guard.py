@@ -418,7 +418,7 @@ def test_a_page_of_another_origin_gets_nothing_done_and_nothing_shown(view, web,
         page.on("response", lambda answer: answers.append((answer.url, answer.status)))
         page.goto(f"http://evil.example:{port}/")
         page.wait_for_function("document.title === 'done'", timeout=60_000)
-        end = time.monotonic() + 20
+        end = time.monotonic() + 90
         while {url.partition("/operators/execute?")[2] for url in asked} != {"", "plain", "sandboxed"}:
             assert time.monotonic() < end, [url for url in asked if "execute" in url]
             page.wait_for_timeout(50)
