@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import scipy.io
 from PIL import Image
+from test_decoding import is_running
 
 from wss_data.cosegmentation.imported import (
     REASONS,
@@ -413,7 +414,7 @@ def test_the_reading_process_ends_with_us(tmp_path):
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
     assert done.returncode == -signal.SIGKILL
     for _ in range(100):
-        if not Path(f"/proc/{int(done.stdout)}").exists():
+        if not is_running(int(done.stdout)):
             return
         time.sleep(0.1)
     raise AssertionError("it is still there")

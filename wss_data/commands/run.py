@@ -44,7 +44,10 @@ def _run(
         options = parser.parse_args(arguments)
         with loss_reported():
             check(options)
-            return options.command(options)
+            status = options.command(options)
+        if status and interrupts.was_interrupted():
+            raise KeyboardInterrupt  # swallowed on the way: an import in C made another exception of it, say
+        return status
     except KeyboardInterrupt:
         print(interrupts.parting_words(parser.prog), file=sys.stderr)
         return interrupts.was_interrupted() or 130
