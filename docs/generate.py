@@ -111,6 +111,7 @@ def definitions_page() -> Iterator[str]:
     from wss_data.cosegmentation.subcategories.settings import SubcategorySettings
     from wss_data.reading.settings import options_of
     from wss_data.retrieval.sources import SOURCES
+    from wss_data.target.voc import DrawnOptions, VocOptions
 
     for title, kind in (
         ("A definition", spec.DatasetSpec),
@@ -127,6 +128,8 @@ def definitions_page() -> Iterator[str]:
     engines = {"common": CommonSettings, "external": ExternalSettings, "subcategories": SubcategorySettings}
     for name, kind in engines.items():
         yield from (f"## Options of the engine `{name}`", "", *_options_table(options_of(kind)), "")
+    for name, kind in (("voc", VocOptions), ("drawn", DrawnOptions)):
+        yield from (f"## Options of the target's layout `{name}`", "", *_options_table(options_of(kind)), "")
     for name, home in sorted(SOURCES.items()):
         module, kind = home.split(":")
         options = options_of(getattr(import_module(module), kind))

@@ -1,5 +1,6 @@
 """What all backbones have in common: the maps that they give, and how they are made fast. Loads torch."""
 
+from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ class DenseMaps(NamedTuple):
     middle: Tensor  # A layer between parts and whole objects, on the same cells. Shape (N, M, h, w).
 
 
-class DenseBackbone(nn.Module):
+class DenseBackbone(nn.Module, ABC):
     """A network that describes an image cell by cell.
 
     Attributes:
@@ -34,9 +35,9 @@ class DenseBackbone(nn.Module):
     pixel_mean: tuple[float, ...] = IMAGENET_MEAN
     pixel_divisor: tuple[float, ...] = IMAGENET_DEVIATION
 
+    @abstractmethod
     def dense(self, images: Tensor) -> DenseMaps:
         """The maps of a batch of normalised images. Shape (N, 3, H, W), float."""
-        raise NotImplementedError
 
 
 def make_fast(network: nn.Module, dtype: torch.dtype = torch.float32) -> None:

@@ -1,6 +1,7 @@
 """The operators of the App: forms that ask, and the functions of ``wss_data`` that they call."""
 
 import re
+from abc import ABC, abstractmethod
 from functools import partial
 from typing import Any, ClassVar
 
@@ -27,7 +28,7 @@ _ALL_CLASSES = "all classes"
 _SECOND_FIELD = f"{store.MASKS}_2"
 
 
-class FormOperator(foo.Operator):
+class FormOperator(foo.Operator, ABC):
     """An operator that asks in a form, changes the dataset, and reports what it did in one sentence.
 
     Its name is that of the class, and the App shows the first line of the class's docstring as its description.
@@ -53,13 +54,13 @@ class FormOperator(foo.Operator):
             default_choice_to_delegated=self.background,
         )
 
+    @abstractmethod
     def _ask(self, ctx: Any, form: types.Object) -> None:
         """Add the form's inputs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _act(self, ctx: Any) -> str:
         """Change the dataset; returns what was done."""
-        raise NotImplementedError
 
     def _title(self, ctx: Any) -> str:
         """Above the form."""

@@ -31,7 +31,7 @@ from wss_data.imaging.masks import (
 from wss_data.reading.labels import EXAMPLE, ClassWords, read_annotation, read_label_table
 from wss_data.reading.listing import SUFFIXES, by_name, list_files
 from wss_data.reading.lists import ImageList, read_list
-from wss_data.reading.settings import settings
+from wss_data.reading.settings import Expected, settings
 from wss_data.retrieval.decode_pool import perceptual_hash
 from wss_data.retrieval.sources.drawn import write_drawn_target
 from wss_data.runtime.parallel import map_images
@@ -68,18 +68,23 @@ DROP_REASONS = frozenset(
 _READING = 2
 """Counts up when masks are read in another way, so that what was imported before is read again."""
 
-ListName = Annotated[str, Field(pattern=_LIST_NAME, description=f"Name of a list in {LIST_FOLDER}, without '.txt'.")]
+ListName = Annotated[str, Field(pattern=_LIST_NAME)]
+_NAMED = f"Name of the list in {LIST_FOLDER}, without '.txt'"
 
 
 @settings("target", SpecError)
 class VocOptions:
     """Options of a target in the layout of VOC."""
 
-    train: ListName | None = None
-    val: ListName | None = None
-    test: ListName | None = None
+    train: Annotated[
+        ListName | None, Field(description=f"{_NAMED}; without it one with SBD's images if there is one, else VOC's.")
+    ] = None
+    val: Annotated[ListName | None, Field(description=f"{_NAMED}; without it VOC's.")] = None
+    test: Annotated[ListName | None, Field(description=f"{_NAMED}; without it VOC's, if there is one.")] = None
     expect: Annotated[
-        dict[Split, Annotated[int, Field(ge=0)]], Field(description="Numbers of images that the lists should have.")
+        dict[Split, Annotated[int, Field(ge=0)]],
+        Field(description="Numbers of images that the lists should have."),
+        Expected("a mapping of train, val or test to a whole number of at least 0"),
     ] = Field(default_factory=dict)
 
 
