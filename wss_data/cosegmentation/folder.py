@@ -6,12 +6,13 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
+from pydantic import Field
 from tqdm import tqdm
 
 from wss_data.cosegmentation import make_engine
@@ -21,37 +22,25 @@ from wss_data.errors.names import is_of_tool, printable
 from wss_data.imaging.images import decode_image, list_images
 from wss_data.imaging.masks import foreground_ratio, resize_mask, write_foreground
 from wss_data.reading import checked
-from wss_data.reading.cells import name_cell, name_of_cell
+from wss_data.reading.cells import csv_text, name_cell, name_of_cell
 from wss_data.reading.listing import HIDDEN, Listing
+from wss_data.reading.settings import settings
 from wss_data.reading.tables import columns_shown, read_text
-from wss_data.runtime.files import (
-    adopt,
-    check_outputs,
-    is_ours,
-    output_folder,
-    output_path,
-    write_output,
-    write_text,
-)
+from wss_data.runtime.files import adopt, check_outputs, is_ours, output_folder, output_path, write_output, write_text
 from wss_data.runtime.parallel import map_images
 
-SCORES = "scores.csv"
-LEDGER = "ledger.json"
-SAVE_EVERY = 50
-"""Masks between two writings of the scores, or a hundredth of their rows: what a killed run may have to do again."""
+SCORES, LEDGER = "scores.csv", "ledger.json"
+COLUMNS = ("class", "stem", "status", "confidence", "foreground_ratio", "kept", "group")
+SAVE_EVERY = 50  # masks, or a hundredth of the rows, between two writings of the scores: what a killed run makes again
+FEW = 16  # below this many images, starting processes takes longer than reading the images
+NO_MASK = "no_mask"  # status of a readable image without a mask: it killed the process that worked on it, say
+_NAMED = 5  # left-over masks that the summary names
 
-FEW = 16
-"""Below this many images, starting processes takes longer than reading the images."""
-
-_NAMED = 5
-"""Left-over masks that the summary names."""
-
-NO_MASK = "no_mask"
-"""Status of a readable image for which the engine gave no mask: it killed the process that worked on it, say."""
+Key = tuple[str, str]
+"""Class, and name of image and mask without suffix."""
 
 
-@dataclass(frozen=True)
-class ScoreRow:
+class ScoreRow(NamedTuple):
     """One line of ``scores.csv``.
 
     Args:
@@ -68,10 +57,10 @@ class ScoreRow:
     class_name: str
     stem: str
     status: str
-    confidence: float | None
-    foreground_ratio: float | None
-    kept: bool
-    group: str
+    confidence: float | None = None
+    foreground_ratio: float | None = None
+    kept: bool = False
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,42 +107,19 @@ class FolderSummary:
         return "\n".join([*lines, self.passed_over] if self.passed_over else lines)
 
 
-@dataclass(frozen=True)
-class _Checked:
-    """One file after it was read once: the reason against it, or its bytes' digest and upright (width, height)."""
-
-    path: Path
-    reason: str | None
-    sha256: str = ""
-    size: tuple[int, int] = (0, 0)
-
-
-@dataclass(frozen=True)
+@settings("co-segmentation of folders", CosegmentationError)
 class FolderOptions:
-    """How folders are co-segmented.
+    """How folders are co-segmented."""
 
-    Args:
-        workers: Worker processes; ``None`` for one a processor. Masks do not depend on it.
-        longest_side: Images are shrunk to this before they are co-segmented, pixels; masks are enlarged again. Shen et
-            al., BMVC 2017, section 4.1, have 340.
-        min_foreground: Smallest foreground fraction that counts as kept; 0.2 and 0.8 in section 3.1.
-        max_foreground: Largest such fraction.
-        progress: Whether to show a progress bar per group.
-        allow_programs: Whether the engine may be one that runs a program (``external``).
-    """
-
-    workers: int | None = None
-    longest_side: int = 340
-    min_foreground: float = 0.2
-    max_foreground: float = 0.8
-    progress: bool = True
-    allow_programs: bool = False
-
-    def __post_init__(self) -> None:
-        if self.longest_side < 64:
-            raise CosegmentationError(
-                f"longest_side is {self.longest_side}; at least 64 pixels are needed to see an object."
-            )
+    workers: Annotated[int | None, Field(description="Worker processes; one a processor if not given.")] = None
+    # 340 pixels: Shen et al., BMVC 2017, section 4.1; the filter's 0.2 and 0.8: section 3.1.
+    longest_side: Annotated[
+        int, Field(ge=64, description="Images are shrunk to this first, pixels; masks are enlarged again.")
+    ] = 340
+    min_foreground: Annotated[float, Field(description="Smallest foreground fraction that counts as kept.")] = 0.2
+    max_foreground: Annotated[float, Field(description="Largest such fraction.")] = 0.8
+    progress: Annotated[bool, Field(description="Whether to show a progress bar per group.")] = True
+    allow_programs: Annotated[bool, Field(description="Whether the engine may be one that runs a program.")] = False
 
 
 def cosegment_folder(
@@ -177,11 +143,7 @@ def cosegment_folder(
         out: Where masks go; outside ``images``.
         method: Name of the co-segmentation engine.
         options: The engine's options.
-        how: As the arguments of ``FolderOptions``: ``workers``, ``longest_side``, ``min_foreground``,
-            ``max_foreground``, ``progress``, ``allow_programs``.
-
-    Returns:
-        What was done.
+        how: Fields of ``FolderOptions``.
 
     Raises:
         SourceError: If there is no image, two images of a class have the same stem, or ``out`` lies in ``images``.
@@ -190,59 +152,33 @@ def cosegment_folder(
         OutputError: If a mask would replace a file that this program did not write, or that was changed since.
         BusyError: If another process writes into ``out``.
     """
-    images, out = Path(images), Path(out)
-    settings = FolderOptions(**how)
+    images, out, chosen = Path(images), Path(out), FolderOptions(**how)
     groups, listing = _find_groups(images, out)
-    engine = make_engine(method, options, settings.allow_programs)
+    engine = make_engine(method, options, chosen.allow_programs)
     with output_folder(out):
-        return _fill(out, images, groups, listing, _Run(engine, out, settings))
+        run = _Run(engine, out, chosen, {key: path for paths in groups.values() for key, path in paths.items()}, images)
+        for name, paths in groups.items():
+            run.group(name, paths)
+        ledger = {"method": engine.name, "fingerprint": engine.fingerprint(), **engine.ledger.to_dict()}
+        write_output(out / LEDGER, json.dumps(ledger, indent=2, ensure_ascii=False) + "\n")
+        made = [row for row in run.rows.values() if row.status == "ok"]
+        masks = set(run.masks.values())
+        there = (path for pattern in ("*.png", "*/*.png") for path in out.glob(pattern))
+        return FolderSummary(
+            out=out,
+            images=len(run.rows),
+            made=run.made,
+            unchanged=len(made) - run.made,
+            kept={name: sum(row.kept for row in made if row.class_name == name) for name in groups},
+            with_mask={name: sum(row.class_name == name for row in made) for name in groups},
+            dropped=Counter(row.status for row in run.rows.values() if row.status != "ok"),
+            passed_over=str(listing),
+            left_over=tuple(sorted(path for path in there if path not in masks and is_ours(path))),
+        )
 
 
-def _fill(
-    out: Path, images: Path, groups: Mapping[str, Sequence[Path]], listing: Listing, run: "_Run"
-) -> FolderSummary:
-    """Bring all groups' masks in ``out`` up to date, as its only owner."""
-    places = {name: out if paths[0].parent == images else out / name for name, paths in groups.items()}
-    masks = {
-        (name, printable(path.stem)): places[name] / f"{path.stem}.png"
-        for name, paths in groups.items()
-        for path in paths
-    }
-    if run.before:
-        earlier = [key for key, row in run.before.items() if row.status == "ok"]
-        gone = {(name, stem): places.get(name, out / name) / f"{stem}.png" for name, stem in earlier}
-        adopt([out / LEDGER, *({**gone, **masks}[key] for key in earlier)])
-    # Files that no earlier run made are found before the first hour is spent; those changed since, at their group.
-    new = [path for key, path in masks.items() if key not in run.before]
-    check_outputs([out / LEDGER, *new], apart_from=[images])
-    # The old rows of all groups stay in the file until their group's turn has come.
-    run.rows = {key: row for key, row in run.before.items() if key[0] in groups}
-    for name, paths in groups.items():
-        run.group(name, places[name], paths)
-    ledger = {"method": run.engine.name, "fingerprint": run.engine.fingerprint(), **run.engine.ledger.to_dict()}
-    write_output(out / LEDGER, json.dumps(ledger, indent=2, ensure_ascii=False) + "\n")
-    made = [row for row in run.rows.values() if row.status == "ok"]
-    return FolderSummary(
-        out=out,
-        images=len(run.rows),
-        made=run.made,
-        unchanged=len(made) - run.made,
-        kept={name: sum(row.kept for row in made if row.class_name == name) for name in groups},
-        with_mask={name: sum(row.class_name == name for row in made) for name in groups},
-        dropped=Counter(row.status for row in run.rows.values() if row.status != "ok"),
-        passed_over=str(listing),
-        left_over=_left_over(out, set(masks.values())),
-    )
-
-
-def _left_over(out: Path, current: Collection[Path]) -> tuple[Path, ...]:
-    """Masks right in ``out`` or in a folder in it that this program wrote, of no image that is there now."""
-    found = (path for pattern in ("*.png", "*/*.png") for path in out.glob(pattern))
-    return tuple(sorted(path for path in found if path not in current and is_ours(path)))
-
-
-def _find_groups(images: Path, out: Path) -> tuple[dict[str, Sequence[Path]], Listing]:
-    """The groups in a folder, class name -> its image files, both sorted; and all that was found in it."""
+def _find_groups(images: Path, out: Path) -> tuple[dict[str, dict[Key, Path]], Listing]:
+    """The groups in a folder: class name -> its images by key, both sorted; and all that was found in it."""
     if not images.is_dir():
         raise SourceError(f"{images}: there is no such folder of images.")
     if out.absolute().resolve().is_relative_to(images.resolve()):
@@ -250,144 +186,155 @@ def _find_groups(images: Path, out: Path) -> tuple[dict[str, Sequence[Path]], Li
     folders = [path for path in sorted(images.iterdir()) if path.is_dir()]
     listings = {printable(folder.name): list_images(folder) for folder in folders if not is_of_tool(folder.name)}
     left_out = sum(len(names) for folder in folders if is_of_tool(folder.name) for *_, names in os.walk(folder))
-    groups: dict[str, Sequence[Path]] = {name: listing for name, listing in listings.items() if listing}
+    found: dict[str, Sequence[Path]] = {name: listing for name, listing in listings.items() if listing}
     direct = list_images(images, deep=False)
     everything = sum(listings.values(), direct) + Listing(passed_over=Counter({HIDDEN: left_out}))
-    if direct and groups:
+    if direct and found:
         raise SourceError(
             f"{images}: holds {len(direct)} images (such as {direct[0].name}) beside folders of images (such as "
-            f"{next(iter(groups))}). Move them into a folder of their own: one folder is one group."
+            f"{next(iter(found))}). Move them into a folder of their own: one folder is one group."
         )
-    groups = groups or ({printable(images.absolute().name): direct} if direct else {})
-    if not groups:
+    found = found or ({printable(images.absolute().name): direct} if direct else {})
+    if not found:
         seen = f" ({everything})" if str(everything) else ""
         raise SourceError(
             f"{images}: no image found{seen}. The layout is {images}/<class>/*.jpg, or images right in it."
         )
-    for name, paths in groups.items():
+    groups: dict[str, dict[Key, Path]] = {}
+    for name, paths in found.items():
         stem, count = Counter(printable(path.stem) for path in paths).most_common(1)[0]
         if count > 1:
             same = ", ".join(str(path.relative_to(images)) for path in paths if printable(path.stem) == stem)
             raise SourceError(f"{images}: {same} would have the same mask {name}/{stem}.png. Rename all but one.")
+        groups[name] = {(name, printable(path.stem)): path for path in paths}
     return groups, everything
 
 
 class _Run:
-    """One run: its engine and options, the rows of an earlier run and of this one, and how many masks were made."""
+    """One run, as the only owner of ``out``: where each mask goes, the rows of an earlier run and of this one."""
 
-    def __init__(self, engine: Engine, out: Path, how: FolderOptions) -> None:
-        self.engine, self.out, self.how = engine, out, how
+    def __init__(self, engine: Engine, out: Path, how: FolderOptions, paths: Mapping[Key, Path], images: Path) -> None:
+        self.engine, self.out, self.how, self.made = engine, out, how, 0
+        self.masks = {
+            key: (out if path.parent == images else out / key[0]) / f"{path.stem}.png" for key, path in paths.items()
+        }
         self.before = _read_rows(out / SCORES)
-        self.rows: dict[tuple[str, str], ScoreRow] = {}
-        self.made = 0
+        if self.before:
+            # Releases before the table of written files listed their masks in the scores alone.
+            earlier = [key for key, row in self.before.items() if row.status == "ok"]
+            folders = {name: mask.parent for (name, _), mask in self.masks.items()}
+            gone = {key: folders.get(key[0], out / key[0]) / f"{key[1]}.png" for key in earlier}
+            adopt([out / LEDGER, *(self.masks.get(key, gone[key]) for key in earlier)])
+        # Files that no earlier run made are found before the first hour is spent; those changed since, at their group.
+        new = [path for key, path in self.masks.items() if key not in self.before]
+        check_outputs([out / LEDGER, *new], apart_from=[images])
+        # The old rows of all groups stay in the file until their group's turn has come.
+        names = {name for name, _ in paths}
+        self.rows = {key: row for key, row in self.before.items() if key[0] in names}
 
-    def group(self, name: str, folder: Path, paths: Sequence[Path]) -> None:
+    def group(self, name: str, paths: Mapping[Key, Path]) -> None:
         """Bring one group's masks and rows up to date."""
         workers = 1 if len(paths) < FEW else self.how.workers
-        checked = list(map_images(_check, paths, workers=workers, if_killed=_killed, local=True))
-        good = [one for one in checked if one.reason is None]
-        members = [f"{printable(one.path.stem)} {one.sha256}" for one in good]
+        looked = map_images(_look, paths.values(), workers=workers, if_killed=lambda _: "killed", local=True)
+        self.rows = {key: row for key, row in self.rows.items() if key[0] != name}
+        good = {}
+        for key, found in zip(paths, looked, strict=True):
+            if isinstance(found, str):
+                self._drop(key, found)
+            else:
+                good[key] = found
+        members = [f"{key[1]} {digest}" for key, (digest, _) in good.items()]
         group = group_fingerprint(self.engine, members, self.how.longest_side)
-        for key in [key for key in self.rows if key[0] == name]:
-            del self.rows[key]
-        for one in checked:
-            if one.reason is not None:
-                self._drop(name, folder, one.path, one.reason)
         wanted = []
-        for position, one in enumerate(good):
-            key = (name, printable(one.path.stem))
+        for position, key in enumerate(good):
             old = self.before.get(key)
-            there = (folder / f"{one.path.stem}.png").is_file()
-            if there and old is not None and old.group == group and old.foreground_ratio is not None:
+            if old and old.group == group and old.foreground_ratio is not None and self.masks[key].is_file():
                 self._keep(key, old.confidence or 0.0, old.foreground_ratio, group)
             else:
                 wanted.append(position)
-        check_outputs([folder / f"{good[position].path.stem}.png" for position in wanted])
+        keys = list(good)
+        check_outputs([self.masks[keys[position]] for position in wanted])
+        description = f"look at {name}" if self.how.progress else ""
+        shrunk = ImageFiles([paths[key] for key in keys], self.how.longest_side, description)
         try:
-            with full_disk_reported(name, folder):
-                self._segment(name, folder, good, wanted, group)
+            with full_disk_reported(name, next(iter(self.masks[key] for key in paths)).parent):
+                self._segment(name, shrunk, [(key, size) for key, (_, size) in good.items()], wanted, group)
         except BaseException:
             with suppress(OSError):  # a disk that is full, say: the masks of the last few rows are made again
                 self._write_rows()
             raise
 
-    def _segment(self, name: str, folder: Path, good: Sequence[_Checked], wanted: Sequence[int], group: str) -> None:
-        """Make the masks at the positions ``wanted`` of a group of readable images, and their rows."""
-        description = f"look at {name}" if self.how.progress else ""
-        shrunk = ImageFiles([one.path for one in good], self.how.longest_side, description)
+    def _segment(
+        self,
+        name: str,
+        shrunk: ImageFiles,
+        members: Sequence[tuple[Key, tuple[int, int]]],
+        wanted: Sequence[int],
+        group: str,
+    ) -> None:
+        """Make the masks at the positions ``wanted`` of a group: ``members`` are its images, by key and size."""
         results = self.engine.segment_group(shrunk, wanted, workers=self.how.workers) if wanted else iter(())
         silent = not (self.how.progress and wanted)
         made = []
         for position, segmented in tqdm(results, total=len(wanted), desc=name, unit="image", disable=silent):
             if position in shrunk.unreadable:
                 continue
-            one = good[position]
-            mask, band = resize_mask(segmented.mask, one.size), segmented.uncertain
-            band = None if band is None else resize_mask(band, one.size)
-            with output_path(folder / f"{one.path.stem}.png") as temporary:
+            key, size = members[position]
+            mask, band = resize_mask(segmented.mask, size), segmented.uncertain
+            band = None if band is None else resize_mask(band, size)
+            with output_path(self.masks[key]) as temporary:
                 write_foreground(mask, temporary, band)
-            key = (name, printable(one.path.stem))
             self._keep(key, segmented.confidence, foreground_ratio(mask, band), group)
             made.append(key)
             self.made += 1
             if len(made) % max(SAVE_EVERY, len(self.rows) // 100) == 0:
                 self._write_rows()
         for position in wanted:
-            if (name, printable(good[position].path.stem)) not in self.rows:
+            if members[position][0] not in self.rows:
                 error = shrunk.unreadable.get(position)
-                self._drop(name, folder, good[position].path, error.reason if error else NO_MASK)
+                self._drop(members[position][0], error.reason if error else NO_MASK)
         if shrunk.unreadable:
             # A grey image stood for the lost one: good masks, but the next run makes those of the group without it.
-            self.rows.update((key, replace(self.rows[key], group="")) for key in made)
+            self.rows.update((key, self.rows[key]._replace(group="")) for key in made)
         self._write_rows()
 
-    def _keep(self, key: tuple[str, str], confidence: float, ratio: float, group: str) -> None:
-        # Rounded as they are written, so that a run and its resumption decide alike.
-        ratio = round(ratio, 4)
+    def _keep(self, key: Key, confidence: float, ratio: float, group: str) -> None:
+        ratio = round(ratio, 4)  # as they are written, so that a run and its resumption decide alike
         kept = self.how.min_foreground <= ratio <= self.how.max_foreground
         self.rows[key] = ScoreRow(*key, "ok", round(confidence, 4), ratio, kept, group)
 
-    def _drop(self, name: str, folder: Path, path: Path, reason: str) -> None:
-        key = (name, printable(path.stem))
-        self.rows[key] = ScoreRow(*key, reason, None, None, False, "")
-        if is_ours(folder / f"{path.stem}.png"):
-            (folder / f"{path.stem}.png").unlink()  # of an image that is no more
+    def _drop(self, key: Key, reason: str) -> None:
+        self.rows[key] = ScoreRow(*key, reason)
+        if is_ours(self.masks[key]):
+            self.masks[key].unlink()  # of an image that is no more
 
     def _write_rows(self) -> None:
-        _write_rows(self.out / SCORES, self.rows.values())
+        rows = (
+            (
+                *(row.class_name, row.stem, row.status),
+                *("" if value is None else f"{value:.4f}" for value in (row.confidence, row.foreground_ratio)),
+                *("yes" if row.kept else "no", row.group),
+            )
+            for _, row in sorted(self.rows.items())
+        )
+        # Names are read back, so that they are marked for spreadsheets, not changed; no other cell begins as they do.
+        write_text(self.out / SCORES, csv_text(COLUMNS, rows, cell=lambda cell: name_cell(str(cell))))
 
 
-def _check(path: Path) -> _Checked:
+def _look(path: Path) -> str | tuple[str, tuple[int, int]]:
+    """Why an image cannot be read, or its bytes' digest and upright (width, height)."""
     try:
         data = path.read_bytes()
         image = decode_image(data, str(path))
     except OSError:
-        return _Checked(path, "missing")
+        return "missing"
     except ImageError as error:
-        return _Checked(path, error.reason)
-    return _Checked(path, None, hashlib.sha256(data).hexdigest(), (image.shape[1], image.shape[0]))
+        return error.reason
+    return hashlib.sha256(data).hexdigest(), (image.shape[1], image.shape[0])
 
 
-def _killed(path: Path) -> _Checked:
-    return _Checked(path, "killed")
-
-
-COLUMNS = ("class", "stem", "status", "confidence", "foreground_ratio", "kept", "group")
-
-
-def _write_rows(path: Path, rows: Iterable[ScoreRow]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in sorted(rows, key=lambda row: (row.class_name, row.stem)):
-        numbers = ("" if value is None else f"{value:.4f}" for value in (row.confidence, row.foreground_ratio))
-        names = (name_cell(row.class_name), name_cell(row.stem))
-        writer.writerow([*names, row.status, *numbers, "yes" if row.kept else "no", row.group])
-    write_text(path, text.getvalue())
-
-
-def _read_rows(path: Path) -> dict[tuple[str, str], ScoreRow]:
-    """The rows of an earlier run by (class, stem); none if there was none or the file is not ours."""
+def _read_rows(path: Path) -> dict[Key, ScoreRow]:
+    """The rows of an earlier run; none if there was none."""
     if not path.is_file():
         return {}
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), restval="")

@@ -1,6 +1,7 @@
 """Compare a folder of foreground masks with a folder of true ones."""
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,10 @@ from wss_data.reading.listing import list_files, passed_over_summary
 class ClassScore:
     """How well the masks of one class fit.
 
-    Args:
-        name: The class; ``mean`` for the mean over classes.
-        images: Number of images.
-        precision: P, mean pixel accuracy, in [0, 1].
-        jaccard: J, mean intersection over union of the foreground, in [0, 1].
-        kept: Number of images that the foreground filter keeps.
-        kept_precision: P over those; ``None`` if none is kept.
-        kept_jaccard: J over those; ``None`` if none is kept.
-        decided: Mean fraction of the pixels that the masks decide, in [0, 1]: below 1 with an uncertain band; then P
-            and J are those of the decided pixels alone.
+    ``precision`` is P, mean pixel accuracy, and ``jaccard`` J, mean intersection over union of the foreground, of its
+    ``images``; ``kept_...`` are the same over the ``kept`` ones, those that the foreground filter keeps, ``None`` if
+    there is none. ``decided`` is the mean fraction of the pixels that the masks decide: below 1 with an uncertain band;
+    then P and J are those of the decided pixels alone. All in [0, 1].
     """
 
     name: str
@@ -41,14 +36,10 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Scores per class and their mean over classes.
+    """Scores per class, in order of name, and ``mean``: over the rows (of those that keep an image, for the kept).
 
-    Args:
-        classes: One row a class, in order of name.
-        mean: Mean of the rows (of those that keep an image, for the kept); counts are sums.
-        min_foreground: Smallest foreground fraction kept.
-        max_foreground: Largest foreground fraction kept.
-        notes: Files of the two folders that were not compared, as lines.
+    ``min_foreground`` and ``max_foreground`` are the filter's; ``notes`` are lines about files of the two folders that
+    were not compared.
     """
 
     classes: tuple[ClassScore, ...]
@@ -72,8 +63,8 @@ class ScoreTable:
                 f"{row.name:{width}}  {row.images:6d} {row.precision:7.3f} {row.jaccard:6.3f}  "
                 f"{row.kept:6d} {figures[0]:>7} {figures[1]:>6}"
             )
-        without = [row.name for row in self.classes if row.kept_precision is None]
-        if without and len(without) < len(self.classes):
+        without = [row.name for row in self.classes if not row.kept]
+        if without and len(without) < len(self.classes):  # if no class keeps any, the dashes say it
             lines.append(
                 f"The mean of the kept is over {len(self.classes) - len(without)} of {len(self.classes)} classes: "
                 f"{', '.join(without[:5])}{', ...' if len(without) > 5 else ''} "
@@ -116,31 +107,23 @@ def jaccard(mask: np.ndarray, truth: np.ndarray) -> float:
 def score_mask(
     mask: np.ndarray, truth: np.ndarray, uncertain: np.ndarray | None = None, void: np.ndarray | None = None
 ) -> tuple[float, float, float]:
-    """P and J of the decided pixels, and their fraction.
-
-    A mask that leaves open what is hard must not get full marks for the rest: if it decides no pixel of the true
-    foreground, J is 0, and if it decides none at all, so is P.
+    """P and J of the decided pixels, and the fraction of the pixels not void that is decided; all in [0, 1].
 
     Args:
-        mask: Shape (H, W), bool.
-        truth: Likewise.
-        uncertain: The mask's band, which is neither right nor wrong. Shape (H, W), bool.
-        void: Where the truth itself is open, as at VOC's borders: such pixels count nowhere. Shape (H, W), bool.
-
-    Returns:
-        P, J, and the fraction of the pixels not void that the mask decides; all in [0, 1].
+        mask: Shape (H, W), bool; so are the others.
+        truth: The true mask.
+        uncertain: The mask's band, which is neither right nor wrong.
+        void: Where the truth itself is open, as at VOC's borders: such pixels count nowhere.
     """
     counted = np.ones(mask.shape, bool) if void is None else ~void
     decided = counted if uncertain is None else counted & ~uncertain
     fraction = float(decided.sum() / max(int(counted.sum()), 1))
     if not decided.any():
         return 0.0, 0.0, fraction
+    # A mask that leaves open what is hard must not get full marks for the rest.
     hidden = (truth & counted).any() and not (truth & decided).any()
-    return (
-        precision(mask[decided], truth[decided]),
-        0.0 if hidden else jaccard(mask[decided], truth[decided]),
-        fraction,
-    )
+    overlap = 0.0 if hidden else jaccard(mask[decided], truth[decided])
+    return precision(mask[decided], truth[decided]), overlap, fraction
 
 
 def score_folder(
@@ -184,31 +167,15 @@ def score_folder(
             f"{masks / missing[0].relative_to(truth)} (true mask {missing[0]}). Both folders need the layout "
             "<class>/<stem>.png with the same names."
         )
-    by_class: dict[str, list[tuple[float, ...]]] = {}
+    by_class: dict[str, list[ClassScore]] = defaultdict(list)
     for key, path in true.items():
-        name = path.relative_to(truth).parent.name or truth.absolute().name
-        ratio, values = _score_files(made[key], path)
-        by_class.setdefault(printable(name), []).append((*values, min_foreground <= ratio <= max_foreground))
+        name = printable(path.relative_to(truth).parent.name or truth.absolute().name)
+        by_class[name].append(_score_files(made[key], path, (min_foreground, max_foreground)))
     if without := len(made.keys() - true.keys()):
         left_out["without a true mask"] += without
-    notes = [
-        f"{folder}: {passed_over_summary(counts)}"
-        for folder, counts in ((masks, left_out), (truth, passed_over))
-        if counts
-    ]
-    rows = tuple(_class_score(name, np.array(values, float)) for name, values in by_class.items())
-    kept = [row for row in rows if row.kept]
-    mean = ClassScore(
-        "mean",
-        sum(row.images for row in rows),
-        float(np.mean([row.precision for row in rows])),
-        float(np.mean([row.jaccard for row in rows])),
-        sum(row.kept for row in rows),
-        float(np.mean([row.kept_precision for row in kept])) if kept else None,  # type: ignore[misc]
-        float(np.mean([row.kept_jaccard for row in kept])) if kept else None,  # type: ignore[misc]
-        float(np.mean([row.decided for row in rows])),
-    )
-    return ScoreTable(rows, mean, min_foreground, max_foreground, tuple(notes))
+    notes = (f"{path}: {passed_over_summary(n)}" for path, n in ((masks, left_out), (truth, passed_over)) if n)
+    rows = tuple(_mean(name, scores) for name, scores in by_class.items())
+    return ScoreTable(rows, _mean("mean", rows), min_foreground, max_foreground, tuple(notes))
 
 
 def _masks(folder: Path) -> tuple[dict[str, Path], Counter[str]]:
@@ -228,8 +195,7 @@ def _masks(folder: Path) -> tuple[dict[str, Path], Counter[str]]:
     return found, passed_over
 
 
-def _score_files(mask_path: Path, truth_path: Path) -> tuple[float, tuple[float, float, float]]:
-    """The foreground fraction of a mask, and ``score_mask`` of it."""
+def _score_files(mask_path: Path, truth_path: Path, kept: tuple[float, float]) -> ClassScore:
     mask, uncertain = split_band(read_mask(mask_path))
     truth, void = split_band(read_mask(truth_path))
     if mask.shape != truth.shape:
@@ -238,19 +204,25 @@ def _score_files(mask_path: Path, truth_path: Path) -> tuple[float, tuple[float,
             f"{mask_path}: the mask has {mask.shape[1]}x{mask.shape[0]} pixels, "
             f"the true mask {truth_path} {truth.shape[1]}x{truth.shape[0]}. Both must have the image's size.",
         )
-    return foreground_ratio(mask > 0, uncertain), score_mask(mask > 0, truth > 0, uncertain, void)
+    p, j, decided = score_mask(mask > 0, truth > 0, uncertain, void)
+    is_kept = kept[0] <= foreground_ratio(mask > 0, uncertain) <= kept[1]
+    return ClassScore(mask_path.stem, 1, p, j, int(is_kept), p if is_kept else None, j if is_kept else None, decided)
 
 
-def _class_score(name: str, values: np.ndarray) -> ClassScore:
-    """The means of a class. ``values``: (images, 4) of P, J, decided fraction, and whether it is kept."""
-    kept = values[values[:, 3] == 1]
+def _mean(name: str, rows: Sequence[ClassScore]) -> ClassScore:
+    """The sums of counts and the means of the rest: of the images of a class, or of classes."""
+
+    def mean(field: str, among: Sequence[ClassScore]) -> float:
+        return float(np.mean([getattr(row, field) for row in among]))
+
+    kept = [row for row in rows if row.kept]
     return ClassScore(
         name,
-        len(values),
-        float(values[:, 0].mean()),
-        float(values[:, 1].mean()),
-        len(kept),
-        float(kept[:, 0].mean()) if len(kept) else None,
-        float(kept[:, 1].mean()) if len(kept) else None,
-        float(values[:, 2].mean()),
+        sum(row.images for row in rows),
+        mean("precision", rows),
+        mean("jaccard", rows),
+        sum(row.kept for row in rows),
+        mean("kept_precision", kept) if kept else None,
+        mean("kept_jaccard", kept) if kept else None,
+        mean("decided", rows),
     )
