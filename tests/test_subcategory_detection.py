@@ -414,7 +414,7 @@ def test_detection_is_that_of_the_slow_literal_version():
     assert len(TemplateBank(templates).groups) == 2  # 5 x 6 and 6 x 6 are sought together
     levels = pyramid(noise(64, 90), levels_per_octave=3, padding=1)
 
-    found = detect(TemplateBank(templates), levels, threshold=1.0, most=1000, smallest_share=0.0)
+    found = detect(TemplateBank(templates), levels, threshold=1.0, most=1000, smallest_fraction=0.0)
     wanted = literal_detect(templates, levels, 1.0, 0.5)
 
     assert len(wanted) > 10
@@ -434,8 +434,8 @@ def test_a_bank_finds_the_same_and_most_keeps_the_best():
     templates = [generator.normal(size=(3, 3, 31)) for _ in range(5)]
     levels = pyramid(noise(90, 120), levels_per_octave=4)
 
-    everything = detect(TemplateBank(templates), levels, 0.5, most=1000, smallest_share=0.0)
-    some = detect(TemplateBank(templates), levels, 0.5, most=2, smallest_share=0.0)
+    everything = detect(TemplateBank(templates), levels, 0.5, most=1000, smallest_fraction=0.0)
+    some = detect(TemplateBank(templates), levels, 0.5, most=2, smallest_fraction=0.0)
 
     for index in range(5):
         best = everything.scores[everything.templates == index][:2]
@@ -452,7 +452,7 @@ def test_levels_where_a_template_is_too_small_to_count_are_not_searched():
     sides = found.boxes[:, 2:] - found.boxes[:, :2]
     assert (sides / [192, 128]).max(axis=1).min() >= 0.5
     assert len(found.scores) < len(
-        detect(TemplateBank([template]), levels, -100.0, most=1000, smallest_share=0.0).scores
+        detect(TemplateBank([template]), levels, -100.0, most=1000, smallest_fraction=0.0).scores
     )
 
 

@@ -1,4 +1,4 @@
-"""Boxes (x1, y1, x2, y2) in pixels, x2 and y2 exclusive: overlap and suppression."""
+"""Boxes (x1, y1, x2, y2) in pixels, x2 and y2 exclusive: overlap and suppression. All computed in float64."""
 
 from collections.abc import Iterator
 
@@ -9,23 +9,20 @@ ROUNDING = 1e-9
 
 
 def areas(boxes: np.ndarray) -> np.ndarray:
-    """Width times height of each box, px^2; 0 where a box is empty. ``boxes``: (N, 4). Shape (N,), float64."""
+    """Width times height of each box, px^2; 0 where a box is empty. ``boxes``: (N, 4). Shape (N,)."""
     sides = np.maximum(np.asarray(boxes, np.float64)[:, 2:] - np.asarray(boxes, np.float64)[:, :2], 0)
     return sides[:, 0] * sides[:, 1]
 
 
 def intersections(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Area that each box of ``a``, (N, 4), shares with each of ``b``, (M, 4), px^2. Shape (N, M), float64."""
+    """Area that each box of ``a``, (N, 4), shares with each of ``b``, (M, 4), px^2. Shape (N, M)."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    widths = np.minimum(a[:, None, 2], b[None, :, 2]) - np.maximum(a[:, None, 0], b[None, :, 0])
-    heights = np.minimum(a[:, None, 3], b[None, :, 3]) - np.maximum(a[:, None, 1], b[None, :, 1])
-    return np.maximum(widths, 0) * np.maximum(heights, 0)
+    sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
+    return np.maximum(sides, 0).prod(axis=2)
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of each box of ``a``, (N, 4), with each of ``b``, (M, 4): (N, M), float64, in [0, 1].
-
-    Two empty boxes have 0.
+    """Intersection over union of each box of ``a``, (N, 4), with each of ``b``, (M, 4): (N, M), in [0, 1].
 
     Example:
         >>> iou(np.array([[0, 0, 2, 2]]), np.array([[0, 1, 2, 3], [5, 5, 6, 6]])).round(2).tolist()
@@ -33,6 +30,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """
     shared = intersections(a, b)
     union = areas(a)[:, None] + areas(b)[None] - shared
+    # Two empty boxes have 0, not nan.
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
@@ -60,18 +58,12 @@ def greedy_groups(takes: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def ioa_nms(boxes: np.ndarray, scores: np.ndarray, threshold: float = 0.5) -> np.ndarray:
-    """Suppress boxes that lie in better ones.
+    """Suppress a box, (4,), if a better one that is kept covers more than the threshold of the box's *own* area.
 
-    A box is suppressed if a better box that is kept covers more than the threshold of the box's *own* area. A large
-    box around a better small one stays, which suppression by intersection over union would not always allow.
-
-    Args:
-        boxes: Shape (N, 4), float.
-        scores: Shape (N,), float; of equal scores the first is the better.
-        threshold: Largest covered fraction that is allowed, in [0, 1].
+    A large box around a better small one stays, which suppression by intersection over union would not always allow.
 
     Returns:
-        Indices of the kept boxes, best first. Shape (K,), int64.
+        Indices of the kept boxes, best first, of equal scores the first. Shape (K,), int64.
 
     Example:
         >>> small, large = [4, 4, 6, 6], [0, 0, 10, 10]

@@ -1,20 +1,15 @@
-"""S3: find all templates on one image, in a few convolutions.
+"""S3: find all templates on one image, in a few convolutions."""
 
-Templates of similar shapes are the kernels of one convolution. Boxes of one shape on one image are the same for all its
-templates, so that suppression too runs for all of them at once.
-"""
-
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from wss_data.cosegmentation.subcategories.boxes import ioa_nms
-from wss_data.cosegmentation.subcategories.hog import CELL_PX, CHANNELS, Level
+from wss_data.cosegmentation.subcategories.hog import CELL_PX, Level
 
 SUPPRESSION = 0.5  # Largest fraction of a box that a better one may cover
-SMALLEST_SHARE = 0.5  # A box counts if its width over the image's, or its height over the image's, reaches this
+SMALLEST_FRACTION = 0.5  # A box counts if its width over the image's, or its height over the image's, reaches this
 # Templates of shapes are sought together if the shape that holds them has at most this times the cells. Ours
 GROWTH = 1.3
 MOST = 10  # Boxes of one template on one image: no more than 10 of a group are ever used
@@ -29,6 +24,9 @@ class Detections(NamedTuple):
     templates: np.ndarray  # Which template found each. Shape (N,), int64.
 
 
+NOTHING = Detections(np.zeros((0, 4)), np.zeros(0, np.float32), np.zeros(0, np.int64))
+
+
 class _Group(NamedTuple):
     """Templates of similar shapes, each with zeros below and to the right up to a common shape."""
 
@@ -38,33 +36,24 @@ class _Group(NamedTuple):
 
 
 class TemplateBank:
-    """Templates prepared for the search on many images.
-
-    Templates of similar shapes are brought to one shape by zeros, which changes no score: a convolution with a few
-    templates costs nearly as much as one with many. 60 exemplars of 14 shapes made 3 groups, at a quarter of the cost.
-
-    Args:
-        templates: Each (rows, cols, 31), float; shapes may differ.
-    """
+    """Templates, each (rows, cols, 31), float, prepared for the search on many images."""
 
     def __init__(self, templates: Sequence[np.ndarray]) -> None:
-        by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for index, template in enumerate(templates):
-            by_shape[template.shape[0], template.shape[1]].append(index)
-        self.shapes = list(by_shape)
+        self.shapes = list({(template.shape[0], template.shape[1]) for template in templates})
         self.groups: list[_Group] = []
-        for shapes in similar_shapes(self.shapes):
-            numbers = np.array([index for shape in shapes for index in by_shape[shape]])
-            own = np.array([templates[index].shape[:2] for index in numbers])
-            weights = np.zeros((len(numbers), *own.max(axis=0), CHANNELS), np.float32)
-            for padded, index in zip(weights, numbers, strict=True):
-                padded[: templates[index].shape[0], : templates[index].shape[1]] = templates[index]
-            self.groups.append(_Group(weights, own, numbers))
+        # Zeros change no score, and a convolution with a few templates costs nearly as much as one with many: 60
+        # exemplars of 14 shapes made 3 groups, at a quarter of the cost.
+        for together in similar_shapes(self.shapes):
+            numbers = [i for shape in together for i, one in enumerate(templates) if one.shape[:2] == shape]
+            own = np.array([templates[number].shape[:2] for number in numbers])
+            zeros = own.max(axis=0) - own
+            padded = [np.pad(templates[i], ((0, z[0]), (0, z[1]), (0, 0))) for i, z in zip(numbers, zeros, strict=True)]
+            self.groups.append(_Group(np.stack(padded).astype(np.float32), own, np.array(numbers)))
 
     def largest_scale(self, width: int, height: int) -> float:
         """The scale of an image of ``width`` x ``height`` px above which no template covers enough of it to count."""
         sides = [max(columns * CELL_PX / width, rows * CELL_PX / height) for rows, columns in self.shapes]
-        return min(1.0, max(sides, default=1.0) / SMALLEST_SHARE)
+        return min(1.0, max(sides, default=1.0) / SMALLEST_FRACTION)
 
 
 def similar_shapes(shapes: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
@@ -92,25 +81,18 @@ def detect(
     pyramid: Sequence[Level],
     threshold: float,
     most: int = MOST,
-    smallest_share: float = SMALLEST_SHARE,
+    smallest_fraction: float = SMALLEST_FRACTION,
 ) -> Detections:
-    """Find templates on one image.
+    """Find templates on the pyramid of one image: at most ``most`` boxes of each, of scores from ``threshold`` on.
 
-    Args:
-        bank: The templates.
-        pyramid: Of the image.
-        threshold: Smallest score.
-        most: Boxes of one template on the image.
-        smallest_share: Levels on which a template covers less of the image both ways are not searched; what would be
-            found there is dropped by S4, and rarely suppresses what is not (7 of 640 top boxes differed, at a third of
-            the cost). 0 searches all.
-
-    Returns:
-        The boxes that are left, by template, best first.
+    Levels on which a template covers less than ``smallest_fraction`` of the image both ways are not searched.
     """
-    found = [Detections(np.zeros((0, 4)), np.zeros(0, np.float32), np.zeros(0, np.int64))]
-    found += [_above(level, group, threshold, smallest_share) for group in bank.groups for level in pyramid]
+    found = [
+        NOTHING,
+        *(_above(level, group, threshold, smallest_fraction) for group in bank.groups for level in pyramid),
+    ]
     boxes, scores, templates = (np.concatenate(values) for values in zip(*found, strict=True))
+    # Suppression within each template.
     by_template = np.argsort(templates, kind="stable")
     firsts = np.unique(templates[by_template], return_index=True)[1]
     kept = [own[ioa_nms(boxes[own], scores[own], SUPPRESSION)[:most]] for own in np.split(by_template, firsts)]
@@ -118,14 +100,16 @@ def detect(
     return Detections(boxes[order], scores[order], templates[order])
 
 
-def _above(level: Level, group: _Group, threshold: float, smallest_share: float) -> Detections:
+def _above(level: Level, group: _Group, threshold: float, smallest_fraction: float) -> Detections:
     """All boxes of a level on which templates of a group reach the threshold."""
     rows, columns = level.features.shape[:2]
     inner = np.maximum(np.array([rows, columns]) - 2 * level.padding, 1)
     fits = (group.shapes <= [rows, columns]).all(axis=1)
-    searched = np.flatnonzero(fits & ((group.shapes / inner).max(axis=1) >= smallest_share))
+    # What would be found on the other levels is dropped by S4, and rarely suppresses what is not: 7 of 640 top boxes
+    # differed, at a third of the cost.
+    searched = np.flatnonzero(fits & ((group.shapes / inner).max(axis=1) >= smallest_fraction))
     if not len(searched):
-        return Detections(np.zeros((0, 4)), np.zeros(0, np.float32), np.zeros(0, np.int64))
+        return NOTHING
     # Room below and to the right for the zeros of the smaller templates.
     room = np.array(group.weights.shape[1:3]) - group.shapes[searched].min(axis=0)
     features = np.pad(level.features, ((0, room[0]), (0, room[1]), (0, 0)))
@@ -141,18 +125,7 @@ def _above(level: Level, group: _Group, threshold: float, smallest_share: float)
 
 
 def _scores(features: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Scores w . f of templates of one shape at all places of a level.
-
-    A convolution with the channels last in memory: half the time of a matrix product with copied windows. bf16 would
-    take 0.65 times its time where the processor has AMX, but then the boxes would depend on the processor.
-
-    Args:
-        features: Shape (R, C, 31), float32.
-        weights: Shape (T, rows, cols, 31), float32.
-
-    Returns:
-        Shape (T, R - rows + 1, C - cols + 1), float32.
-    """
+    """Scores w . f of ``weights``, (T, rows, cols, 31), at all places of ``features``, (R, C, 31): (T, R', C')."""
     import torch
 
     threads = torch.get_num_threads()
@@ -160,6 +133,8 @@ def _scores(features: np.ndarray, weights: np.ndarray) -> np.ndarray:
     torch.set_num_threads(1)
     try:
         with torch.inference_mode():
+            # A convolution with the channels last in memory takes half the time of a matrix product with copied
+            # windows. Not in bf16 (0.65 times that): then the boxes would depend on the processor.
             level = torch.from_numpy(features).permute(2, 0, 1)[None]
             kernels = torch.from_numpy(weights).permute(0, 3, 1, 2)
             return torch.nn.functional.conv2d(level, kernels)[0].contiguous().numpy()

@@ -1,8 +1,4 @@
-"""The engine ``subcategories``: the stages in order, over a group and then over each of its images.
-
-``learn_group`` runs S1 to S9 on a sample of the group, bounded in size: its cost and memory do not grow with the group
-beyond the caps. ``segment_image`` runs S10 and S11 on one image.
-"""
+"""The engine ``subcategories``: the stages in order, over a sample of the group and then over each of its images."""
 
 import hashlib
 import json
@@ -43,7 +39,9 @@ from wss_data.imaging.images import resize_longest_side
 from wss_data.ledger import Ledger, LedgerEntry, Supervision, UsedFor
 from wss_data.runtime.parallel import map_images
 
-VERSION = 1  # Raised whenever the code changes masks without a setting changing
+VERSION = 1  # Raised whenever the code changes masks without a setting changing; FROM_DEFAULTS goes then
+# The defaults' fingerprint of the time when all numbers were settings: masks of that time are the same bit for bit
+FROM_DEFAULTS = "subcategories-758d27aa7d07"
 LONG_SIDE = 340  # Larger images are shrunk to this longer side, pixels. Ours: the images of the method have it
 # Images that teach the background's statistics, at most, and pyramid levels an octave for it. Ours, for speed
 BACKGROUND_IMAGES, BACKGROUND_LEVELS = 40, 5
@@ -58,21 +56,14 @@ class GroupBank(NamedTuple):
     """What the group knows of its subcategories."""
 
     bank: TemplateBank  # Their templates: 2 k is that of subcategory k, 2 k + 1 its mirror image.
-    # The shape of each, from ``subcategory_average``. Each (S, S), float32, or ``None``.
-    averages: list[np.ndarray | None]
+    averages: list[np.ndarray | None]  # The shape of each, from ``subcategory_average``.
 
 
 def learn_group(images: Sequence[np.ndarray], settings: SubcategorySettings, workers: int | None = None) -> GroupBank:
-    """S1 to S9: the subcategories of a group.
+    """S1 to S9: the subcategories of a group, largest first; none if it is too small or its images share nothing.
 
-    Args:
-        images: The group, each (H, W, 3) uint8 RGB. At most ``images_cap`` of them are read, once, and held shrunk to
-            ``LONG_SIDE``.
-        settings: The engine's settings.
-        workers: Worker processes; ``None`` for one a processor.
-
-    Returns:
-        The subcategories, largest first; none if the group is too small or its images share nothing.
+    At most ``images_cap`` of the images, each (H, W, 3) uint8 RGB, are read, once, and held shrunk to ``LONG_SIDE``:
+    cost and memory do not grow beyond the caps. ``workers``: processes; ``None`` for one a processor.
     """
     searched = sampled(range(len(images)), settings.images_cap, settings.seed)
     # Fewer images than an exemplar needs boxes: nothing can come of it.
@@ -108,7 +99,7 @@ def learn_group(images: Sequence[np.ndarray], settings: SubcategorySettings, wor
         template = _detector(linked.boxes[members], [small[i] for i in linked.images[members]], background)
         if template is not None:
             templates += [template, mirror_template(template)]
-            own = [averages[int(column)] for column in cluster.members[:CUTS_CAP]]
+            own = (averages[int(column)] for column in cluster.members[:CUTS_CAP])
             shapes.append(subcategory_average([average for average in own if average is not None]))
     return GroupBank(TemplateBank(templates), shapes)
 
@@ -137,29 +128,21 @@ def _windows(top: TopBoxes, column: int, small: Sequence[np.ndarray]) -> list[Wi
 
 
 def _detector(boxes: np.ndarray, images: Sequence[np.ndarray], background: BackgroundStatistics) -> np.ndarray | None:
-    """S9: the template of a subcategory's boxes, each on its image; ``None`` if the median box is too long.
-
-    A departure: the authors train a latent SVM against generic scenes, with hard negatives. This is the LDA template of
-    the mean (Hariharan, Malik and Ramanan, ECCV 2012, section 4).
-    """
+    """S9: the template of a subcategory's boxes, each on its image; ``None`` if the median box is too long."""
     shape = template_shape(*np.median(boxes[:, 2:] - boxes[:, :2], axis=0).tolist())
     if shape is None:
         return None
+    # The authors train a latent SVM against generic scenes, with hard negatives. This is the LDA template of the mean
+    # (Hariharan, Malik and Ramanan, ECCV 2012, section 4).
     mean = np.mean([box_features(image, box, shape) for image, box in zip(images, boxes, strict=True)], axis=0)
     return lda_templates(mean[None], background)[0]
 
 
 def segment_image(image: np.ndarray, group: GroupBank, settings: SubcategorySettings) -> Segmented:
-    """S10 and S11: the mask of one image.
+    """S10 and S11: mask, confidence, and band if asked for, of one image, (H, W, 3) uint8 RGB.
 
-    Args:
-        image: Shape (H, W, 3), uint8, RGB.
-        group: What the group taught; may hold no subcategory.
-        settings: The engine's settings.
-
-    Returns:
-        Mask, confidence, and band if asked for. The confidence is the agreement of the location prior with the mask
-        (intersection over union of H >= 0.5 and the mask), halved where the prior is not the group's.
+    The confidence is the agreement of the location prior with the mask (intersection over union of H >= 0.5 and the
+    mask), halved where the prior is not the group's.
     """
     small = resize_longest_side(image, LONG_SIDE)
     height, width = small.shape[:2]
@@ -171,30 +154,27 @@ def segment_image(image: np.ndarray, group: GroupBank, settings: SubcategorySett
     picks = pick_detections(found.boxes, found.scores)
     placed = []
     for pick in picks[:PICKS_CAP]:
-        average = group.averages[int(found.templates[pick]) // 2]
+        number, mirrored = divmod(int(found.templates[pick]), 2)
+        average = group.averages[number]
         if average is not None:
-            box, mirrored = found.boxes[pick] * scale, bool(found.templates[pick] % 2)
-            placed.append((box, location_prior(average, box, size, mirrored)))
-    nothing = not picks and bool(group.averages) and settings.empty_without_detection
+            box = found.boxes[pick] * scale
+            placed.append((box, location_prior(average, box, size, bool(mirrored))))
     from_group = bool(placed)
+    nothing = not picks and bool(group.averages) and settings.empty_without_detection
     if not placed and not nothing:
         box = seed_box(edge_map(small), width, height) * scale
         placed.append((box, centred_prior(box, size)))
 
-    mask, expected = np.zeros(grid.shape[:2], bool), np.zeros(grid.shape[:2], bool)
-    soft = np.zeros(grid.shape[:2], np.float32)
+    mask, expected, soft = (np.zeros(grid.shape[:2], kind) for kind in (bool, bool, np.float32))
     for box, prior in placed:
         own_mask, own_soft = segment(grid, prior, scale)
-        if from_group and refused(own_mask, box):
-            continue
-        mask |= own_mask
-        expected |= prior >= 0.5
-        soft = np.maximum(soft, own_soft)
-    union = int((mask | expected).sum())
-    confidence = int((mask & expected).sum()) / union if union else 0.0
+        if not (from_group and refused(own_mask, box)):
+            mask |= own_mask
+            expected |= prior >= 0.5
+            soft = np.maximum(soft, own_soft)
     return Segmented(
         _enlarged(mask, image.shape[:2]),
-        confidence if from_group else confidence / 2,
+        overlap(mask, expected) * (1.0 if from_group else 0.5),
         _enlarged((soft > 0.5) != mask, image.shape[:2]) if settings.uncertain_band else None,
         agreement=overlap(soft, mask.astype(np.float32)),
     )
@@ -207,11 +187,8 @@ def _enlarged(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 class SubcategoriesEngine:
     """Co-segment a group by the subcategories that its images fall into; see ``wss_data.cosegmentation.base.Engine``.
 
-    Every group has an answer. Groups of fewer images than an exemplar needs boxes, images without any structure and
-    groups that share nothing have no subcategory: each image then gets a soft centred prior in its S1 box.
-
-    Args:
-        **options: Fields of ``SubcategorySettings``, which refuse what is out of range by a ``CosegmentationError``.
+    Every group has an answer: where there is no subcategory, each image gets a soft centred prior in its S1 box.
+    ``options`` are the fields of ``SubcategorySettings``.
     """
 
     name = "subcategories"
@@ -222,30 +199,25 @@ class SubcategoriesEngine:
     @property
     def ledger(self) -> Ledger:
         """What the engine learned from: the images of the group alone."""
-        return Ledger(
-            (LedgerEntry("images of the group, hand-made features", Supervision.NONE, UsedFor.COSEGMENTATION),)
-        )
+        what = "images of the group, hand-made features"
+        return Ledger((LedgerEntry(what, Supervision.NONE, UsedFor.COSEGMENTATION),))
 
     def fingerprint(self) -> str:
         """Short text that changes whenever a setting that changes masks does."""
+        if self.settings == SubcategorySettings():
+            return FROM_DEFAULTS
         text = json.dumps(asdict(self.settings) | {"version": VERSION}, sort_keys=True)
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     def segment_group(
         self, images: Sequence[np.ndarray], wanted: Collection[int] | None = None, workers: int | None = None
     ) -> Iterator[tuple[int, Segmented]]:
-        """Yield (position in the group, its mask) for each wanted image, in order of position.
-
-        Each image is read at most twice: once if it is among those searched, once for its mask. The searched ones
-        are held meanwhile, at most ``images_cap`` of them. An empty group is a ``CosegmentationError``.
-        """
+        """Yield (position, its mask) for each wanted image, in order; see ``Engine``. Each is read at most twice."""
         positions = wanted_positions(images, wanted)
         if not positions:
             return
         group = learn_group(images, self.settings, workers)
-        segmented = map_images(
-            partial(segment_image, group=group, settings=self.settings),
-            (images[position] for position in positions),
-            workers=1 if len(positions) < FEW_IMAGES else workers,
-        )
+        one = partial(segment_image, group=group, settings=self.settings)
+        workers = 1 if len(positions) < FEW_IMAGES else workers
+        segmented = map_images(one, (images[position] for position in positions), workers=workers)
         yield from zip(positions, segmented, strict=True)

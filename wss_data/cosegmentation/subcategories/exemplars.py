@@ -2,13 +2,11 @@
 
 Linear discriminant analysis with one positive: the background's mean and covariance are learned once and serve all
 templates. Both are stationary: the same at every cell, the covariance a function of the offset between two cells.
-Templates of one shape share one matrix and its factorisation, which is nearly all the cost.
 
 Source:
     Hariharan, Malik and Ramanan, *Discriminative Decorrelation for Clustering and Classification*, ECCV 2012.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -54,14 +52,13 @@ def background_sums(levels: Sequence[np.ndarray], largest_offset: int = LARGEST_
         return products
     # Correlations at all offsets at once, by the Fourier transform. The room keeps cells from meeting around the edge,
     # and is the same for all levels, because the inverse transform costs most.
-    size = [
-        next_fast_len(max(features.shape[axis] for features in members) + largest_offset, real=True) for axis in (0, 1)
-    ]
+    sides = np.max([features.shape[:2] for features in members], axis=0) + largest_offset
+    size = [next_fast_len(int(side), real=True) for side in sides]
     stacked = np.zeros((len(members), CHANNELS + 1, *size), np.float32)
-    for index, features in enumerate(members):
+    for own, features in zip(stacked, members, strict=True):
         rows, columns = features.shape[:2]
-        stacked[index, :CHANNELS, :rows, :columns] = features.transpose(2, 0, 1)
-        stacked[index, CHANNELS, :rows, :columns] = 1.0
+        own[:CHANNELS, :rows, :columns] = features.transpose(2, 0, 1)
+        own[CHANNELS, :rows, :columns] = 1.0
     transformed = np.ascontiguousarray(rfft2(stacked, axes=(2, 3)).transpose(2, 3, 1, 0))
     spectrum = np.matmul(transformed.conj(), transformed.transpose(0, 1, 3, 2)).transpose(2, 3, 0, 1)
     # Half of the pairs of channels is enough: the others are the same seen from the other end.
@@ -82,12 +79,8 @@ def statistics_of(sums: np.ndarray) -> BackgroundStatistics | None:
     if pairs[0, middle, 0, 0] < 1:
         return None
     mean = firsts[0, middle] / pairs[0, middle, 0, 0]
-    centred = (
-        products
-        - mean[:, None] * seconds[..., None, :]
-        - firsts[..., :, None] * mean[None, :]
-        + pairs * np.outer(mean, mean)
-    )
+    centred = products - mean[:, None] * seconds[..., None, :] - firsts[..., :, None] * mean[None, :]
+    centred += pairs * np.outer(mean, mean)
     return BackgroundStatistics(mean, np.where(pairs > 0, centred / np.maximum(pairs, 1), 0.0))
 
 
@@ -109,15 +102,9 @@ def template_shape(width: float, height: float) -> tuple[int, int] | None:
 
 
 def box_features(image: np.ndarray, box: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """HOG of a box, stretched to a template's shape, normalised by one cell of its surroundings.
+    """HOG of a box (x1, y1, x2, y2), px, stretched to a template's (rows, cols), normalised by a cell around it.
 
-    Args:
-        image: Shape (H, W, 3), uint8, RGB; its border is repeated outwards where the box reaches it.
-        box: (x1, y1, x2, y2), pixels. Shape (4,), float.
-        shape: (rows, cols), cells.
-
-    Returns:
-        Shape (rows, cols, 31), float32.
+    ``image``: (H, W, 3), uint8; its border is repeated outwards where the box reaches it. (rows, cols, 31), float32.
     """
     rows, columns = shape
     height, width = image.shape[:2]
@@ -132,8 +119,6 @@ def box_features(image: np.ndarray, box: np.ndarray, shape: tuple[int, int]) -> 
 
 def lda_templates(features: np.ndarray, background: BackgroundStatistics) -> np.ndarray:
     """Templates that tell boxes of one shape from the background: w = Sigma^-1 (x - mu), unit length.
-
-    In float32: the regulariser bounds the condition number to some hundreds.
 
     Args:
         features: One x each; the mean of several boxes gives their common template. Shape (N, rows, cols, 31), float.
@@ -150,6 +135,7 @@ def lda_templates(features: np.ndarray, background: BackgroundStatistics) -> np.
     number, rows, columns, _ = features.shape
     regulariser = REGULARISER
     while True:
+        # In float32: the regulariser bounds the condition number to some hundreds.
         sigma = block_toeplitz(background.covariance, rows, columns)
         np.einsum("ii->i", sigma)[...] += np.float32(regulariser)
         try:
@@ -168,39 +154,28 @@ def lda_templates(features: np.ndarray, background: BackgroundStatistics) -> np.
 def block_toeplitz(covariance: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """The covariance of all cells of a template of ``rows`` x ``columns`` cells with each other.
 
-    Args:
-        covariance: As in ``BackgroundStatistics``.
-        rows: Of the template.
-        columns: Of the template.
-
-    Returns:
-        Symmetric; zero beyond the largest offset. Shape (rows * columns * 31, same), float32.
+    ``covariance``: of ``BackgroundStatistics``. Symmetric, zero beyond the largest offset. Shape (rows * columns * 31,
+    same), float32.
     """
-    largest = covariance.shape[0] - 1
-    channels = covariance.shape[-1]
-    # All offsets down and right, the upper half from the lower: cov(-d) = cov(d)^T.
-    reach_down, reach_right = min(rows - 1, largest), min(columns - 1, largest)
-    table = np.zeros((2 * rows - 1, 2 * columns - 1, channels, channels), np.float32)
-    lower = covariance[: reach_down + 1, largest - reach_right : largest + reach_right + 1]
-    right = slice(columns - 1 - reach_right, columns + reach_right)
-    table[rows - 1 : rows + reach_down, right] = lower
-    table[rows - 1 - reach_down : rows, right] = lower[::-1, ::-1].transpose(0, 1, 3, 2)
-    across = np.arange(columns)[None, :] - np.arange(columns)[:, None] + columns - 1
-    # One row of cells against another, by how far down that is: (2 rows - 1, cols * 31, cols * 31).
-    strips = table[:, across].transpose(0, 1, 3, 2, 4).reshape(2 * rows - 1, columns * channels, columns * channels)
-    sigma = np.empty((rows, columns * channels, rows, columns * channels), np.float32)
-    for row, other in np.ndindex(rows, rows):
-        sigma[row, :, other] = strips[other - row + rows - 1]
-    return sigma.reshape(rows * columns * channels, -1)
+    beyond = covariance.shape[0]
+    # All offsets, the upper half from the lower: cov(-d) = cov(d)^T. The border of zeros is all that is further away.
+    upper = covariance[::-1, ::-1].transpose(0, 1, 3, 2)
+    table = np.pad(np.concatenate([upper, covariance[1:]]), ((1, 1), (1, 1), (0, 0), (0, 0))).astype(np.float32)
+    down, right = (
+        np.clip(np.arange(count)[None] - np.arange(count)[:, None], -beyond, beyond) + beyond
+        for count in (rows, columns)
+    )
+    # (row, column, other row, other column, channel, other channel)
+    sigma = table[down[:, None, :, None], right[None, :, None, :]]
+    return sigma.transpose(0, 1, 4, 2, 3, 5).reshape(rows * columns * covariance.shape[-1], -1)
 
 
 def learn_templates(features: Sequence[np.ndarray], background: BackgroundStatistics) -> list[np.ndarray]:
-    """The template of each box, (rows, cols, 31), by ``lda_templates``: in order, one factorisation a shape."""
-    by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for position, one in enumerate(features):
-        by_shape[one.shape].append(position)
+    """The template of each box, (rows, cols, 31), by ``lda_templates``, in order."""
     templates: dict[int, np.ndarray] = {}
-    for members in by_shape.values():
+    # Templates of one shape share one matrix and its factorisation, which is nearly all the cost.
+    for shape in {one.shape for one in features}:
+        members = [position for position, one in enumerate(features) if one.shape == shape]
         together = np.stack([features[position] for position in members])
         templates |= dict(zip(members, lda_templates(together, background), strict=True))
     return [templates[position] for position in range(len(features))]

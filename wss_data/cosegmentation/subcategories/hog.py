@@ -5,7 +5,7 @@ Source:
     Models*, PAMI 2010, section 6, and ``features.cc`` of its release 5, without the 32nd (truncation) channel.
 """
 
-from functools import cache, lru_cache
+from functools import cache
 from math import ceil, log2
 from typing import NamedTuple
 
@@ -16,43 +16,33 @@ CELL_PX = 8  # Side of a cell, pixels
 CHANNELS = 31  # 18 signed directions, 9 unsigned ones, 4 of texture
 SHORTEST_SIDE = 40  # The pyramid ends before an image's shorter side falls below this, pixels. Source: Chen et al
 
-_SIGNED = 18
-_UNSIGNED = 9
-_EPSILON = 1e-4
-_CLIP = 0.2
+_SIGNED, _UNSIGNED = 18, 9
+_EPSILON, _CLIP = 1e-4, 0.2
 _TEXTURE_WEIGHT = 0.2357  # Of the release: one over the root of 18, cut after four digits
-
+# Of the nine directions, cut after four digits as in the release
 _COSINES = np.array([1.0, 0.9397, 0.7660, 0.5, 0.1736, -0.1736, -0.5, -0.7660, -0.9397])
 _SINES = np.array([0.0, 0.3420, 0.6428, 0.8660, 0.9848, 0.9848, 0.8660, 0.6428, 0.3420])
-
-_MIRROR = np.array(
-    [(9 - o) % 18 for o in range(_SIGNED)] + [18 + (9 - o) % 9 for o in range(_UNSIGNED)] + [29, 30, 27, 28]
-)
-"""Which channel of an image becomes each channel of the flipped image."""
+# Which channel of an image becomes each channel of the flipped image
+_MIRROR = [*((9 - o) % 18 for o in range(_SIGNED)), *(18 + (9 - o) % 9 for o in range(_UNSIGNED)), 29, 30, 27, 28]
 
 
 class Level(NamedTuple):
     """One level of a pyramid."""
 
-    # HOG of the whole level, padded. Shape (rows, cols, 31), float32.
-    features: np.ndarray
+    features: np.ndarray  # HOG of the whole level, padded. Shape (rows, cols, 31), float32.
     cell: tuple[float, float]  # (width, height) of a cell in pixels of the image.
     padding: int = 0  # Cells of zeros on each side.
 
 
 def hog(image: np.ndarray) -> np.ndarray:
-    """Histograms of gradients of an image's inner cells.
+    """Histograms of gradients of the inner cells of an image, (H, W, 3) uint8 RGB.
 
-    Args:
-        image: Shape (H, W, 3), uint8, RGB.
+    The colour channel of the largest gradient votes for one of 18 directions, shared linearly between the four nearest
+    cells; four normalisations are clipped at 0.2.
 
     Returns:
         Shape (round(H / 8) - 2, round(W / 8) - 2, 31), or an empty one, float32, in [0, 2]. The outermost cells only
         normalise the others: entry (0, 0) is the cell that begins at pixel (8, 8).
-
-    Source:
-        Felzenszwalb et al., ``features.cc``: colour channel of the largest gradient, 18 directions, linear sharing
-        between the four nearest cells, four normalisations clipped at 0.2.
     """
     histogram = _histogram(image)
     rows, columns = histogram.shape[:2]
@@ -83,10 +73,10 @@ def whole_hog(image: np.ndarray) -> np.ndarray:
 def pyramid(
     image: np.ndarray, levels_per_octave: int = 10, largest_scale: float = 1.0, padding: int = 0
 ) -> list[Level]:
-    """HOG of an image at falling scales.
+    """HOG of an image, (H, W, 3) uint8 RGB, at falling scales.
 
     Args:
-        image: Shape (H, W, 3), uint8, RGB.
+        image: The image.
         levels_per_octave: Levels until the scale has halved.
         largest_scale: Levels of a larger scale are left out; see ``TemplateBank.largest_scale``. In (0, 1].
         padding: Cells of zeros around each level, so that a template may reach beyond the image.
@@ -139,16 +129,15 @@ def _histogram(image: np.ndarray) -> np.ndarray:
     # As in the release: the outermost pixels of the visible cells do not vote; beyond the image its last row votes on.
     down, down_block, down_near = _sharing(rows, height)
     across, across_block, across_near = _sharing(columns, width)
-    if (rows * CELL_PX, columns * CELL_PX) != (height, width):
-        magnitude, direction = (values[down][:, across] for values in (magnitude, direction))
+    magnitude, direction = (values[down][:, across] for values in (magnitude, direction))
     cells = (down_block * (columns + 1))[:, None] + across_block
     bins = (cells * _SIGNED + direction).ravel()
     shape = (rows + 1, columns + 1, _SIGNED)
     near = magnitude * across_near
     histogram = np.zeros((rows + 2, columns + 2, _SIGNED))
-    for right, share in ((0, near), (1, magnitude - near)):
-        upper = share * down_near[:, None]
-        for below, votes in ((0, upper), (1, share - upper)):
+    for right, part in ((0, near), (1, magnitude - near)):
+        upper = part * down_near[:, None]
+        for below, votes in ((0, upper), (1, part - upper)):
             counts = np.bincount(bins, votes.ravel(), minlength=shape[0] * shape[1] * _SIGNED).reshape(shape)
             histogram[below : below + rows + 1, right : right + columns + 1] += counts
     return histogram[1:-1, 1:-1].astype(np.float32)
@@ -157,30 +146,19 @@ def _histogram(image: np.ndarray) -> np.ndarray:
 def _gradients(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Magnitude and direction of the colour channel that changes most, at inner pixels. Each (H - 2, W - 2)."""
     # Blue first: of equal channels the release takes the last one.
-    dx, dy, best = _differences(image[..., 2])
-    for channel in (1, 0):
-        across, down, squares = _differences(image[..., channel])
-        more = squares > best
-        for kept, other in ((dx, across), (dy, down), (best, squares)):
-            np.copyto(kept, other, where=more)
-    return np.sqrt(best, dtype=np.float64), _directions()[dx * 511 + (dy + 255 * 512)]
+    pixels = image[..., ::-1].astype(np.int32)
+    across, down = pixels[1:-1, 2:] - pixels[1:-1, :-2], pixels[2:, 1:-1] - pixels[:-2, 1:-1]
+    squares = across * across + down * down
+    best = squares.argmax(axis=2)[..., None]
+    dx, dy, square = (np.take_along_axis(values, best, axis=2)[..., 0] for values in (across, down, squares))
+    return np.sqrt(square, dtype=np.float64), _directions()[dx * 511 + (dy + 255 * 512)]
 
 
-def _differences(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Differences across and down, and the sum of their squares, at inner pixels. Each (H - 2, W - 2), int32."""
-    plane = plane.astype(np.int32)
-    across = plane[1:-1, 2:] - plane[1:-1, :-2]
-    down = plane[2:, 1:-1] - plane[:-2, 1:-1]
-    return across, down, across * across + down * down
-
-
-@lru_cache(maxsize=1024)
 def _sharing(cells: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How the voting pixels of a line share their votes.
+    """How the voting pixels of a line of ``length`` px share their votes between cells; each (cells * CELL_PX - 2,).
 
-    Returns:
-        Each voter's index among the inner pixels; the number of the nearer cell before its centre, plus one; the share
-        of that cell. The next cell has the rest. Each (cells * CELL_PX - 2,).
+    Each voter's index among the inner pixels; the number of the nearer cell before its centre, plus one; and the
+    fraction of that cell, of which the next has the rest.
     """
     voters = np.arange(1, cells * CELL_PX - 1)
     position = (voters + 0.5) / CELL_PX - 0.5

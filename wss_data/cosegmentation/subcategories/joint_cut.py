@@ -18,10 +18,10 @@ from wss_data.cosegmentation.subcategories.mixture import (
 )
 
 # An image is bad if less of its box's border is background, or its foreground has fewer pixels of the image
-BORDER_SHARE, LEAST_PX = 0.8, 50
-MOVING_SHARE = 0.1  # The rounds end when fewer than this fraction of the images still change
+BORDER_FRACTION, LEAST_PX = 0.8, 50
+MOVING_FRACTION = 0.1  # The rounds end when fewer than this fraction of the images still change
 AVERAGE_PX = 200  # Side of the average mask, pixels
-STILL_SHARE = 0.01  # A mask has converged if at most this fraction of its pixels changed. Ours
+STILL_FRACTION = 0.01  # A mask has converged if at most this fraction of its pixels changed. Ours
 # Most rounds of fitting and cutting; longer side of the grid on which a box is cut, pixels. Ours, for speed
 ROUNDS, GRID_PX = 6, 48
 # Pixels around a box that teach the background's colours; up to twice as many are taken. Ours, for speed
@@ -38,10 +38,7 @@ class Window(NamedTuple):
 
 
 def cut_window(image: np.ndarray, box: np.ndarray) -> Window | None:
-    """Take from an image, (H, W, 3) uint8, what the joint cut of a box, (x1, y1, x2, y2) px, needs of it.
-
-    ``None`` if less than 3 pixels a side lie in the image.
-    """
+    """What the joint cut sees of a box in an image; ``None`` if less than 3 pixels a side lie in the image."""
     height, width = image.shape[:2]
     x1, y1, x2, y2 = pixels_of(box, width, height)
     if x2 - x1 < 3 or y2 - y1 < 3:
@@ -73,15 +70,14 @@ def joint_cut(windows: Sequence[Window]) -> np.ndarray | None:
     is foreground) and cuts each image anew; an image that was bad gets the average of the good ones as a location.
 
     Returns:
-        Mean of the masks that are good and have converged, each stretched to a square: fraction of the images
-        in which a place of the box is foreground. Shape (AVERAGE_PX, AVERAGE_PX), float32, in [0, 1]; ``None`` if no
-        image is good.
+        Mean of the masks that are good and have converged, each stretched to a square: in which fraction of the images
+        a place of the box is foreground. Shape (AVERAGE_PX, AVERAGE_PX), float32, in [0, 1]; ``None`` if none is good.
 
     Source:
-        Chen et al., CVPR 2014, section 3.2 and public code. Theirs runs at the image's size; here the grid is smaller
-        and the smoothness smaller by the same factor, which leaves the energy the same but for its scale.
+        Chen et al., CVPR 2014, section 3.2 and public code.
     """
     masks = [np.ones(window.inside.shape[:2], bool) for window in windows]
+    # Theirs runs at the image's size. The smoothness shrinks with the grid, so that the energy differs by a scale only.
     smoothness = [neighbour_weights(window.inside, SMOOTHNESS * window.scale) for window in windows]
     usable = np.zeros(len(windows), bool)
     average: np.ndarray | None = None
@@ -97,15 +93,15 @@ def joint_cut(windows: Sequence[Window]) -> np.ndarray | None:
             if average is not None and not usable[position]:
                 unary += location_cost(cv2.resize(average, mask.shape[::-1], interpolation=cv2.INTER_AREA), TINY)
             fresh = _cut_box(unary, smoothness[position])
-            moving[position] = (fresh != mask).mean() > STILL_SHARE
-            good[position] = border_background(fresh) >= BORDER_SHARE and fresh.sum() >= LEAST_PX * window.scale**2
+            moving[position] = (fresh != mask).mean() > STILL_FRACTION
+            good[position] = border_background(fresh) >= BORDER_FRACTION and fresh.sum() >= LEAST_PX * window.scale**2
             new.append(fresh)
         masks, usable = new, good & ~moving
         chosen = np.flatnonzero(usable if usable.any() else good)
         if len(chosen):
             squares = [cv2.resize(masks[i].astype(np.float32), (AVERAGE_PX, AVERAGE_PX)) for i in chosen]
             average = np.stack(squares).mean(axis=0)
-        if moving.mean() < MOVING_SHARE:
+        if moving.mean() < MOVING_FRACTION:
             break
     return average
 

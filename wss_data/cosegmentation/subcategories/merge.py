@@ -1,7 +1,4 @@
-"""S5 to S7: boxes that overlap become one detection, and exemplars that find the same detections are merged.
-
-Exemplars are merged twice: first to remove those that stand alone, then into subcategories.
-"""
+"""S5 to S7: boxes that overlap become one detection, and exemplars that find the same detections are merged."""
 
 from typing import NamedTuple
 
@@ -14,7 +11,7 @@ LINKED_IOU = 0.5  # Smallest intersection over union of boxes that are one detec
 # Least iterations and least similarity of the first and of the second merge, see ``merge_exemplars``
 PROBE, FINAL = (0.8, 0.2), (0.5, 0.6)
 # Small clusters that hold this fraction of all detections are dropped, none with more detections
-DROPPED_SHARE, LARGEST_DROPPED = 0.2, 70
+DROPPED_FRACTION, LARGEST_DROPPED = 0.2, 70
 
 
 class Linked(NamedTuple):
@@ -52,35 +49,29 @@ def link(top: TopBoxes) -> Linked:
 
 
 def merge_exemplars(counts: np.ndarray, least_iterations: float, least_similarity: float) -> list[Cluster]:
-    """Merge the most similar pair of columns, again and again.
+    """Merge the most similar pair of columns, again and again: column c is added to column r.
 
     With B = C > 0 the similarity of column r to column c is |B_r and B_c| / |B_r|: it is not symmetric, and a small
-    column that lies inside a large one has similarity 1. Column c is added to column r. It goes on while fewer than
-    ``least_iterations`` times the number of columns were merged, *or* the pair is as similar as asked: pairs that
-    share nothing are merged too until the number is reached, as in the authors' code.
+    column that lies inside a large one has similarity 1. As in the authors' code; the paper's text clusters spectrally.
 
     Args:
         counts: C of ``link``. Shape (D, E), int.
-        least_iterations: Fraction of the columns that is merged in any case, in [0, 1].
-        least_similarity: Merging goes on above this similarity, in [0, 1].
+        least_iterations: Fraction of the columns that is merged in any case, even if they share nothing, in [0, 1].
+        least_similarity: Merging goes on while a pair is as similar as this, in [0, 1].
 
     Returns:
         The clusters, in order of the column that each grew from.
-
-    Source:
-        The authors' code; the paper's text clusters spectrally instead.
 
     Example:
         >>> counts = np.array([[3, 0, 2], [3, 0, 2], [0, 1, 0], [0, 4, 0]])  # exemplars 0 and 2 find the same
         >>> [(c.members.tolist(), c.detections.tolist()) for c in merge_exemplars(counts, 0, 0.6)]
         [([0, 2], [0, 1]), ([1], [3])]
     """
-    columns = counts.shape[1]
-    sums = counts.astype(np.int64).copy()
+    columns, iterations = counts.shape[1], 0
+    sums = counts.astype(np.int64)
     shared = (sums > 0).astype(float).T @ (sums > 0)
     members = [[column] for column in range(columns)]
     alive = np.ones(columns, bool)
-    iterations = 0
     while alive.sum() > 1:
         similarity = shared / np.maximum(np.diag(shared), 1)[:, None]
         similarity[~alive] = -1
@@ -101,32 +92,22 @@ def merge_exemplars(counts: np.ndarray, least_iterations: float, least_similarit
 
 
 def without_small_clusters(clusters: list[Cluster]) -> list[Cluster]:
-    """Leave out the small clusters that together hold the lowest ``DROPPED_SHARE`` of the detections."""
+    """Leave out the small clusters that together hold the lowest ``DROPPED_FRACTION`` of the detections."""
     sizes = np.array([len(cluster.detections) for cluster in clusters], dtype=int)
     order = np.argsort(sizes, kind="stable")
-    small = (np.cumsum(sizes[order]) <= DROPPED_SHARE * sizes.sum()) & (sizes[order] <= LARGEST_DROPPED)
-    dropped = set(order[small].tolist())
-    return [cluster for position, cluster in enumerate(clusters) if position not in dropped]
+    large = (np.cumsum(sizes[order]) > DROPPED_FRACTION * sizes.sum()) | (sizes[order] > LARGEST_DROPPED)
+    return [clusters[position] for position in sorted(order[large].tolist())]
 
 
 def find_subcategories(counts: np.ndarray, least_detections: int) -> list[Cluster]:
-    """The subcategories of a group: S6, which cleans, then S7 on the original columns of what is left.
-
-    Args:
-        counts: C of ``link``. Shape (D, E), int.
-        least_detections: Of a subcategory.
-
-    Returns:
-        The subcategories, largest first; members are columns of ``counts``.
-    """
+    """The subcategories of a group by C of ``link``, largest first; members are columns of ``counts``."""
+    # S6 removes exemplars that stand alone; S7 merges the original columns of what is left.
     probe = without_small_clusters(merge_exemplars(counts, *PROBE))
     if not probe:
         return []
     survivors = np.sort(np.concatenate([cluster.members for cluster in probe]))
     merged = merge_exemplars(counts[:, survivors], *FINAL)
     found = [
-        Cluster(survivors[cluster.members], cluster.detections)
-        for cluster in merged
-        if len(cluster.detections) >= least_detections
+        Cluster(survivors[one.members], one.detections) for one in merged if len(one.detections) >= least_detections
     ]
     return sorted(found, key=lambda cluster: -len(cluster.detections))

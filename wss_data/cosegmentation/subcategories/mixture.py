@@ -16,23 +16,16 @@ class Mixture(NamedTuple):
 
     whitening: np.ndarray  # Inverse Cholesky factors of the covariances, side by side. Shape (3, 3 * K), float32.
     offsets: np.ndarray  # Whitened means. Shape (K, 3), float32.
-    # Cost of each Gaussian at its mean: 0.5 log det(2 pi covariance) - log weight. Shape (K,), float32.
-    constants: np.ndarray
+    constants: np.ndarray  # Cost of each at its mean: 0.5 log det(2 pi covariance) - log weight. Shape (K,), float32.
 
 
 def fit_mixture(colours: np.ndarray) -> Mixture:
-    """Fit Gaussians to colours by k-means, started from equal slices along the main direction of the colours.
-
-    Args:
-        colours: At least one colour, 0 to 255. Shape (N, 3), any number.
-
-    Returns:
-        At most ``COMPONENTS`` Gaussians, fewer if there are fewer colours.
-    """
+    """Fit Gaussians to colours, (N, 3), 0 to 255, N >= 1, by k-means: ``COMPONENTS``, or fewer for fewer colours."""
     colours = np.ascontiguousarray(colours, dtype=np.float32)
     components = min(COMPONENTS, len(colours))
     labels: np.ndarray = np.zeros((len(colours), 1), np.int32)
     if components > 1:
+        # Started from equal slices along the main direction of the colours.
         main = np.linalg.eigh(np.cov(colours.T))[1][:, -1]
         labels[np.argsort(colours @ main, kind="stable"), 0] = np.arange(len(colours)) * components // len(colours)
         criteria = (cv2.TERM_CRITERIA_MAX_ITER + cv2.TERM_CRITERIA_EPS, KMEANS_ROUNDS, 1.0)
@@ -58,14 +51,7 @@ def fit_mixture(colours: np.ndarray) -> Mixture:
 
 
 def colour_cost(mixture: Mixture, colours: np.ndarray) -> np.ndarray:
-    """Negative log-likelihood under the best of the Gaussians, its weight counted.
-
-    Args:
-        mixture: The Gaussians.
-        colours: 0 to 255. Shape (..., 3), any number.
-
-    Returns:
-        min over k of -log(weight_k N(colour; k)). Shape (...), float32.
+    """Minimum over k of -log(weight_k N(colour; k)): shape (..., 3), 0 to 255 -> (...), float32.
 
     Source:
         Rother, Kolmogorov and Blake, *GrabCut*, SIGGRAPH 2004, eqs. 8 and 9.
@@ -77,16 +63,9 @@ def colour_cost(mixture: Mixture, colours: np.ndarray) -> np.ndarray:
 
 
 def foreground_cost(image: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> np.ndarray | float:
-    """How much less the colours of a foreground explain each pixel than those of a background do.
+    """Cost of calling a pixel foreground less that of calling it background, (H, W), float32.
 
-    Args:
-        image: Shape (H, W, 3), uint8.
-        inside: Colours of the foreground. Shape (N, 3), uint8.
-        outside: Colours of the background. Shape (M, 3), uint8.
-
-    Returns:
-        Cost of calling a pixel foreground less that of calling it background, (H, W), float32; 0 if one side has no
-        colours, since then they say nothing.
+    By the colours inside, (N, 3), and outside, (M, 3); 0 if one side has none, since then they say nothing.
     """
     if not len(inside) or not len(outside):
         return 0.0

@@ -9,7 +9,7 @@ from wss_data.cosegmentation.subcategories.joint_cut import border_background
 from wss_data.cosegmentation.subcategories.mixture import SMOOTHNESS, foreground_cost, location_cost
 
 DISK_PX = 3.0  # Radius of the disk that closes and opens the mask, pixels of the image
-BORDER_SHARE = 0.4  # A mask is refused if more than this fraction of its box's border is foreground
+BORDER_FRACTION = 0.4  # A mask is refused if more than this fraction of its box's border is foreground
 # Most rounds of fitting and cutting; longer side of the grid on which the cut runs, pixels. Ours, for speed
 ROUNDS, GRID_PX = 5, 100
 TINY = 1e-3  # Location priors stay this far from 0 and 1, so that every energy is finite
@@ -28,10 +28,9 @@ def segment(small: np.ndarray, prior: np.ndarray, scale: float) -> tuple[np.ndar
         [0, 1]. Where one side has no pixel, the colours say nothing.
     """
     location = location_cost(prior, TINY)
-    # Smoothness shrinks with the grid, which leaves the energy the same but for its scale.
+    # Smoothness shrinks with the grid, as in the joint cut.
     weights = neighbour_weights(small, SMOOTHNESS * scale)
-    mask = prior >= 0.5
-    unary = location
+    mask, unary = prior >= 0.5, location
     seen = {mask.tobytes()}
     for _ in range(ROUNDS):
         unary = location + foreground_cost(small, small[mask], small[~mask])
@@ -45,10 +44,7 @@ def segment(small: np.ndarray, prior: np.ndarray, scale: float) -> tuple[np.ndar
 
 
 def cleaned(mask: np.ndarray, radius: int) -> np.ndarray:
-    """Close a mask, (h, w) bool, by a disk of ``radius`` px, fill it, open it, and keep the largest component.
-
-    Where opening leaves nothing, it is left out.
-    """
+    """Close a mask, (h, w) bool, by a disk of ``radius`` px, fill it, open it, and keep the largest component."""
     from scipy.ndimage import binary_fill_holes
 
     steps = np.arange(-radius, radius + 1)
@@ -56,19 +52,15 @@ def cleaned(mask: np.ndarray, radius: int) -> np.ndarray:
     closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, disk)
     filled = binary_fill_holes(closed).astype(np.uint8)
     opened = cv2.morphologyEx(filled, cv2.MORPH_OPEN, disk)
+    # A thin mask, of which opening leaves nothing, is not opened.
     result = opened if opened.any() else filled
-    count, labels, statistics, _ = cv2.connectedComponentsWithStats(result, connectivity=8)
-    if count <= 1:
-        return result > 0
-    return labels == 1 + int(np.argmax(statistics[1:, cv2.CC_STAT_AREA]))
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats(result, connectivity=8)
+    areas = statistics[1:, cv2.CC_STAT_AREA]
+    return labels == 1 + int(np.argmax(areas)) if len(areas) else np.zeros(mask.shape, bool)
 
 
 def refused(mask: np.ndarray, box: np.ndarray) -> bool:
-    """Whether a mask leaks out of its box: too much of the box's border is foreground, or none is inside the image.
-
-    Args:
-        mask: Shape (h, w), bool.
-        box: (x1, y1, x2, y2), pixels of the mask.
+    """Whether a mask, (h, w) bool, leaks out of its box, (x1, y1, x2, y2) px, or the box lies outside the image.
 
     Example:
         >>> mask = np.zeros((4, 4), bool)
@@ -79,4 +71,4 @@ def refused(mask: np.ndarray, box: np.ndarray) -> bool:
     x1, y1, x2, y2 = pixels_of(box, mask.shape[1], mask.shape[0])
     if x2 - x1 < 2 or y2 - y1 < 2:
         return True
-    return 1 - border_background(mask[y1:y2, x1:x2]) > BORDER_SHARE
+    return 1 - border_background(mask[y1:y2, x1:x2]) > BORDER_FRACTION

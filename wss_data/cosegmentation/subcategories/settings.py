@@ -36,11 +36,7 @@ class SubcategorySettings:
         float, Field(ge=-100, le=100, description="S9: score from which on a subcategory detects. Ours.")
     ] = 0.4
     empty_without_detection: Annotated[
-        bool,
-        Field(
-            description="S10: whether an image without a detection gets an empty mask; if not, a soft centred prior "
-            "in its S1 box, and confidence 0."
-        ),
+        bool, Field(description="S10: empty mask where nothing is detected; if not, a soft prior in the S1 box.")
     ] = True
     uncertain_band: Annotated[bool, Field(description="Whether to mark where the soft map and the mask disagree.")] = (
         False

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from wss_data.cosegmentation.subcategories.boxes import ioa_nms
-from wss_data.cosegmentation.subcategories.detect import SMALLEST_SHARE, SUPPRESSION, Detections
+from wss_data.cosegmentation.subcategories.detect import SMALLEST_FRACTION, SUPPRESSION, Detections
 
-KEPT_SHARE = 0.8  # Fraction of the exemplars that are kept, those with the best mean score
+KEPT_FRACTION = 0.8  # Fraction of the exemplars that are kept, those with the best mean score
 
 
 class TopBoxes(NamedTuple):
@@ -43,15 +43,12 @@ def top_boxes(
         sizes: (width, height) of each image searched, pixels.
         own: Image that each exemplar comes from, on which only its best box counts.
         count: Boxes that an exemplar needs, and that are kept of it.
-
-    Returns:
-        The boxes; empty if no exemplar found enough.
     """
     found: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = [[] for _ in own]
     for image, (one, (width, height)) in enumerate(zip(detections, sizes, strict=True)):
         inside = np.clip(one.boxes.astype(np.float64), 0, [width, height, width, height])
-        shares = (inside[:, 2:] - inside[:, :2]) / [width, height]
-        large = np.flatnonzero(shares.max(axis=1, initial=0) >= SMALLEST_SHARE)
+        fractions = (inside[:, 2:] - inside[:, :2]) / [width, height]
+        large = np.flatnonzero(fractions.max(axis=1, initial=0) >= SMALLEST_FRACTION)
         # Detections come by template: each template's are side by side.
         exemplars, firsts = np.unique(one.templates[large], return_index=True)
         for exemplar, here in zip(exemplars.tolist(), np.split(large, firsts[1:]), strict=False):
@@ -66,7 +63,7 @@ def top_boxes(
             best[exemplar] = boxes[order], float(scores[order].mean()), images[order]
     ranked = sorted(best, key=lambda exemplar: (-best[exemplar][1], exemplar))
     # The slack of 1e-9 keeps rounding of the product from keeping one more.
-    kept = ranked[: int(np.ceil(KEPT_SHARE * len(ranked) - 1e-9))]
+    kept = ranked[: int(np.ceil(KEPT_FRACTION * len(ranked) - 1e-9))]
     return TopBoxes(
         np.concatenate([np.zeros((0, 4)), *(best[exemplar][0] for exemplar in kept)]),
         np.concatenate([np.zeros(0, np.int64), *(best[exemplar][2] for exemplar in kept)]),

@@ -8,7 +8,7 @@ import numpy as np
 from wss_data.cosegmentation.subcategories.boxes import areas, greedy_groups, intersections, pixels_of
 from wss_data.cosegmentation.subcategories.detect import SUPPRESSION
 
-COUNT_SHARE = 0.7  # Fraction of the largest count that a kept detection needs
+COUNT_FRACTION = 0.7  # Fraction of the largest count that a kept detection needs
 LARGEST_AVERAGE = 0.8  # An average mask with more foreground than this fraction says nothing of a shape
 FALLBACK_SPREAD = 0.45  # Standard deviation of the centred prior, half sides of the box. Ours
 
@@ -16,12 +16,8 @@ FALLBACK_SPREAD = 0.45  # Standard deviation of the centred prior, half sides of
 def pick_detections(boxes: np.ndarray, scores: np.ndarray) -> list[int]:
     """Suppress detections that lie in better ones, and keep those that many agree on.
 
-    By score, each free box takes all free boxes that lie in it. Kept are boxes that took at least ``COUNT_SHARE`` times
-    as many as the box that took most, and more than themselves; if there is none, the best box.
-
-    Args:
-        boxes: Detections of all subcategories, (x1, y1, x2, y2), pixels. Shape (N, 4), float.
-        scores: Shape (N,), float.
+    By score, each free box takes all free boxes that lie in it. Kept are boxes that took more than themselves and
+    at least ``COUNT_FRACTION`` times as many as the box that took most; if there is none, the best box.
 
     Returns:
         Positions of the kept boxes, best first; empty only if there are no detections.
@@ -38,14 +34,14 @@ def pick_detections(boxes: np.ndarray, scores: np.ndarray) -> list[int]:
     inside = intersections(ordered, ordered) > SUPPRESSION * areas(ordered)[None]
     picks = [(int(order[first]), len(taken)) for first, taken in greedy_groups(inside)]
     most = max(count for _, count in picks)
-    kept = [position for position, count in picks if count >= COUNT_SHARE * most and count > 1]
+    kept = [position for position, count in picks if count >= COUNT_FRACTION * most and count > 1]
     return kept or [picks[0][0]]
 
 
 def subcategory_average(masks: Sequence[np.ndarray]) -> np.ndarray | None:
-    """Mean of the average masks of a subcategory's exemplars, their vertical centres of mass brought together.
+    """Mean of masks of ``joint_cut``, (S, S), their vertical centres of mass brought together: (S, S), float32.
 
-    ``masks``: from ``joint_cut``, each (S, S), float, in [0, 1]. Shape (S, S), float32; ``None`` if none is usable.
+    ``None`` if none is usable.
     """
     usable = [mask for mask in masks if 0 < mask.mean() <= LARGEST_AVERAGE]
     if not usable:
@@ -58,16 +54,10 @@ def subcategory_average(masks: Sequence[np.ndarray]) -> np.ndarray | None:
 
 
 def location_prior(average: np.ndarray, box: np.ndarray, size: tuple[int, int], mirrored: bool = False) -> np.ndarray:
-    """The average mask in its box, its smallest value outside.
+    """H, how likely each pixel is foreground: the average mask in its box, its smallest value outside.
 
-    Args:
-        average: From ``subcategory_average``. Shape (S, S), float, in [0, 1].
-        box: (x1, y1, x2, y2), pixels; may reach beyond the image.
-        size: (width, height) of the image, pixels.
-        mirrored: Whether the mirrored template found the box.
-
-    Returns:
-        H, how likely each pixel is foreground. Shape (height, width), float32, in [0, 1].
+    ``box``, (x1, y1, x2, y2) px, may reach beyond the image of ``size`` (width, height) px; ``mirrored``: whether the
+    mirrored template found it. Shape (height, width), float32, in [0, 1].
     """
     width, height = size
     prior = np.full((height, width), float(average.min()), np.float32)
@@ -82,10 +72,7 @@ def location_prior(average: np.ndarray, box: np.ndarray, size: tuple[int, int], 
 
 
 def centred_prior(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A Gaussian in a box (x1, y1, x2, y2) of an image of ``size`` (width, height) px, where there is no average mask.
-
-    Shape (height, width), float32, in (0, 1].
-    """
+    """A Gaussian in a box, in place of ``location_prior`` where there is no average mask."""
     width, height = size
     x1, y1, x2, y2 = (float(value) for value in box)
     across = (np.arange(width) + 0.5 - (x1 + x2) / 2) / max(FALLBACK_SPREAD * (x2 - x1) / 2, 0.5)
