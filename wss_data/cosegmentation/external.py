@@ -38,21 +38,17 @@ from wss_data.runtime.parallel import default_workers
 
 LOGGER = logging.getLogger(__name__)
 
-VERSION = 1
-"""Raised when the same program with the same settings would give other masks."""
-
-IMAGES, MASKS, LIST, LOG, DONE = "images", "masks", "list.txt", "program.log", "done.json"
-"""What a group's folder holds."""
-
-NOBODY_KNOWS = 0.5
-"""Confidence of a good mask: the program does not say."""
-
-LOG_BYTES = 4 << 20
-"""What is kept of the beginning of a program's output, and a 16th of it of the end: some print without end."""
-
-GRACE_S = 5.0
-"""Seconds between asking a program to end (SIGTERM) and killing it: enough to give back a licence."""
-
+VERSION = 1  # raised when the same program with the same settings would give other masks
+IMAGES, MASKS, LIST, LOG, DONE = (
+    "images",
+    "masks",
+    "list.txt",
+    "program.log",
+    "done.json",
+)  # what a group's folder holds
+NOBODY_KNOWS = 0.5  # confidence of a good mask: the program does not say
+LOG_BYTES = 4 << 20  # kept of the beginning of a program's output, and a 16th of it of the end: some print without end
+GRACE_S = 5.0  # between asking a program to end (SIGTERM) and killing it: enough to give back a licence
 _LAST_LINES, _LAST_LETTERS = 15, 1500
 _PLACES = {"images": IMAGES, "masks": MASKS, "list": LIST, "workers": "1"}
 _BREAKS_A_STRING = re.compile(r"""['"\\`$\x00-\x1f]""")
@@ -119,17 +115,14 @@ class ExternalEngine:
 
     @property
     def ledger(self) -> Ledger:
-        """What the engine learned from: what the option ``supervision`` says; unknown if it says nothing."""
+        """What the option ``supervision`` says."""
         words = expand_command(self.settings.command, _PLACES, self.settings.shell)
         program = "a shell command" if self.settings.shell else Path(words[0]).name
         what = f"masks by an external program ({program})"
         return Ledger((LedgerEntry(what, Supervision(self.settings.supervision), UsedFor.COSEGMENTATION),))
 
     def fingerprint(self) -> str:
-        """Short text that changes whenever a setting that changes masks does.
-
-        What the program itself does is not looked at; that is what the option ``version`` is for.
-        """
+        """See ``Engine``. What the program itself does is not looked at: the option ``version`` is for that."""
         names = ("command", "shell", "image_format", "working_folder", "version")
         values = {name: getattr(self.settings, name) for name in names} | {"ours": VERSION}
         # The engine's name of before: folders of the option work go on being found.
@@ -138,15 +131,10 @@ class ExternalEngine:
     def segment_group(
         self, images: Sequence[np.ndarray], wanted: Collection[int] | None = None, workers: int | None = None
     ) -> Iterator[tuple[int, Segmented]]:
-        """Run the program on one group; yield (position in the group, its mask) for each wanted image, in order.
+        """Run the program on one group, see ``Engine``; ``workers`` stands for ``{workers}``.
 
         The program always sees the whole group. With the option ``work`` it does not run again for a group for which it
         ended well before.
-
-        Args:
-            images: The group, each (H, W, 3) uint8 RGB; may read a file when indexed.
-            wanted: Positions to yield; ``None`` means all.
-            workers: What stands for ``{workers}``; ``None`` for one a processor.
 
         Raises:
             CosegmentationError: If the group is empty, the program cannot be run, fails or takes too long, or too many
@@ -156,27 +144,24 @@ class ExternalEngine:
         if not positions:
             return
         with ExitStack() as stack:
+            sizes, digest = self._take(images)
             if self.settings.work is None:
                 folder = stack.enter_context(temporary_folder())
                 # Beside the folder, not in it: after a failure one wants to read it.
                 with tempfile.NamedTemporaryFile(prefix="wss-external-", suffix=".log", delete=False) as file:
                     log = Path(file.name)
-                try:
-                    sizes, _ = self._take(images, folder / IMAGES)
-                    self._run(folder, log, len(images), workers)
-                    bad = self._check(folder / MASKS, sizes, log)
-                    log.write_bytes(b"")
-                finally:
-                    if log.stat().st_size == 0:
-                        log.unlink()
+                stack.callback(lambda: None if log.stat().st_size else log.unlink())
             else:
-                sizes, digest = self._take(images)
                 folder = expanded(self.settings.work).absolute() / f"{self.fingerprint()}-{digest}"
+                log = folder / LOG
                 stack.enter_context(sole_owner(folder / "lock", "the program is being run on this group"))
-                if not _is_done(folder):
-                    self._take(images, folder / IMAGES)
-                    self._run(folder, folder / LOG, len(images), workers)
-                bad = self._check(folder / MASKS, sizes, folder / LOG)
+            if not _is_done(folder):
+                self._take(images, folder / IMAGES)
+                self._run(folder, log, len(images), workers)
+            bad = self._check(folder / MASKS, sizes, log)
+            if self.settings.work is None:
+                os.truncate(log, 0)
+            else:
                 write_json(folder / DONE, {"command": self.settings.command, "masks": _count(folder / MASKS)})
                 for path in (folder / IMAGES).glob("*"):
                     path.unlink()  # can be written again; the masks cannot
@@ -207,12 +192,8 @@ class ExternalEngine:
         (folder / MASKS).mkdir(exist_ok=True)
         names = [f"{_stem(position)}.{self.settings.image_format}" for position in range(count)]
         write_text(folder / LIST, "\n".join(names) + "\n")
-        places = {
-            "images": str(folder / IMAGES),
-            "masks": str(folder / MASKS),
-            "list": str(folder / LIST),
-            "workers": str(workers or default_workers()),
-        }
+        places = {name: str(folder / place) for name, place in _PLACES.items()}
+        places["workers"] = str(workers or default_workers())
         command = expand_command(self.settings.command, places, self.settings.shell)
         where = self.settings.working_folder
         run_program(command, log, self.settings.timeout_s, expanded(where) if where else None)
@@ -273,8 +254,6 @@ def _read_mask(masks: Path, position: int, size: tuple[int, int]) -> Segmented:
 def expand_command(template: str, values: Mapping[str, str], shell: bool = False) -> list[str]:
     """Put values in the places of a command template.
 
-    The template is parted into words first and filled after, so that a path with spaces stays one word.
-
     Args:
         template: Words as for a shell, with places such as ``{images}``; ``{{`` and ``}}`` stand for braces.
         values: Name of each place -> what to put there.
@@ -287,12 +266,13 @@ def expand_command(template: str, values: Mapping[str, str], shell: bool = False
         CosegmentationError: If quotes or braces do not match, there is no such place, or a value would be taken for
             something else where it stands: in a shell, or inside a word that is a program of its own.
     """
+    if not template.strip():
+        raise CosegmentationError("the command is empty.")
     try:
+        # Parted into words first and filled after, so that a path with spaces stays one word.
         words = ["/bin/sh", "-c", template] if shell else shlex.split(template)
     except ValueError as error:
         raise CosegmentationError(f"the command {template!r} cannot be parted into words: {error}.") from error
-    if not template.strip():
-        raise CosegmentationError("the command is empty.")
     return [_filled(word, values, shell) for word in words]
 
 
@@ -336,8 +316,8 @@ def run_program(command: Sequence[str], log: Path, timeout_s: float, folder: Pat
         folder: Working folder; ``None`` for ours.
 
     Raises:
-        CosegmentationError: If it cannot be started, takes longer, or ends with another status than 0. The last lines
-            that it printed are in the message.
+        CosegmentationError: If it cannot be started, takes longer, or ends with another status than 0; with the last
+            lines that it printed.
     """
     name, start = command[0], time.monotonic()
     if folder is not None and not folder.is_dir():

@@ -1,11 +1,11 @@
-"""Masks that were computed elsewhere: find them, check every one, before the first is taken. Pure functions.
+"""Masks that were computed elsewhere: find them, check every one, before the first is taken.
 
 What people get wrong with masks costs them days, so that each mistake has a name: see ``REASONS``.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -58,10 +58,7 @@ REASONS: Mapping[str, str] = {
 """Reason of a ``MaskError`` -> what is wrong."""
 
 MASK_SUFFIXES = (".png", ".mat")
-"""File names that are taken for masks."""
-
-FEW = 2000
-"""Below this many masks, starting processes takes longer than reading the masks."""
+FEW = 2000  # below this many masks, starting processes takes longer than reading the masks
 
 
 @dataclass(frozen=True)
@@ -118,18 +115,6 @@ class MaskFile(NamedTuple):
         return self.name or str(self.path)
 
 
-class FoundMask(NamedTuple):
-    """A mask before it is known whose it is: its class, its path below the class's folder without suffix, its file."""
-
-    class_name: str
-    key: str
-    path: Path
-    name: str | None = None
-
-    def __str__(self) -> str:
-        return self.name or str(self.path)
-
-
 @dataclass(frozen=True)
 class ImportReport:
     """What became of an import; prints as a few lines.
@@ -163,48 +148,49 @@ class ImportReport:
                 f"mirrored, or square), which the size of a mask does not show, the first is {self.turned[0]}. Their "
                 "masks must belong to the upright images: look at them in `wss-data view`."
             )
-        return "\n".join(lines + ([bad_summary(self.bad)] if self.bad else []))
+        return "\n".join(lines + ([_bad_summary(self.bad)] if self.bad else []))
 
 
-def bad_summary(bad: Sequence[MaskError], examples: int = 3) -> str:
+def _bad_summary(bad: Sequence[MaskError]) -> str:
     """How many masks are bad for which reason, with the first sentences."""
     counts = Counter(error.reason for error in bad)
     reasons = [reason for reason in REASONS if counts[reason]]
-    first = [str(next(error for error in bad if error.reason == reason)) for reason in reasons[:examples]]
+    first = [str(next(error for error in bad if error.reason == reason)) for reason in reasons[:3]]
     return f"{len(bad):,} bad: {', '.join(f'{counts[reason]} {reason}' for reason in reasons)}. {' '.join(first)}"
 
 
 def match_masks(
-    folder: Path, images: Sequence[KnownImage], classes: Sequence[str], unpacked: Sequence[FoundMask] = ()
+    folder: Path, images: Sequence[KnownImage], classes: Sequence[str], unpack_to: Path | None = None
 ) -> tuple[list[MaskFile], list[MaskError]]:
     """Find out which mask belongs to which image, by class folder and stem.
 
     Args:
         folder: Holds ``<class>/<stem>.png`` or ``.mat``; the stem is the stored file's, or that of the image at its
-            source.
+            source. With ``unpack_to``, also ``<class>.mat`` with all masks of a class, and ``<class>.txt`` with a name
+            a line where that holds no names.
         images: All images of the dataset.
         classes: Names of all classes.
-        unpacked: Masks that were found elsewhere, as by ``unpack_classes``.
+        unpack_to: Empty folder for the masks of files that hold those of a class.
 
     Returns:
         The pairs, in order of the paths, and what fits nowhere: masks of reason ``unknown`` or ``ambiguous``, images
-        of reason ``missing``.
+        of reason ``missing``, and what is wrong with the files of classes.
 
     Raises:
         SourceError: If there is no such folder, or no mask at all.
     """
     if not folder.is_dir():
         raise SourceError(f"{folder}: there is no such folder of masks.")
-    by_key: dict[tuple[str, str], list[KnownImage]] = defaultdict(list)
-    for image in images:
-        for key in image.keys:
-            by_key[image.class_name, key].append(image)
-
-    found = [
-        FoundMask(name, path.relative_to(folder / name).with_suffix("").as_posix(), path)
+    found: list[_FoundMask] = [
+        _FoundMask(name, path.relative_to(folder / name).with_suffix("").as_posix(), path)
         for name in classes
         for path in _mask_files(folder, [name])
-    ] + list(unpacked)
+    ]
+    unpacked = [] if unpack_to is None else list(_unpacked(folder, classes, unpack_to))
+    bad = [one for one in unpacked if isinstance(one, MaskError)]
+    found += [one for one in unpacked if not isinstance(one, MaskError)]
+    if not found and bad:
+        return [], bad  # that every image is without a mask says nothing beside it
     if not found:
         inside = sorted(p.name for p in folder.iterdir())
         passed_over = str(_mask_files(folder, classes))
@@ -213,19 +199,22 @@ def match_masks(
             f"{folder}: no mask found{seen}. Wanted: {folder}/<class>/<stem>.png (or .mat) with a class of "
             f"{', '.join(classes)}. Found: {', '.join(inside[:5]) if inside else 'nothing'}."
         )
+    by_key: dict[tuple[str, str], list[KnownImage]] = defaultdict(list)
+    for image in images:
+        for key in image.keys:
+            by_key[image.class_name, key].append(image)
     claims: dict[str, list[MaskFile]] = defaultdict(list)
-    bad = []
-    for mask in found:
-        key = same_name(mask.key)
+    for class_name, stem, path, name in found:
+        key = same_name(stem)
         last = PurePosixPath(key).name
-        owners = by_key.get((mask.class_name, key)) or by_key.get((mask.class_name, last), [])
+        owners = by_key.get((class_name, key)) or by_key.get((class_name, last), [])
         if not owners:
-            bad.append(MaskError("unknown", f"{mask}: no image of class '{mask.class_name}' is called {last}."))
+            bad.append(MaskError("unknown", f"{name or path}: no image of class '{class_name}' is called {last}."))
         elif len(owners) > 1:
             names = ", ".join(sorted(str(owner.source_id or owner.path) for owner in owners)[:3])
-            bad.append(MaskError("ambiguous", f"{mask}: the name fits {len(owners)} images ({names})."))
+            bad.append(MaskError("ambiguous", f"{name or path}: the name fits {len(owners)} images ({names})."))
         else:
-            claims[owners[0].sample_id].append(MaskFile(owners[0], mask.path, mask.name))
+            claims[owners[0].sample_id].append(MaskFile(owners[0], path, name))
     for files in claims.values():
         if len(files) > 1:
             names = ", ".join(file.name or file.path.name for file in files)
@@ -233,8 +222,8 @@ def match_masks(
             bad.append(MaskError("ambiguous", f"{place}: {names} are masks of one image."))
     for image in images:
         if image.sample_id not in claims:
-            name = image.source_id or image.path
-            bad.append(MaskError("missing", f"{name}: the image has no mask in {folder / image.class_name}."))
+            shown = image.source_id or image.path
+            bad.append(MaskError("missing", f"{shown}: the image has no mask in {folder / image.class_name}."))
     return sorted((files[0] for files in claims.values() if len(files) == 1), key=lambda file: file.path), bad
 
 
@@ -244,57 +233,43 @@ def _mask_files(folder: Path, classes: Sequence[str]) -> Listing:
     return sum((list_files(own, MASK_SUFFIXES) for own in present), Listing())
 
 
-@contextmanager
-def unpack_classes(folder: Path, classes: Sequence[str]) -> Iterator[tuple[list[FoundMask], list[MaskError]]]:
-    """Take apart the .mat files that hold the masks of a whole class: ``<class>.mat`` beside the class folders.
+class _FoundMask(NamedTuple):
+    """A mask before it is known whose it is; ``stem`` is its path below the class's folder, without suffix."""
 
-    Args:
-        folder: Holds ``<class>.mat``, and ``<class>.txt`` with a name a line where the file holds no names.
-        classes: Names of all classes.
-
-    Yields:
-        The masks, each as a file that lives as long as the context, and what could not be taken.
-    """
-    found: list[FoundMask] = []
-    bad: list[MaskError] = []
-    with temporary_folder() as temporary:
-        for class_name in classes:
-            path, listed = folder / f"{class_name}.mat", folder / f"{class_name}.txt"
-            if not path.is_file():
-                continue
-            names = [line for line in lines_of(read_text(listed)) if line] if listed.is_file() else None
-            try:
-                for position, (name, values) in enumerate(read_mat_masks(path, names), start=1):
-                    if isinstance(values, MaskError):
-                        bad.append(MaskError(values.reason, f"{path}: {values}"))
-                        continue
-                    file = temporary / f"{len(found):06d}.png"
-                    Image.fromarray(values).save(file)
-                    shown = f"{path}, element {position} ({name or 'without a name'})"
-                    found.append(FoundMask(class_name, _key(name), file, shown))
-            except MaskError as error:
-                bad.append(error)
-        yield found, bad
+    class_name: str
+    stem: str
+    path: Path
+    name: str | None = None
 
 
-def _key(name: str) -> str:
-    """What a mask may be called, from the path that its program wrote, with whatever slashes."""
-    path = PurePosixPath(name.strip().replace("\\", "/"))
-    known = path.suffix.lower() in (*SUFFIXES, *MASK_SUFFIXES)
-    return (path.with_suffix("") if known else path).as_posix()
+def _unpacked(folder: Path, classes: Sequence[str], out: Path) -> Iterator[_FoundMask | MaskError]:
+    """The masks in each ``<class>.mat`` in ``folder``, each as a file in ``out``, and what is wrong with them."""
+    for class_name in classes:
+        file, listed = folder / f"{class_name}.mat", folder / f"{class_name}.txt"
+        if not file.is_file():
+            continue
+        names = [line for line in lines_of(read_text(listed)) if line] if listed.is_file() else None
+        try:
+            for position, (name, values) in enumerate(read_mat_masks(file, names), start=1):
+                if isinstance(values, MaskError):
+                    yield MaskError(values.reason, f"{file}: {values}")
+                    continue
+                path = out / f"{classes.index(class_name):06d}-{position:06d}.png"
+                Image.fromarray(values).save(path)
+                # What its program wrote for a name may be a path, with whatever slashes.
+                key = PurePosixPath(name.strip().replace("\\", "/"))
+                key = key.with_suffix("") if key.suffix.lower() in (*SUFFIXES, *MASK_SUFFIXES) else key
+                shown = f"{file}, element {position} ({name or 'without a name'})"
+                yield _FoundMask(class_name, key.as_posix(), path, shown)
+        except MaskError as error:
+            yield error
 
 
 def read_values(path: Path) -> np.ndarray:
-    """Read the values of a foreground mask from a PNG or a .mat file.
-
-    Args:
-        path: The file.
+    """Read the values of a foreground mask from a PNG or a .mat file; raises ``MaskError`` as their readers do.
 
     Returns:
-        Its values; a foreground in the white of greyscale of fewer than 8 bits is 255. Shape (H, W), uint8.
-
-    Raises:
-        MaskError: As ``open_mask`` and ``read_mat_mask``.
+        Shape (H, W), uint8; a foreground in the white of greyscale of fewer than 8 bits is 255.
     """
     if path.suffix.lower() == ".mat":
         return read_mat_mask(path)
@@ -305,12 +280,9 @@ def read_values(path: Path) -> np.ndarray:
 
 
 class ReadMask(NamedTuple):
-    """A mask that was read and is good, at the stored image's size.
+    """A good mask at the stored image's size: foreground and uncertain band, (H, W) bool, and whether it was resized.
 
-    Args:
-        foreground: Shape (H, W), bool.
-        uncertain: The band that counts as neither, shape (H, W), bool, or ``None`` without one.
-        resized: Whether it was brought there, by nearest neighbour, from the original image's size.
+    ``uncertain`` is ``None`` without a band.
     """
 
     foreground: np.ndarray
@@ -339,16 +311,11 @@ def check_mask(file: MaskFile) -> MaskError | None:
     return None
 
 
-@dataclass(frozen=True)
-class ImportedMask:
-    """A mask that was checked and written as a label mask.
+class ImportedMask(NamedTuple):
+    """A mask that was checked and written as a label mask at ``path``.
 
-    Args:
-        image: Its image.
-        path: The label mask.
-        foreground_ratio: Fraction of the decided pixels that is foreground, in [0, 1].
-        quality: Truth-free measures of it, or ``None`` where the stored image cannot be read.
-        resized: Whether it had the original image's size.
+    ``foreground_ratio`` is the fraction of the decided pixels that is foreground, in [0, 1]; ``quality`` is ``None``
+    where the stored image cannot be read; ``resized`` says whether the mask had the original image's size.
     """
 
     image: KnownImage
@@ -369,7 +336,7 @@ def write_imported(
     """Check all masks of a folder, then write the good ones as label masks.
 
     Args:
-        folder: Holds ``<class>/<stem>.png`` or ``.mat``, or ``<class>.mat`` with all masks of a class.
+        folder: See ``match_masks``; with files of classes.
         images: All images of the dataset.
         classes: Names of the classes 1..C.
         out: Receives ``<class>/<stem of the stored file>.png``.
@@ -380,39 +347,30 @@ def write_imported(
         SourceError: If the folder is missing or holds no mask.
         StoreError: If a mask is bad or missing and ``skip_bad`` is off, or none is good. Nothing was written then.
     """
-    with unpack_classes(folder, classes) as (unpacked, bad):
-        files: list[MaskFile] = []
-        try:
-            files, unmatched = match_masks(folder, images, classes, unpacked)
-            bad += unmatched
-        except SourceError:
-            if not bad:
-                raise
+    with temporary_folder() as temporary:
+        files, bad = match_masks(folder, images, classes, temporary)
         findings = list(map_images(check_mask, files, workers=1 if len(files) < FEW else None))
         bad += [finding for finding in findings if finding]
         good = [file for file, finding in zip(files, findings, strict=True) if finding is None]
         if bad and not skip_bad:
             way_out = "Mend them, or take only the others with --skip-bad."
-            raise StoreError(f"{folder}: nothing was imported. {bad_summary(bad)} {way_out}")
+            raise StoreError(f"{folder}: nothing was imported. {_bad_summary(bad)} {way_out}")
         if not good:
-            raise StoreError(f"{folder}: no mask is good, nothing was imported. {bad_summary(bad)}")
-        written = [_write(file, classes, out, ignore_index) for file in good]
+            raise StoreError(f"{folder}: no mask is good, nothing was imported. {_bad_summary(bad)}")
+        written = []
+        # Read a second time: the masks of a large dataset are not held at once.
+        for image, (foreground, uncertain, resized) in ((file.image, read_foreground(file)) for file in good):
+            path = out / image.class_name / f"{Path(image.path).stem}.png"
+            write_mask(label_mask(foreground, classes.index(image.class_name) + 1, uncertain, ignore_index), path)
+            quality = None
+            with suppress(ImageError, ValueError):  # the image was removed or replaced by hand; the mask itself is good
+                quality = mask_quality(read_image(image.path), foreground, uncertain)
+            written.append(ImportedMask(image, path, foreground_ratio(foreground, uncertain), quality, resized))
     counts = Counter(mask.image.class_name for mask in written)
-    report = ImportReport(
+    return written, ImportReport(
         imported={name: counts[name] for name in classes},
         resized=sum(mask.resized for mask in written),
         bad=tuple(bad),
         passed_over=str(_mask_files(folder, classes)),
         turned=tuple(one for mask in written if (one := mask.image.original) and unseen_turn(one) != 1),
     )
-    return written, report
-
-
-def _write(file: MaskFile, classes: Sequence[str], out: Path, ignore_index: int) -> ImportedMask:
-    image, (foreground, uncertain, resized) = file.image, read_foreground(file)
-    path = out / image.class_name / f"{Path(image.path).stem}.png"
-    write_mask(label_mask(foreground, classes.index(image.class_name) + 1, uncertain, ignore_index), path)
-    quality = None
-    with suppress(ImageError, ValueError):  # the image was removed or replaced by hand; the mask itself is good
-        quality = mask_quality(read_image(image.path), foreground, uncertain)
-    return ImportedMask(image, path, foreground_ratio(foreground, uncertain), quality, resized)

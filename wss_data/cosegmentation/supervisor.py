@@ -16,9 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-PR_SET_CHILD_SUBREAPER = 36
-CANNOT_BE_STARTED = 126
-"""Exit status then, as a shell's."""
+PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+CANNOT_BE_STARTED = 126  # exit status, as a shell's
 
 
 def main(command: list[str]) -> int:
