@@ -160,11 +160,11 @@ def test_probabilities_of_a_network_that_diverged_are_refused(value):
         ({"position_px": 0.0}, "position_px is 0.0"),
         ({"bilateral_rgb": -3.0}, "bilateral_rgb is -3.0"),
         ({"bilateral_weight": float("nan")}, "bilateral_weight is nan"),
-        ({"iterations": -1}, "iterations are -1"),
+        ({"iterations": -1}, "iterations is -1"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(values, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(WssError, match=f"the dense CRF: {message}, expected a"):
         CrfSettings(**values)
 
 

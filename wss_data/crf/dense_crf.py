@@ -1,9 +1,7 @@
 """Fully connected conditional random field: one door, and two programs behind it.
 
-``builtin`` is our own (``mean_field.py`` on ``permutohedral.py``, compiled by numba): it installs on every Python that
-we support, is the faster one, and releases Python's global lock. ``pydensecrf`` is the authors' C++, where somebody
-installed it; it holds the lock. At least 99.9 % of the pixels get the same label from both: see
-docs/explanation/dense_crf.md.
+``builtin`` is our own (``mean_field.py`` on ``permutohedral.py``, compiled by numba), ``pydensecrf`` the authors' C++,
+where somebody installed it. At least 99.9 % of the pixels get the same label from both: docs/explanation/dense_crf.md.
 
 Source:
     Krähenbühl and Koltun, *Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials*, NIPS 2011.
@@ -13,9 +11,8 @@ import importlib.util
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, cast, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import numpy as np
 
@@ -32,22 +29,19 @@ LARGEST_WHOLE = 2_000_000
 TILE_PIXELS = 1_000_000  # Pixels of a tile, overlap included, of an image that is larger
 # Overlap on each side of a tile, in standard deviations of the wider term; at most a quarter of a tile's side
 OVERLAP = 3.0
+MISSING = (
+    "pydensecrf is not installed: pip install pydensecrf2==1.1 (Python 3.11 or 3.12, needs g++), or unset "
+    f"{VARIABLE} for the built-in CRF, which gives the same masks."
+)
 
 
-@dataclass(frozen=True)
-class CrfTile:
-    """A part of an image that is sharpened by itself: what is seen, and what of it is kept."""
+class CrfTile(NamedTuple):
+    """A part of an image that is sharpened by itself: what is kept of it, and what is seen."""
 
     rows: slice  # Of the image, that are kept.
     columns: slice  # Likewise.
     seen_rows: slice  # Of the image, that are seen: ``rows`` and an overlap.
     seen_columns: slice  # Likewise.
-
-    def kept(self, seen: np.ndarray) -> np.ndarray:
-        """What is kept of what was seen: (..., h, w) -> (..., rows, columns)."""
-        top, left = self.rows.start - self.seen_rows.start, self.columns.start - self.seen_columns.start
-        bottom, right = top + self.rows.stop - self.rows.start, left + self.columns.stop - self.columns.start
-        return seen[..., top:bottom, left:right]
 
 
 def backend() -> Backend:
@@ -60,10 +54,7 @@ def backend() -> Backend:
     if wanted not in get_args(Backend):
         raise WssError(f"{VARIABLE} is '{wanted}': the dense CRF knows {', '.join(get_args(Backend))}.")
     if wanted == "pydensecrf" and importlib.util.find_spec("pydensecrf") is None:
-        raise WssError(
-            f"{VARIABLE} asks for pydensecrf, which is not installed: pip install pydensecrf2==1.1 (Python 3.11 or "
-            f"3.12, needs g++), or unset {VARIABLE} for the built-in CRF, which gives the same masks."
-        )
+        raise WssError(MISSING)
     return cast(Backend, wanted)
 
 
@@ -74,9 +65,6 @@ def dense_crf(
 
     The labels need not be all classes of a dataset: passing only those that an image can show costs
     less and gives the same answer. No gift: confident, good probabilities can come out worse. Measure it.
-
-    An image of more than 2 megapixels is sharpened tile by tile (see ``sharpened_tiles``), so that little more memory
-    is needed than for arguments and result; ``sharpened_tiles`` itself needs neither at full size.
 
     Args:
         probabilities: Label probabilities, non-negative; need not sum to one. Shape (L, H, W), float.
@@ -92,7 +80,7 @@ def dense_crf(
         WssError: If the backend asked for is not installed.
 
     Source:
-        Krähenbühl and Koltun, NIPS 2011, algorithm 1.
+        Krähenbühl and Koltun, NIPS 2011, algorithm 1; tiles are our own.
     """
     if probabilities.ndim != 3 or image.shape != (*probabilities.shape[1:], 3) or image.dtype != np.uint8:
         raise ValueError(
@@ -114,43 +102,49 @@ def sharpened_tiles(
     settings: CrfSettings | None = None,
     using: Backend | None = None,
 ) -> Iterator[tuple[CrfTile, np.ndarray]]:
-    """Sharpen class probabilities tile by tile: what ``dense_crf`` does, without all of them in memory at once.
-
-    An image of up to 2 megapixels is one tile, and the result that of the whole image. Tiles of a larger one overlap
-    by three standard deviations of the wider term on each side, and see its lattice: their labels are those of the
-    whole image but for a pixel in some thousands. A term wider than a twelfth of a tile's side reaches less far.
+    """Do what ``dense_crf`` does tile by tile, without all probabilities in memory at once.
 
     Args:
-        probabilities: Gives those of some rows and columns of the image, (L, h, w), float, as ``dense_crf`` takes them.
-        image: Shape (H, W, 3), uint8, RGB.
-        settings: The pairwise terms; ``None`` for the defaults.
-        using: The program that does it; ``None`` for what ``backend`` says.
+        probabilities: Gives those of some rows and columns of the image, (L, h, w).
+        image: As in ``dense_crf``, as the others.
+        settings: See there.
+        using: See there.
 
     Yields:
         A tile and the marginals of its kept pixels, (L, rows, columns), float32, in [0, 1]. Every pixel is in one tile.
-
-    Raises:
-        ValueError: If a probability is not finite.
-        WssError: If the backend asked for is not installed.
-
-    Source:
-        Our own; docs/explanation/dense_crf.md says what tiles change.
     """
     settings = settings or CrfSettings()
+    # Tiles see the lattice of the whole image: their labels are its but for a pixel in some thousands.
     for tile in crf_tiles(image.shape[0], image.shape[1], max(settings.position_px, settings.bilateral_px)):
+        top, left = tile.seen_rows.start, tile.seen_columns.start
         part = probabilities(tile.seen_rows, tile.seen_columns)
-        origin = tile.seen_rows.start, tile.seen_columns.start
-        marginals = _sharpened(part, image[tile.seen_rows, tile.seen_columns], settings, using, origin)
-        yield tile, tile.kept(marginals)
+        marginals = _sharpened(part, image[tile.seen_rows, tile.seen_columns], settings, using, (top, left))
+        rows = slice(tile.rows.start - top, tile.rows.stop - top)
+        yield tile, marginals[:, rows, tile.columns.start - left : tile.columns.stop - left]
+
+
+def _sharpened(
+    part: np.ndarray, image: np.ndarray, settings: CrfSettings, using: Backend | None, origin: tuple[int, int]
+) -> np.ndarray:
+    """The marginals of what is seen of a tile, whose first pixel is at ``origin``."""
+    if not np.isfinite(part).all():
+        raise ValueError("dense_crf found probabilities that are NaN or infinite. Did the network diverge?")
+    if len(part) <= 1 or part.size == 0:
+        return np.ones(part.shape, np.float32)
+    # A copy of ours in any case: pydensecrf refuses read-only memory.
+    energies = np.array(-np.log(np.maximum(part, SMALLEST_PROBABILITY)), np.float32, order="C")
+    if (using or backend()) == "pydensecrf":
+        return _by_pydensecrf(energies, image, settings)
+    # Loads numba: a second that only users of the CRF pay.
+    from wss_data.crf.mean_field import mean_field
+
+    return mean_field(energies, image, settings, origin)
 
 
 def crf_tiles(height: int, width: int, deviation_px: float) -> list[CrfTile]:
     """The tiles of an image: itself up to ``LARGEST_WHOLE``, else tiles of at most ``TILE_PIXELS`` that overlap.
 
-    Args:
-        height: Of the image, pixels.
-        width: Of the image, pixels.
-        deviation_px: Largest standard deviation of the CRF's terms, pixels.
+    ``deviation_px``: largest standard deviation of the CRF's terms, pixels; a wide one reaches less far.
     """
     if height * width <= LARGEST_WHOLE:
         whole = slice(0, height), slice(0, width)
@@ -179,39 +173,11 @@ def _spans(length: int, most: int, deviation_px: float) -> list[tuple[slice, sli
     ]
 
 
-def _sharpened(
-    probabilities: np.ndarray,
-    image: np.ndarray,
-    settings: CrfSettings,
-    using: Backend | None,
-    origin: tuple[int, int],
-) -> np.ndarray:
-    """The marginals of an image, or of a part whose first pixel is at ``origin``, in one piece."""
-    if not np.isfinite(probabilities).all():
-        raise ValueError(
-            "dense_crf found probabilities that are NaN or infinite. Did the network that made them diverge?"
-        )
-    labels, height, width = probabilities.shape
-    if labels <= 1 or height * width == 0:
-        return np.ones(probabilities.shape, np.float32)
-    # A copy of ours in any case: pydensecrf refuses read-only memory.
-    energies = np.array(-np.log(np.maximum(probabilities, SMALLEST_PROBABILITY)), np.float32, order="C")
-    if (using or backend()) == "pydensecrf":
-        return _by_pydensecrf(energies, image, settings)
-    # Loads numba: a second that only users of the CRF pay.
-    from wss_data.crf.mean_field import mean_field
-
-    return mean_field(energies, image, settings, origin)
-
-
 def _by_pydensecrf(energies: np.ndarray, image: np.ndarray, settings: CrfSettings) -> np.ndarray:
     try:
         from pydensecrf.densecrf import DenseCRF2D
     except ImportError as error:
-        raise WssError(
-            "pydensecrf is not installed: pip install pydensecrf2==1.1 (Python 3.11 or 3.12, needs g++), "
-            "or take the built-in CRF."
-        ) from error
+        raise WssError(MISSING) from error
     labels, height, width = energies.shape
     field = DenseCRF2D(width, height, labels)
     field.setUnaryEnergy(energies.reshape(labels, -1))

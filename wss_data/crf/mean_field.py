@@ -1,9 +1,6 @@
 """Mean-field inference in a fully connected conditional random field: the built-in backend.
 
 It releases Python's global lock nearly all the time, and writes only to what it makes itself.
-
-Source:
-    Krähenbühl and Koltun, *Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials*, NIPS 2011.
 """
 
 import numpy as np
@@ -17,9 +14,6 @@ LOWEST_EXPONENT = -50.0
 
 def mean_field(energies: Array, image: Array, settings: CrfSettings, origin: tuple[int, int] = (0, 0)) -> Array:
     """Infer the marginals of a fully connected CRF with two Gaussian terms and Potts compatibility.
-
-    The last label is not filtered. Marginals sum to one, so what the filters make of it is what they make of ones
-    less what they make of the others; and only differences of scores matter. With two labels that halves the work.
 
     Args:
         energies: Unary energies, negative log probabilities. Shape (L, H, W), float32, finite, L >= 2, H W >= 1.
@@ -35,6 +29,8 @@ def mean_field(energies: Array, image: Array, settings: CrfSettings, origin: tup
         Krähenbühl and Koltun, NIPS 2011, algorithm 1.
     """
     labels, height, columns = energies.shape
+    # The last label is not filtered. Marginals sum to one, so what the filters make of it is what they make of ones
+    # less what they make of the others; and only differences of scores matter. With two labels that halves the work.
     scores = np.ascontiguousarray((energies[-1] - energies[:-1]).reshape(labels - 1, -1).T)
     marginals, last = np.empty_like(scores), np.empty(len(scores), np.float32)
     messages, pull = np.zeros_like(scores), np.zeros_like(last)
@@ -100,7 +96,7 @@ def _softmax(scores: Array, messages: Array, pull: Array, marginals: Array, last
         total = last[i]
         for label in range(labels):
             total += marginals[i, label]
-        share = np.float32(1) / total
-        last[i] *= share
+        scale = np.float32(1) / total
+        last[i] *= scale
         for label in range(labels):
-            marginals[i, label] *= share
+            marginals[i, label] *= scale

@@ -12,9 +12,8 @@ Source:
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numba
 import numpy as np
@@ -23,19 +22,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 Array = np.ndarray
 
 SMALLEST_NORM = 1e-20  # Added to a sum of weights before its root is divided by. Source: the authors' code
-# Points that are worked on at a time where much is noted for each, so that it stays in the processor's cache
-CHUNK = 1024
 SIDE_BY_SIDE = 8  # Labels that are filtered side by side, which share the search for their corners. More are no faster
 # Position lattices that are kept, one a size of image, and the pixels of the largest: 32 bytes a pixel
 KEPT_LATTICES, LARGEST_KEPT = 8, 1 << 20
 # What the compiler may do with sums; not in building a lattice, where the last bit can decide on a corner
 SUMS = {"contract", "reassoc", "nsz", "arcp"}
 
+# Odd numbers without pattern. A corner's key is the sum of its coordinates times these, modulo 2^64: the next corner's
+# key is a constant away, and among a million corners any two share one with a chance of 3 in 10^8.
 KEY_FACTORS = np.array(
     [0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9, 0x14D049BB133111EB, 0x56E8FEB86659FD93, 0x20761D6478BD642F]
 )
-"""Odd numbers without pattern. A corner's key is the sum of its coordinates times these, modulo 2^64: the next corner's
-key is a constant away, and among a million corners any two share one with a chance of 3 in 10^8."""
 
 
 def compiled(**options: Any) -> Callable[[F], F]:
@@ -55,8 +52,7 @@ def compiled(**options: Any) -> Callable[[F], F]:
     return compile_later
 
 
-@dataclass(frozen=True)
-class Lattice:
+class Lattice(NamedTuple):
     """Points among the corners of a permutohedral lattice. Corner 0 stands for "none" and holds zeros."""
 
     corners: Array  # Corners of each point's simplex. Shape (N, d + 1), uint32, in [1, M].
@@ -67,11 +63,6 @@ class Lattice:
     path: Array
     size: int  # M, the number of corners that some point touches.
 
-    @property
-    def gain(self) -> float:
-        """The factor that splat, blur and slice lack: 1 / (1 + 2^-d). Source: the code of Adams et al."""
-        return 1 / (1 + 2.0 ** (1 - self.corners.shape[1]))
-
     def filter(self, signal: Array) -> Array:
         """Sum of all points' signals, weighted by a Gaussian of their distance. ``signal``: (N, lanes), float32."""
         filtered = np.zeros_like(signal)
@@ -80,15 +71,13 @@ class Lattice:
 
     def add_filtered(self, signal: Array, weight: float, message: Array) -> None:
         """Add ``weight`` times ``filter(signal)`` to ``message``. Both: (N, lanes), float32."""
-        factor, columns = np.float32(weight * self.gain), signal.shape[1]
-        for first in range(0, columns, SIDE_BY_SIDE):
+        # What splat, blur and slice lack: 1 / (1 + 2^-d). Source: the code of Adams et al.
+        gain = 1 / (1 + 2.0 ** (1 - self.corners.shape[1]))
+        for first in range(0, signal.shape[1], SIDE_BY_SIDE):
             # A tuple of zeros, because numba compiles for the length of a tuple: loops of a known length become
             # vectors. Unsigned, because a negative index would be looked for at each access.
-            lanes, column = (0,) * min(SIDE_BY_SIDE, columns - first), np.uint64(first)
-            values = np.empty((self.size + 1, len(lanes)), np.float32)
-            splat(signal, column, self.corners, self.weights, values, lanes)
-            blur(values, self.path, lanes)
-            slice_(values, self.corners, self.weights, factor, message, column, lanes)
+            lanes = (0,) * min(SIDE_BY_SIDE, signal.shape[1] - first)
+            _add_filtered(self, signal, np.float32(weight * gain), message, np.uint64(first), lanes)
 
 
 def make_lattice(features: Array) -> Lattice:
@@ -104,35 +93,13 @@ def make_lattice(features: Array) -> Lattice:
     Source:
         Adams, Baek and Davis 2010, sections 3 and 4.
     """
-    count, dimensions = features.shape
-    corners_each = dimensions + 1
-    deviation = np.float32(math.sqrt(2 / 3) * corners_each)
+    dimensions = features.shape[1]
+    deviation = np.float32(math.sqrt(2 / 3) * (dimensions + 1))
     scales = np.array([deviation / math.sqrt((i + 1) * (i + 2)) for i in range(dimensions)], np.float32)
-    # The last coordinate follows from the others, which sum to zero with it: no share in the key.
+    # The last coordinate follows from the others, which sum to zero with it: it counts for nothing in the key.
     factors = np.append(KEY_FACTORS[:dimensions], 0)
-    steps = factors.sum() - corners_each * factors
-
-    corners = np.empty((count, corners_each), np.uint32)
-    weights = np.empty((count, corners_each), np.float32)
-    names = np.empty((min(CHUNK, count), corners_each), np.int64)
-    known, table, size = np.empty(1, np.int64), np.empty(0, np.uint32), 0
-    for start in range(0, count, CHUNK):
-        end = min(start + CHUNK, count)
-        _find_simplices(features[start:end], scales, factors, steps, names, weights[start:end])
-        most = size + (end - start) * corners_each
-        if 2 * most > len(table):
-            known, table = _larger(known, size, max(2 * most, count))
-        size = _number(names[: end - start], known, table, size, corners[start:end])
-    path = np.concatenate([_lines(step, known, table, size) for step in steps])
-    return Lattice(corners, weights, path, size)
-
-
-def _larger(known: Array, size: int, wanted: int) -> tuple[Array, Array]:
-    table = np.zeros(1 << (wanted - 1).bit_length(), np.uint32)
-    keys = np.empty(len(table), np.int64)
-    keys[: size + 1] = known[: size + 1]
-    _enter(keys, table, size)
-    return keys, table
+    steps = factors.sum() - (dimensions + 1) * factors
+    return Lattice(*_corners_and_lines(features, scales, factors, steps))
 
 
 def normalised(lattice: Lattice) -> tuple[Lattice, Array]:
@@ -153,7 +120,7 @@ def normalised(lattice: Lattice) -> tuple[Lattice, Array]:
     """
     ones = np.ones((len(lattice.corners), 1), np.float32)
     norms = 1 / np.sqrt(lattice.filter(ones) + np.float32(SMALLEST_NORM))
-    scaled = Lattice(lattice.corners, lattice.weights * norms, lattice.path, lattice.size)
+    scaled = lattice._replace(weights=lattice.weights * norms)
     return scaled, scaled.filter(ones)[:, 0]
 
 
@@ -178,13 +145,9 @@ def position_lattice(
 def bilateral_lattice(
     image: Array, deviation_px: float, deviation_rgb: float, origin: tuple[int, int] = (0, 0)
 ) -> tuple[Lattice, Array]:
-    """The normalised lattice of an image's pixel positions and colours, and its filter of ones.
+    """As ``position_lattice``, of an image's pixel positions and colours. ``image``: (H, W, 3), uint8.
 
-    Args:
-        image: Shape (H, W, 3), uint8.
-        deviation_px: Standard deviation of position, pixels.
-        deviation_rgb: Standard deviation of colour, in units of 0..255.
-        origin: As ``position_lattice``.
+    ``deviation_rgb``: standard deviation of colour, in units of 0..255.
     """
     places = _places(image.shape[0], image.shape[1], origin) / np.float32(deviation_px)
     colours = image.reshape(-1, 3) / np.float32(deviation_rgb)
@@ -198,24 +161,18 @@ def _places(height: int, width: int, origin: tuple[int, int]) -> Array:
 
 
 @compiled()
-def _find_simplices(
-    features: Array,
-    scales: Array,
-    factors: Array,
-    steps: Array,
-    names: Array,
-    weights: Array,
-) -> None:
-    """Fill in the keys of each point's corners and its barycentric coordinates: Adams et al., section 4.1."""
+def _corners_and_lines(features: Array, scales: Array, factors: Array, steps: Array) -> tuple[Array, Array, Array, int]:
+    """The fields of a ``Lattice``; corners are numbered from 1 in the order in which points meet them."""
     count, dimensions = features.shape
     each = dimensions + 1
+    corners, weights = np.empty((count, each), np.uint32), np.empty((count, each), np.float32)
+    known = {np.int64(0): np.uint32(0) for _ in range(0)}  # Key -> number; numba reads the types off it.
     width = np.float32(each)
     inverse = np.float32(1) / width
-    offset = np.empty(each, np.float32)
-    rank = np.empty(each, np.int64)
-    ranked = np.empty(each, np.int64)
-    share = np.empty(each + 1, np.float32)
+    offset, fraction = np.empty(each, np.float32), np.empty(each + 1, np.float32)
+    rank, ranked, before = np.empty(each, np.int64), np.empty(each, np.int64), np.zeros(each, np.int64)
     for point in range(count):
+        # The coordinates in the plane of the lattice: Adams et al., section 4.1.
         total = np.float32(0)
         for j in range(dimensions, 0, -1):
             scaled = features[point, j - 1] * scales[j - 1]
@@ -235,7 +192,7 @@ def _find_simplices(
                 less = np.int64(offset[i] < offset[j])
                 rank[i] += less
                 rank[j] += 1 - less
-        share[:] = 0
+        fraction[:] = 0
         for i in range(each):
             # Rounding may leave the plane on which coordinates sum to zero: the outermost go one cell back.
             place = rank[i] + surplus
@@ -249,105 +206,63 @@ def _find_simplices(
                 key -= each * factors[i]
             ranked[place] = i
             beyond = offset[i] * inverse
-            share[dimensions - place] += beyond
-            share[each - place] -= beyond
-        names[point, 0] = key
-        weights[point, 0] = share[0] + (np.float32(1) + share[each])
-        for colour in range(1, each):
-            key += steps[ranked[each - colour]]
-            names[point, colour] = key
-            weights[point, colour] = share[colour]
-
-
-@compiled(forceinline=True)
-def _slot(key: np.int64, bits: int) -> np.int64:
-    """Where the search for a key starts: the upper bits of a product (Fibonacci hashing)."""
-    return np.int64((np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - bits))
-
-
-@compiled()
-def _enter(known: Array, table: Array, size: int) -> None:
-    """Write corners 1 to ``size`` into an empty table."""
-    mask = len(table) - 1
-    bits = round(math.log2(len(table)))
-    for corner in range(1, size + 1):
-        slot = _slot(known[corner], bits)
-        while table[slot] != 0:
-            slot = (slot + 1) & mask
-        table[slot] = corner
-
-
-@compiled()
-def _number(names: Array, known: Array, table: Array, size: int, corners: Array) -> int:
-    """Give each new key the next number, and each point its corners' numbers; returns the number given last."""
-    mask = len(table) - 1
-    bits = round(math.log2(len(table)))
-    count, each = names.shape
-    for point in range(count):
+            fraction[dimensions - place] += beyond
+            fraction[each - place] -= beyond
+        fraction[0] += np.float32(1) + fraction[each]
         for colour in range(each):
-            key = names[point, colour]
-            if point > 0 and key == names[point - 1, colour]:
+            if colour > 0:
+                key += steps[ranked[each - colour]]
+            weights[point, colour] = fraction[colour]
+            # Next to each other, points mostly share corners: that saves the look-up.
+            if point > 0 and key == before[colour]:
                 corners[point, colour] = corners[point - 1, colour]
                 continue
-            slot = _slot(key, bits)
-            while table[slot] != 0 and known[table[slot]] != key:
-                slot = (slot + 1) & mask
-            if table[slot] == 0:
-                size += 1
-                known[size] = key
-                table[slot] = size
-            corners[point, colour] = table[slot]
-    return size
+            before[colour] = key
+            if key not in known:
+                known[key] = np.uint32(len(known) + 1)
+            corners[point, colour] = known[key]
+    return corners, weights, _lines(known, steps), len(known)
 
 
 @compiled()
-def _lines(step: np.int64, known: Array, table: Array, size: int) -> Array:
-    """The corners that have a neighbour along one axis, line by line, a 0 after each line."""
-    mask = len(table) - 1
-    bits = round(math.log2(len(table)))
-    following = np.zeros(size + 1, np.uint32)
-    follows = np.zeros(size + 1, np.bool_)
-    for corner in range(1, size + 1):
-        key = known[corner] + step
-        slot = _slot(key, bits)
-        while table[slot] != 0 and known[table[slot]] != key:
-            slot = (slot + 1) & mask
-        other = table[slot]
-        if other != 0:
-            following[corner] = other
-            follows[other] = True
-    path = np.empty(2 * size, np.uint32)
-    length = 0
-    for corner in range(1, size + 1):
-        if follows[corner] or following[corner] == 0:
-            continue
-        other = np.uint32(corner)
-        while other != 0:
-            path[length] = other
+def _lines(known: dict[Any, Any], steps: Array) -> Array:
+    """The ``path`` of a ``Lattice``: the corners that have a neighbour along each axis, line by line."""
+    size = len(known)
+    path, length = np.empty(2 * size * len(steps), np.uint32), 0
+    for step in steps:
+        following, follows = np.zeros(size + 1, np.uint32), np.zeros(size + 1, np.bool_)
+        for key, corner in known.items():
+            if key + step in known:
+                following[corner] = known[key + step]
+                follows[following[corner]] = True
+        for corner in range(1, size + 1):
+            if follows[corner] or following[corner] == 0:
+                continue
+            other = np.uint32(corner)
+            while other != 0:
+                path[length] = other
+                length += 1
+                other = following[other]
+            path[length] = 0
             length += 1
-            other = following[other]
-        path[length] = 0
-        length += 1
     return path[:length].copy()
 
 
 @compiled(fastmath=SUMS)
-def splat(
-    signal: Array, first: np.uint64, corners: Array, weights: Array, values: Array, lanes: tuple[int, ...]
+def _add_filtered(
+    lattice: Lattice, signal: Array, factor: np.float32, message: Array, first: np.uint64, lanes: tuple[int, ...]
 ) -> None:
-    """Sum up at each corner what the points around it bring, columns from ``first`` on. ``values``: (M + 1, lanes)."""
+    """Add ``factor`` times the filtered columns of ``signal`` from ``first`` on to those of ``message``."""
+    corners, weights, path = lattice.corners, lattice.weights, lattice.path
     count, each = corners.shape
-    values[:] = 0
+    values = np.zeros((lattice.size + 1, len(lanes)), np.float32)
+    # Splat: sum up at each corner what the points around it bring.
     for i in range(count):
         for j in range(each):
             corner, weight = corners[i, j], weights[i, j]
             for lane in range(len(lanes)):
                 values[corner, lane] += weight * signal[i, first + np.uint64(lane)]
-
-
-@compiled(fastmath=SUMS)
-def blur(values: Array, path: Array, lanes: tuple[int, ...]) -> None:
-    """Add to each corner half of its two neighbours, axis after axis, in place. ``values``: (M + 1, lanes)."""
+    # Blur: add to each corner half of its two neighbours, axis after axis, in place.
     before = np.zeros(len(lanes), np.float32)
     here, half = np.uint32(0), np.float32(0.5)
     for t in range(len(path)):
@@ -358,20 +273,7 @@ def blur(values: Array, path: Array, lanes: tuple[int, ...]) -> None:
             values[here, lane] = live * (now + half * (before[lane] + values[after, lane]))
             before[lane] = now
         here = after
-
-
-@compiled(fastmath=SUMS)
-def slice_(
-    values: Array,
-    corners: Array,
-    weights: Array,
-    factor: np.float32,
-    message: Array,
-    first: np.uint64,
-    lanes: tuple[int, ...],
-) -> None:
-    """Add ``factor`` times what each point's corners hold to the columns of ``message`` from ``first`` on."""
-    count, each = corners.shape
+    # Slice: give each point what its corners hold.
     for i in range(count):
         for j in range(each):
             corner, weight = corners[i, j], factor * weights[i, j]
