@@ -5,8 +5,9 @@ import torchvision
 
 from wss_data.backbones.networks import load_backbone
 from wss_data.backbones.vit import TransformerBackbone, TransformerShape
-from wss_data.cosegmentation.features import DescriptorNetwork, network_size, resolve_device, resolve_precision
+from wss_data.cosegmentation.features import SMALLEST_SIDE, DescriptorNetwork, resolve_device, resolve_precision
 from wss_data.errors import CosegmentationError, WssError
+from wss_data.imaging.images import longest_side_size
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -33,11 +34,20 @@ def picture(seed, height=64, width=96):
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"),
-    [((340, 255), (512, 384)), ((340, 340), (512, 512)), ((1000, 30), (512, 64)), ((20, 16), (512, 416))],
+    ("size", "multiple", "expected"),
+    [
+        ((340, 255), 32, (512, 384)),
+        ((340, 340), 32, (512, 512)),
+        ((1000, 30), 32, (512, 64)),
+        ((20, 16), 32, (512, 416)),
+        # A transformer sees sides that its patch divides.
+        ((340, 255), 14, (518, 378)),
+        ((1000, 30), 14, (518, 70)),
+        ((340, 255), 8, (512, 384)),
+    ],
 )
-def test_the_longer_side_is_512_and_sides_are_multiples_of_32_but_at_least_64(size, expected):
-    assert network_size(*size) == expected
+def test_the_longer_side_is_512_and_sides_are_multiples_of_a_cell_but_at_least_64(size, multiple, expected):
+    assert longest_side_size(*size, 512, True, multiple, SMALLEST_SIDE) == expected
 
 
 def test_one_cell_stands_for_16_pixels(network):
@@ -77,12 +87,6 @@ def test_each_channel_is_normalised_by_its_own_mean_and_deviation(files):
     assert red == pytest.approx((124 - 255 * 0.485) / (255 * 0.229), abs=1e-4)
     assert green == pytest.approx((116 - 255 * 0.456) / (255 * 0.224), abs=1e-4)
     assert blue == pytest.approx(-0.406 / 0.225, abs=1e-4)
-
-
-def test_a_transformer_sees_sides_that_its_patch_divides():
-    assert network_size(340, 255, 512, multiple=14) == (518, 378)
-    assert network_size(1000, 30, 512, multiple=14) == (518, 70)
-    assert network_size(340, 255, 512, multiple=8) == (512, 384)
 
 
 def test_folding_and_memory_layout_change_no_number(network):

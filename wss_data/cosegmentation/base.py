@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import logging
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,24 +16,19 @@ from wss_data.errors import CosegmentationError, ImageError
 from wss_data.imaging.images import read_image, resize_longest_side
 from wss_data.ledger import Ledger
 
-LOGGER = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Segmented:
-    """What an engine says of one image.
+    """What an engine says of one image; all of it without a truth. ``None`` where it is not asked for or not known.
 
     Args:
         mask: The foreground. Shape (H, W) of the image, bool.
-        confidence: How much the mask is to be trusted, in [0, 1]; label-free.
-        uncertain: Where the soft map and the cut disagree. Shape (H, W), bool; ``None`` if no band was asked for. Such
-            a pixel counts as neither foreground nor background, whatever ``mask`` says of it.
-        agreement: Overlap of the engine's soft map with the mask that was cut from it, in [0, 1]; ``None`` where there
-            is no soft map.
-        prototype_distance: How far the object is from what the group's objects have in common, in [0, 2]; ``None``
-            where nobody can tell.
-        descriptor: What the image shows, for search: pooled over all of it, of length 1. Shape (C,), float16; ``None``
-            from an engine without a network.
+        confidence: How much the mask is to be trusted, in [0, 1].
+        uncertain: Where the soft map and the cut disagree. Shape (H, W), bool. Such a pixel counts as neither
+            foreground nor background, whatever ``mask`` says of it.
+        agreement: Overlap of the engine's soft map with the mask that was cut from it, in [0, 1].
+        prototype_distance: How far the object is from what the group's objects have in common, in [0, 2].
+        descriptor: What the image shows, for search: pooled over all of it, of length 1. Shape (C,), float16.
     """
 
     mask: np.ndarray
@@ -81,7 +75,7 @@ class ImageFiles(Sequence[np.ndarray]):
     """Image files as a group of images, each read when it is asked for.
 
     A file that vanished or broke since it was listed must not end a group of thousands, and no engine should have to
-    think of it: a grey image stands for it, and ``unreadable`` reports it to whoever asked for the masks.
+    think of it: a grey image stands for it.
 
     Args:
         paths: The files.
@@ -106,42 +100,32 @@ class ImageFiles(Sequence[np.ndarray]):
 
     def __getitem__(self, position: Any) -> Any:
         """The image at ``position``: (H, W, 3), uint8."""
-        position = range(len(self.paths))[position]
-        self._show(position)
-        if position not in self.unreadable:
-            try:
-                return self._read(position)
-            except ImageError as error:
-                self.unreadable[position] = error
-        # What an engine knows of the first reading holds for the second one, too.
+        position = range(len(self.paths))[position]  # of a negative one, or IndexError
+        if self.description and position not in self._seen:
+            # Made at the first reading: before it, the engine may load its network and draw a bar of its own.
+            self._bar = self._bar or tqdm(total=len(self.paths), desc=self.description, unit="image", leave=False)
+            self._seen.add(position)
+            self._bar.update()
+            if len(self._seen) == len(self.paths):
+                self._bar.close()
+        try:
+            if position not in self.unreadable:
+                image = read_image(self.paths[position])
+                image = image if self.longest_side is None else resize_longest_side(image, self.longest_side)
+                # What an engine knows of the first reading holds for the second one, too.
+                if image.shape == self._shapes.setdefault(position, image.shape):
+                    return image
+                raise ImageError("changed", f"{self.paths[position]}: another image than a moment ago.")
+        except ImageError as error:
+            self.unreadable[position] = error
         return np.full(self._shapes.get(position, (64, 64, 3)), 128, np.uint8)
-
-    def _show(self, position: int) -> None:
-        if not self.description or position in self._seen:
-            return
-        if self._bar is None:
-            self._bar = tqdm(total=len(self.paths), desc=self.description, unit="image", leave=False)
-        self._seen.add(position)
-        self._bar.update()
-        if len(self._seen) == len(self.paths):
-            self._bar.close()
-
-    def _read(self, position: int) -> np.ndarray:
-        image = read_image(self.paths[position])
-        if self.longest_side is not None:
-            image = resize_longest_side(image, self.longest_side)
-        if image.shape != self._shapes.setdefault(position, image.shape):
-            raise ImageError("changed", f"{self.paths[position]}: another image than a moment ago.")
-        return image
 
 
 @contextmanager
 def full_disk_reported(group: str, folder: Path) -> Iterator[None]:
     """Turn a full disk (or quota) in the block into a ``CosegmentationError`` that says what to do.
 
-    Args:
-        group: Name of the group in work.
-        folder: Where its masks go.
+    ``group`` is the one in work, ``folder`` where its masks go.
     """
     try:
         yield

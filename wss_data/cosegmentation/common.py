@@ -23,10 +23,10 @@ Source:
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, replace
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -53,49 +53,27 @@ from wss_data.ledger import Ledger
 from wss_data.reading.settings import settings
 from wss_data.runtime.parallel import map_images
 
-R = TypeVar("R")
-
 LOGGER = logging.getLogger(__name__)
 
-VERSION = 4
-"""Raised whenever the code changes masks or confidence without a setting changing."""
-
-BLANK = 4
-"""An image whose channels vary by no more than this, of 255, is of one colour: JPEG leaves so much."""
-
-FEW = 16
-"""Below this many images, starting processes takes longer than the images do."""
+VERSION = 4  # raised whenever the code changes masks or confidence without a setting changing
+BLANK = 4  # an image whose channels vary by no more than this, of 255, is of one colour: JPEG leaves so much
+FEW = 16  # below this many images, starting processes takes longer than the images do
 
 # The values below were chosen on half of web_wild6 and of msrc_v2: docs/explanation/experiment_log.md.
-
-PRIOR_WIDTH = 0.3
-"""Standard deviation of the centred Gaussian, in sides of the image: the first target."""
-
-PRIOR_WEIGHT, PRIOR_OFFSET = 0.3, 0.55
-"""Weight of the centred Gaussian in the evidence, and its value that speaks for neither side. It decides where the
-group says nothing."""
-
-DEPTH_WEIGHTS = (1.0, 1.0)
-"""Weights of the direction found at middle depth (parts, textures, bodies) and in the last stage (objects, faces)."""
-
-THRESHOLD_FRACTION = 0.8
-"""Fraction of an image's own Otsu threshold that is subtracted from the evidence."""
-
-TRAINED_THRESHOLD_FRACTION = 0.3
-"""Likewise from what the trained networks say."""
-
+PRIOR_WIDTH = 0.3  # standard deviation of the centred Gaussian, in sides of the image: the first target
+PRIOR_WEIGHT = 0.3  # of the centred Gaussian in the evidence: it decides where the group says nothing
+PRIOR_OFFSET = 0.55  # its value that speaks for neither side
+DEPTH_WEIGHTS = (1.0, 1.0)  # directions at middle depth (parts, textures, bodies), in the last stage (objects, faces)
+THRESHOLD_FRACTION = 0.8  # fraction of an image's own Otsu threshold that is subtracted from the evidence
+TRAINED_THRESHOLD_FRACTION = 0.3  # likewise from what the trained networks say
+PROBABILITY_FLOOR = 0.02  # probabilities given to the CRF stay this far from 0 and 1
+# Longer side at which the CRF runs whose result is the next target, pixels: cells are coarse, and a smaller image, with
+# the CRF's lengths at its scale, gives the same for half the time.
 ROUND_LONG_SIDE = 112
-"""Longer side at which the CRF runs whose result is the next target, pixels: cells are coarse, and a smaller image,
-with the CRF's lengths at its scale, gives the same for half the time."""
-
-PROBABILITY_FLOOR = 0.02
-"""Probabilities given to the CRF stay this far from 0 and 1."""
-
+# Lengths in pixels at `refine_long_side`.
 CRF = CrfSettings(bilateral_px=25.0, bilateral_rgb=5.0, bilateral_weight=6.0, iterations=5)
-"""Lengths in pixels at ``refine_long_side``."""
 
-OLD_OPTIONS = {"teach_folds": "self_training_folds"}
-"""What options were called before; understood, with a warning, until 0.3."""
+OLD_OPTIONS = {"teach_folds": "self_training_folds"}  # understood, with a warning, until 0.3
 
 
 @settings("co-segmentation method 'common'", CosegmentationError)
@@ -192,18 +170,11 @@ def _on_cells(values: np.ndarray, evidence: np.ndarray) -> np.ndarray:
     return cv2.resize(values, evidence.shape[::-1], interpolation=cv2.INTER_AREA)
 
 
-@dataclass(frozen=True)
-class _Image:
+class _Image(NamedTuple):
     """One image after the group is known, small enough to send to another process.
 
-    Args:
-        position: In the group.
-        size: (width, height) of the image, pixels.
-        small: The image at ``refine_long_side``.
-        evidence: Of each cell; positive is foreground.
-        earlier: Foreground probability of each cell before self-training; ``None`` without it.
-        descriptor, prototype_distance: See ``Segmented``.
-        typicality: Of the object, in [0, 1].
+    ``size`` is (width, height); ``small`` the image at ``refine_long_side``; ``earlier`` the foreground probability of
+    each cell before self-training, ``None`` without it; for the others see ``Segmented``.
     """
 
     position: int
@@ -216,11 +187,11 @@ class _Image:
     typicality: float
 
 
-def _target(image: _Image, crf: CrfSettings) -> np.ndarray:
+def _target(image: tuple[np.ndarray, np.ndarray], crf: CrfSettings) -> np.ndarray:
     """How much of each cell is foreground once the evidence is sharpened: what the next direction is found from."""
-    size = longest_side_size(image.small.shape[1], image.small.shape[0], ROUND_LONG_SIDE)
-    smaller = cv2.resize(image.small, size, interpolation=cv2.INTER_AREA)
-    return _on_cells(sharpen(image.evidence, smaller, crf), image.evidence)
+    small, evidence = image
+    size = longest_side_size(small.shape[1], small.shape[0], ROUND_LONG_SIDE)
+    return _on_cells(sharpen(evidence, cv2.resize(small, size, interpolation=cv2.INTER_AREA), crf), evidence)
 
 
 def _segment_one(image: _Image, band: bool) -> tuple[int, Segmented | None]:
@@ -266,12 +237,13 @@ class CommonEngine:
 
     @property
     def ledger(self) -> Ledger:
-        """What the engine learned from: the backbone's weights, nothing else."""
+        """The backbone's weights, nothing else."""
         return Ledger((self.settings.choice.ledger_entry(),))
 
     def fingerprint(self) -> str:
-        """Short text that changes whenever a setting that changes masks does."""
+        """See ``Engine``."""
         values = asdict(self.settings) | {"weights": self.settings.choice.fingerprint(), "version": VERSION}
+        # A device changes masks by its precision alone; where descriptors wait changes none.
         values["precision"] = resolve_precision(self.settings.precision, resolve_device(values.pop("device")))
         del values["memory_mb"]
         digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
@@ -280,18 +252,10 @@ class CommonEngine:
     def segment_group(
         self, images: Sequence[np.ndarray], wanted: Collection[int] | None = None, workers: int | None = None
     ) -> Iterator[tuple[int, Segmented]]:
-        """Yield (position in the group, its mask) for each wanted image, in order of position.
+        """See ``Engine``.
 
         Each image is read once. Its descriptors wait in memory, above ``memory_mb`` in a temporary file, until the
-        whole group was seen; CRFs and self-training run on worker processes. Masks do not depend on their number.
-
-        Args:
-            images: The group, each (H, W, 3) uint8 RGB; may read a file when indexed.
-            wanted: Positions to yield; ``None`` means all.
-            workers: Worker processes; ``None`` for one a processor.
-
-        Raises:
-            CosegmentationError: If the group is empty.
+        whole group was seen; CRFs and self-training run on worker processes.
         """
         positions = wanted_positions(images, wanted)
         if not positions:
@@ -309,12 +273,9 @@ class CommonEngine:
 
 
 class _Group:
-    """One group in work: its descriptors in a spool, its maps and pooled descriptors in memory (about 3 KB each).
+    """One group in work: its maps and pooled descriptors in memory (about 3 KB each), its descriptors in a spool.
 
-    Args:
-        settings: The engine's.
-        spool: Receives (width and height, small image, middle descriptors, last descriptors) of each image.
-        workers: Worker processes; ``None`` for one a processor.
+    A row of the spool is (width and height, small image, middle descriptors, last descriptors) of an image.
     """
 
     def __init__(self, settings: CommonSettings, spool: ArraySpool, workers: int | None) -> None:
@@ -352,17 +313,25 @@ class _Group:
 
     def segment(self, positions: Sequence[int]) -> Iterator[tuple[int, Segmented]]:
         """Cut out the images at ``positions``."""
-        everyone = range(len(self.spool))
-        objects = [pooled(self._layers(p)[1], soft_map(self.evidence[p])) for p in everyone]
+        # Of all images, wanted or not: how typical one is must not depend on what is asked for.
+        objects = [pooled(self._layers(p)[1], soft_map(self.evidence[p])) for p in range(len(self.spool))]
         distances = prototype_distances(objects)
         typical = typicality(distances)
-        prepared = (
-            self._prepared(p, None if np.isnan(distances[p]) else float(distances[p]), float(typical[p]))
-            for p in positions
+
+        def prepared() -> Iterator[_Image]:
+            for p in positions:
+                (width, height), small = self.spool.read(p, 2)
+                distance = None if np.isnan(distances[p]) else float(distances[p])
+                found = (self.evidence[p], self.earlier[p], self.descriptors[p], distance, float(typical[p]))
+                yield _Image(p, (int(width), int(height)), small, *found)
+
+        results = map_images(
+            partial(_segment_one, band=self.settings.uncertain_band),
+            prepared(),
+            workers=1 if len(positions) < FEW else self.workers,
+            # An image that kills its worker each time has no mask; the others go on.
+            if_killed=lambda image: (image.position, None),
         )
-        cut_out = partial(_segment_one, band=self.settings.uncertain_band)
-        # An image that kills its worker each time has no mask; the others go on.
-        results = self._map(cut_out, prepared, len(positions), if_killed=lambda image: (image.position, None))
         yield from ((position, segmented) for position, segmented in results if segmented is not None)
 
     def _layers(self, position: int) -> tuple[np.ndarray, np.ndarray]:
@@ -385,16 +354,15 @@ class _Group:
         self.evidence = [evidence_map(values) for values in standardised(weighted)]
 
     def _targets(self) -> list[np.ndarray]:
-        everyone = range(len(self.spool))
+        count = len(self.spool)
         scale = ROUND_LONG_SIDE / self.settings.refine_long_side
         crf = replace(CRF, position_px=CRF.position_px * scale, bilateral_px=CRF.bilateral_px * scale)
-        prepared = (self._prepared(position) for position in everyone)
-        results = self._map(
+        results = map_images(
             partial(_target, crf=crf),
-            prepared,
-            len(everyone),
+            ((self.spool.read(position, 1, skip=1)[0], self.evidence[position]) for position in range(count)),
+            workers=1 if count < FEW else self.workers,
             # Nothing is learned from an image whose CRF kills its worker each time.
-            if_killed=lambda image: np.zeros(image.evidence.shape, np.float32),
+            if_killed=lambda image: np.zeros(image[1].shape, np.float32),
         )
         return list(results)
 
@@ -404,6 +372,7 @@ class _Group:
         statistics = []
         for sums in self.sums:
             mean = sums.total / sums.cells
+            # Of sums, so that rounding may take the variance of a channel that never changes below 0.
             deviation = np.sqrt(np.maximum(sums.squares / sums.cells - mean**2, 0))
             scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0)
             statistics.append((mean.astype(np.float32), scale.astype(np.float32)))
@@ -418,21 +387,3 @@ class _Group:
                 answer = log_odds(network, cells(position))
                 threshold = np.float32(TRAINED_THRESHOLD_FRACTION * otsu_threshold(answer))
                 self.evidence[position], self.earlier[position] = answer - threshold, targets[position]
-
-    def _prepared(self, position: int, distance: float | None = None, typical: float = 1.0) -> _Image:
-        size, small = self.spool.read(position, 2)
-        return _Image(
-            position,
-            (int(size[0]), int(size[1])),
-            small,
-            self.evidence[position],
-            self.earlier[position] if self.earlier else None,
-            self.descriptors[position],
-            distance,
-            typical,
-        )
-
-    def _map(
-        self, function: Callable[[_Image], R], prepared: Iterator[_Image], count: int, if_killed: Callable[[_Image], R]
-    ) -> Iterator[R]:
-        return map_images(function, prepared, workers=1 if count < FEW else self.workers, if_killed=if_killed)

@@ -1,7 +1,7 @@
 """Saliency against co-segmentation, side by side: a figure for any class, and a table where true masks are at hand.
 
-Saliency sees one image, co-segmentation the whole group. Where the object stands out by itself both find it; where the
-background is just as colourful only the group tells which is the object.
+Where the object stands out by itself both find it; where the background is just as colourful only the group tells which
+is the object.
 
 Source:
     Shen et al., BMVC 2017, figure 2 and section 3.1. Their saliency was learned from masks drawn by people;
@@ -9,10 +9,10 @@ Source:
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,32 +25,20 @@ from wss_data.errors.names import printable, same_name
 from wss_data.imaging.images import list_images, read_image, resize_longest_side, unseen_turn
 from wss_data.imaging.masks import read_mask, resize_mask
 from wss_data.imaging.pictures import Tile, cut_out, fit, write_sheet
-from wss_data.reading.listing import by_name, list_files
+from wss_data.reading.listing import Listing, by_name, list_files
 from wss_data.runtime.files import check_outputs, output_path
 from wss_data.runtime.parallel import map_images
 
 LOGGER = logging.getLogger(__name__)
 
-LONGEST_SIDE = 340
-"""Larger images are shrunk to this longer side first, pixels; as the images of a dataset: Shen et al., section 4.1."""
-
-TILE = (200, 150)
-"""Largest (width, height) of an image in the figure, pixels."""
-
-MOST_STRETCHED = 0.02
-"""Difference of the aspects of a true mask and its image that is rounding, beside half a pixel a side."""
+LONGEST_SIDE = 340  # larger images are shrunk to it first, pixels; as those of a dataset: Shen et al., section 4.1
+TILE = (200, 150)  # largest (width, height) of an image in the figure, pixels
+MOST_STRETCHED = 0.02  # difference of the aspects of a true mask and its image that is rounding, beside half a pixel
 
 
 @dataclass(frozen=True)
 class MethodScore:
-    """How well one method does on the images that have a true mask.
-
-    Args:
-        name: The baseline or engine.
-        images: Number of images scored.
-        precision: P, mean pixel accuracy, in [0, 1].
-        jaccard: J, mean intersection over union of the foreground, in [0, 1].
-    """
+    """How well one baseline or engine does on the images that have a true mask: means of P and J, in [0, 1]."""
 
     name: str
     images: int
@@ -96,7 +84,7 @@ class SaliencyComparison:
 
 
 def compare_saliency(
-    images: Path | str | Sequence[Path | str],
+    images: Path | str,
     out: Path | str,
     methods: Sequence[str] = ("common",),
     truth: Path | str | None = None,
@@ -111,7 +99,7 @@ def compare_saliency(
     first, and images are taken at even steps.
 
     Args:
-        images: Folder with the images of one class, or the image files; all of them are the group.
+        images: Folder with the images of one class; all of them are the group.
         out: The PNG to write. Rows: image, border saliency, mask of the baseline ``saliency``, mask of each engine, and
             the true mask if there is one.
         methods: Engines, by name.
@@ -121,9 +109,6 @@ def compare_saliency(
         options: Engine -> its options.
         workers: Worker processes; ``None`` for one a processor. Nothing depends on it but the time.
         allow_programs: Whether an engine may be one that runs a program (``external``).
-
-    Returns:
-        What was drawn, and the scores: all baselines, then the engines.
 
     Raises:
         SourceError: If there is no image or no true mask where one is looked for.
@@ -137,11 +122,11 @@ def compare_saliency(
     if count < 1:
         raise CosegmentationError(f"count is {count}: at least 1 image must be shown.")
     engines = {name: make_engine(name, (options or {}).get(name), allow_programs) for name in methods}
-    paths, title, passed_over = _group(images)
+    paths = _group(Path(images))
+    title = printable(Path(images).absolute().name)
     truths = {} if truth is None else _truths(paths, Path(truth), title)
-
     figure = Path(out)
-    check_outputs([figure], [*([images] if isinstance(images, Path | str) else paths), *([truth] if truth else [])])
+    check_outputs([figure], [images, *([truth] if truth else [])])
 
     group = ImageFiles(paths, LONGEST_SIDE)
     made = {name: dict(engine.segment_group(group, workers=workers)) for name, engine in engines.items()}
@@ -160,10 +145,13 @@ def compare_saliency(
             len(turned),
             turned[0],
         )
-    images_shown = [_Shown(paths[at], truths.get(paths[at]), {n: m.get(at) for n, m in made.items()}) for at in shown]
-    _draw(figure, title, images_shown)
-    items = (_Shown(paths[at], truths[paths[at]], {n: m.get(at) for n, m in made.items()}) for at in scored)
-    found = [scores for scores in map_images(_score, items, workers, total=len(scored)) if scores is not None]
+
+    def with_masks(positions: Sequence[int]) -> Iterator[_Shown]:
+        for at in positions:
+            yield _Shown(paths[at], truths.get(paths[at]), {name: masks.get(at) for name, masks in made.items()})
+
+    _draw(figure, title, list(with_masks(shown)))
+    found = list(filter(None, map_images(_score, with_masks(scored), workers, total=len(scored))))
     means = {name: np.mean([scores[name] for scores in found], axis=0) for name in (found[0] if found else ())}
     return SaliencyComparison(
         figure,
@@ -171,12 +159,11 @@ def compare_saliency(
         len(group.unreadable),
         tuple(paths[at] for at in shown),
         tuple(MethodScore(name, len(found), float(p), float(j)) for name, (p, j) in means.items()),
-        passed_over,
+        str(paths),
     )
 
 
-@dataclass(frozen=True)
-class _Shown:
+class _Shown(NamedTuple):
     """One image: its file, its true mask if there is one, and each engine's mask, ``None`` where it made none."""
 
     path: Path
@@ -190,14 +177,7 @@ def saliency_image(saliency: np.ndarray) -> np.ndarray:
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 
-def _group(images: Path | str | Sequence[Path | str]) -> tuple[list[Path], str, str]:
-    """The image files of a group, its name, and what of its folder is no image."""
-    if not isinstance(images, Path | str):
-        paths = [Path(path) for path in images]
-        if not paths:
-            raise SourceError("no image is given to compare.")
-        return paths, printable(paths[0].parent.name), ""
-    folder = Path(images)
+def _group(folder: Path) -> Listing:
     if not folder.is_dir():
         raise SourceError(f"{folder}: there is no such folder of images.")
     listing = list_images(folder, deep=False)
@@ -206,7 +186,7 @@ def _group(images: Path | str | Sequence[Path | str]) -> tuple[list[Path], str, 
         hint = f" It holds folders: give one class, such as {folder / classes[0]}." if classes else ""
         seen = f" ({listing})" if str(listing) else ""
         raise SourceError(f"{folder}: no image in it{seen}.{hint}")
-    return list(listing), printable(folder.absolute().name), str(listing)
+    return listing
 
 
 def _truths(paths: Sequence[Path], folder: Path, class_name: str) -> dict[Path, Path]:
@@ -230,41 +210,35 @@ def _truths(paths: Sequence[Path], folder: Path, class_name: str) -> dict[Path, 
 
 def _draw(figure: Path, title: str, shown: Sequence[_Shown]) -> None:
     images = [resize_longest_side(read_image(one.path), LONGEST_SIDE) for one in shown]
-    truths = [
-        None if one.truth is None else _true_mask(one.truth, image) for one, image in zip(shown, images, strict=True)
-    ]
-    maps = [border_saliency(resize_longest_side(image, LONG_SIDE)) for image in images]
-    cut = [BASELINES["saliency"](image) for image in images]
+    truths = [_true_mask(one.truth, image) if one.truth else None for one, image in zip(shown, images, strict=True)]
+
+    def tiles(masks: Sequence[Segmented | None], scored: bool = True) -> list[Tile]:
+        return [_mask_tile(*parts, scored) for parts in zip(images, masks, truths, strict=True)]
+
+    maps = [saliency_image(border_saliency(resize_longest_side(image, LONG_SIDE))) for image in images]
     rows: list[tuple[str, list[Tile]]] = [
         ("image", [Tile(fit(image, TILE)) for image in images]),
-        ("border saliency\nZhu 2014", [Tile(fit(saliency_image(saliency), TILE)) for saliency in maps]),
-        ("saliency mask\nborder x centre, cut", _mask_tiles(images, cut, truths)),
+        ("border saliency\nZhu 2014", [Tile(fit(saliency, TILE)) for saliency in maps]),
+        ("saliency mask\nborder x centre, cut", tiles([BASELINES["saliency"](image) for image in images])),
     ]
-    for name in shown[0].masks:
-        rows.append((f"co-segmentation\n{name}", _mask_tiles(images, [one.masks[name] for one in shown], truths)))
+    rows += [(f"co-segmentation\n{name}", tiles([one.masks[name] for one in shown])) for name in shown[0].masks]
     if any(truth is not None for truth in truths):
         drawn = [None if mask is None else Segmented(mask, 1.0) for mask in truths]
-        rows.append(("true mask", _mask_tiles(images, drawn, [None] * len(images))))
+        rows.append(("true mask", tiles(drawn, scored=False)))
     note = "Sorted by the confidence of the co-segmentation, taken at even steps."
     with output_path(figure) as temporary:
         write_sheet(temporary, f"{title}: saliency and co-segmentation", note, rows)
 
 
-def _mask_tiles(
-    images: Sequence[np.ndarray], masks: Sequence[Segmented | None], truths: Sequence[np.ndarray | None]
-) -> list[Tile]:
-    tiles = []
-    for image, segmented, truth in zip(images, masks, truths, strict=True):
-        if segmented is None:
-            tiles.append(Tile(None, "no mask"))
-            continue
-        small = fit(image, TILE)
-        size = (small.shape[1], small.shape[0])
-        band = None if segmented.uncertain is None else resize_mask(segmented.uncertain, size)
-        mask = resize_mask(segmented.mask, size)
-        caption = "" if truth is None else f"J {jaccard(segmented.mask, truth):.2f}"
-        tiles.append(Tile(cut_out(small, mask if band is None else mask & ~band, band), caption))
-    return tiles
+def _mask_tile(image: np.ndarray, segmented: Segmented | None, truth: np.ndarray | None, scored: bool) -> Tile:
+    if segmented is None:
+        return Tile(None, "no mask")
+    small = fit(image, TILE)
+    size = (small.shape[1], small.shape[0])
+    band = None if segmented.uncertain is None else resize_mask(segmented.uncertain, size)
+    mask = resize_mask(segmented.mask, size)
+    caption = "" if truth is None or not scored else f"J {jaccard(segmented.mask, truth):.2f}"
+    return Tile(cut_out(small, mask if band is None else mask & ~band, band), caption)
 
 
 def _true_mask(path: Path, image: np.ndarray) -> np.ndarray:

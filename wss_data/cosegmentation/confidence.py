@@ -4,12 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+# Quantile of a group's objects that the others are compared with. In a large group it lies among the class's objects as
+# long as these are more than a tenth.
 MOST_TYPICAL = 0.9
-"""Quantile of a group's objects that the others are compared with. In a large group it lies among the class's objects
-as long as these are more than a tenth."""
-
+# An object half as much like the others as the most typical ones are is trusted in full: rare poses are not wrong.
 TYPICAL_ENOUGH = 0.5
-"""An object half as much like the others as the most typical ones are is trusted in full: rare poses are not wrong."""
 
 
 def confidence(probability: np.ndarray, earlier: np.ndarray, typical: float = 1.0) -> float:
@@ -41,18 +40,13 @@ def overlap(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def pooled(descriptors: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """One descriptor for an image, or for a part of it: the mean over cells, of length 1.
+    """One descriptor for an image, or for a part of it: the mean over cells, of length 1; 0 where no cell counts.
 
-    Args:
-        descriptors: Shape (h, w, C), float.
-        weights: How much each cell counts, not negative. Shape (h, w); ``None`` for all alike.
-
-    Returns:
-        Shape (C,), float32; all 0 where no cell counts or says anything.
+    ``descriptors``: (h, w, C); ``weights``: how much each cell counts, (h, w), ``None`` for all alike -> (C,), float32.
     """
     cells = np.asarray(descriptors, np.float32).reshape(-1, descriptors.shape[-1])
-    shares = np.ones(len(cells), np.float32) if weights is None else np.asarray(weights, np.float32).ravel()
-    return of_length_1(shares @ cells)
+    counts = np.ones(len(cells), np.float32) if weights is None else np.asarray(weights, np.float32).ravel()
+    return of_length_1(counts @ cells)
 
 
 def of_length_1(vectors: np.ndarray) -> np.ndarray:
@@ -64,8 +58,7 @@ def of_length_1(vectors: np.ndarray) -> np.ndarray:
 def prototype_distances(objects: Sequence[np.ndarray]) -> np.ndarray:
     """How far the object in each image of a group is from what the group's objects have in common.
 
-    Args:
-        objects: Pooled descriptor of the foreground of each image, of length 1 or 0. Each (C,), float.
+    ``objects``: pooled descriptor of the foreground of each image, (C,), of length 1 or 0.
 
     Returns:
         1 less the cosine between each and the mean of the *others*, shape (n,), float32, in [0, 2]: 0 is typical. Nan
@@ -79,10 +72,7 @@ def prototype_distances(objects: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def typicality(distances: np.ndarray) -> np.ndarray:
-    """Whether each object of a group is of its kind, as far as the others tell.
-
-    Args:
-        distances: ``prototype_distances`` of the group. Shape (n,), nan where not known.
+    """Whether each object of a group is of its kind, as far as the others tell, from its ``prototype_distances``.
 
     Returns:
         1 for an object at least half as much like the others as the most typical tenth, falling to 0 for one that has

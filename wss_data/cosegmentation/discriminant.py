@@ -18,19 +18,13 @@ import numpy as np
 
 from wss_data.errors import CosegmentationError
 
-NEGLIGIBLE = 1e-6
-"""A channel that varies less than this fraction of its own size is rounding: the images are all one colour."""
+NEGLIGIBLE = 1e-6  # a channel that varies less than this fraction of its own size is rounding: images of one colour
 
 
 class TargetSums(NamedTuple):
-    """Sums over the cells of some images of a group; sums of shards add up to the group's.
+    """Sums over the ``cells`` of some images of a group; sums of shards add up to the group's.
 
-    Args:
-        cells: Number of cells.
-        total: Sum of the descriptors x. Shape (C,), float64.
-        squares: Sum of x^2. Shape (C,), float64.
-        target: Sum of the targets t.
-        products: Sum of x t. Shape (C,), float64.
+    Of the descriptors x: ``total``, ``squares`` of x^2 and ``products`` of x t, each (C,) float64; of targets t.
     """
 
     cells: int
@@ -47,10 +41,8 @@ class TargetSums(NamedTuple):
 class Discriminant(NamedTuple):
     """A direction in a group's descriptors along which the target grows.
 
-    Args:
-        mean: Mean descriptor of the group. Shape (C,), float64.
-        weights: Covariance of channel and target over the variance of the channel; 0 for a channel without variance.
-            Shape (C,), float64.
+    ``mean`` is the group's mean descriptor, ``weights`` the covariance of channel and target over the variance of the
+    channel, 0 for a channel without variance; both (C,), float64.
     """
 
     mean: np.ndarray
@@ -70,12 +62,7 @@ def centred_gaussian(shape: Sequence[int], prior_width: float) -> np.ndarray:
 
 
 def target_sums(descriptors: np.ndarray, target: np.ndarray) -> TargetSums:
-    """The sums of one image.
-
-    Args:
-        descriptors: Shape (h, w, C), float.
-        target: How much each cell belongs to the foreground. Shape (h, w), float, in [0, 1].
-    """
+    """The sums of one image: ``descriptors`` (h, w, C); ``target``, how much each cell is foreground, (h, w)."""
     # Sums over one image are exact enough in float32; those over thousands are kept in float64.
     cells = descriptors.reshape(-1, descriptors.shape[-1]).astype(np.float32)
     flat = target.ravel().astype(np.float32)

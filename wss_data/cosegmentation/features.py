@@ -10,31 +10,30 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 
 from wss_data.backbones import BackboneChoice
 from wss_data.errors import CosegmentationError
+from wss_data.imaging.images import longest_side_size
 from wss_data.runtime.parallel import default_workers
 from wss_data.runtime.threads import in_threads
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-"""One of these is there if a GPU is: NVIDIA's driver, AMD's, and Windows' for Linux."""
+GPU_DRIVERS = (
+    "/dev/nvidiactl",
+    "/dev/kfd",
+    "/dev/dxg",
+)  # one is there if a GPU is: NVIDIA's, AMD's, WSL's
+SMALLEST_SIDE = 64  # panoramas keep at least this many pixels on their short side
 
-SMALLEST_SIDE = 64
-"""Panoramas keep at least this many pixels on their short side."""
 
-
-@dataclass(frozen=True)
-class ImageFeatures:
+class ImageFeatures(NamedTuple):
     """What the network says of one image. How many channels each map has, and which layer it is, is the backbone's.
 
     Args:
@@ -47,27 +46,8 @@ class ImageFeatures:
     middle: np.ndarray
 
 
-def network_size(width: int, height: int, long_side: int = 512, multiple: int = 32) -> tuple[int, int]:
-    """(width, height) in pixels at which the network sees an image: its longer side is about ``long_side``.
-
-    The aspect is kept up to rounding; each side is a multiple of ``multiple``, so that no cell hangs over the border,
-    and at least 64.
-
-    >>> network_size(340, 255), network_size(1000, 30)
-    ((512, 384), (512, 64))
-    """
-    scale = long_side / max(width, height)
-    smallest = ceil(SMALLEST_SIDE / multiple) * multiple
-    sides = (max(smallest, round(side * scale / multiple) * multiple) for side in (width, height))
-    return tuple(sides)  # type: ignore[return-value]
-
-
 class DescriptorNetwork:
     """The network with its weights, made ready once for many images.
-
-    Batch norms are folded into the convolutions and memory runs channels-last: 0.61 times the time of the
-    plain network in float32, 0.37 times in bf16 on a processor with AMX. Images go one by one: a batch of
-    four took 1.2 times as long per image (its maps leave the cache).
 
     Args:
         long_side: Longer side of the network's input, pixels; smaller images are enlarged.
@@ -98,6 +78,8 @@ class DescriptorNetwork:
         self.precision = resolve_precision(precision, self.device)
         self._dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         network = BackboneChoice(backbone, weights).load()
+        # Batch norms folded into convolutions and memory channels-last: 0.61 times the time of the plain network in
+        # float32, 0.37 times in bf16 on a processor with AMX.
         make_fast(network, self._dtype)
         # torch's annotations know only one of the two at a time.
         self._network = network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -121,9 +103,6 @@ class DescriptorNetwork:
     ) -> Iterator[tuple[np.ndarray, ImageFeatures]]:
         """Yield (image, its descriptors) in the images' order.
 
-        One thread an image: the network's layers are too small to share out, and an image's numbers then do not
-        depend on the number of threads.
-
         Args:
             images: Each (H, W, 3), uint8, RGB; taken a few ahead of the results, from the calling thread.
             workers: Images described at a time; ``None`` for one a processor.
@@ -131,7 +110,10 @@ class DescriptorNetwork:
         import torch
 
         def described(image: np.ndarray) -> tuple[np.ndarray, ImageFeatures]:
-            torch.set_num_threads(1)  # holds for the thread that says so
+            # Holds for the thread that says so. The layers are too small to share out, and an image's numbers then do
+            # not depend on the number of threads. A batch of four took 1.2 times as long per image: its maps leave
+            # the cache.
+            torch.set_num_threads(1)
             return image, self.describe(image)
 
         workers = workers or default_workers()
@@ -145,8 +127,9 @@ class DescriptorNetwork:
     def _prepare(self, image: np.ndarray) -> Tensor:
         import torch
 
-        size = network_size(image.shape[1], image.shape[0], self.long_side, self._network.side_multiple)
-        smaller = size[0] * size[1] < image.shape[0] * image.shape[1]
+        height, width = image.shape[:2]
+        size = longest_side_size(width, height, self.long_side, True, self._network.side_multiple, SMALLEST_SIDE)
+        smaller = size[0] * size[1] < height * width
         resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
         pixels = torch.from_numpy(cv2.LUT(resized, self._normalised_level))
         # A (1, H, W, 3) block seen as (1, 3, H, W) is channels-last memory already.
@@ -154,13 +137,8 @@ class DescriptorNetwork:
 
 
 def resolve_device(device: str) -> str:
-    """``auto`` as ``cuda`` where torch finds a GPU, else ``cpu``; other names are checked.
-
-    torch is loaded only where there may be a GPU.
-
-    Raises:
-        CosegmentationError: If there is no such device.
-    """
+    """``auto`` as ``cuda`` where torch finds a GPU, else ``cpu``; ``CosegmentationError`` if it is not there."""
+    # Loading torch takes seconds: only where there may be a GPU.
     if device == "cpu" or (device == "auto" and not any(Path(driver).exists() for driver in GPU_DRIVERS)):
         return "cpu"
     import torch
@@ -175,12 +153,9 @@ def resolve_device(device: str) -> str:
 
 
 def resolve_precision(precision: str, device: str = "cpu") -> str:
-    """``auto`` as what the device, from ``resolve_device``, is good at.
+    """``auto`` as ``bf16`` on a processor with AMX tiles and on a GPU since Ampere, ``float32`` on all others.
 
-    That is ``bf16`` on a processor with AMX tiles and on a GPU since Ampere, ``float32`` on all others.
-
-    Raises:
-        CosegmentationError: If the precision has no such name.
+    ``device`` is from ``resolve_device``. Raises ``CosegmentationError`` if the precision has no such name.
     """
     if precision == "float32" or precision == "bf16":
         return precision

@@ -7,7 +7,7 @@ docs/explanation/quality.md.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import cv2
 import numpy as np
@@ -15,15 +15,9 @@ import numpy as np
 from wss_data.crf.dense_crf import CrfSettings, dense_crf
 from wss_data.imaging.images import longest_side_size
 
-SMALLEST_COMPONENT = 0.01
-"""Connected components below this fraction of the foreground are specks and are not counted."""
-
-CRF_LONG_SIDE = 96
-"""Longer side at which the mask is asked for again by a CRF, pixels: 6 ms of CPU time an image."""
-
-CRF_DOUBT = 0.2
-"""Probability that a pixel is not what the mask says, before that CRF."""
-
+SMALLEST_COMPONENT = 0.01  # connected components below this fraction of the foreground are specks and not counted
+CRF_LONG_SIDE = 96  # longer side at which the mask is asked for again by a CRF, pixels: 6 ms of CPU time an image
+CRF_DOUBT = 0.2  # probability that a pixel is not what the mask says, before that CRF
 _CRF = CrfSettings(
     position_px=1.8, position_weight=3.0, bilateral_px=15.0, bilateral_rgb=5.0, bilateral_weight=6.0, iterations=5
 )
@@ -31,24 +25,13 @@ _CRF = CrfSettings(
 
 @dataclass(frozen=True)
 class MaskQuality:
-    """Measures of one foreground mask, none of which knows the truth.
+    """Measures of one foreground mask, none of which knows the truth; each is described at its function.
 
-    Pixels of an uncertain band count as neither foreground nor background.
-
-    Args:
-        compactness: See ``solidity``. The names of the fields are those in databases and exports.
-        pieces: See ``connected_components``. One object rarely has many.
-        border_contact: See there. High where the background was taken for the object.
-        colour_contrast: See there. Low where the mask follows no edge of colour.
-        uncertain: Fraction of the pixels in the uncertain band, in [0, 1]; 0 without a band.
-        crf_agreement: See there. Low where the mask's edges are not the image's; ``None`` where it was not computed.
-        agreement: Overlap of the engine's soft map with the mask that it cut from it, in [0, 1]; ``None`` where there
-            is no soft map.
-        prototype_distance: How far the object is from what the group's objects have in common, in [0, 2]; ``None``
-            where nobody can tell.
+    Pixels of an uncertain band count as neither foreground nor background; ``uncertain`` is their fraction, in [0, 1].
+    ``agreement`` and ``prototype_distance`` are the engine's, see ``Segmented``. ``None`` where not computed or known.
     """
 
-    compactness: float
+    compactness: float  # solidity, and components below: the names of the fields are those in databases and exports
     pieces: int
     border_contact: float
     colour_contrast: float
@@ -58,26 +41,15 @@ class MaskQuality:
     prototype_distance: float | None = None
 
 
-RANGES: Mapping[str, tuple[float, float]] = {
-    "compactness": (0, 1),
+RANGES: Mapping[str, tuple[float, float]] = {field.name: (0, 1) for field in fields(MaskQuality)} | {
     "pieces": (0, 1 / SMALLEST_COMPONENT),
-    "border_contact": (0, 1),
-    "colour_contrast": (0, 1),
-    "uncertain": (0, 1),
-    "crf_agreement": (0, 1),
-    "agreement": (0, 1),
     "prototype_distance": (0, 2),
 }
 """Smallest and largest value of each measure."""
 
 
 def mask_quality(image: np.ndarray, mask: np.ndarray, uncertain: np.ndarray | None = None) -> MaskQuality:
-    """Measure one mask.
-
-    Args:
-        image: Shape (H, W, 3), uint8, RGB.
-        mask: The foreground. Shape (H, W), bool.
-        uncertain: The band that counts as neither. Shape (H, W), bool, or ``None``.
+    """Measure one mask, (H, W) bool, of an image, (H, W, 3) uint8 RGB, with its uncertain band, (H, W) bool.
 
     Raises:
         ValueError: If image, mask and band differ in size.
@@ -119,14 +91,12 @@ def solidity(mask: np.ndarray, uncertain: np.ndarray | None = None) -> float:
 
 
 def connected_components(mask: np.ndarray, uncertain: np.ndarray | None = None) -> int:
-    """Number of 8-connected components with at least 1 % of the foreground; 0 for an empty mask.
+    """Number of 8-connected components with at least 1 % of the foreground; 0 if empty. One object rarely has many.
 
     >>> connected_components(np.array([[1, 0, 0, 1], [0, 1, 0, 1]], bool))
     2
-
-    What is connected through uncertain pixels is one component: they may be foreground, and a mask is not to be
-    suspected for what it leaves open.
     """
+    # Uncertain pixels may be foreground and connect: a mask is not to be suspected for what it leaves open.
     joined = mask if uncertain is None else mask | uncertain
     count, labels = cv2.connectedComponents(joined.astype(np.uint8), connectivity=8)
     areas = np.bincount(labels[mask], minlength=count)
@@ -136,6 +106,8 @@ def connected_components(mask: np.ndarray, uncertain: np.ndarray | None = None) 
 
 def border_contact(mask: np.ndarray, uncertain: np.ndarray | None = None) -> float:
     """Fraction of the image's border pixels that are foreground, in [0, 1]; 0 if none is decided.
+
+    High where the background was taken for the object.
 
     >>> border_contact(np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]], bool))  # 3 of 10
     0.3
@@ -150,10 +122,7 @@ def border_contact(mask: np.ndarray, uncertain: np.ndarray | None = None) -> flo
 def colour_contrast(image: np.ndarray, mask: np.ndarray, uncertain: np.ndarray | None = None, bins: int = 8) -> float:
     """Half the L1 distance between the Lab histograms inside and outside a mask, ``bins`` a channel.
 
-    Uncertain pixels count on neither side.
-
-    Returns:
-        0 where inside and outside have the same colours (or one of them is empty), 1 where they have none in common.
+    0 where inside and outside have the same colours (or one of them is empty), 1 where they have none in common.
     """
     background = ~mask if uncertain is None else ~(mask | uncertain)
     if not background.any() or not mask.any():
@@ -167,10 +136,7 @@ def colour_contrast(image: np.ndarray, mask: np.ndarray, uncertain: np.ndarray |
 def crf_agreement(image: np.ndarray, mask: np.ndarray, uncertain: np.ndarray | None = None) -> float:
     """Overlap of a mask with what a CRF makes of it, at 96 pixels: does the image's own structure give it again?
 
-    The CRF is given no evidence for uncertain pixels, and they do not count.
-
-    Returns:
-        Intersection over union of the two as soft masks, in [0, 1]; 0 for an empty mask.
+    Intersection over union of the two as soft masks, in [0, 1]; 0 for an empty mask.
     """
     size = longest_side_size(image.shape[1], image.shape[0], CRF_LONG_SIDE)
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
@@ -178,6 +144,7 @@ def crf_agreement(image: np.ndarray, mask: np.ndarray, uncertain: np.ndarray | N
     doubt = np.zeros_like(given)
     if uncertain is not None and uncertain.any():
         doubt = cv2.resize(uncertain.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    # No evidence for uncertain pixels, and they do not count.
     likely = CRF_DOUBT + (1 - 2 * CRF_DOUBT) * (given + doubt / 2)
     found = dense_crf(np.stack([1 - likely, likely]), small, _CRF)[1]
     decided = 1 - doubt
@@ -189,17 +156,13 @@ def quality_scores(measures: Sequence[Sequence[float | None]]) -> list[float | N
     """One number for each mask of a dataset: 1 is the least suspicious of all, 0 the most.
 
     Each measure says where a mask stands among those that have it (0: the lowest, 1: the highest, equal ones share the
-    middle); the score is the mean of that over the measures that a mask has. Measures of different units count alike,
-    and none is weighted: there is no truth to weight them by.
+    middle); the score is the mean of that over the measures that a mask has, ``None`` without any.
 
-    Args:
-        measures: One sequence a measure, higher is better; an entry a mask, ``None`` where it has none.
-
-    Returns:
-        An entry a mask; ``None`` for one without any measure.
+    ``measures``: one sequence a measure, higher is better, with an entry a mask, ``None`` where it has none.
     """
     from scipy.stats import rankdata
 
+    # Places, so that measures of different units count alike; unweighted, as there is no truth to weight them by.
     table = np.array([[np.nan if value is None else value for value in measure] for measure in measures], np.float64)
     known = ~np.isnan(table)
     places = np.zeros_like(table)

@@ -9,9 +9,7 @@ import numpy as np
 class ArraySpool:
     """Rows of arrays, written once one after the other, then read in any order and as often as one likes.
 
-    Args:
-        memory_bytes: What is held in memory; more goes to a file in the folder for temporary files, which is gone with
-            the process, however that ends.
+    ``memory_bytes`` are held in memory; more goes to a temporary file, which is gone with the process, however it ends.
     """
 
     def __init__(self, memory_bytes: int) -> None:

@@ -1,8 +1,7 @@
 """Which images show the same thing: exact copies, near copies, and copies of an evaluation split's images.
 
-Two looks: perceptual hashes name candidates among all pairs, then the images of each
-candidate are compared. Hashes alone would take many side views of a motorbike on white
-for one another. Pure functions; ``store.screening`` writes what they find into a dataset.
+Two looks: perceptual hashes name candidates among all pairs, then the images of each candidate are compared. Hashes
+alone would take many side views of a motorbike on white for one another.
 """
 
 from collections import defaultdict
@@ -18,27 +17,18 @@ from wss_data.errors import ImageError
 from wss_data.filtering.filters import AMBIGUOUS, LEAK, NEAR_DUPLICATE, PLACEHOLDER
 from wss_data.imaging.images import read_image
 
-ROWS, COLUMNS = 64, 2048
-"""Hashes are compared in blocks of this shape, small enough for the processor's cache."""
+ROWS, COLUMNS = 64, 2048  # hashes are compared in blocks of this shape, small enough for the processor's cache
+LOOK_SIDE = 64  # images are compared at this many pixels a side
 
-LOOK_SIDE = 64
-"""Images are compared at this many pixels a side."""
-
+# Correlation from which two thumbnails show the same image. Copies that were resized (to 0.25 to 2 times) or saved at
+# JPEG quality 50 or 20 all reach it, 500 photographs of each. Other things in the same pose come near: of 1,333
+# Caltech-101 images, nine of them true repeats, a distance of 4 drops 16 at 0.7, 14 at 0.8 and 10 at 0.9; a distance of
+# 6 drops 29 at 0.7, 21 at 0.8 and 13 at 0.9. The wrong ones are motorbikes from the side before the same background.
 ALIKE = 0.9
-"""Correlation from which two thumbnails show the same image.
-
-Copies that were resized (to 0.25 to 2 times) or saved at JPEG quality 50 or 20 all reach it, 500 photographs of each.
-Other things in the same pose come near: of 1,333 Caltech-101 images, nine of them true repeats, a distance of 4 drops
-16 at 0.7, 14 at 0.8 and 10 at 0.9; a distance of 6 drops 29 at 0.7, 21 at 0.8 and 13 at 0.9. The wrong ones are
-motorbikes from the side before the same background.
-"""
-
+# The same for thumbnails of which one had to be shifted and stretched first, which brings other things nearer, too.
+# With it and a distance of 8, 81 % of the copies that lost 3 % on each side are found, and not one image more of the
+# 1,333 is dropped wrongly than without.
 ALIKE_LAID_OVER = 0.94
-"""The same for thumbnails of which one had to be shifted and stretched first, which brings other things nearer, too.
-
-With it and a distance of 8, 81 % of the copies that lost 3 % on each side are found, and not one image more of the
-1,333 is dropped wrongly than without.
-"""
 
 Look = Callable[[str], np.ndarray | None]
 """Gives the thumbnail of a file, or ``None`` if it cannot be read."""
@@ -70,8 +60,7 @@ class Screened:
     wanted: bool = False
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """Why an image is left out: its tag, the name of the image that it repeats, and the bits in which they differ.
 
     Ambiguous copies all have the same ``duplicate_of``.
@@ -88,10 +77,7 @@ def hash_values(phashes: Sequence[str]) -> np.ndarray:
 
 
 def near_pairs(hashes: np.ndarray, max_distance: int, against: np.ndarray | None = None) -> Pairs:
-    """All pairs of hashes that differ in few bits, ordered by position.
-
-    Compares all with all, in blocks: 75,800 hashes take about four seconds of one core,
-    and memory grows with what is found only.
+    """All pairs of hashes that differ in at most ``max_distance`` bits, ordered by position.
 
     Args:
         hashes: Shape (N,), uint64.
@@ -102,6 +88,7 @@ def near_pairs(hashes: np.ndarray, max_distance: int, against: np.ndarray | None
     >>> near_pairs(np.array([0b0000, 0b0111, 0b0110], np.uint64), max_distance=2)
     Pairs(first=array([0, 1]), second=array([2, 2]), distance=array([2, 1], dtype=uint8))
     """
+    # All with all, in blocks: 75,800 hashes take about four seconds of one core, and memory grows with what is found.
     others = hashes if against is None else against
     differing = np.empty((ROWS, COLUMNS), np.uint64)
     bits = np.empty((ROWS, COLUMNS), np.uint8)
@@ -129,10 +116,7 @@ def near_pairs(hashes: np.ndarray, max_distance: int, against: np.ndarray | None
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
-    """What is compared of an image: grey, small, without its slow changes of brightness.
-
-    Args:
-        image: Shape (H, W, 3), uint8.
+    """What is compared of an image, (H, W, 3) uint8: grey, small, without its slow changes of brightness.
 
     Returns:
         Shape (64, 64), float32, mean 0 and length 1; all 0 for a flat image, which is like no other.
@@ -161,7 +145,7 @@ def find_leaks(
     """Images that are in an evaluation split, too: key of each leak -> what it repeats.
 
     In ``against``, ``path`` may be empty if there is no file: then hashes alone decide; ``phash`` may be, too: then
-    bytes alone do. ``max_distance``: bits in which hashes may differ.
+    bytes alone do.
     """
     # The same bytes need no look; hashes that are nearest are looked at first, so that they name the leak.
     by_sha256 = {other.sha256: other for other in against if other.sha256}
@@ -178,25 +162,18 @@ def find_leaks(
 def find_repeats(
     images: Sequence[Screened], max_distance: int | None, placeholders: Iterable[str], look: Look
 ) -> dict[str, Finding]:
-    """Placeholders, images found for several classes, and all but one of each class's copies of an image.
-
-    Of copies, the one stays that a person wants to keep, else the one with the most
-    original pixels, else the first by class and digest: the same whatever order they
-    came in. An image of several classes is left out everywhere, because it is unknown
-    which of them its mask would show.
+    """Placeholders, images found for several classes, and all but one of each class's copies: key -> why it goes.
 
     Args:
         images: Of a web dataset.
         max_distance: Bits in which hashes may differ; ``None`` to compare bytes only.
         placeholders: Digests of images that only say that the image is missing.
         look: Gives thumbnails.
-
-    Returns:
-        Key of each image that is left out -> why.
     """
     unwanted = frozenset(placeholders)
     found = {image.key: Finding(PLACEHOLDER) for image in images if image.sha256 in unwanted}
     rest = [image for image in images if image.key not in found]
+    # Of copies the first stays, whatever order they came in.
     rest.sort(key=lambda image: (not image.wanted, -image.pixels, image.class_name, image.sha256))
     neighbours = _neighbours(rest, max_distance, look)
     dropped: set[int] = set()
@@ -205,7 +182,7 @@ def find_repeats(
         # A copy of an image that is dropped itself stays: it need not be a copy of what is kept.
         elsewhere = [copy for copy in copies if rest[copy[0]].class_name != image.class_name]
         before = [copy for copy in copies if copy[0] < i and copy[0] not in dropped]
-        if elsewhere:
+        if elsewhere:  # left out everywhere: it is unknown which class its mask would show
             first = rest[min(i, copies[0][0])]
             found[image.key] = Finding(AMBIGUOUS, first.name, elsewhere[0][1])
         elif before:
@@ -242,10 +219,7 @@ def _look_alike(path: str, other: str, look: Look) -> bool:
 
 
 def likeness(one: np.ndarray, two: np.ndarray) -> float:
-    """Correlation of two thumbnails, in [-1, 1]; 0 if one of them is flat. Shapes (64, 64), float32.
-
-    Where ``two`` is NaN, nothing is compared; where that is more than a third of it, they are not alike (0).
-    """
+    """Correlation of two thumbnails, (64, 64) float32, in [-1, 1]; 0 if one is flat, or a third of ``two`` is NaN."""
     there = np.isfinite(two)
     if there.mean() < 2 / 3:
         return 0.0
@@ -257,8 +231,7 @@ def likeness(one: np.ndarray, two: np.ndarray) -> float:
 def laid_over(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     """The second thumbnail shifted and stretched so that it fits the first: one is a crop, or has a border.
 
-    Both (64, 64), float32, and the result, which is NaN where ``two`` does not reach, and everywhere if they cannot be
-    made to fit.
+    NaN where ``two`` does not reach, and everywhere if they cannot be made to fit. All (64, 64), float32.
 
     Source:
         Evangelidis and Psarakis, PAMI 2008 (``cv2.findTransformECC``).

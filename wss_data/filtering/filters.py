@@ -8,27 +8,21 @@ from typing import Literal
 from wss_data.spec import FilterSpec
 
 KEPT = "kept"
-DROPPED = "dropped:"
-"""Start of every tag that says why an image is left out."""
-
+DROPPED = "dropped:"  # start of every tag that says why an image is left out
 TOO_SMALL, TOO_LARGE = f"{DROPPED}too_small", f"{DROPPED}too_large"
 LOW_CONFIDENCE = f"{DROPPED}low_confidence"
 NO_MASK, BY_VERDICT = f"{DROPPED}no_mask", f"{DROPPED}verdict"
 
+# What the filter sets, and takes away when it is applied again. Other `dropped:` tags are not its business.
 FILTER_TAGS = (KEPT, TOO_SMALL, TOO_LARGE, LOW_CONFIDENCE, NO_MASK, BY_VERDICT)
-"""Tags that the filter sets, and takes away when it is applied again. Other ``dropped:`` tags are not its business."""
 
 NEAR_DUPLICATE, AMBIGUOUS = f"{DROPPED}near_duplicate", f"{DROPPED}ambiguous"
 LEAK, PLACEHOLDER = f"{DROPPED}leak", f"{DROPPED}placeholder"
 
+# What screening sets: such images take no part in co-segmentation, and the filter leaves their reason alone.
 SCREENING_TAGS = (NEAR_DUPLICATE, AMBIGUOUS, LEAK, PLACEHOLDER)
-"""Tags that screening sets: such images take no part in co-segmentation, and the filter leaves their reason alone."""
-
-UNREADABLE = f"{DROPPED}unreadable"
-"""Tag of an image whose file is gone or broken: it takes no part in co-segmentation until it can be read again."""
-
-GONE = f"{DROPPED}gone"
-"""Tag of an image whose original is no longer in the folder that it came from; no verdict keeps it."""
+UNREADABLE = f"{DROPPED}unreadable"  # the file is gone or broken: not co-segmented until it can be read again
+GONE = f"{DROPPED}gone"  # the original is no longer in the folder that it came from; no verdict keeps it
 
 Verdict = Literal["keep", "drop"]
 
@@ -40,22 +34,14 @@ def decide(
     filters: FilterSpec,
     confidence: float | None = None,
 ) -> str | None:
-    """The filter's tag for one image.
-
-    In this order: a person's ``drop`` wins over everything, then that the original is gone; then a reason found
-    elsewhere (a duplicate, say) counts, unless a person says ``keep``; without a mask
-    nothing can be kept; ``keep`` wins over the thresholds; then the foreground fraction
-    decides, then the confidence; values equal to a threshold are kept.
+    """The filter's tag for one image: one of ``FILTER_TAGS``, or ``None`` if it is dropped for another reason already.
 
     Args:
         foreground_ratio: Fraction of the pixels that are foreground, in [0, 1]; ``None`` without a mask.
         verdict: A person's word, ``keep`` or ``drop``, or ``None``.
         tags: The image's tags; those of an earlier filter are ignored.
-        filters: The thresholds.
+        filters: The thresholds; values equal to one are kept.
         confidence: The engine's, in [0, 1]; ``None`` where it is not known, which drops nothing.
-
-    Returns:
-        One of ``FILTER_TAGS``, or ``None`` if the image is dropped for another reason already.
 
     Source:
         Shen et al., BMVC 2017, section 4.1.
@@ -66,15 +52,16 @@ def decide(
     >>> decide(0.9, "keep", [], paper)
     'kept'
     """
-    if verdict == "drop":
+    if verdict == "drop":  # wins over everything
         return BY_VERDICT
     if GONE in tags:
         return None
+    # A reason found elsewhere, such as a duplicate, counts, unless a person says otherwise.
     if verdict != "keep" and any(tag.startswith(DROPPED) and tag not in FILTER_TAGS for tag in tags):
         return None
     if foreground_ratio is None:
         return NO_MASK
-    if verdict == "keep":
+    if verdict == "keep":  # wins over the thresholds, but nothing can be kept without a mask
         return KEPT
     if foreground_ratio < filters.min_foreground:
         return TOO_SMALL
@@ -95,10 +82,7 @@ def retagged(tags: Sequence[str], decision: str | None) -> list[str]:
 
 
 def is_left_out(tags: Collection[str], verdict: str | None) -> bool:
-    """Whether an image must not teach.
-
-    A person dropped it, its original is gone, or it has another ``dropped:`` tag and no verdict keeps it.
-    """
+    """Whether an image must not teach: dropped by a person, gone, or with a ``dropped:`` tag that no verdict keeps."""
     return verdict == "drop" or GONE in tags or (verdict != "keep" and any(tag.startswith(DROPPED) for tag in tags))
 
 
@@ -145,7 +129,7 @@ class FilterReport:
         shown = [c for c in columns if c in columns[:3] or any(getattr(counts, c) for counts in self.classes)]
         rows = [["class", "images", *(name.replace("_", " ") for name in shown)]]
         for counts in self.classes:
-            rows.append([counts.class_name, f"{counts.images:,}", *(f"{getattr(counts, c):,}" for c in shown)])
+            rows.append([counts.class_name, *(f"{getattr(counts, c):,}" for c in ("images", *shown))])
         totals = [sum(getattr(counts, c) for counts in self.classes) for c in shown]
         rows.append(["all", f"{self.images:,}", *(f"{total:,}" for total in totals)])
         low, high, sure = (100 * self.filters.min_foreground, 100 * self.filters.max_foreground, "")
@@ -153,14 +137,13 @@ class FilterReport:
             sure = f", confidence of {self.filters.min_confidence:g} or more"
         lines = [*aligned(rows), f"kept: foreground between {low:g} % and {high:g} % of the image{sure}"]
         for counts in self.classes:
-            if counts.kept or not counts.images:
-                continue
-            median = counts.median_foreground
-            looks = "it has no masks" if median is None else f"median foreground {100 * median:.1f} %"
-            lines.append(
-                f"{counts.class_name}: 0 of {counts.images} images kept by the {low:g}-{high:g} % filter{sure}; "
-                f"{looks}. Look at its masks before training."
-            )
+            if counts.images and not counts.kept:
+                median = counts.median_foreground
+                looks = "it has no masks" if median is None else f"median foreground {100 * median:.1f} %"
+                lines.append(
+                    f"{counts.class_name}: 0 of {counts.images} images kept by the {low:g}-{high:g} % filter{sure}; "
+                    f"{looks}. Look at its masks before training."
+                )
         return "\n".join(lines)
 
 
@@ -173,8 +156,7 @@ def filter_report(
 ) -> FilterReport:
     """Count what was decided, for ``classes`` in order of their index.
 
-    The next three have an entry an image: its class, its foreground fraction, in [0, 1], or ``None``, and what
-    ``decide`` returned for it with ``filters``.
+    The next three have an entry an image: its class, foreground fraction, and what ``decide`` returned for it.
     """
     counts: dict[str, Counter[str]] = {name: Counter() for name in classes}
     fractions: dict[str, list[float]] = {name: [] for name in classes}

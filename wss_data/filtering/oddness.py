@@ -13,11 +13,8 @@ from wss_data.cosegmentation.common import CommonSettings
 from wss_data.cosegmentation.confidence import pooled
 from wss_data.cosegmentation.features import DescriptorNetwork
 
-BACKBONE = "efficientnet_lite2"
-"""Of images that no engine described: that of the engine ``common``."""
-
-NEIGHBOURS = 20
-"""Nearest images of its class that an image is compared with."""
+BACKBONE = "efficientnet_lite2"  # of images that no engine described: that of the engine `common`
+NEIGHBOURS = 20  # nearest images of its class that an image is compared with
 
 
 def network_name() -> str:
@@ -26,14 +23,11 @@ def network_name() -> str:
 
 
 def describe_images(images: Sequence[np.ndarray], workers: int | None = None) -> Iterator[np.ndarray]:
-    """Yield the descriptor of each image, in order: the mean of the network's last descriptors, of length 1.
+    """Yield the descriptor of each image, in order: the mean of the network's last descriptors, (C,) float16, length 1.
 
     Args:
         images: Each (H, W, 3), uint8, RGB; may read a file when indexed.
         workers: Images described at a time; ``None`` for one a processor.
-
-    Yields:
-        Shape (C,), float16.
     """
     settings = CommonSettings(backbone=BACKBONE)
     network = DescriptorNetwork(settings.long_side, settings.precision, settings.backbone, device=settings.device)
@@ -44,9 +38,6 @@ def describe_images(images: Sequence[np.ndarray], workers: int | None = None) ->
 
 def oddness(descriptors: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:
     """How far each image of a class is from those of its class that are most like it.
-
-    A cartoon among photographs has no neighbours; an unusual view of the object has some. Distance from the mean of the
-    class would call both odd.
 
     Args:
         descriptors: Of the images of one class, of length 1. Shape (n, C), float.
@@ -61,6 +52,8 @@ def oddness(descriptors: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray
     """
     from sklearn.neighbors import NearestNeighbors
 
+    # A cartoon among photographs has no neighbours, an unusual view of the object has some: distance from the mean of
+    # the class would call both odd.
     count = min(neighbours, len(descriptors) - 1)
     if count < 1:
         return np.full(len(descriptors), np.nan, np.float32)

@@ -1,6 +1,5 @@
-"""A person's verdicts, kept for ever: a file beside the images to which lines are only added.
+"""A person's verdicts, kept for ever: a file beside the images to which lines are only added, one an ``Act``.
 
-A line is what a person did at once: images, the verdict that they got, why, and when; or which earlier line it undoes.
 The database has the outcome, one verdict an image; this file has how it came about, and outlives a dataset that
 is deleted and built again. Images are named by class and digest, so that the same photograph is recognised when it is
 found again.
@@ -31,12 +30,8 @@ ImageKey = tuple[str, str]
 class Act:
     """What a person did at once; prints as ``2026-11-22 14:05  drop  2 images  (a drawing)``.
 
-    Args:
-        at: When, with its time zone.
-        verdict: What the images got; ``None`` takes their verdict away.
-        images: The images.
-        reason: Why, in the person's words; may be empty.
-        undoes: Number of the line that this one undoes, from 1; it has no images of its own then.
+    ``at`` has a time zone; the verdict ``None`` takes the images' away; ``reason`` is in the person's words. ``undoes``
+    is the number of the line that this one undoes, from 1; it has no images of its own then.
     """
 
     at: datetime
@@ -77,19 +72,12 @@ def last_standing_act(acts: Sequence[Act]) -> int | None:
 
 
 def read_acts(path: Path) -> list[Act]:
-    """All acts of a file, in their order; none if there is no file.
-
-    A last line that a killed process left torn counts as not written.
-
-    Raises:
-        StoreError: If a line cannot be understood.
-    """
+    """All acts of a file, in their order; none if there is no file. ``StoreError`` if a line cannot be understood."""
     acts: list[Act] = []
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
+    if not path.exists():
         return acts
-    with file:
+    with path.open("rb") as file:
+        # A last line that a killed process left torn, so without its end, counts as not written.
         while (line := file.readline(checked.LONGEST_LINE + 1)).endswith(b"\n") or len(line) > checked.LONGEST_LINE:
             number = len(acts) + 1
             try:
@@ -111,11 +99,8 @@ def add_act(path: Path, act: Act) -> int:
         OSError: If it cannot be written; the lines before stay as they were.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    plain: dict[str, Any] = {"at": act.at.isoformat()}
-    if act.undoes is not None:
-        plain |= {"undoes": act.undoes}
-    else:
-        plain |= {"verdict": act.verdict, "reason": act.reason, "images": act.images}
+    judged = {"verdict": act.verdict, "reason": act.reason, "images": act.images}
+    plain = {"at": act.at.isoformat(), **(judged if act.undoes is None else {"undoes": act.undoes})}
     with path.open("a+b") as file:
         # The App and a command may judge at the same time.
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -144,11 +129,8 @@ def _act(value: Mapping[str, Any], number: int) -> Act:
         raise ValueError(f"verdict {shown(verdict)}; keep, drop or null is wanted")
     if not isinstance(listed, list):
         raise ValueError(f"images is {shown(listed)}, a list of class and digest is wanted")
-    images = tuple(_key(item) for item in listed)
+    for item in listed:
+        if not isinstance(item, list) or len(item) != 2:
+            raise ValueError(f"{shown(item)} is no image: class and digest are wanted")
+    images = tuple((checked.identity(name, "class"), checked.identity(digest, "digest")) for name, digest in listed)
     return Act(at, verdict, images, checked.text(value.get("reason") or "", "reason", _LONGEST_REASON))
-
-
-def _key(value: Any) -> ImageKey:
-    if not isinstance(value, list) or len(value) != 2:
-        raise ValueError(f"{shown(value)} is no image: class and digest are wanted")
-    return checked.identity(value[0], "class"), checked.identity(value[1], "digest")

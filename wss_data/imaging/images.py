@@ -303,14 +303,28 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def longest_side_size(width: int, height: int, longest_side: int) -> tuple[int, int]:
-    """(width, height) in pixels after shrinking to ``longest_side``; never larger than given, never below 1.
+def longest_side_size(
+    width: int, height: int, longest_side: float, enlarge: bool = False, multiple: int = 1, smallest: int = 1
+) -> tuple[int, int]:
+    """(width, height) in pixels after scaling the longer side to ``longest_side``; larger than given only on demand.
 
     >>> longest_side_size(1024, 768, 340), longest_side_size(300, 200, 340), longest_side_size(1000, 1, 340)
     ((340, 255), (300, 200), (340, 1))
+    >>> longest_side_size(340, 255, 512, enlarge=True), longest_side_size(1000, 30, 512, multiple=32, smallest=64)
+    ((512, 384), (512, 64))
+
+    Args:
+        width: Of the image, pixels.
+        height: Likewise.
+        longest_side: Wanted longer side, pixels.
+        enlarge: Whether a smaller image is enlarged to it.
+        multiple: Both sides become multiples of it, so that no cell of a network hangs over the border.
+        smallest: Least side, pixels, made a multiple, too: a panorama keeps something to see.
     """
-    scale = min(1.0, longest_side / max(width, height))
-    return max(1, round(width * scale)), max(1, round(height * scale))
+    scale = longest_side / max(width, height)
+    scale = scale if enlarge else min(1.0, scale)
+    least = -(-smallest // multiple) * multiple
+    return tuple(max(least, round(side * scale / multiple) * multiple) for side in (width, height))  # type: ignore[return-value]
 
 
 def resize_longest_side(image: np.ndarray, longest_side: int) -> np.ndarray:
