@@ -250,12 +250,12 @@ def test_another_content_under_the_same_name_is_another_fingerprint(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backbone": "vgg16"}, "no backbone 'vgg16'. Known: efficientnet_lite0, .*vit"),
+        ({"backbone": "vgg16"}, "backbone is 'vgg16', expected efficientnet_lite0, .* or vit"),
         ({"backbone": "vit"}, "vit has no weights of its own"),
         ({"weights": "no/where.pth"}, "there is no file 'no/where.pth'"),
-        ({"weights": 3}, "there is no file '3'"),
+        ({"weights": 3}, "weights is 3, expected a .pth or .safetensors file"),
         ({"weights_supervision": "none"}, "no file is given"),
-        ({"weights": __file__, "weights_supervision": "some"}, "'some'; wanted: none, image_level, .*unknown"),
+        ({"weights": __file__, "weights_supervision": "some"}, "is 'some', expected none, image_level, .*unknown"),
     ],
 )
 def test_a_choice_that_makes_no_sense_is_refused_before_anything_is_loaded(options, message):

@@ -15,72 +15,68 @@ The networks are timm's. Importing this package loads no torch and no timm; a ne
 
 import hashlib
 import os
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
+
+from pydantic import Strict
 
 from wss_data.backbones.published import IMAGENET_DIGESTS
-from wss_data.errors import WssError, shown
+from wss_data.errors import WssError
 from wss_data.ledger import LedgerEntry, Supervision, UsedFor
+from wss_data.reading.settings import Expected, settings
 
 if TYPE_CHECKING:
     from wss_data.backbones.dense import DenseBackbone
 
-BACKBONES = tuple(IMAGENET_DIGESTS)  # Names of all backbones
+Backbone = Literal[
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "vit",
+]
+BACKBONES: tuple[Backbone, ...] = get_args(Backbone)  # Names of all backbones
+
+# A value of ``Supervision`` or its name, as a user writes it
+SupervisionName = Annotated[Supervision, Strict(False), Expected(", ".join(Supervision))]
 
 
-@dataclass(frozen=True)
+@settings("the backbone", WssError)
 class BackboneChoice:
-    """A backbone, its weights, and what these learned from.
+    """A backbone, its weights, and what these learned from."""
 
-    Args:
-        backbone: One of ``BACKBONES``.
-        weights: A ``.pth`` or ``.safetensors`` file; ``None`` for the backbone's own ImageNet-classification weights.
-        weights_supervision: What people had to give for the file, a value of ``Supervision``: ``none`` for
-            self-supervised weights, ``image_level`` for classification, ... ``None`` if nobody says: then the file
-            counts as unknown, which is not strictly image-level.
-
-    Raises:
-        WssError: If there is no such backbone, supervision or file, or the three do not go together.
-    """
-
-    backbone: str = "efficientnet_lite0"
-    weights: Path | str | None = None
-    weights_supervision: Supervision | str | None = None
+    backbone: Backbone = "efficientnet_lite0"
+    # A file; ``None`` for the backbone's own ImageNet-classification weights.
+    weights: Annotated[Path | str | None, Expected("a .pth or .safetensors file")] = None
+    # What people had to give for the file. If nobody says, it counts as unknown, which is not strictly image-level.
+    weights_supervision: SupervisionName | None = None
 
     def __post_init__(self) -> None:
-        if self.backbone not in BACKBONES:
-            raise WssError(f"there is no backbone {shown(self.backbone)}. Known: {', '.join(BACKBONES)}.")
-        known = [str(value) for value in Supervision]
-        if self.weights_supervision is not None and self.weights_supervision not in known:
-            raise WssError(f"weights_supervision is {shown(self.weights_supervision)}; wanted: {', '.join(known)}.")
-        if self.weights is None:
-            if self.backbone == "vit":
-                raise WssError(
-                    "the backbone vit has no weights of its own: give a file in the option weights, such as a "
-                    "checkpoint of DINO. What may be in it: docs/how_to/choose_a_backbone.md."
-                )
-            if self.weights_supervision is not None:
-                raise WssError(
-                    f"weights_supervision is '{self.weights_supervision}', but no file is given in the option weights: "
-                    f"what {self.backbone}'s own weights learned from is known. Leave it out."
-                )
-        elif not isinstance(self.weights, str | Path) or not os.path.isfile(self.weights):
+        if self.weights is not None and not os.path.isfile(self.weights):
+            raise WssError(f"weights: there is no file {str(self.weights)[:500]!r}: give a .pth or .safetensors file.")
+        if self.weights is None and self.backbone == "vit":
             raise WssError(
-                f"weights: there is no file {str(self.weights)[:500]!r}. A .pth or .safetensors file is wanted."
+                "the backbone vit has no weights of its own: give a file in the option weights, such as a "
+                "checkpoint of DINO. What may be in it: docs/how_to/choose_a_backbone.md."
+            )
+        if self.weights is None and self.weights_supervision is not None:
+            raise WssError(
+                f"weights_supervision is '{self.weights_supervision}', but no file is given in the option weights: "
+                f"what {self.backbone}'s own weights learned from is known. Leave it out."
             )
 
     def ledger_entry(self, used_for: UsedFor = UsedFor.COSEGMENTATION) -> LedgerEntry:
-        """What the weights learned from.
-
-        A file that is one of the publishers' own is known by its content, whatever was said of it.
-        """
+        """What the weights learned from."""
+        # A file that is one of the publishers' own is known by its content, whatever was said of it.
         if self.weights is None or self._digest().startswith(IMAGENET_DIGESTS[self.backbone] or ("-",)):
             return LedgerEntry(
                 f"{self.backbone} weights, ImageNet-1k classification", Supervision.IMAGE_LEVEL, used_for
             )
-        supervision = Supervision(self.weights_supervision or Supervision.UNKNOWN)
+        supervision = self.weights_supervision or Supervision.UNKNOWN
         return LedgerEntry(f"{self.backbone} weights from {Path(self.weights).name}", supervision, used_for)
 
     def fingerprint(self) -> str:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
 # Per channel, RGB, of pixels in [0, 255]: (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225) of 255
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_DEVIATION = (58.395, 57.12, 57.375)
 
 
@@ -21,19 +21,12 @@ class DenseMaps(NamedTuple):
 
 
 class DenseBackbone(nn.Module, ABC):
-    """A network that describes an image cell by cell.
+    """A network that describes an image cell by cell."""
 
-    Attributes:
-        cell_px: Pixels of the image per cell of ``DenseMaps.last``.
-        side_multiple: The sides of an image must be multiples of this.
-        pixel_mean: Subtracted from each pixel, which is in [0, 255], per RGB channel.
-        pixel_divisor: What the difference is then divided by.
-    """
-
-    cell_px: int
-    side_multiple: int
-    pixel_mean: tuple[float, ...] = IMAGENET_MEAN
-    pixel_divisor: tuple[float, ...] = IMAGENET_DEVIATION
+    cell_px: int  # Pixels of the image per cell of ``DenseMaps.last``.
+    side_multiple: int  # The sides of an image must be multiples of this.
+    pixel_mean: tuple[float, ...] = IMAGENET_MEAN  # Subtracted from each pixel, which is in [0, 255], per RGB channel.
+    pixel_divisor: tuple[float, ...] = IMAGENET_DEVIATION  # What the difference is then divided by.
 
     @abstractmethod
     def dense(self, images: Tensor) -> DenseMaps:

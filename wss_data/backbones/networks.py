@@ -32,19 +32,18 @@ class ConvolutionalBackbone(DenseBackbone):
     """A network that runs part after part.
 
     Args:
-        parts: From the image to the last features.
+        parts: From the image to the last features, which have ``channels``, a cell every ``output_stride`` pixels.
         fork: Number of parts at strides up to 8.
         middle: Number of parts before the last halving, at strides up to 16.
-        channels: Of the last features.
-        output_stride: Pixels of the image per cell of the last part: 8, 16 or 32.
+        channels: See above.
+        output_stride: See above.
     """
 
     side_multiple = 32
 
     def __init__(self, parts: nn.Sequential, fork: int, middle: int, channels: int, output_stride: int) -> None:
         super().__init__()
-        self.parts, self.fork, self.middle = parts, fork, middle
-        self.channels = channels
+        self.parts, self.fork, self.middle, self.channels = parts, fork, middle, channels
         self.output_stride = self.cell_px = output_stride
 
     def forward(self, images: Tensor) -> Tensor:
@@ -62,22 +61,16 @@ class ConvolutionalBackbone(DenseBackbone):
 
 
 class LiteBlock(nn.Module):
-    """A block of EfficientNet made of the parts of timm's, with the names of checkpoints that were written before.
-
-    Args:
-        block: Of ``tf_efficientnet_lite*``.
-    """
+    """A block of timm's ``tf_efficientnet_lite*`` with the names of the index packages, which checkpoints have."""
 
     def __init__(self, block: Any) -> None:
         super().__init__()
         self.has_skip = block.has_skip
-        if hasattr(block, "conv_pwl"):
+        expands = hasattr(block, "conv_pwl")
+        if expands:
             self._expand_conv, self._bn0 = block.conv_pw, block.bn1
-            self._depthwise_conv, self._bn1 = block.conv_dw, block.bn2
-            self._project_conv, self._bn2 = block.conv_pwl, block.bn3
-        else:
-            self._depthwise_conv, self._bn1 = block.conv_dw, block.bn1
-            self._project_conv, self._bn2 = block.conv_pw, block.bn2
+        self._depthwise_conv, self._bn1 = block.conv_dw, block.bn2 if expands else block.bn1
+        self._project_conv, self._bn2 = (block.conv_pwl, block.bn3) if expands else (block.conv_pw, block.bn2)
 
     def forward(self, features: Tensor) -> Tensor:
         """``features``: (N, C, h, w) -> (N, C', h', w')."""
@@ -89,20 +82,19 @@ class LiteBlock(nn.Module):
 
 
 def load_backbone(name: str, weights: Path | str = "imagenet", output_stride: int = 16) -> DenseBackbone:
-    """A network without its classifier, in evaluation mode, on the CPU.
+    """One of ``BACKBONES`` without its classifier, in evaluation mode, on the CPU.
 
     Below stride 32 the last strides become dilations. A convolution that loses its stride keeps the dilation before it,
     so that its weights still meet the grid that they met in training; only what follows must reach twice as far.
 
     Args:
-        name: One of ``wss_data.backbones.BACKBONES``.
+        name: The backbone.
         weights: ``imagenet``, ``none`` for random ones, or a file with the names of the index packages, of torchvision
             or of DINO.
         output_stride: Pixels of the image per cell of the last features: 8, 16 or 32; a transformer's are its patches.
 
     Raises:
-        WssError: If the weights cannot be had; the message says how to go on.
-        CheckpointError: If a file of weights is missing, damaged, or holds another network.
+        WssError: If the weights cannot be had, are damaged, or are those of another network.
     """
     if weights == "none":
         return _convolutional(name, output_stride)[0]
@@ -113,10 +105,10 @@ def load_backbone(name: str, weights: Path | str = "imagenet", output_stride: in
     # Memory comes with the file's tensors; to draw random weights first takes seconds.
     with torch.device("meta"):
         backbone, network = _convolutional(name, output_stride)
+    heads = LITE_HEAD if network is None else RESNET_HEADS
+    state = {key: value for key, value in state.items() if not key.startswith(heads)}
     if network is None:
-        state = {_lite_name(key): value for key, value in state.items() if not key.startswith(LITE_HEAD)}
-    else:
-        state = {key: value for key, value in state.items() if not key.startswith(RESNET_HEADS)}
+        state = {_lite_name(key): value for key, value in state.items()}
     load_weights(backbone.parts if network is None else network, state, path, assign=True)
     return backbone
 

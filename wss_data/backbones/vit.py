@@ -41,11 +41,7 @@ class TransformerShape(NamedTuple):
 
 
 def shape_of(state: Mapping[str, Tensor], name: object) -> TransformerShape:
-    """Read a transformer's sizes from its weights.
-
-    Args:
-        state: Tensors by the names of DINO.
-        name: Where they come from, for the error.
+    """Read a transformer's sizes from its weights, by the names of DINO, in the file ``name``.
 
     Raises:
         CheckpointError: If a tensor is missing or a shape makes no sense.
@@ -87,20 +83,13 @@ def shape_of(state: Mapping[str, Tensor], name: object) -> TransformerShape:
 
 
 class TransformerBackbone(DenseBackbone):
-    """A vision transformer that describes an image patch by patch.
-
-    Args:
-        shape: Its sizes.
-
-    Attributes:
-        network: timm's transformer.
-        middle_block: Number of blocks after which ``DenseMaps.middle`` is taken: two thirds of them.
-    """
+    """A vision transformer of timm's that describes an image patch by patch."""
 
     def __init__(self, shape: TransformerShape) -> None:
         super().__init__()
         self.shape = shape
         self.cell_px = self.side_multiple = shape.patch_px
+        # Blocks after which ``DenseMaps.middle`` is taken.
         self.middle_block = max(1, round(shape.depth * 2 / 3))
         self.network: Any = VisionTransformer(
             img_size=shape.grid * shape.patch_px,
@@ -120,14 +109,7 @@ class TransformerBackbone(DenseBackbone):
         self.network.pos_embed = nn.Parameter(torch.zeros(1, 1 + shape.grid**2, shape.channels))
 
     def dense(self, images: Tensor) -> DenseMaps:
-        """The patches' tokens after the last block and after two thirds of them.
-
-        Both go through the last layer norm, as in DINO's own code: it removes the few channels with values in the
-        hundreds.
-
-        Args:
-            images: Normalised. Shape (N, 3, H, W), sides multiples of the patch.
-        """
+        """The patches' tokens after the last block and after two thirds of them; see ``DenseBackbone``."""
         # Not timm's own first steps: they smooth the positions when they stretch them, which DINO does not.
         patches = self.network.patch_embed.proj(images)
         rows, columns = patches.shape[2:]
@@ -137,7 +119,8 @@ class TransformerBackbone(DenseBackbone):
             tokens = block(tokens)
             if number == self.middle_block:
                 middle = tokens
-        # The patches come last.
+        # The patches come last. Both maps go through the last layer norm, as in DINO's own code: it removes the few
+        # channels with values in the hundreds.
         last, middle = (self.network.norm(part[:, -rows * columns :]).transpose(1, 2) for part in (tokens, middle))
         return DenseMaps(last.unflatten(2, (rows, columns)), middle.unflatten(2, (rows, columns)))
 
@@ -148,28 +131,16 @@ class TransformerBackbone(DenseBackbone):
         if (rows, columns) != (grid, grid):
             square = learned.transpose(1, 2).unflatten(2, (grid, grid))
             learned = functional.interpolate(square, (rows, columns), mode="bicubic").flatten(2).transpose(1, 2)
-        parts = [network.cls_token + network.pos_embed[:, :1]]
-        if network.reg_token is not None:
-            parts.append(network.reg_token)
+        registers = [] if network.reg_token is None else [network.reg_token]
+        parts = [network.cls_token + network.pos_embed[:, :1], *registers]
         return torch.cat([*(part.expand(len(patches), -1, -1) for part in parts), patches + learned], dim=1)
 
 
 def transformer(weights: Mapping[str, Tensor], path: Path) -> TransformerBackbone:
-    """The transformer that a file of weights holds, in evaluation mode.
-
-    Args:
-        weights: Tensors with DINO's names.
-        path: Of the file, for the error.
-
-    Raises:
-        CheckpointError: If it holds another network.
-    """
+    """The transformer that weights with DINO's names, read from ``path``, make, in evaluation mode."""
     # DINOv2 trains with its blocks in chunks: blocks.1.7.norm1 is block 7.
-    state = {
-        re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", key): value
-        for key, value in weights.items()
-        if not key.startswith(OUTSIDE)
-    }
+    inside = ((key, value) for key, value in weights.items() if not key.startswith(OUTSIDE))
+    state = {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", key): value for key, value in inside}
     shape = shape_of(state, path)
     # Memory comes with the file's tensors; to draw random weights first takes seconds.
     with torch.device("meta"):

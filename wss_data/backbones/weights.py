@@ -25,18 +25,13 @@ TORCHVISION = "https://download.pytorch.org/models"
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The network's tensors by name, without wrappers and prefixes.
+    """The network's tensors by name, without wrappers and prefixes, on the CPU, floating point ones as float32.
 
-    Args:
-        path: A ``.safetensors`` file, or one that ``torch.save`` wrote. Only tensors and plain values are loaded, and
-            the arguments of a training program; anything else is refused, never run.
-
-    Returns:
-        Tensors on the CPU, floating point ones as float32.
+    ``path``: a ``.safetensors`` file, or one that ``torch.save`` wrote.
 
     Raises:
         CheckpointError: If the file is missing, damaged, holds other things than tensors, or numbers that are not
-            finite.
+            finite. Nothing that it holds is run.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file. A .pth or .safetensors file of weights is wanted.")
@@ -83,13 +78,7 @@ def _read(path: Path) -> object:
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], name: object, assign: bool = False) -> None:
-    """Put tensors into a network that they must fit one for one.
-
-    Args:
-        network: Is changed; with ``assign`` it takes the tensors themselves, otherwise their values.
-        weights: Tensors by name.
-        name: Where they come from, for the error.
-        assign: See above.
+    """Put tensors, which come from ``name``, into a network; with ``assign`` themselves, otherwise their values.
 
     Raises:
         CheckpointError: If one is missing, too many, or of another shape; the first such is named.
@@ -104,9 +93,7 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], name: object
 def imagenet_file(name: str, digest: str) -> Path:
     """The file of a backbone's own ImageNet-classification weights: in an index package, or downloaded once.
 
-    Args:
-        name: One of ``wss_data.backbones.BACKBONES`` but ``vit``.
-        digest: How its SHA-256 begins.
+    ``digest``: how its SHA-256 begins.
 
     Raises:
         WssError: If the package is not installed or the file cannot be downloaded; the message says how to go on.

@@ -32,7 +32,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from wss_data.backbones import BackboneChoice
+from wss_data.backbones import Backbone, BackboneChoice, SupervisionName
 from wss_data.cosegmentation.base import Segmented, wanted_positions
 from wss_data.cosegmentation.confidence import confidence, overlap, pooled, prototype_distances, typicality
 from wss_data.cosegmentation.discriminant import (
@@ -80,9 +80,11 @@ OLD_OPTIONS = {"teach_folds": "self_training_folds"}  # understood, with a warni
 class CommonSettings:
     """Settings of the engine; what they do stands in their descriptions."""
 
-    backbone: Annotated[str, Field(description="One of wss_data.backbones.BACKBONES.")] = "efficientnet_lite2"
+    backbone: Annotated[Backbone, Field(description="The network that describes the images.")] = "efficientnet_lite2"
     weights: Annotated[str | None, Field(description="A file of weights; else the backbone's own.")] = None
-    weights_supervision: Annotated[str | None, Field(description="What people had to give for that file.")] = None
+    weights_supervision: Annotated[
+        SupervisionName | None, Field(description="What people had to give for that file; unknown if nobody says.")
+    ] = None
     device: Annotated[str, Field(description="cpu, cuda, cuda:1, ... or auto: the first GPU if there is one.")] = "auto"
     long_side: Annotated[int, Field(ge=64, le=4096, description="Longer side for the network, pixels.")] = 512
     precision: Annotated[str, Field(description="float32, bf16, or auto: bf16 with AMX or on a recent GPU.")] = "auto"

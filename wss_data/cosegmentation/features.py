@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import cv2
 import numpy as np
 
-from wss_data.backbones import BackboneChoice
+from wss_data.backbones import Backbone, BackboneChoice
 from wss_data.errors import CosegmentationError
 from wss_data.imaging.images import longest_side_size
 from wss_data.runtime.parallel import default_workers
@@ -65,7 +65,7 @@ class DescriptorNetwork:
         self,
         long_side: int = 512,
         precision: str = "auto",
-        backbone: str = "efficientnet_lite0",
+        backbone: Backbone = "efficientnet_lite0",
         weights: Path | str | None = None,
         device: str = "auto",
     ) -> None:

@@ -8,18 +8,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from wss_data.backbones import BackboneChoice
 from wss_data.cosegmentation.common import CommonSettings
 from wss_data.cosegmentation.confidence import pooled
 from wss_data.cosegmentation.features import DescriptorNetwork
 
-BACKBONE = "efficientnet_lite2"  # of images that no engine described: that of the engine `common`
 NEIGHBOURS = 20  # nearest images of its class that an image is compared with
 
 
 def network_name() -> str:
     """What the ledger calls the network of ``describe_images``: descriptors of one network can be compared."""
-    return BackboneChoice(BACKBONE, None, None).ledger_entry().what
+    return CommonSettings().choice.ledger_entry().what
 
 
 def describe_images(images: Sequence[np.ndarray], workers: int | None = None) -> Iterator[np.ndarray]:
@@ -29,7 +27,7 @@ def describe_images(images: Sequence[np.ndarray], workers: int | None = None) ->
         images: Each (H, W, 3), uint8, RGB; may read a file when indexed.
         workers: Images described at a time; ``None`` for one a processor.
     """
-    settings = CommonSettings(backbone=BACKBONE)
+    settings = CommonSettings()
     network = DescriptorNetwork(settings.long_side, settings.precision, settings.backbone, device=settings.device)
     one_by_one = (images[position] for position in range(len(images)))
     for _, features in network.describe_all(one_by_one, workers):
