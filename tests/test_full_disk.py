@@ -53,13 +53,12 @@ def test_an_image_that_does_not_fit_is_no_bad_image_but_a_full_disk(tmp_path):
 
 
 def test_a_journal_that_cannot_grow_says_so_and_keeps_what_it_has(tmp_path):
-    with Journal(tmp_path / "journal.sqlite") as journal:
+    with Journal(tmp_path / "journal.sqlite") as journal, journal.pages("cat", "web") as pages:
         journal.record([Entry("cat", "web", "0", "stored", sha256="aa")])
         hits = [
             (n, Hit("cat", Provenance("web", str(n), image_url="https://a.example/" + "x" * 500))) for n in range(50)
         ]
         entries = [Entry("cat", "web", str(n), "dropped", reason="gone", detail="x" * 500) for n in range(50)]
-        pages = journal.pages("cat", "web")
         for write in (
             lambda: journal.found(hits),
             lambda: journal.record(entries),
@@ -68,7 +67,6 @@ def test_a_journal_that_cannot_grow_says_so_and_keeps_what_it_has(tmp_path):
         ):
             with full_disk(), pytest.raises(StoreError, match=r"cannot be written .* Is the disk full\?"):
                 write()
-        pages.close()
         assert [entry.source_id for entry in journal.entries()] == ["0"]
         assert journal.found(hits) == 49
 

@@ -34,11 +34,7 @@ class Decoded:
 def decode_to_file(data: bytes, name: str, folder: Path, longest_side: int) -> Decoded:
     """Verify, shrink, hash and store the bytes of one image; the same bytes always give the same file.
 
-    Args:
-        data: The original file's bytes.
-        name: What to call it in an error.
-        folder: Where the file goes; made where it is missing.
-        longest_side: Longest side of the stored image, in pixels; smaller images keep their size.
+    ``name`` stands in errors; an image whose longest side has more pixels than ``longest_side`` is shrunk to that.
 
     Raises:
         ImageError: If it is no usable image, as ``decode_shrunk``.
@@ -52,10 +48,7 @@ def decode_to_file(data: bytes, name: str, folder: Path, longest_side: int) -> D
 
 
 def perceptual_hash(image: np.ndarray) -> str:
-    """Perceptual hash of an image, as 16 hex digits. ``image``: (H, W, 3), uint8, RGB.
-
-    Near-duplicates differ in few of the 64 bits. The image is averaged to 64
-    pixels a side first, which saves most of the time and changes at most 2 bits.
+    """Perceptual hash of an (H, W, 3) uint8 RGB image, as 16 hex digits: near-duplicates differ in few of 64 bits.
 
     Source:
         ``imagehash.phash``: signs of the lowest 8x8 DCT coefficients of the 32x32 grey image.
@@ -66,6 +59,7 @@ def perceptual_hash(image: np.ndarray) -> str:
 
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     height, width = grey.shape
+    # Averaging first saves most of the time that ``phash`` takes, and changes at most 2 bits.
     size = (min(width, _HASHED_SIDE), min(height, _HASHED_SIDE))
     if size != (width, height):
         grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
@@ -88,14 +82,11 @@ class DecodePool(KillablePool):
     def decode(
         self, data: bytes | Callable[[], bytes], name: str, folder: Path, longest_side: int
     ) -> "Future[Decoded]":
-        """Hand one image to the workers; arguments as of ``decode_to_file``.
-
-        The bytes are held until the future is done, so the caller decides how many are under way at a time. A function
-        that can be pickled may stand for them: then the worker calls it for the bytes.
+        """Hand one image to the workers; arguments as of ``decode_to_file``, ``data`` may be a function that gives it.
 
         Returns:
-            A future. Its error is that of ``decode_to_file``, or an ``ImageError`` with reason ``decoder_timeout``,
-            ``decoder_killed`` or ``decoder_memory`` if the image was too much for a worker.
+            A future, which holds the bytes until it is done. Its error is that of ``decode_to_file``, or an
+            ``ImageError`` with reason ``decoder_timeout``, ``decoder_killed`` or ``decoder_memory``.
         """
         self._folders.add(folder)
         return self.submit(_decode_in_worker, data, name, folder, longest_side)
@@ -112,7 +103,7 @@ class DecodePool(KillablePool):
 
 
 def _begin_worker() -> None:
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(1)  # there is a process for each processor already
     perceptual_hash(np.zeros((_HASHED_SIDE, _HASHED_SIDE, 3), np.uint8))  # loads what the first image needs
 
 

@@ -13,14 +13,13 @@ from wss_data.runtime.version import __version__
 
 NAME = "wss"  # the name that rules for us are written to
 
-CONTACT_VARIABLE = "WSS_CONTACT"
-"""Environment variable that holds an e-mail address or a page at which the user can be reached."""
+CONTACT_VARIABLE = "WSS_CONTACT"  # environment variable: an e-mail address or a page at which the user can be reached
 
+# What ``X-Robots-Tag`` may say that means: not this image.
 OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none", "noml"})
-"""What ``X-Robots-Tag`` may say that means: not this image."""
 
+# What may stand before a colon in ``X-Robots-Tag`` without being the name of a crawler.
 _WITH_VALUE = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
-"""What may stand before a colon in ``X-Robots-Tag`` without being the name of a crawler."""
 
 _NAMED = re.compile(r"\s*([\w*-]+)\s*:\s*(.*)", re.DOTALL)
 
@@ -60,11 +59,7 @@ def retry_after(value: str | None, clock: Clock = time) -> float | None:
 
 
 def opt_outs(robots_tags: Iterable[str], tdm_reservations: Iterable[str]) -> tuple[str, ...]:
-    """The signals in an answer's headers that its image must not be taken, each once, in order.
-
-    Args:
-        robots_tags: Values of every ``X-Robots-Tag`` header; a name before a colon says whom the rest of it is for.
-        tdm_reservations: Values of every ``tdm-reservation`` header; ``1`` reserves.
+    """The signals that an image must not be taken, each once, in order, from the values of two headers.
 
     >>> opt_outs(["googlebot: noindex", "wss: noai"], ["1"])
     ('X-Robots-Tag: noai', 'tdm-reservation: 1')
@@ -77,7 +72,7 @@ def opt_outs(robots_tags: Iterable[str], tdm_reservations: Iterable[str]) -> tup
     for value in robots_tags:
         for_us = True
         for part in value.split(","):
-            named = _NAMED.fullmatch(part)
+            named = _NAMED.fullmatch(part)  # a name before a colon says whom the rest of the value is for
             if named and named[1].lower() not in _WITH_VALUE:
                 for_us = named[1].lower() in (NAME, "*")
                 part = named[2]

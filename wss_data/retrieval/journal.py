@@ -17,14 +17,13 @@ dropped    gave no image, and never will: gone, corrupt, a repeat, behind an opt
 import hashlib
 import json
 import sqlite3
-import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 from urllib.parse import urlsplit
 
 from wss_data.errors import StoreError, shown
@@ -94,9 +93,7 @@ CREATE TABLE IF NOT EXISTS gone (
 );
 """
 
-
-_ENTRY = "class_name, source, source_id, status, url, reason, detail, sha256, position, provenance, image"
-_KEY = "WHERE class_name = ? AND source = ? AND source_id = ?"
+_SIZES = ("size", "original_size")
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ class StoredImage:
 
 @dataclass(frozen=True)
 class Entry:
-    """What became of one search result."""
+    """What became of one search result: a row of the table ``hits``."""
 
     class_name: str  # the class it was searched for
     source: str  # name of the source
@@ -123,6 +120,7 @@ class Entry:
     position: int = 0  # its place among the results of its search, from 0
     provenance: Provenance | None = None  # where it comes from
     image: StoredImage | None = None  # the image on disk, where it became one
+    expected: tuple[str | None, str | None] = (None, None)  # sha256 and perceptual hash that it should have
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -130,8 +128,13 @@ class Entry:
         return self.class_name, self.source, self.source_id
 
 
-@dataclass(frozen=True)
-class KnownFile:
+_COLUMNS = ", ".join(field.name for field in fields(Entry))
+_INSERT = f"INTO hits ({_COLUMNS}, at) VALUES ({', '.join('?' * (len(fields(Entry)) + 1))})"
+_KEY = "WHERE class_name = ? AND source = ? AND source_id = ?"
+_AMONG = "IN (SELECT value FROM json_each(?))"  # a list as one value, in JSON
+
+
+class KnownFile(NamedTuple):
     """A file of a local source that was read, its digest if it was an image, and its size and dates at that time."""
 
     source_id: str
@@ -139,33 +142,55 @@ class KnownFile:
     stamp: str | None
 
 
-class _File:
-    """The SQLite file, with statements that are executed all or not at all."""
+class Journal:
+    """The journal of one dataset. Whoever uses it in another thread opens another, or uses it there alone.
 
-    def __init__(self, path: Path, check_same_thread: bool = True) -> None:
+    Args:
+        path: The SQLite file; made where it is missing.
+
+    Raises:
+        StoreError: If another version wrote the file, or it is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._connection = sqlite3.connect(path, timeout=30, check_same_thread=check_same_thread)
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        # A crash of the machine may lose the last commits, one of the program none; the file is whole either way.
-        self._connection.execute("PRAGMA synchronous = NORMAL")
-        # What is erased must not stay readable in the file's unused pages.
-        self._connection.execute("PRAGMA secure_delete = ON")
-
-    def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
+        try:
+            self._connection = sqlite3.connect(path, timeout=30, check_same_thread=False)
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            # A crash of the machine may lose the last commits, one of the program none; the file is whole either way.
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+            # What is erased must not stay readable in the file's unused pages.
+            self._connection.execute("PRAGMA secure_delete = ON")
+            version = self._value("PRAGMA user_version")
+            if version not in (0, FORMAT):
+                raise StoreError(f"{path} has format {version}, this version of wss reads {FORMAT}. Update wss.")
+            if version == 0:
+                # One transaction: two processes that open a new file at the same time do not meet in the middle.
+                self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
+        except sqlite3.DatabaseError as error:
+            raise StoreError(
+                f"{path}: the journal cannot be read ({error}). If it is damaged, move it away: the images stay, the "
+                "next build searches again."
+            ) from error
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._connection.close()
 
     def _read(self, statement: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         return self._connection.execute(statement, values)
 
+    def _value(self, statement: str, *values: Any) -> Any:
+        return next(self._read(statement, *values))[0]
+
     def _column(self, statement: str, *values: Any) -> set[str]:
         return {row[0] for row in self._read(statement, *values)}
+
+    def _entries(self, where: str, *values: Any) -> Iterator[Entry]:
+        return map(_entry, self._read(f"SELECT {_COLUMNS} FROM hits WHERE {where}", *values))
 
     def _write(self, *statements: tuple[str, Iterable[Sequence[Any]]]) -> int:
         """Execute each statement for each row of its values, all in one transaction; returns how many rows changed."""
@@ -181,106 +206,58 @@ class _File:
             ) from error
         return self._connection.total_changes - before
 
-
-class Journal(_File):
-    """The journal of one dataset.
-
-    Args:
-        path: The SQLite file; made where it is missing.
-
-    Raises:
-        StoreError: If another version wrote the file, or it is damaged.
-    """
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            super().__init__(path)
-            ((version,),) = self._read("PRAGMA user_version")
-            if version not in (0, FORMAT):
-                raise StoreError(f"{path} has format {version}, this version of wss reads {FORMAT}. Update wss.")
-            if version == 0:
-                self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
-        except sqlite3.DatabaseError as error:
-            raise StoreError(
-                f"{path}: the journal cannot be read ({error}). If it is damaged, move it away: the images stay, the "
-                "next build searches again."
-            ) from error
-
     # Search results and what became of them
 
     def found(self, hits: Iterable[tuple[int, Hit]]) -> int:
         """Note search results with their places, unless they are known; returns how many were new."""
-        now = _now()
         rows = []
         for position, hit in hits:
-            at = hit.provenance
-            expected = json.dumps([hit.expected_sha256, hit.expected_phash]) if hit.expected_sha256 else None
-            key = (hit.class_name, at.source, at.source_id, position, at.image_url)
-            rows.append((*key, _provenance_text(at), expected, "found", None, None, None, None, now))
-        return self._write((f"INSERT OR IGNORE INTO hits VALUES ({_marks(13)})", rows))
+            at, expected = hit.provenance, (hit.expected_sha256, hit.expected_phash)
+            known: dict[str, Any] = {"position": position, "provenance": at, "expected": expected}
+            rows.append(_row(Entry(hit.class_name, at.source, at.source_id, "found", at.image_url, **known)))
+        return self._write((f"INSERT OR IGNORE {_INSERT}", rows))
 
     def record(self, entries: Iterable[Entry]) -> None:
         """Keep what became of some search results, all or none of them."""
-        now = _now()
-        rows = []
-        for e in entries:
-            provenance = e.provenance or Provenance(e.source, e.source_id, image_url=e.url)
-            image = json.dumps(vars(e.image)) if e.image else None
-            row = (*e.key, e.position, e.url, _provenance_text(provenance), None)
-            rows.append((*row, e.status, e.reason, e.detail, e.sha256, image, now))
         names = ("url", "provenance", "status", "reason", "detail", "sha256", "image", "at")
-        update = "ON CONFLICT (class_name, source, source_id) DO UPDATE SET " + ", ".join(
-            f"{name} = excluded.{name}" for name in names
-        )
-        self._write((f"INSERT INTO hits VALUES ({_marks(13)}) {update}", rows))
+        update = ", ".join(f"{name} = excluded.{name}" for name in names)
+        conflict = f"ON CONFLICT (class_name, source, source_id) DO UPDATE SET {update}"
+        self._write((f"INSERT {_INSERT} {conflict}", [_row(entry) for entry in entries]))
 
     def entries(self, class_name: str | None = None, status: Status | None = None) -> Iterator[Entry]:
         """What became of each search result, class by class, in the order of their places and sources."""
         where = "(?1 IS NULL OR class_name = ?1) AND (?2 IS NULL OR status = ?2)"
-        order = "class_name, position, source, source_id"
-        return map(_entry, self._read(f"SELECT {_ENTRY} FROM hits WHERE {where} ORDER BY {order}", class_name, status))
+        return self._entries(f"{where} ORDER BY class_name, position, source, source_id", class_name, status)
 
     def fetched(self, class_name: str, sources: Sequence[str], count: int) -> list[Entry]:
         """The next ``count`` images of a class that are on disk and not stored yet.
 
         Those of the first of ``sources`` come first; within a source they come in the order of its search.
         """
-        order = "".join(f"WHEN ? THEN {place} " for place in range(len(sources)))
-        rows = self._read(
-            f"SELECT {_ENTRY} FROM hits WHERE class_name = ? AND status = 'fetched' "
-            f"ORDER BY CASE source {order}ELSE {len(sources)} END, position, source_id LIMIT ?",
-            *(class_name, *sources, count),
-        )
-        return [_entry(row) for row in rows]
+        place = "ifnull((SELECT key FROM json_each(?) WHERE value = source), 1e9)"
+        order = f"ORDER BY {place}, position, source_id LIMIT ?"
+        where = f"class_name = ? AND status = 'fetched' {order}"
+        return list(self._entries(where, class_name, json.dumps(sources), count))
 
     def waiting(
-        self, class_name: str, sources: Collection[str], without: Collection[tuple[str, str]], count: int
+        self, class_name: str, sources: Sequence[str], without: Collection[tuple[str, str]], count: int
     ) -> list[tuple[int, Hit]]:
         """The next ``count`` search results of a class and of some sources that nobody dealt with, with their places.
 
         ``without``: (source, source id) of those that are being dealt with.
         """
-        rows = self._read(
-            "SELECT source, source_id, position, provenance, expected FROM hits WHERE class_name = ? "
-            f"AND status = 'found' AND source IN ({_marks(len(sources))}) ORDER BY position, source, source_id LIMIT ?",
-            *(class_name, *sources, count + len(without)),
-        )
-        found = []
-        for source, source_id, position, provenance, expected in rows:
-            if (source, source_id) not in without:
-                known = json.loads(expected) if expected else (None, None)
-                found.append((position, Hit(class_name, _provenance(provenance), None, *known)))
+        where = f"class_name = ? AND status = 'found' AND source {_AMONG} ORDER BY position, source, source_id LIMIT ?"
+        found = [
+            (entry.position, Hit(class_name, entry.provenance or Provenance(*entry.key[1:]), None, *entry.expected))
+            for entry in self._entries(where, class_name, json.dumps(sources), count + len(without))
+            if entry.key[1:] not in without
+        ]
         return found[:count]
 
-    def count_waiting(self, class_name: str, sources: Collection[str]) -> int:
+    def count_waiting(self, class_name: str, sources: Sequence[str]) -> int:
         """How many search results of a class and of some sources nobody dealt with."""
-        ((count,),) = self._read(
-            "SELECT COUNT(*) FROM hits WHERE class_name = ? AND status = 'found' "
-            f"AND source IN ({_marks(len(sources))})",
-            *(class_name, *sources),
-        )
-        return int(count)
+        where = f"class_name = ? AND status = 'found' AND source {_AMONG}"
+        return int(self._value(f"SELECT COUNT(*) FROM hits WHERE {where}", class_name, json.dumps(sources)))
 
     def seen(self, class_name: str, source: str) -> set[str]:
         """Identities of the search results of one class and source that are known already."""
@@ -292,7 +269,7 @@ class Journal(_File):
 
     def digests(self) -> set[str]:
         """Digests of all originals that are known, whatever became of them."""
-        return self._column("SELECT DISTINCT sha256 FROM hits WHERE sha256 IS NOT NULL")
+        return self._column("SELECT sha256 FROM hits WHERE sha256 IS NOT NULL")
 
     def dropped(self) -> dict[str, Counter[str]]:
         """How many search results gave no image: class -> reason -> count; those that may yet give one included."""
@@ -304,10 +281,7 @@ class Journal(_File):
         return counts
 
     def try_again(self, statuses: Sequence[Status], local: Collection[str] = ()) -> int:
-        """Put search results with these statuses back to be dealt with, as ``put_back``; returns how many.
-
-        Those behind an opt-out never are.
-        """
+        """Put search results with these statuses back, but none behind an opt-out; returns how many."""
         found = [e for status in statuses for e in self.entries(status=status) if e.reason not in NEVER_AGAIN]
         self.put_back(found, local)
         return len(found)
@@ -316,13 +290,9 @@ class Journal(_File):
         """Put search results back to be dealt with; those of ``local`` sources are forgotten, and found again."""
         keys = [entry.key for entry in entries]
         again = f"UPDATE hits SET status = 'found', reason = NULL, detail = NULL, sha256 = NULL, image = NULL {_KEY}"
-        self._write(
-            *(
-                (f"DELETE FROM {table} {_KEY}", [key for key in keys if key[1] in local])
-                for table in ("hits", "stamps")
-            ),
-            (again, [key for key in keys if key[1] not in local]),
-        )
+        here = [key for key in keys if key[1] in local]
+        forget = [(f"DELETE FROM {table} {_KEY}", here) for table in ("hits", "stamps")]
+        self._write(*forget, (again, [key for key in keys if key[1] not in local]))
 
     def store_again(self) -> int:
         """Let every stored image be stored once more, for a dataset that is gone; returns how many there are."""
@@ -330,14 +300,10 @@ class Journal(_File):
 
     def of_other_size(self, longest_side: int) -> int:
         """How many images on disk were not shrunk to ``longest_side`` pixels, but to another size."""
-        stored, original = (
-            f"max(json_extract(image, '$.{size}[0]'), json_extract(image, '$.{size}[1]'))"
-            for size in ("size", "original_size")
-        )
-        ((count,),) = self._read(
-            f"SELECT COUNT(*) FROM hits WHERE image IS NOT NULL AND {stored} != min(?, {original})", longest_side
-        )
-        return int(count)
+        sides = [[f"json_extract(image, '$.{size}[{side}]')" for side in (0, 1)] for size in _SIZES]
+        stored, original = (f"max({', '.join(pair)})" for pair in sides)
+        where = f"image IS NOT NULL AND {stored} != min(?, {original})"
+        return int(self._value(f"SELECT COUNT(*) FROM hits WHERE {where}", longest_side))
 
     def placeholders(self) -> frozenset[str]:
         """Digests of files that came from several addresses of one host: images that say that there is none."""
@@ -364,7 +330,7 @@ class Journal(_File):
     def note_stamps(self, class_name: str, source: str, stamps: Mapping[str, str]) -> None:
         """Keep size and dates of files as they were when they were read: identity -> stamp."""
         rows = [(class_name, source, *item) for item in stamps.items()]
-        if rows:
+        if rows:  # an empty transaction would still wait for the file
             self._write(("INSERT OR REPLACE INTO stamps VALUES (?, ?, ?, ?)", rows))
 
     def let_go(self, class_name: str, source: str, files: Sequence[KnownFile], local: Collection[str]) -> None:
@@ -396,11 +362,9 @@ class Journal(_File):
     def names_of(self, digests: Collection[str]) -> dict[str, list[str]]:
         """Digest -> identities of the files and search results that hold these bytes, in their order."""
         found: dict[str, list[str]] = {}
-        for sha256, source_id in self._read(
-            "SELECT sha256, source_id FROM hits WHERE sha256 IS NOT NULL ORDER BY class_name, source_id"
-        ):
-            if sha256 in digests:
-                found.setdefault(sha256, []).append(source_id)
+        statement = f"SELECT sha256, source_id FROM hits WHERE sha256 {_AMONG} ORDER BY class_name, source_id"
+        for sha256, source_id in self._read(statement, json.dumps(list(digests))):
+            found.setdefault(sha256, []).append(source_id)
         return found
 
     # Searches
@@ -429,12 +393,8 @@ class Journal(_File):
 
     def forbidden(self, url: str) -> Entry | None:
         """What forbade an earlier request for this address for good, or ``None``."""
-        rows = self._read(
-            f"SELECT {_ENTRY} FROM hits WHERE url = ? AND status = 'dropped' "
-            f"AND reason IN ({_marks(len(NEVER_AGAIN))}) LIMIT 1",
-            *(url, *NEVER_AGAIN),
-        )
-        return next(map(_entry, rows), None)
+        where = f"url = ? AND status = 'dropped' AND reason {_AMONG} LIMIT 1"
+        return next(self._entries(where, url, json.dumps(NEVER_AGAIN)), None)
 
     def remember_forgotten(self, kind: str, value: str, reason: str) -> None:
         """Never fetch again what has this digest.
@@ -465,34 +425,26 @@ class Journal(_File):
                     [(hidden, nothing_else, _now(), *key)],
                 ),
             ]
-        self._write(
-            *erasing,
-            # Answers of unfinished searches may hold the name; they can be asked for again.
-            ("DELETE FROM pages", [()]),
-        )
-        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        # Answers of unfinished searches may hold the name; they can be asked for again.
+        self._write(*erasing, ("DELETE FROM pages", [()]))
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # nor must it stay in the log beside the file
 
 
-class JournalPages(_File):
+class JournalPages(Journal):
     """What a service answered while a search goes on; goes when the search is finished."""
 
     def __init__(self, path: Path, class_name: str, source: str) -> None:
-        super().__init__(path, check_same_thread=False)
-        self._key = (class_name, source)
-        self._lock = threading.Lock()
+        super().__init__(path)
+        self._search = (class_name, source)
 
     def answer(self, question: str, ask: Callable[[], Any]) -> Any:
         """What was answered to ``question``; ``ask`` is called, and its answer kept, if it never was."""
-        key = (*self._key, question)
-        with self._lock:
-            kept = list(
-                self._read("SELECT answer FROM pages WHERE class_name = ? AND source = ? AND question = ?", *key)
-            )
-        if kept:
-            return json.loads(zlib.decompress(kept[0][0]))
+        key = (*self._search, question)
+        where = "WHERE class_name = ? AND source = ? AND question = ?"
+        for (kept,) in self._read(f"SELECT answer FROM pages {where}", *key):
+            return json.loads(zlib.decompress(kept))
         text = json.dumps(ask())
-        with self._lock:
-            self._write(("INSERT OR REPLACE INTO pages VALUES (?, ?, ?, ?)", [(*key, zlib.compress(text.encode()))]))
+        self._write(("INSERT OR REPLACE INTO pages VALUES (?, ?, ?, ?)", [(*key, zlib.compress(text.encode()))]))
         return json.loads(text)
 
 
@@ -505,12 +457,29 @@ def secret_of(text: str) -> str:
     return hashlib.sha256(text.strip().casefold().encode()).hexdigest()
 
 
-def _marks(count: int) -> str:
-    return ", ".join("?" * count)
-
-
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _row(entry: Entry) -> tuple[Any, ...]:
+    """The values of ``_COLUMNS``, and the moment."""
+    provenance = entry.provenance or Provenance(entry.source, entry.source_id, image_url=entry.url)
+    texts = {
+        "provenance": _provenance_text(provenance),
+        "image": json.dumps(vars(entry.image)) if entry.image else None,
+        "expected": json.dumps(entry.expected) if entry.expected[0] else None,
+    }
+    return (*{**vars(entry), **texts}.values(), _now())
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    values: dict[str, Any] = {field.name: value for field, value in zip(fields(Entry), row, strict=True)}
+    values["provenance"] = _provenance(values["provenance"])
+    values["expected"] = tuple(json.loads(values["expected"] or "[null, null]"))
+    if values["image"]:
+        image = json.loads(values["image"])
+        values["image"] = StoredImage(**{**image, **{name: tuple(image[name]) for name in _SIZES}})
+    return Entry(**values)
 
 
 def _provenance_text(provenance: Provenance) -> str:
@@ -529,11 +498,3 @@ def _provenance(text: str) -> Provenance:
         return Provenance(**values)
     except (AttributeError, TypeError, ValueError) as error:
         raise StoreError(f"the journal holds a search result that cannot be read ({error}): {shown(text)}.") from error
-
-
-def _entry(row: tuple[Any, ...]) -> Entry:
-    """A row of the columns ``_ENTRY``."""
-    *known, provenance, image = row
-    values = json.loads(image) if image is not None else None
-    stored = values and StoredImage(tuple(values["size"]), tuple(values["original_size"]), values["phash"])
-    return Entry(*(*known, _provenance(provenance), stored))

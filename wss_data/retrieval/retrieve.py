@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +22,7 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from wss_data.errors import DownloadError, ImageError, SourceUnavailable, WssError
-from wss_data.records import ImageRecord, stem_of
+from wss_data.records import ImageRecord, Provenance, stem_of
 from wss_data.retrieval.changed_files import Changes, find_moved, look_for_changes
 from wss_data.retrieval.decode_pool import Decoded
 from wss_data.retrieval.fetch import Fetched
@@ -33,9 +34,9 @@ from wss_data.retrieval.sources.folder import FolderSource
 from wss_data.retrieval.workers import Job, WorkerPool
 from wss_data.spec import ClassSpec, DatasetSpec, SourceSpec
 
-_STORED_NAME = re.compile(r"[0-9a-f]{20}\.jpg")
-
 LOGGER = logging.getLogger(__name__)
+
+_STORED_NAME = re.compile(r"[0-9a-f]{20}\.jpg")
 
 BATCH = 64  # records are handed to the database in batches of this many
 WINDOW = 512  # search results taken from the journal ahead of the downloads
@@ -45,14 +46,9 @@ DECODING = 32  # images that may wait for a decoder, or be in one, before downlo
 PENDING_BYTES = 48 << 20  # ... and bytes.
 SHORTEST_ATTEMPT = 0.5  # with less than this left (seconds) of an image's deadline it is not asked for again
 
-CRAWL_DELAY_MAX = 60.0
-"""A host whose robots.txt wants a longer pause between two requests (seconds) is given up after the first image."""
-
-FAILURES_IN_A_ROW = 10
-"""A host that failed this many times in a row for reasons of its own is given up until the next build."""
-
-SAME_IMAGE = 10
-"""An image whose perceptual hash differs from the expected in at most so many of 64 bits is the same, encoded anew."""
+CRAWL_DELAY_MAX = 60.0  # a host whose robots.txt wants a longer pause (seconds) is given up after the first image
+FAILURES_IN_A_ROW = 10  # a host that failed this often in a row, by its own fault, is given up until the next build
+SAME_IMAGE = 10  # perceptual hashes of one image, encoded anew, differ in at most so many of 64 bits
 
 
 @dataclass
@@ -77,13 +73,11 @@ def remove_unrecorded(folder: Path, known: Collection[str]) -> None:
     """
     foreign = [path for path in folder.glob("*/*") if path.is_symlink() or not _STORED_NAME.fullmatch(path.name)]
     if foreign:
-        LOGGER.warning(
-            "%s: %d files are not of this dataset (such as %s); they stay.", folder, len(foreign), foreign[0]
-        )
-    if known:
-        for path in folder.glob("*/*.jpg"):
-            if path.stem not in known and path not in foreign:
-                path.unlink()
+        said = "%s: %d files are not of this dataset (such as %s); they stay."
+        LOGGER.warning(said, folder, len(foreign), foreign[0])
+    for path in folder.glob("*/*.jpg") if known else ():
+        if path.stem not in known and path not in foreign:
+            path.unlink()
 
 
 @dataclass(frozen=True)
@@ -119,9 +113,6 @@ def retrieve(
         store: Takes records into the database; must not add a (class, sha256) twice.
         manner: How it is done.
 
-    Returns:
-        What was done.
-
     Raises:
         SourceUnavailable: If no source can be asked, or one cannot and ``strict`` is set.
         SourceError: If a source was asked for what it does not have.
@@ -141,11 +132,8 @@ def retrieve(
             storing = store_thread.submit(_store, journal.path, spec, wanted.name, folder / wanted.name, store)
         if storing is not None:
             storing.result()
-    if (
-        sources
-        and len(report.left_out) == len(sources)
-        and not any(next(journal.entries(c.name), None) for c in spec.classes)
-    ):
+    nothing_asked = sources and len(report.left_out) == len(sources)
+    if nothing_asked and not any(next(journal.entries(c.name), None) for c in spec.classes):
         said = " ".join(f"{name}: {reason.removeprefix(f'{name}: ')}" for name, reason in report.left_out.items())
         raise SourceUnavailable(f"none of the definition's sources can be asked. {said}")
     find_moved(journal, report.changes)
@@ -204,9 +192,8 @@ class _Retrieval:
         waiting = self._journal.count_waiting(name, self._web_names)
         if not (self._searching or self._local or waiting):
             return
-        hidden = not self._manner.progress
-        with tqdm(total=waiting, desc=f"retrieve {name}", unit="image", disable=hidden, dynamic_ncols=True) as bar:
-            self._bar = bar
+        how: dict[str, Any] = {"disable": not self._manner.progress, "unit": "image", "dynamic_ncols": True}
+        with tqdm(total=waiting, desc=f"retrieve {name}", **how) as self._bar:
             try:
                 while self._step():
                     pass
@@ -216,25 +203,21 @@ class _Retrieval:
     def _step(self) -> bool:
         """Start what may start, wait for reports, note what ended; returns whether anything is left to do."""
         self._refill()
-        self._start_downloads()
-        busy = self._searching or self._schedule.active or self._decoding
-        if not busy and not len(self._schedule):
+        full = self._decoding >= DECODING or self._pending_bytes >= PENDING_BYTES
+        while not full and (started := self._schedule.start(self._clock.monotonic())):
+            _, job = started
+            job.attempt += 1
+            self._pool.fetch(job, self._downloaded)
+        if not (self._searching or self._schedule.active or self._decoding or len(self._schedule)):
             return False
-        self._pool.wait(self._patience())
+        # Reports are waited for until there is something else to do.
+        waits = [NOTED_S] if self._ended else []
+        if not full and (start := self._schedule.next_start(self._clock.monotonic())) is not None:
+            waits.append(start)
+        self._pool.wait(min(waits, default=None))
         if len(self._ended) >= NOTED or self._clock.monotonic() > self._noted + NOTED_S:
             self._note()
         return True
-
-    def _patience(self) -> float | None:
-        """Seconds to wait for a report before there is something else to do; ``None`` if there is nothing."""
-        unnoted = NOTED_S if self._ended else None
-        if not len(self._schedule) or self._decoders_are_busy():
-            return unnoted
-        start = self._schedule.next_start(self._clock.monotonic())
-        return unnoted if start is None else min(start, unnoted or start)
-
-    def _decoders_are_busy(self) -> bool:
-        return self._decoding >= DECODING or self._pending_bytes >= PENDING_BYTES
 
     # Searching
 
@@ -246,15 +229,20 @@ class _Retrieval:
             if source.local:
                 self._local.append(self._search_here(source, part))
                 continue
-            if self._journal.search_is_finished(name, source.name, _question(self._wanted, part)):
+            # What is asked of a source, to distinguish it from another question.
+            asked = {"queries": self._wanted.queries, "limit": part.limit, "options": asdict(part)["options"]}
+            question = json.dumps(asked, sort_keys=True, default=str)
+            if self._journal.search_is_finished(name, source.name, question):
                 continue
             state = source.state()
             if state.state != "ready":
                 self._leave_out(source.name, SourceUnavailable(state.detail))
                 continue
             self._searching += 1
-            pages = self._journal.pages(name, source.name)
-            self._pool.search(source, self._wanted, part.limit, pages, self._found, self._search_ended)
+            ended = partial(self._search_ended, source.name, question)
+            self._pool.search(
+                source, self._wanted, part.limit, self._journal.pages(name, source.name), self._found, ended
+            )
 
     def _search_here(self, source: Source, part: SourceSpec) -> Iterator[tuple[int, Hit]]:
         seen = self._journal.seen(self._wanted.name, source.name)
@@ -272,19 +260,18 @@ class _Retrieval:
         self._report.left_out[name] = str(error)
         LOGGER.warning("source '%s' is left out: %s", name, error)
 
-    def _search_ended(self, source: Source, error: BaseException | None) -> None:
+    def _search_ended(self, name: str, question: str, error: BaseException | None) -> None:
         self._searching -= 1
         if isinstance(error, SourceUnavailable):
-            self._leave_out(source.name, error)
+            self._leave_out(name, error)
         elif isinstance(error, Exception) and not isinstance(error, WssError | OSError):
             # A service changed its answers, say. The text may hold a key; its kind does not.
             said = f"its search broke off ({type(error).__name__}); what it found until then is used."
-            self._leave_out(source.name, SourceUnavailable(said))
+            self._leave_out(name, SourceUnavailable(said))
         elif error is not None:
             raise error
         else:
-            part = next(part for known, part in self._sources if known is source)
-            self._journal.finish_search(self._wanted.name, source.name, _question(self._wanted, part))
+            self._journal.finish_search(self._wanted.name, name, question)
 
     def _found(self, hits: list[tuple[int, Hit]]) -> None:
         names = {hit.provenance.source for _, hit in hits}
@@ -310,38 +297,29 @@ class _Retrieval:
             self._jobs.add(job.key)
             self._decode(job)
         while self._more_waiting and len(self._schedule) < WINDOW // 2:
-            # What ended must not come again.
-            self._note()
+            self._note()  # what ended must not come again
             room = WINDOW - len(self._schedule)
-            name, sources = self._wanted.name, self._web_names
-            waiting = self._journal.waiting(name, sources, self._jobs, room) if sources else []
+            waiting = self._journal.waiting(self._wanted.name, self._web_names, self._jobs, room)
             self._more_waiting = len(waiting) == room
             for position, hit in waiting:
-                self._take_up(Job(hit, position, urlsplit(hit.provenance.image_url or "").netloc))
-
-    def _take_up(self, job: Job) -> None:
-        if refused := self._refused(job.hit):
-            self._end(job, "dropped", *refused)
-        elif job.host in self._given_up:
-            self._end(job, "failed", "host_given_up", self._given_up[job.host])
-        else:
-            self._jobs.add(job.key)
-            self._schedule.add(job.host, job)
+                job = Job(hit, position, urlsplit(hit.provenance.image_url or "").netloc)
+                if refused := self._refused(hit):
+                    self._end(job, "dropped", *refused)
+                elif job.host in self._given_up:
+                    self._end(job, "failed", "host_given_up", self._given_up[job.host])
+                else:
+                    self._jobs.add(job.key)
+                    self._schedule.add(job.host, job)
 
     def _refused(self, hit: Hit) -> tuple[str, str] | None:
         """Why this image must not be asked for, as reason and sentence; ``None`` if it may."""
         at = hit.provenance
         secrets = [("url", at.image_url), ("url", at.page_url), ("author", at.author), ("author", at.author_url)]
+        # Hashing every address would be waste where nothing was ever forgotten.
         if self._forgotten and any(value and (kind, secret_of(value)) in self._forgotten for kind, value in secrets):
-            return "forgotten", "It was asked to be forgotten."
+            return _FORGOTTEN
         earlier = self._journal.forbidden(at.image_url) if at.image_url else None
         return (earlier.reason or "opted_out", earlier.detail or "") if earlier else None
-
-    def _start_downloads(self) -> None:
-        while not self._decoders_are_busy() and (started := self._schedule.start(self._clock.monotonic())):
-            _, job = started
-            job.attempt += 1
-            self._pool.fetch(job, self._downloaded)
 
     def _downloaded(self, job: Job, outcome: Fetched | BaseException) -> None:
         self._schedule.finish(job.host)
@@ -370,8 +348,7 @@ class _Retrieval:
             self._failures.pop(job.host, None)  # it answered: it sent us on
         if not error.transient:
             self._failures.pop(host, None)
-            provenance = replace(job.hit.provenance, retrieved_at=_today(), opt_outs=error.opt_outs)
-            self._end(job, "dropped", error.reason, str(error), provenance=provenance)
+            self._end(job, "dropped", error.reason, str(error), provenance=_asked(job, error.opt_outs))
             return
         wait, download, why = error.retry_after, self._spec.download, ""
         if host not in self._given_up:
@@ -408,24 +385,21 @@ class _Retrieval:
         self._decoding -= 1
         self._pending_bytes -= job.size
         opt_outs = job.fetched.opt_outs if job.fetched else ()
-        job.fetched = None
+        job.fetched = None  # its bytes are not needed any more
         if isinstance(outcome, ImageError):
             self._end(job, "dropped", outcome.reason, str(outcome))
             return
         if isinstance(outcome, BaseException):
             raise outcome
-        sha256, image = outcome.sha256, StoredImage(outcome.size, outcome.original_size, outcome.phash)
-        if ("sha256", sha256) in self._forgotten:
+        image = StoredImage(outcome.size, outcome.original_size, outcome.phash)
+        known: dict[str, Any] = {"sha256": outcome.sha256, "provenance": _asked(job, opt_outs)}
+        expected_sha256, expected_phash = job.hit.expected_sha256, job.hit.expected_phash
+        if ("sha256", outcome.sha256) in self._forgotten:
             outcome.path.unlink(missing_ok=True)
-            self._end(job, "dropped", "forgotten", "It was asked to be forgotten.")
-            return
-        known: dict[str, Any] = {
-            "sha256": sha256,
-            "provenance": replace(job.hit.provenance, retrieved_at=_today(), opt_outs=opt_outs),
-        }
-        if job.hit.expected_sha256 in (None, sha256):
+            self._end(job, "dropped", *_FORGOTTEN)
+        elif expected_sha256 in (None, outcome.sha256):
             self._end(job, "fetched", image=image, **known)
-        elif _differing_bits(job.hit.expected_phash, outcome.phash) <= SAME_IMAGE:
+        elif expected_phash and (int(expected_phash, 16) ^ int(outcome.phash, 16)).bit_count() <= SAME_IMAGE:
             said = "The same image, in other bytes than expected."
             self._end(job, "fetched", "re-encoded", said, image=image, **known)
         else:
@@ -462,21 +436,24 @@ class _Retrieval:
         self._bar.set_postfix(dict(self._counts.most_common()), refresh=False)
 
 
+_FORGOTTEN = ("forgotten", "It was asked to be forgotten.")  # reason and sentence
+
+
 def _store(
     journal_path: Path, spec: DatasetSpec, class_name: str, folder: Path, store: Callable[[list[ImageRecord]], object]
 ) -> None:
     """Store the images of a class that are on disk, in the order of its sources and their results."""
     sources = [source.name for source in spec.sources]
-    with Journal(journal_path) as journal:
+    with Journal(journal_path) as journal:  # a connection belongs to its thread
         stored = journal.stored(class_name)
         while batch := journal.fetched(class_name, sources, BATCH):
             ended, records = [], []
             for entry in batch:
+                assert entry.sha256 is not None and entry.image is not None and entry.provenance is not None
                 if entry.sha256 in stored:
                     repeat = "The class holds the same bytes already."
                     ended.append(replace(entry, status="dropped", reason="duplicate", detail=repeat, image=None))
                     continue
-                assert entry.sha256 is not None and entry.image is not None and entry.provenance is not None
                 stored.add(entry.sha256)
                 path = _image_path(folder, entry.sha256)
                 image = ImageRecord(entry.sha256, class_name, path, **vars(entry.image), provenance=entry.provenance)
@@ -491,15 +468,6 @@ def _image_path(folder: Path, sha256: str | None) -> Path:
     return folder / f"{stem_of(str(sha256))}.jpg"
 
 
-def _question(wanted: ClassSpec, part: SourceSpec) -> str:
-    """What is asked of a source, to distinguish it from another question."""
-    asked = {"queries": wanted.queries, "limit": part.limit, "options": asdict(part)["options"]}
-    return json.dumps(asked, sort_keys=True, default=str)
-
-
-def _today() -> datetime:
-    return datetime.now(UTC).replace(microsecond=0)
-
-
-def _differing_bits(expected: str | None, phash: str) -> int:
-    return 64 if expected is None else (int(expected, 16) ^ int(phash, 16)).bit_count()
+def _asked(job: Job, opt_outs: tuple[str, ...]) -> Provenance:
+    """Where an image comes from, once it was asked for: with the day, and the opt-outs that its answer held."""
+    return replace(job.hit.provenance, retrieved_at=datetime.now(UTC).replace(microsecond=0), opt_outs=opt_outs)

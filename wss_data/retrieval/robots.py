@@ -16,34 +16,27 @@ from wss_data.errors import DownloadError
 from wss_data.retrieval.clock import Clock
 from wss_data.retrieval.headers import NAME
 
-MAX_BYTES = 500_000
-"""What lies beyond is not read, in bytes; RFC 9309 asks for at least 500 KiB minus what nobody needs."""
-
+MAX_BYTES = 500_000  # what lies beyond is not read; RFC 9309 asks for about as much
 READ_S = 10.0  # seconds for reading one robots.txt, redirects included
 REMEMBER_S = 86_400.0  # how long the rules of a host hold, in seconds (RFC 9309: at most a day)
 
-FIRST_TROUBLE_S = 0.5
-"""After a first failure a host's robots.txt is asked for again, by the next attempt, after so many seconds..."""
-
+FIRST_TROUBLE_S = 0.5  # after a first failure it is asked for again, by the next attempt, after so many seconds...
 TROUBLE_S = 600.0  # ... and after a further one only after so many.
-
 HOSTS_REMEMBERED = 2000
-
-TEXT_REMEMBERED = 4_000_000
-"""Characters of robots.txt whose rules are kept; the hosts asked longest ago are forgotten first."""
+TEXT_REMEMBERED = 4_000_000  # characters whose rules are kept; the hosts asked longest ago are forgotten first
 
 _AGENT_LINE = re.compile(r"^[ \t]*user[- ]?agent[ \t]*:?[ \t]*([^\r\n#]*)", re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass
 class _Known:
-    """What is known of one host's robots.txt; ``until``: for how long."""
+    """What is known of one host's robots.txt."""
 
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.Lock = field(default_factory=threading.Lock)  # held by the thread that reads it
     rules: Protego | None = None
     trouble: DownloadError | None = None
-    failures: int = 0
-    until: float = float("-inf")
+    failures: int = 0  # in a row
+    until: float = float("-inf")  # for how long the rest holds
     characters: int = 0
 
 
@@ -63,11 +56,7 @@ class Robots:
         self._characters = 0
 
     def check(self, url: str, wait_s: float) -> None:
-        """Return if ``url`` may be asked for.
-
-        Args:
-            url: The address, with scheme and host.
-            wait_s: Seconds to wait at most while another thread reads the same robots.txt.
+        """Return if ``url`` may be asked for; waits at most ``wait_s`` while another thread reads the robots.txt.
 
         Raises:
             DownloadError: ``robots`` if it may not; or, transient, why its robots.txt cannot be read.
@@ -86,9 +75,8 @@ class Robots:
         if rules is None:
             return None
         delay, rate = rules.crawl_delay(NAME), rules.request_rate(NAME)
-        delays = [] if delay is None else [float(delay)]
-        delays += [] if rate is None else [rate.seconds / rate.requests]
-        return max(delays, default=None)
+        delays = (delay, rate and rate.seconds / rate.requests)
+        return max((float(seconds) for seconds in delays if seconds is not None), default=None)
 
     def _known(self, url: str) -> tuple[str, _Known]:
         parts = urlsplit(url)
@@ -125,7 +113,9 @@ class Robots:
                 known.until = self._clock.monotonic() + wait_s
                 raise _not_asked(origin, error, error.retry_after) from error
             text = ""
-        rules = _parse(text) if text else None
+        # A file that names thousands of other crawlers before thousands of rules would be stored as millions of rules.
+        # Protego ends lines wherever ``splitlines`` does, so the pattern must meet the same lines.
+        rules = Protego.parse(_AGENT_LINE.sub(_ours_or_any, "\n".join(text.splitlines()))) if text else None
         with self._lock:
             if self._hosts.get(origin) is known:
                 self._characters += len(text) - known.characters
@@ -139,11 +129,6 @@ def _not_asked(origin: str, error: DownloadError, retry_after: float | None) -> 
     return DownloadError(error.reason, message, transient=True, retry_after=retry_after)
 
 
-def _parse(text: str) -> Protego:
-    def ours_or_any(line: re.Match[str]) -> str:
-        name = line[1].strip().lower()
-        return f"User-agent: {name if name.replace('*', '') in ('', NAME) else 'another'}"
-
-    # A file that names thousands of other crawlers before thousands of rules would be stored as millions of rules.
-    # Protego ends lines wherever ``splitlines`` does, so the pattern must meet the same lines.
-    return Protego.parse(_AGENT_LINE.sub(ours_or_any, "\n".join(text.splitlines())))
+def _ours_or_any(line: re.Match[str]) -> str:
+    name = line[1].strip().lower()
+    return f"User-agent: {name if name.replace('*', '') in ('', NAME) else 'another'}"

@@ -1,7 +1,6 @@
 """Which download may start now: connections in all, connections and pace for each host, and waiting where asked."""
 
 import heapq
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -9,26 +8,18 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+# Downloads at once that a host's own rules allow: https://wikitech.wikimedia.org/wiki/Robot_policy
 HOST_CONNECTIONS: Mapping[str, int] = {"upload.wikimedia.org": 2, "thumb.wikimedia.org": 2}
-"""Downloads at once that a host's own rules allow, where they are stricter than ours.
-
-Source:
-    https://wikitech.wikimedia.org/wiki/Robot_policy
-"""
 
 
 @dataclass
 class _Host(Generic[T]):
-    """One lane: its queue is a heap of (not before, number, item)."""
+    """One lane."""
 
-    waiting: list[tuple[float, int, T]] = field(default_factory=list)
+    waiting: list[tuple[float, int, T]] = field(default_factory=list)  # a heap of (not before, number, item)
     active: int = 0
     not_before: float = 0.0
     pause: float = 0.0
-
-    def is_idle(self, now: float) -> bool:
-        """Whether there is nothing to remember of it."""
-        return not (self.waiting or self.active or self.pause) and self.not_before <= now
 
 
 class HostSchedule(Generic[T]):
@@ -38,19 +29,11 @@ class HostSchedule(Generic[T]):
         connections: Downloads at once.
         per_host: Downloads at once from one host.
         pause: Seconds between the starts of two downloads from one host.
-        host_connections: Hosts with a limit of their own, which holds where it is stricter.
     """
 
-    def __init__(
-        self,
-        connections: int,
-        per_host: int,
-        pause: float = 0.0,
-        host_connections: Mapping[str, int] = HOST_CONNECTIONS,
-    ) -> None:
+    def __init__(self, connections: int, per_host: int, pause: float = 0.0) -> None:
         self._connections, self._per_host, self._pause = connections, per_host, pause
-        self._host_connections = host_connections
-        self._hosts: OrderedDict[str, _Host[T]] = OrderedDict()
+        self._hosts: dict[str, _Host[T]] = {}
         self._numbers = count()
         self.active = 0
 
@@ -67,8 +50,8 @@ class HostSchedule(Generic[T]):
         if self.active >= self._connections:
             return None
         for name, lane in list(self._hosts.items()):
-            if lane.is_idle(now):
-                del self._hosts[name]
+            if not (lane.waiting or lane.active or lane.pause) and lane.not_before <= now:
+                del self._hosts[name]  # there is nothing to remember of it
                 continue
             start = self._start_of(name, lane)
             if start is not None and start <= now:
@@ -76,7 +59,7 @@ class HostSchedule(Generic[T]):
                 lane.active += 1
                 lane.not_before = now + max(self._pause, lane.pause)
                 self.active += 1
-                self._hosts.move_to_end(name)
+                self._hosts[name] = self._hosts.pop(name)  # the next one's turn: this host goes to the end
                 return name, item
         return None
 
@@ -96,10 +79,8 @@ class HostSchedule(Generic[T]):
 
     def give_up(self, host: str) -> list[T]:
         """Take away everything that waits for ``host``."""
-        lane = self._lane(host)
-        items = [item for _, _, item in sorted(lane.waiting, key=lambda entry: entry[:2])]
-        lane.waiting.clear()
-        return items
+        waiting, self._lane(host).waiting = self._lane(host).waiting, []
+        return [item for _, _, item in sorted(waiting, key=lambda entry: entry[:2])]
 
     def next_start(self, now: float) -> float | None:
         """Seconds until something may start by itself; ``None`` if only the end of a download can bring that."""
@@ -109,7 +90,7 @@ class HostSchedule(Generic[T]):
 
     def _start_of(self, name: str, lane: _Host[T]) -> float | None:
         """When the first item of a lane may start; ``None`` without one, or while the host's connections are taken."""
-        if not lane.waiting or lane.active >= min(self._per_host, self._host_connections.get(name, self._per_host)):
+        if not lane.waiting or lane.active >= min(self._per_host, HOST_CONNECTIONS.get(name, self._per_host)):
             return None
         return max(lane.not_before, lane.waiting[0][0])
 

@@ -40,6 +40,9 @@ class Job:
         return len(self.fetched.data) if self.fetched else 0
 
 
+_Order = tuple[Job, Callable[[Job, Fetched | BaseException], object]]
+
+
 class WorkerPool:
     """Starts threads and processes when they are first needed, and stops them at the end of the block.
 
@@ -58,10 +61,8 @@ class WorkerPool:
         self.clock = clock
         self._download, self._workers, self._avoided = download, workers, avoided
         self._reports: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
-        self._orders: queue.SimpleQueue[tuple[Job, Callable[[Job, Fetched | BaseException], object]] | None]
-        self._orders = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._threads = 0
-        self._decoders: DecodePool | None = None
         self._stopped = threading.Event()
 
     def __enter__(self) -> "WorkerPool":
@@ -71,15 +72,20 @@ class WorkerPool:
         self._stopped.set()
         for _thread in range(self._threads):
             self._orders.put(None)
+        # Looked up without making them: what was never needed must not be started to be stopped.
         if "fetcher" in vars(self):
             self.fetcher.close()
-        if self._decoders is not None:
+        if "_decoders" in vars(self):
             self._decoders.close(wait=kind is None)
 
     @cached_property
     def fetcher(self) -> Fetcher:
         """What downloads."""
         return Fetcher(self._download, self.clock, self._avoided)
+
+    @cached_property
+    def _decoders(self) -> DecodePool:
+        return DecodePool(self._workers)
 
     def wait(self, seconds: float | None) -> None:
         """Deliver every report that came since; waits for the first, at most so long (``None``: for ever)."""
@@ -97,7 +103,7 @@ class WorkerPool:
         limit: int | None,
         pages: JournalPages,
         found: Callable[[list[tuple[int, Hit]]], object],
-        ended: Callable[[Source, BaseException | None], object],
+        ended: Callable[[BaseException | None], object],
     ) -> None:
         """Search in a thread of its own; reports ``found`` again and again, then ``ended``. Closes ``pages``."""
 
@@ -113,10 +119,10 @@ class WorkerPool:
                         if len(batch) == PAGE:
                             self._reports.put(partial(found, batch))
                             batch = []
-            except BaseException as raised:
+            except BaseException as raised:  # handed on: the thread that waits raises it
                 error = raised
             self._reports.put(partial(found, batch))
-            self._reports.put(partial(ended, source, error))
+            self._reports.put(partial(ended, error))
 
         # A daemon, as all threads here: an interrupt must not wait for a server that says nothing.
         threading.Thread(target=search, name=f"search {source.name}", daemon=True).start()
@@ -146,8 +152,6 @@ class WorkerPool:
         self, job: Job, folder: Path, longest_side: int, done: Callable[[Job, Decoded | BaseException], object]
     ) -> None:
         """Decode, shrink and write an image."""
-        if self._decoders is None:
-            self._decoders = DecodePool(self._workers)
         data = job.fetched.data if job.fetched else job.hit.read
         assert data is not None
         future = self._decoders.decode(data, job.hit.provenance.source_id, folder, longest_side)
