@@ -271,7 +271,7 @@ def test_what_cannot_be_looked_at_is_refused_with_the_way_out(web, target):
 
 @pytest.mark.parametrize("values", [{"every": 0}, {"probes": 0}, {"patience": 0}, {"settle": 1.5}])
 def test_settings_out_of_range_are_refused(values):
-    with pytest.raises(RecipeError, match=f"{next(iter(values))} of the selection is"):
+    with pytest.raises(RecipeError, match=f"the selection: {next(iter(values))} is"):
         SelectionSettings(**values)
 
 

@@ -19,11 +19,8 @@ from wss_train.inference import decoded, network_size
 from wss_train.metrics import ConfusionMatrix
 from wss_train.models import SegmentationModel
 
-PRESENT = 0.01
-"""A class counts as predicted in an image where it covers at least this fraction of it: one stray cell is no object."""
-
-_BATCH = 8
-"""Images of equal size in one pass: without gradients these take less memory than a training step."""
+PRESENT = 0.01  # A class counts as predicted where it covers at least this fraction of an image: a cell is no object
+_BATCH = 8  # Images of equal size in one pass: without gradients these take less memory than a training step
 
 
 class Probes:
@@ -54,24 +51,17 @@ class Probes:
         with ThreadPoolExecutor(4) as pool:
             looks = list(pool.map(look, table.image_paths))
         self._images = [seen for _, seen in looks]
-        sizes = [(seen.shape[0], seen.shape[1]) for seen in self._images]
-        self._groups: dict[tuple[int, int], list[int]] = {}
-        for row, size in enumerate(sizes):
-            self._groups.setdefault(size, []).append(row)
+        self._groups: dict[tuple[int, ...], list[int]] = {}
         self._truths: list[np.ndarray] = []
-        if masked:
-            for row, ((shape, _), (height, width)) in enumerate(zip(looks, sizes, strict=True)):
+        for row, (shape, seen) in enumerate(looks):
+            self._groups.setdefault(seen.shape, []).append(row)
+            if masked:
                 mask = read_class_mask(table, row, shape[::-1])
-                self._truths.append(cell_centres(mask, (height // stride, width // stride)))
+                self._truths.append(cell_centres(mask, (seen.shape[0] // stride, seen.shape[1] // stride)))
 
     @torch.inference_mode()
     def predict(self, model: SegmentationModel, precision: str) -> tuple[list[np.ndarray], np.ndarray]:
-        """What the network sees, scale 1.
-
-        Returns:
-            Predicted class a cell, for each image (h, w), uint8; mean probability of each class but background,
-            (N, C), float32.
-        """
+        """Predicted class a cell, of each image (h, w) uint8; mean probability of each class but background, (N, C)."""
         device = next(model.parameters()).device
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
         cells: list[np.ndarray] = [np.empty(0, np.uint8)] * len(self.table)
@@ -99,14 +89,7 @@ class Probes:
 
 
 def cell_centres(mask: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
-    """A mask's values at the centres of a grid of cells laid over it.
-
-    Args:
-        mask: Label mask. Shape (H, W), uint8.
-        cells: (rows, columns) of the grid; may be finer than the mask.
-
-    Returns:
-        Shape ``cells``, uint8.
+    """A mask's values at the centres of a grid of (rows, columns) cells laid over it, which may be finer than the mask.
 
     >>> cell_centres(np.array([[0, 1, 2, 3], [4, 5, 6, 7]], np.uint8), (1, 2)).tolist()
     [[5, 7]]
@@ -119,14 +102,7 @@ def cell_centres(mask: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
 
 
 def class_fractions(cells: np.ndarray, num_classes: int) -> np.ndarray:
-    """Fraction of an image that each class but background covers.
-
-    Args:
-        cells: Predicted classes, any shape, values in [0, C].
-        num_classes: C + 1.
-
-    Returns:
-        Shape (C,), float64 in [0, 1].
+    """Fraction of an image's cells, of values in [0, C], that each class but background covers: (C,), in [0, 1].
 
     >>> class_fractions(np.array([[0, 0, 1, 1], [0, 3, 1, 1]], np.uint8), 4).tolist()
     [0.5, 0.0, 0.125]
@@ -136,9 +112,6 @@ def class_fractions(cells: np.ndarray, num_classes: int) -> np.ndarray:
 
 def label_f1(fractions: np.ndarray, labels: np.ndarray, at_least: float = PRESENT) -> float:
     """How well the predicted masks name the classes that the images show: F1 of each class, averaged.
-
-    F1 rather than a ranking such as average precision: a wrong patch of a class in an image that lacks it costs
-    intersection over union however low its score is, and so does an object that was not found.
 
     Args:
         fractions: Fraction of each image that each class covers in its predicted mask. Shape (N, C), in [0, 1].
@@ -151,6 +124,8 @@ def label_f1(fractions: np.ndarray, labels: np.ndarray, at_least: float = PRESEN
     # Late: only a run that is looked at pays for this import, in memory and in seconds.
     from sklearn.metrics import f1_score
 
+    # F1 rather than a ranking such as average precision: a wrong patch of a class in an image that lacks it costs
+    # intersection over union however low its score is, and so does an object that was not found.
     predicted = fractions >= at_least
     there = (predicted | labels).any(axis=0)
     if not there.any():
@@ -160,15 +135,9 @@ def label_f1(fractions: np.ndarray, labels: np.ndarray, at_least: float = PRESEN
 
 
 def label_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
-    """How well the images are ranked for each class: average precision, averaged over the classes that are shown.
+    """How well scores, (N, C), rank the images for each class by their labels, (N, C) bool: mean average precision.
 
-    Args:
-        scores: How much of each class the network sees in each image, such as its mean probability. Shape (N, C).
-        labels: Which classes each image shows. Shape (N, C), bool.
-
-    Returns:
-        In [0, 1]; images of equal score count together, so that their order is of no effect. nan if no image shows
-        any class.
+    In [0, 1], over the classes that are shown, images of equal score together; nan if no image shows any class.
     """
     from sklearn.metrics import average_precision_score
 
@@ -178,26 +147,17 @@ def label_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def smoothed(values: Sequence[float] | np.ndarray, window: int = 3) -> np.ndarray:
-    """Running mean, centred; at both ends over what is there. nan is left out where something else is there.
+    """Running mean of one number a look, centred, ``window`` odd; at both ends, and around nan, over what is there.
 
-    Args:
-        values: One number a look; nan where there was none.
-        window: Looks that are averaged, odd.
-
-    Returns:
-        One number a look, float64. The last ``window // 2`` of them change when further looks come.
+    The last ``window // 2`` means change when further looks come.
 
     >>> smoothed([1, 2, 6, 4]).tolist()
     [1.5, 3.0, 4.0, 5.0]
     """
     numbers, half = np.asarray(values, np.float64), window // 2
-    there = ~np.isnan(numbers)
-    means = np.full(len(numbers), np.nan)
-    for position in range(len(numbers)):
-        part = slice(max(0, position - half), position + half + 1)
-        if there[part].any():
-            means[position] = numbers[part][there[part]].mean()
-    return means
+    parts = [numbers[max(0, i - half) : i + half + 1] for i in range(len(numbers))]
+    there = [part[~np.isnan(part)] for part in parts]
+    return np.array([part.mean() if len(part) else np.nan for part in there])
 
 
 def best_look(values: Sequence[float] | np.ndarray, window: int = 3) -> int | None:
@@ -211,12 +171,9 @@ def best_look(values: Sequence[float] | np.ndarray, window: int = 3) -> int | No
 
 
 def settled_look(changes: Sequence[float] | np.ndarray, at_most: float, window: int = 3) -> int | None:
-    """Position of the first look that, with those before it, changed at most this fraction; ``None`` if none did.
+    """Position of the first look of which, with the ``window - 1`` before it, the mean change is at most this.
 
-    Args:
-        changes: Fraction that changed since the look before, one number a look, nan for the first.
-        at_most: Fraction in [0, 1].
-        window: Looks that must have passed: the mean of this one and the ``window - 1`` before it is compared.
+    ``changes``: fraction that changed since the look before, nan for the first. ``None`` if there is none.
     """
     numbers = np.asarray(changes, np.float64)
     for position in range(window - 1, len(numbers)):

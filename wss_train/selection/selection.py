@@ -1,15 +1,14 @@
 """Choosing a state of a network without a mask drawn by a person.
 
-A network that learns from noisy masks gets better, then learns the noise. Where to
-stop is usually read off true masks, which this method does not have. Here a
-``Selector`` looks at the network now and then during training and computes signals:
+A network that learns from noisy masks gets better, then learns the noise. Here a ``Selector`` looks at it now and then
+during training and computes signals:
 
 - ``labels``: do the predicted masks name the classes that the images show? Needs image-level labels.
 - ``agreement``: do they agree with co-segmentation masks that were kept out of training?
 - ``change``: how much did they change since the last look?
 
-The state whose ``labels`` or ``agreement`` is best becomes the model. Whether a signal
-deserves that trust is what ``wss_train.reports.selection_report`` shows, after the fact.
+The state whose ``labels`` or ``agreement`` is best becomes the model. Whether a signal deserves that trust is what
+``wss_train.reports.selection_report`` shows, after the fact.
 """
 
 import math
@@ -21,14 +20,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+from pydantic import Field
 from torch import Tensor
 
 from wss_data.errors import CheckpointError, RecipeError, TrainingDataError
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.reading import checked
+from wss_data.reading.settings import settings as checked_settings
 from wss_data.records import ExampleTable
 from wss_data.runtime.files import atomic_path, digests_of, remove_unfinished, write_text
 from wss_train.checkpoints import MODEL_FILE, ModelCard, read_weights, write_model
@@ -49,63 +50,38 @@ from wss_train.selection.probes import (
 if TYPE_CHECKING:
     from wss_train.data import Examples
 
+# What chooses the model: nothing (the last state), or one of the signals
 Select = Literal["last", "labels", "agreement"]
-"""What chooses the model: nothing (the last state), or one of the signals."""
-
+# Columns of ``signals.csv``, beside ``iteration`` and ``seconds``; empty where a look had no such number
 SIGNALS = ("labels", "labels_ap", "agreement", "change")
-"""Columns of ``signals.csv``, beside ``iteration`` and ``seconds``; empty where a look had no such number."""
-
-_RANGE = -1e15, 1e15
+# What a selector writes into a run folder: the signals, weights, and what the network predicted at each look
 SIGNALS_FILE, SNAPSHOTS, LOOKS = "signals.csv", "snapshots", "looks"
-"""What a selector writes into a run folder: the signals, weights, and what the network predicted at each look."""
+REPORT = "selection_report"  # Folder in a run folder that ``wss_train.reports.selection_report`` writes
+FILES = (SIGNALS_FILE, SNAPSHOTS, LOOKS, REPORT)  # All of them: thrown away with the run
 
-REPORT = "selection_report"
-"""Folder in a run folder that ``wss_train.reports.selection_report`` writes."""
+SMOOTH = 3  # Looks whose mean is compared: a single look is noisy. Odd. Ours
+HELD_OUT = 0.1  # Largest fraction of the images with masks that is kept out; never more than are looked at. Ours
 
-FILES = (SIGNALS_FILE, SNAPSHOTS, LOOKS, REPORT)
-"""All of them: thrown away with the run."""
+_RANGE = -1e15, 1e15  # Of the numbers in ``signals.csv``; what is beyond was not written here
+# Looks of a run, what they may cost of the training's arithmetic, and the images of a look in any case. Ours
+_LOOKS, _LOOK_FRACTION, _FEWEST_PROBES, _MOST_PROBES = 20, 0.05, 32, 200
 
-SMOOTH = 3
-"""Looks whose mean is compared: a single look is noisy. Odd. Ours."""
-
-HELD_OUT = 0.1
-"""Largest fraction of the images with masks that is kept out of training; never more than are looked at. Ours."""
-
-_LOOKS = 20
-_LOOK_FRACTION = 0.05
-_FEWEST_PROBES, _MOST_PROBES = 32, 200
+_Count = Annotated[int, Field(ge=1)]
 
 
-@dataclass(frozen=True)
+@checked_settings("the selection", RecipeError)
 class SelectionSettings:
-    """How a run is looked at.
+    """How a run is looked at."""
 
-    Args:
-        every: Iterations between two looks; ``None`` for a twentieth of the run.
-        probes: Images that a look predicts for each signal; ``None`` for as many as a twentieth of the training's
-            arithmetic pays for, but 32 to 200.
-        patience: Looks without a new best after which the run stops; ``None`` to run to its end and choose then.
-        settle: Fraction of the pixels, in [0, 1]: the run stops when the last ``SMOOTH`` looks together changed no more
-            than this from one to the next; ``None`` for no such stop.
-        keep_snapshots: Whether the weights of every look are kept, for the report.
-
-    Raises:
-        RecipeError: If a value is out of its range.
-    """
-
-    every: int | None = None
-    probes: int | None = None
-    patience: int | None = None
-    settle: float | None = None
-    keep_snapshots: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("every", "probes", "patience"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise RecipeError(f"{name} of the selection is {value}; a number of at least 1 is wanted.")
-        if self.settle is not None and not 0 <= self.settle <= 1:
-            raise RecipeError(f"settle of the selection is {self.settle}; a fraction in [0, 1] is wanted.")
+    every: _Count | None = None  # Iterations between two looks; ``None`` for a twentieth of the run.
+    # Images that a look predicts for each signal; ``None`` for as many as a twentieth of the training's arithmetic pays
+    # for, but 32 to 200.
+    probes: _Count | None = None
+    patience: _Count | None = None  # Looks without a new best after which the run stops; ``None`` for no such stop.
+    # Fraction of the pixels: the run stops when the last ``SMOOTH`` looks together changed no more than this from one
+    # to the next; ``None`` for no such stop.
+    settle: Annotated[float, Field(ge=0, le=1)] | None = None
+    keep_snapshots: bool = False  # Whether the weights of every look are kept, for the report.
 
     def resolved(self, recipe: TrainRecipe, kind: Kind) -> "SelectionSettings":
         """The settings with numbers for ``every`` and ``probes``."""
@@ -158,17 +134,15 @@ def plan_selection(
 ) -> tuple[ExampleTable, Selection | None]:
     """Which images training sees, and which are looked at.
 
-    Held-out images are the first in the order of their ids' hashes. A generator's
-    ``labels`` come from ``target``, which it does not learn from; a final model
-    learns from its target's labels, so its ``labels`` are those of held-out images.
+    A generator's ``labels`` come from ``target``, which it does not learn from; a final model learns from its target's
+    labels, so its ``labels`` are those of held-out images.
 
     Args:
         select: What chooses the model.
         table: Images with masks to learn from.
         recipe: What is trained.
         kind: Which of the two networks.
-        target: For a generator: target images with labels, such as ``target.match_tags("train")``; their masks are
-            not asked for.
+        target: For a generator: target images with labels; their masks are not asked for.
         settings: How to look; ``None`` for the defaults.
 
     Returns:
@@ -192,12 +166,19 @@ def plan_selection(
                 f"{table.source or 'the table'} has {len(table)} images with masks; at least 2 are wanted, to hold one "
                 "out of training for the selection. Use --select last."
             )
+        # The same images are held out wherever they stand in the table.
         order = hash_order(table.ids)
         held_out, rest = table.take(sorted(order[:count])), table.take(sorted(order[count:]))
     if kind == "final":
         labelled = held_out
     elif target is not None:
-        labelled = _label_probes(target, table, probes)
+        images = as_table(target, None)
+        if images.classes != table.classes:
+            raise TrainingDataError(
+                f"{images.source or 'the target'} has the classes {', '.join(images.classes)}; the images to learn "
+                f"from have {', '.join(table.classes)}. Names and order must agree."
+            )
+        labelled = images.take(sorted(hash_order(images.ids)[:probes]))
     elif select == "labels":
         raise RecipeError(
             "selecting by labels looks at the image-level labels of a target dataset: name it with --target "
@@ -211,18 +192,7 @@ def plan_selection(
     return rest, Selection(select, chosen, labelled, held_out)
 
 
-def _label_probes(target: "Examples", table: ExampleTable, probes: int) -> ExampleTable:
-    images = as_table(target, None)
-    if images.classes != table.classes:
-        raise TrainingDataError(
-            f"{images.source or 'the target'} has the classes {', '.join(images.classes)}; the images to learn from "
-            f"have {', '.join(table.classes)}. Names and order must agree."
-        )
-    return images.take(sorted(hash_order(images.ids)[:probes]))
-
-
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """What was seen after some iterations."""
 
     iteration: int  # iterations done
@@ -231,21 +201,15 @@ class Look:
 
 
 def read_signals(run: Path | str) -> list[Look]:
-    """The looks of a run, in their order; none if nobody looked.
-
-    Raises:
-        CheckpointError: If ``signals.csv`` is damaged.
-    """
+    """The looks of a run, in their order; none if nobody looked. A damaged file is a ``CheckpointError``."""
     path = Path(run) / SIGNALS_FILE
     if not path.is_file():
         return []
-    number = 0
+    number, looks = 0, []
     try:
         lines = checked.table_lines(path)
         number, header = next(lines, (1, []))
-        looks = []
-        for place, cells in lines:
-            number = place
+        for number, cells in lines:  # noqa: B007 - the error names the line
             row = dict(zip(header, cells, strict=True))
             iteration, seconds = checked.whole_of(row["iteration"], "iteration", 0), row["seconds"]
             values = {name: checked.number_of(row[name], name, *_RANGE) if row[name] else math.nan for name in SIGNALS}
@@ -266,8 +230,8 @@ def signal(looks: list[Look], name: str) -> np.ndarray:
 def snapshots(run: Path | str) -> dict[int, Path]:
     """The weights that are kept of a run: iterations -> folder."""
     folders = sorted((Path(run) / SNAPSHOTS).glob("iteration_*"))
-    named = [folder for folder in folders if re.fullmatch(r"iteration_[0-9]{6,12}", folder.name)]
-    return {int(folder.name.split("_")[1]): folder for folder in named if (folder / MODEL_FILE).is_file()}
+    named = ((re.fullmatch(r"iteration_([0-9]{6,12})", folder.name), folder) for folder in folders)
+    return {int(name[1]): folder for name, folder in named if name and (folder / MODEL_FILE).is_file()}
 
 
 class Selector:
@@ -282,9 +246,7 @@ class Selector:
         say: Receives one line a look; ``None`` for nobody.
 
     Raises:
-        ImageError: If an image that is looked at cannot be read.
-        MaskError: If a held-out mask has another size than its image.
-        TrainingDataError: If it holds a value that is no class.
+        ImageError: See ``Probes``; also ``MaskError`` and ``TrainingDataError``.
     """
 
     def __init__(
@@ -326,10 +288,12 @@ class Selector:
         if before is not None and before.shape == predicted.shape:
             values["change"] = float(np.mean(before != predicted))
 
-        self._write_cells(iteration, predicted)
+        with atomic_path(self._cells_file(iteration)) as temporary:
+            np.savez_compressed(temporary, cells=predicted)
         write_model(model.state_dict(), replace(self._card, iterations=iteration), self._snapshot(iteration))
         self._noted = [*looks, Look(iteration, values, time.monotonic() - started)]
         self._write_signals()
+        # After the look is noted: a run that is killed in between still has all weights that it may choose.
         self._tidy()
         return self._shall_stop()
 
@@ -396,11 +360,8 @@ class Selector:
     def _cells_file(self, iteration: int) -> Path:
         return self._run / LOOKS / f"iteration_{iteration:06d}.npz"
 
-    def _write_cells(self, iteration: int, cells: np.ndarray) -> None:
-        with atomic_path(self._cells_file(iteration)) as temporary:
-            np.savez_compressed(temporary, cells=cells)
-
     def _read_cells(self, iteration: int) -> np.ndarray | None:
+        """What the network predicted at a look; ``None`` where the file is gone or damaged: then no change is known."""
         try:
             with np.load(self._cells_file(iteration), allow_pickle=False) as file:
                 return np.asarray(file["cells"])
@@ -410,7 +371,7 @@ class Selector:
     def _write_signals(self) -> None:
         lines = [",".join(("iteration", *SIGNALS, "seconds"))]
         for look in self._looks:
-            # Whole numbers' worth of digits, so that a resumed run compares what an uninterrupted one compares.
+            # All digits, so that a resumed run compares what an uninterrupted one compares.
             numbers = ("" if math.isnan(value) else repr(value) for value in look.values.values())
             lines.append(",".join([str(look.iteration), *numbers, f"{look.seconds:.3f}"]))
         write_text(self._run / SIGNALS_FILE, "\n".join(lines) + "\n")
