@@ -21,22 +21,15 @@ from wss_data.ledger import Ledger
 class Segmented:
     """What an engine says of one image; all of it without a truth. ``None`` where it is not asked for or not known.
 
-    Args:
-        mask: The foreground. Shape (H, W) of the image, bool.
-        confidence: How much the mask is to be trusted, in [0, 1].
-        uncertain: Where the soft map and the cut disagree. Shape (H, W), bool. Such a pixel counts as neither
-            foreground nor background, whatever ``mask`` says of it.
-        agreement: Overlap of the engine's soft map with the mask that was cut from it, in [0, 1].
-        prototype_distance: How far the object is from what the group's objects have in common, in [0, 2].
-        descriptor: What the image shows, for search: pooled over all of it, of length 1. Shape (C,), float16.
+    A pixel of the uncertain band counts as neither foreground nor background, whatever ``mask`` says of it.
     """
 
-    mask: np.ndarray
-    confidence: float
-    uncertain: np.ndarray | None = None
-    agreement: float | None = None
-    prototype_distance: float | None = None
-    descriptor: np.ndarray | None = None
+    mask: np.ndarray  # the foreground, (H, W) of the image, bool
+    confidence: float  # how much the mask is to be trusted, in [0, 1]
+    uncertain: np.ndarray | None = None  # where the soft map and the cut disagree, (H, W), bool
+    agreement: float | None = None  # overlap of the soft map with the mask that was cut from it, in [0, 1]
+    prototype_distance: float | None = None  # of the object from what the group's have in common, in [0, 2]
+    descriptor: np.ndarray | None = None  # of the whole image, for search: (C,), float16, of length 1
 
 
 class Engine(Protocol):
@@ -72,20 +65,14 @@ class Engine(Protocol):
 
 
 class ImageFiles(Sequence[np.ndarray]):
-    """Image files as a group of images, each read when it is asked for.
+    """Image files as a group of images, each read when it is asked for, and shrunk to ``longest_side`` pixels.
 
     A file that vanished or broke since it was listed must not end a group of thousands, and no engine should have to
-    think of it: a grey image stands for it.
+    think of it: a grey image stands for it, and ``unreadable`` has its position and why. It is kept by this object, so
+    an engine reads the images in the process that was given it.
 
-    Args:
-        paths: The files.
-        longest_side: Larger images are shrunk to this longer side, pixels; ``None`` to leave them.
-        description: Text beside a progress bar over the images read so far; empty for no bar. An engine looks at the
-            whole group before its first mask: with thousands of images, minutes in which no mask is made.
-
-    Attributes:
-        unreadable: Position -> why the file there could not be read. Kept by this object, so an engine reads the
-            images in the process that was given it.
+    With a ``description`` a progress bar shows the images read so far: an engine looks at the whole group before its
+    first mask, with thousands of images for minutes.
     """
 
     def __init__(self, paths: Sequence[Path | str], longest_side: int | None = None, description: str = "") -> None:

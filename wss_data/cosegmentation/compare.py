@@ -48,23 +48,14 @@ class MethodScore:
 
 @dataclass(frozen=True)
 class SaliencyComparison:
-    """What a comparison found.
-
-    Args:
-        figure: The figure written.
-        images: Images in the group.
-        unreadable: Of these, how many could not be read: neither shown nor scored.
-        shown: Images in the figure, from left to right.
-        scores: One a method, baselines first; empty without true masks.
-        passed_over: Files of the folder that were not taken for images, as one line; empty if there is none.
-    """
+    """What a comparison found; prints as a table."""
 
     figure: Path
-    images: int
-    unreadable: int
-    shown: tuple[Path, ...]
-    scores: tuple[MethodScore, ...]
-    passed_over: str = ""
+    images: int  # in the group
+    unreadable: int  # of these: neither shown nor scored
+    shown: tuple[Path, ...]  # images in the figure, from left to right
+    scores: tuple[MethodScore, ...]  # one a method, baselines first; empty without true masks
+    passed_over: str = ""  # files of the folder that were not taken for images, as one line
 
     def __str__(self) -> str:
         lines = [f"{len(self.shown)} of {self.images} images in {self.figure}"]

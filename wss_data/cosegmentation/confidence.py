@@ -12,20 +12,15 @@ TYPICAL_ENOUGH = 0.5
 
 
 def confidence(probability: np.ndarray, earlier: np.ndarray, typical: float = 1.0) -> float:
-    """How much a mask is to be trusted, by what is known without a truth.
-
-    A mask that two ways agree on is right more often, and so is one without doubtful pixels. However well it is cut
-    out, an object that is nothing like the group's is not the class's.
+    """Overlap of two foreground probabilities times the mean of abs(2 probability - 1) times ``typicality``, in [0, 1].
 
     Args:
         probability: The final foreground probability, on cells. Shape (h, w), in [0, 1].
-        earlier: The one before self-training; in a group too small for that, the soft map before it was
-            sharpened. Shape (h, w), in [0, 1].
-        typical: ``typicality`` of the object, in [0, 1].
-
-    Returns:
-        Overlap of the two times the mean of abs(2 probability - 1) times ``typical``, in [0, 1].
+        earlier: The one before self-training; in a group too small for that, the soft map before it was sharpened.
+        typical: ``typicality`` of the object.
     """
+    # A mask that two ways agree on is right more often, and so is one without doubtful pixels. However well it is cut
+    # out, an object that is nothing like the group's is not the class's.
     return typical * overlap(probability, earlier) * float(np.abs(2 * probability - 1).mean())
 
 

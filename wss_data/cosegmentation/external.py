@@ -90,14 +90,11 @@ class ExternalSettings:
 
 
 class ExternalEngine:
-    """Have a program that is not ours co-segment a group.
+    """Have a program that is not ours co-segment a group; options are fields of ``ExternalSettings``.
 
     The masks are checked as ``import-masks`` checks them. An image without a good one gets an empty mask with
     confidence 0, which the foreground filter drops; how many those are, and why, is logged as a warning. Good masks get
     the confidence 0.5, empty and full ones 0.
-
-    Args:
-        **options: Fields of ``ExternalSettings``; ``command`` is needed.
 
     Raises:
         CosegmentationError: If there is no such option, its value is out of its range, or ``command`` is missing.
@@ -162,7 +159,8 @@ class ExternalEngine:
             if self.settings.work is None:
                 os.truncate(log, 0)
             else:
-                write_json(folder / DONE, {"command": self.settings.command, "masks": _count(folder / MASKS)})
+                masks = len(os.listdir(folder / MASKS))
+                write_json(folder / DONE, {"command": self.settings.command, "masks": masks})
                 for path in (folder / IMAGES).glob("*"):
                     path.unlink()  # can be written again; the masks cannot
             for position in positions:
@@ -226,13 +224,9 @@ def _stem(position: int) -> str:
 def _is_done(folder: Path) -> bool:
     """Whether the program ended well for the group in ``folder``, and its masks are still there."""
     try:
-        return json.loads((folder / DONE).read_text(encoding="utf-8"))["masks"] == _count(folder / MASKS)
+        return json.loads((folder / DONE).read_text(encoding="utf-8"))["masks"] == len(os.listdir(folder / MASKS))
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def _count(folder: Path) -> int:
-    return sum(1 for _ in folder.iterdir())
 
 
 def _read_mask(masks: Path, position: int, size: tuple[int, int]) -> Segmented:
@@ -372,18 +366,13 @@ def last_lines(log: Path) -> str:
 def _copy(stream: IO[bytes], log: Path) -> None:
     """Copy a stream to a file until its end: the beginning as it comes, and the last of what was too much."""
     total, tail = 0, b""
-    with stream, contextlib.suppress(OSError), log.open("wb", buffering=0) as file:
-        full = False
+    with stream, log.open("wb", buffering=0) as file:
         while data := os.read(stream.fileno(), 1 << 16):
             room = max(0, LOG_BYTES - total)
             total += len(data)
             tail = (tail + data[room:])[-LOG_BYTES // 16 :]
-            if room and not full:
-                try:
-                    file.write(data[:room])
-                except OSError:  # the disk is full; the program must not wait for a reader all the same
-                    full = True
+            with contextlib.suppress(OSError):  # the disk is full; the program must not wait for a reader all the same
+                file.write(data[:room])
         left_out = total - LOG_BYTES - len(tail)
-        if left_out > 0:
-            file.write(f"\n... {left_out:,} bytes left out ...\n".encode())
-        file.write(tail)
+        with contextlib.suppress(OSError):
+            file.write((f"\n... {left_out:,} bytes left out ...\n" if left_out > 0 else "").encode() + tail)

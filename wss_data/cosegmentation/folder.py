@@ -36,58 +36,38 @@ FEW = 16  # below this many images, starting processes takes longer than reading
 NO_MASK = "no_mask"  # status of a readable image without a mask: it killed the process that worked on it, say
 _NAMED = 5  # left-over masks that the summary names
 
-Key = tuple[str, str]
-"""Class, and name of image and mask without suffix."""
+Key = tuple[str, str]  # class, and name of image and mask without suffix
 
 
 class ScoreRow(NamedTuple):
     """One line of ``scores.csv``.
 
-    Args:
-        class_name: The group's name; column ``class``.
-        stem: Name of image and mask without suffix.
-        status: ``ok``, or why there is no mask: the reason of an ``ImageError``, ``killed`` if reading it killed a
-            process, ``no_mask`` if the engine gave none.
-        confidence: Of the engine, in [0, 1]; empty without a mask.
-        foreground_ratio: Fraction of the mask's decided pixels that is foreground, in [0, 1]; empty without a mask.
-        kept: Whether the foreground filter keeps it: ``yes`` or ``no``.
-        group: Changes with the group's images and the engine's settings; equal means that the mask is still good.
+    ``status`` is ``ok``, or why there is no mask: the reason of an ``ImageError``, ``killed`` if reading the image
+    killed a process, ``no_mask`` if the engine gave none.
     """
 
-    class_name: str
-    stem: str
+    class_name: str  # the group's name; column "class"
+    stem: str  # name of image and mask without suffix
     status: str
-    confidence: float | None = None
-    foreground_ratio: float | None = None
-    kept: bool = False
-    group: str = ""
+    confidence: float | None = None  # in [0, 1]; empty without a mask
+    foreground_ratio: float | None = None  # fraction of the mask's decided pixels, in [0, 1]; empty without a mask
+    kept: bool = False  # by the foreground filter
+    group: str = ""  # changes with the group's images and the engine's settings; equal: the mask is still good
 
 
 @dataclass(frozen=True)
 class FolderSummary:
-    """What a run over folders did.
+    """What a run over folders did; prints as a table."""
 
-    Args:
-        out: Where the masks are.
-        images: Image files found.
-        made: Masks made by this run.
-        unchanged: Masks that were there already.
-        kept: Class name -> images that the foreground filter keeps.
-        with_mask: Class name -> images that have a mask.
-        dropped: Reason -> images without a mask.
-        passed_over: Files that were not taken for images, as one line; empty if there is none.
-        left_over: Masks that earlier runs made of images that are no longer there; no row lists them.
-    """
-
-    out: Path
-    images: int
-    made: int
-    unchanged: int
-    kept: Mapping[str, int]
-    with_mask: Mapping[str, int]
-    dropped: Mapping[str, int]
-    passed_over: str = ""
-    left_over: tuple[Path, ...] = ()
+    out: Path  # where the masks are
+    images: int  # image files found
+    made: int  # masks made by this run
+    unchanged: int  # masks that were there already
+    kept: Mapping[str, int]  # class -> images that the foreground filter keeps
+    with_mask: Mapping[str, int]  # class -> images that have a mask
+    dropped: Mapping[str, int]  # reason -> images without a mask
+    passed_over: str = ""  # files that were not taken for images, as one line
+    left_over: tuple[Path, ...] = ()  # masks that earlier runs made of images that are gone; no row lists them
 
     def __str__(self) -> str:
         width = max(5, *(len(name) for name in self.with_mask))

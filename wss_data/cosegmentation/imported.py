@@ -63,27 +63,16 @@ FEW = 2000  # below this many masks, starting processes takes longer than readin
 
 @dataclass(frozen=True)
 class KnownImage:
-    """An image of the dataset that a mask may belong to.
+    """An image of the dataset that a mask may belong to."""
 
-    Args:
-        sample_id: Its identity in the dataset.
-        class_name: Its class.
-        path: The stored file.
-        source_id: Its identity at its source, such as ``cow/brown/17.jpg``; its stem may name the mask, too.
-        size: Stored (width, height) in pixels.
-        original_size: Original (width, height) in pixels, or ``None`` where it is not known.
-        class_index: Index of its class: a label mask that holds 0 and this index is taken, too, as an export writes it.
-        original: The file that it was made from, or ``None`` where it came from elsewhere.
-    """
-
-    sample_id: str
+    sample_id: str  # its identity in the dataset
     class_name: str
-    path: str
-    source_id: str | None
-    size: tuple[int, int]
-    original_size: tuple[int, int] | None
-    class_index: int = 1
-    original: Path | None = None
+    path: str  # the stored file
+    source_id: str | None  # its identity at its source, such as cow/brown/17.jpg; its stem may name the mask, too
+    size: tuple[int, int]  # stored (width, height), pixels
+    original_size: tuple[int, int] | None  # original (width, height), pixels; None where it is not known
+    class_index: int = 1  # a label mask that holds 0 and this index is taken, too, as an export writes it
+    original: Path | None = None  # the file that it was made from; None where it came from elsewhere
 
     @property
     def keys(self) -> set[str]:
@@ -117,21 +106,13 @@ class MaskFile(NamedTuple):
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What became of an import; prints as a few lines.
+    """What became of an import; prints as a few lines."""
 
-    Args:
-        imported: Number of masks taken: class -> count.
-        resized: How many of them had the original image's size and were brought to the stored one's.
-        bad: What could not be taken.
-        passed_over: Files of the class folders that were not taken for masks, as one line; empty if there is none.
-        turned: The photographs of theirs that EXIF turns without changing their size.
-    """
-
-    imported: dict[str, int]
-    resized: int
-    bad: tuple[MaskError, ...]
-    passed_over: str = ""
-    turned: tuple[Path, ...] = ()
+    imported: dict[str, int]  # class -> masks taken
+    resized: int  # how many of them had the original image's size and were brought to the stored one's
+    bad: tuple[MaskError, ...]  # what could not be taken
+    passed_over: str = ""  # files of the class folders that were not taken for masks, as one line
+    turned: tuple[Path, ...] = ()  # photographs of theirs that EXIF turns without changing their size
 
     def __str__(self) -> str:
         total = sum(self.imported.values())
@@ -280,14 +261,11 @@ def read_values(path: Path) -> np.ndarray:
 
 
 class ReadMask(NamedTuple):
-    """A good mask at the stored image's size: foreground and uncertain band, (H, W) bool, and whether it was resized.
-
-    ``uncertain`` is ``None`` without a band.
-    """
+    """A good mask at the stored image's size, (H, W) bool."""
 
     foreground: np.ndarray
-    uncertain: np.ndarray | None
-    resized: bool
+    uncertain: np.ndarray | None  # the band, if there is one
+    resized: bool  # whether the file had the original image's size
 
 
 def read_foreground(file: MaskFile) -> ReadMask:
@@ -312,16 +290,12 @@ def check_mask(file: MaskFile) -> MaskError | None:
 
 
 class ImportedMask(NamedTuple):
-    """A mask that was checked and written as a label mask at ``path``.
-
-    ``foreground_ratio`` is the fraction of the decided pixels that is foreground, in [0, 1]; ``quality`` is ``None``
-    where the stored image cannot be read; ``resized`` says whether the mask had the original image's size.
-    """
+    """A mask that was checked and written as a label mask."""
 
     image: KnownImage
     path: Path
-    foreground_ratio: float
-    quality: MaskQuality | None
+    foreground_ratio: float  # fraction of the decided pixels, in [0, 1]
+    quality: MaskQuality | None  # None where the stored image cannot be read
     resized: bool
 
 

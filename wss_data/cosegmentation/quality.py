@@ -1,9 +1,7 @@
 """What makes a mask suspicious, without a truth to compare with. For ranking and sorting.
 
-Two kinds of measures. Some describe the mask: one that is not solid, is in ten parts, touches the whole border or
-follows no edge of colour is rarely an object. Others ask for it a second time: how much of the mask does another way of
-finding it give? The score is made of these alone (``quality_scores``); why, and what it is worth, says
-docs/explanation/quality.md.
+Some measures describe the mask; others ask for it a second time: how much of it does another way of finding it give?
+The score is made of these alone (``quality_scores``); why, and what it is worth, says docs/explanation/quality.md.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +10,7 @@ from dataclasses import dataclass, fields
 import cv2
 import numpy as np
 
+from wss_data.cosegmentation.confidence import overlap
 from wss_data.crf.dense_crf import CrfSettings, dense_crf
 from wss_data.imaging.images import longest_side_size
 
@@ -147,9 +146,7 @@ def crf_agreement(image: np.ndarray, mask: np.ndarray, uncertain: np.ndarray | N
     # No evidence for uncertain pixels, and they do not count.
     likely = CRF_DOUBT + (1 - 2 * CRF_DOUBT) * (given + doubt / 2)
     found = dense_crf(np.stack([1 - likely, likely]), small, _CRF)[1]
-    decided = 1 - doubt
-    union = float((np.maximum(found, given) * decided).sum())
-    return float((np.minimum(found, given) * decided).sum()) / union if given.any() and union > 0 else 0.0
+    return overlap(found * (1 - doubt), given * (1 - doubt))
 
 
 def quality_scores(measures: Sequence[Sequence[float | None]]) -> list[float | None]:

@@ -1,9 +1,8 @@
 """Border saliency of one image alone, without anything learned, and the baselines that cut it out.
 
-A *saliency map* says how much each pixel stands out in its own image; it knows nothing of the group. It is what
-co-segmentation has to beat: ``compare.py`` shows both side by side, and ``BASELINES`` are the floor under every engine.
-No function here was fitted to drawn masks, boxes or eye movements. All maps are float64 in [0, 1], 1 salient, and zero
-everywhere in an image of one colour (but for the centred Gaussian, which does not look at the image).
+A *saliency map* says how much each pixel stands out in its own image; it knows nothing of the group: the floor under
+every engine. No function here was fitted to drawn masks, boxes or eye movements. All maps are float64 in [0, 1], 1
+salient, and zero everywhere in an image of one colour (but for the centred Gaussian, which does not look at the image).
 
 Source:
     Zhu, Liang, Wei and Sun, *Saliency Optimization from Robust Background Detection*, CVPR 2014; numbers of equations,
@@ -41,21 +40,13 @@ LEAST_WEIGHT = 0.1  # between neighbours
 
 @dataclass(frozen=True)
 class Cells:
-    """The superpixels of one image, N in number.
+    """The N superpixels of one image."""
 
-    Args:
-        index: Superpixel of each pixel, 0..N-1 without gaps. Shape (H, W), int64.
-        colours: Mean Lab colour of each, L in 0..100. Shape (N, 3), float64.
-        places: Centre of each in sides of the image, x then y. Shape (N, 2), float64, in (0, 1).
-        border: Which touch the border of the image. Shape (N,), bool.
-        neighbours: Which touch each other; never itself. Shape (N, N), bool, symmetric.
-    """
-
-    index: np.ndarray
-    colours: np.ndarray
-    places: np.ndarray
-    border: np.ndarray
-    neighbours: np.ndarray
+    index: np.ndarray  # superpixel of each pixel, 0..N-1 without gaps, (H, W), int64
+    colours: np.ndarray  # mean Lab colour of each, L in 0..100, (N, 3), float64
+    places: np.ndarray  # centre of each in sides of the image, x then y, (N, 2), float64, in (0, 1)
+    border: np.ndarray  # which touch the border of the image, (N,), bool
+    neighbours: np.ndarray  # which touch each other, never itself, (N, N), bool
 
 
 def cells_of(image: np.ndarray, index: np.ndarray) -> Cells:
@@ -116,15 +107,10 @@ def background_contrast(cells: Cells, background: np.ndarray) -> np.ndarray:
 
 
 def smooth_over_cells(cells: Cells, background: np.ndarray, foreground: np.ndarray) -> np.ndarray:
-    """The saliency that best agrees with both cues and is alike in neighbours of like colour.
+    """The saliency s that best agrees with both cues and is alike in neighbours of like colour. (N,), in [0, 1].
 
-    Args:
-        cells: The superpixels.
-        background: Weight with which each cell wants 0. Shape (N,), float.
-        foreground: Weight with which each cell wants 1. Shape (N,), float.
-
-    Returns:
-        The least of sum bg s^2 + sum fg (s - 1)^2 + sum over pairs w (s_i - s_j)^2. Shape (N,), float64, in [0, 1].
+    The least of sum ``background`` s^2 + sum ``foreground`` (s - 1)^2 + sum over pairs w (s_i - s_j)^2: weights with
+    which each cell wants 0 and 1, (N,).
 
     Source:
         Zhu et al., CVPR 2014, eq. (9); neighbours of neighbours and all of the border are pairs, as in their code.

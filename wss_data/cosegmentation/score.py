@@ -16,37 +16,27 @@ from wss_data.reading.listing import list_files, passed_over_summary
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How well the masks of one class fit.
-
-    ``precision`` is P, mean pixel accuracy, and ``jaccard`` J, mean intersection over union of the foreground, of its
-    ``images``; ``kept_...`` are the same over the ``kept`` ones, those that the foreground filter keeps, ``None`` if
-    there is none. ``decided`` is the mean fraction of the pixels that the masks decide: below 1 with an uncertain band;
-    then P and J are those of the decided pixels alone. All in [0, 1].
-    """
+    """How well the masks of one class fit; fractions are in [0, 1]."""
 
     name: str
     images: int
-    precision: float
-    jaccard: float
-    kept: int
-    kept_precision: float | None
+    precision: float  # P, mean pixel accuracy
+    jaccard: float  # J, mean intersection over union of the foreground
+    kept: int  # images that the foreground filter keeps
+    kept_precision: float | None  # P over those; None if none is kept
     kept_jaccard: float | None
-    decided: float = 1.0
+    decided: float = 1.0  # mean fraction of the pixels outside an uncertain band; P and J are of those alone
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Scores per class, in order of name, and ``mean``: over the rows (of those that keep an image, for the kept).
-
-    ``min_foreground`` and ``max_foreground`` are the filter's; ``notes`` are lines about files of the two folders that
-    were not compared.
-    """
+    """Scores per class, in order of name, and their mean; prints as a table."""
 
     classes: tuple[ClassScore, ...]
-    mean: ClassScore
-    min_foreground: float
+    mean: ClassScore  # over the classes (over those that keep an image, for the kept)
+    min_foreground: float  # the filter's
     max_foreground: float
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # about files of the two folders that were not compared
 
     def __str__(self) -> str:
         rows = [*self.classes, self.mean]

@@ -24,43 +24,28 @@ from wss_data.runtime.parallel import map_images
 if TYPE_CHECKING:
     from torch import nn
 
-FEW_CELLS = 20_000
-"""With fewer cells to learn from, starting processes takes longer than learning."""
+FEW_CELLS = 20_000  # with fewer cells to learn from, starting processes takes longer than learning
 
 
 @dataclass(frozen=True)
 class SelfTrainingSettings:
-    """How a group's networks are trained.
+    """How a group's networks are trained."""
 
-    Args:
-        folds: Parts of the group; each is predicted by a network trained on the others. Below 2: no self-training.
-        hidden: Units between descriptors and answer.
-        epochs: Times that every cell is seen.
-        batch_cells: Cells of a step.
-        learning_rate: Highest learning rate of AdamW; it rises over the first 30 % of the steps, then falls.
-        weight_decay: Of AdamW.
-        dropout: Fraction of the hidden units that are dropped in a step.
-        clip: Descriptors are held within so many standard deviations.
-        most_images: Images at most that train a network: its cost does not grow with the group beyond them.
-        least_images: With fewer images to learn from, nothing is trained.
-        min_foreground: An image is learned from only if its mask has at least this foreground fraction ...
-        max_foreground: ... and at most this one: the others are failures more often than not.
-        seed: Of the network's first weights, of the order of cells and of dropout.
-    """
-
-    folds: int = 3
-    hidden: int = 64
-    epochs: int = 8
-    batch_cells: int = 3072
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.01
-    dropout: float = 0.3
-    clip: float = 6.0
-    most_images: int = 150
-    least_images: int = 6
+    folds: int = 3  # parts of the group, each predicted by a network trained on the others; below 2: no self-training
+    hidden: int = 64  # units between descriptors and answer
+    epochs: int = 8  # times that every cell is seen
+    batch_cells: int = 3072  # cells of a step
+    learning_rate: float = 2e-3  # highest of AdamW; it rises over the first 30 % of the steps, then falls
+    weight_decay: float = 0.01  # of AdamW
+    dropout: float = 0.3  # fraction of the hidden units that are dropped in a step
+    clip: float = 6.0  # descriptors are held within so many standard deviations
+    most_images: int = 150  # that train a network: its cost does not grow with the group beyond them
+    least_images: int = 6  # with fewer images to learn from, nothing is trained
+    # An image is learned from only if its mask has a foreground fraction between these: the others are failures more
+    # often than not.
     min_foreground: float = 0.02
     max_foreground: float = 0.8
-    seed: int = 0
+    seed: int = 0  # of the network's first weights, of the order of cells and of dropout
 
 
 def log_odds(network: nn.Module, cells: np.ndarray) -> np.ndarray:
@@ -74,23 +59,18 @@ def log_odds(network: nn.Module, cells: np.ndarray) -> np.ndarray:
 def fold_numbers(contents: Sequence[str], folds: int) -> list[int]:
     """The fold of each image: equal images share one, the others are dealt out evenly.
 
+    ``contents`` tell the images' contents apart, such as digests: the fold depends on nothing else, neither on the
+    order of the group nor on its names.
+
     >>> fold_numbers(["b", "a", "b", "c"], folds=2)
     [1, 0, 1, 0]
-
-    Args:
-        contents: What tells the images' contents apart, such as digests; the fold depends on nothing else, neither on
-            the order of the group nor on its names.
-        folds: Number of folds.
     """
     dealt = {content: number % folds for number, content in enumerate(sorted(set(contents)))}
     return [dealt[content] for content in contents]
 
 
 def train_cells(cells: np.ndarray, targets: np.ndarray, settings: SelfTrainingSettings) -> nn.Module:
-    """Learn to tell foreground cells from background cells.
-
-    The same cells in the same order give the same network, whatever else runs: one thread, and a random generator
-    of its own.
+    """Learn to tell foreground cells from background cells. The same cells in the same order give the same network.
 
     Args:
         cells: Standardised descriptors, within ``settings.clip``. Shape (N, C), float16 or float32.
@@ -105,7 +85,7 @@ def train_cells(cells: np.ndarray, targets: np.ndarray, settings: SelfTrainingSe
     from torch.nn.functional import binary_cross_entropy_with_logits
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # sums of several threads differ from run to run
     try:
         random = torch.Generator().manual_seed(settings.seed)
         network = nn.Sequential(nn.Linear(cells.shape[1], settings.hidden), nn.ReLU(), nn.Linear(settings.hidden, 1))
@@ -150,7 +130,10 @@ def train_group(
     settings: SelfTrainingSettings,
     workers: int | None = None,
 ) -> list[nn.Module | None]:
-    """One network a fold, trained on the images of the other folds.
+    """For each image the network that predicts it, trained on the images of the other folds.
+
+    ``None`` where there is too little to learn from: in a small group, one of equal images, or one whose masks are all
+    too small or too large.
 
     Args:
         read_cells: Position of an image -> its standardised descriptors, (h, w, C) float, within ``settings.clip``.
@@ -158,10 +141,6 @@ def train_group(
         contents: See ``fold_numbers``.
         settings: How to train.
         workers: Worker processes; ``None`` for one a processor. The networks do not depend on it.
-
-    Returns:
-        For each image the network that predicts it; ``None`` where there is too little to learn from: in a small group,
-        one of equal images, or one whose masks are all too small or too large.
     """
     if settings.folds < 2:
         return [None] * len(targets)
