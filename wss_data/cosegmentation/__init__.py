@@ -10,28 +10,22 @@ from wss_data.errors import CosegmentationError, shown
 
 LOGGER = logging.getLogger(__name__)
 
+# Name of each engine -> where its class lives; loaded when it is asked for.
 ENGINES = {
     "common": "wss_data.cosegmentation.common:CommonEngine",
     "external": "wss_data.cosegmentation.external:ExternalEngine",
     "subcategories": "wss_data.cosegmentation.subcategories.engine:SubcategoriesEngine",
 }
-"""Name of each engine -> where its class lives; loaded when it is asked for."""
-
+# Those that run a program named by an option: definitions, manifests, exports and databases come from others, too.
 PROGRAM_ENGINES = ("external", "outside")
-"""Those that run a program named by an option. Definitions, manifests, exports and databases come from others, too."""
-
-OLD_NAMES = {"outside": "external"}
-"""What engines were called before, in definitions and on the command line; understood, with a warning, until 0.3."""
+OLD_NAMES = {"outside": "external"}  # in definitions and on the command line; with a warning, until 0.3
 
 
 def make_engine(method: str, options: Mapping[str, Any] | None = None, allow_programs: bool = False) -> Engine:
     """The engine called ``method``, set up with ``options`` from the definition.
 
-    Args:
-        method: Its name.
-        options: Its options.
-        allow_programs: Whether it may be one that runs a program, ``external``. Only for options that the user typed,
-            or for which the user has said so: no caller takes that from a file or a database.
+    ``allow_programs``: whether it may be one that runs a program. Only for options that the user typed, or for which
+    the user has said so: no caller takes that from a file or a database.
 
     Raises:
         CosegmentationError: If there is no such engine, it refuses an option, or it runs a program and may not.

@@ -1,16 +1,9 @@
 """The engine ``common``: what is in the centre of a group's photographs and not at their borders is the object.
 
-Photographers put the object in the centre; the background differs from image to image, or reaches the borders. One
-image says little about that, a group says much: the direction in its descriptors that correlates with the distance from
-the border is the object's. Masks found with it give a better direction than the position did, and in the end train a
-small network, each image predicted from the others' masks. Until then only sums over cells are needed, so the cost
-grows linearly and a group can be summed in shards.
-
-Steps: describe each image at two depths of a classification network (``features.py``); find the direction of each
-depth (``discriminant.py``); join both maps of an image into evidence and set the image's own threshold
-(``evidence_map``, ``otsu_threshold``); sharpen it along the image's edges (``sharpen``); repeat with these masks in
-place of the position; train the small networks and predict with them (``self_training.py``); sharpen, and rate the
-masks (``confidence.py``).
+One image says little about that, a group says much: the direction in its descriptors (``features.py``) that correlates
+with the distance from the border (``discriminant.py``) is the object's. Masks found with it, sharpened along the
+image's edges, give a better direction than the position did, and in the end train a small network, each image predicted
+from the others' masks (``self_training.py``). Until then only sums over cells are needed: the cost grows linearly.
 
 Source:
     Our own. The group's direction as a linear projection of convolutional descriptors is Wei et al.'s, *Deep
@@ -106,13 +99,9 @@ class CommonSettings:
 
 
 def evidence_map(joined: np.ndarray) -> np.ndarray:
-    """Evidence for the foreground: the group's direction, the centre of the image, the image's own threshold.
+    """Evidence for the foreground: joined + 0.3 (g - 0.55), less 0.8 of Otsu's threshold of it, (h, w) float32.
 
-    Args:
-        joined: How far each cell lies along the group's direction, in the group's standard deviations. Shape (h, w).
-
-    Returns:
-        joined + 0.3 (g - 0.55), less 0.8 of Otsu's threshold of it; positive is foreground. Shape (h, w), float32.
+    ``joined``: how far each cell lies along the group's direction, in the group's standard deviations, (h, w).
     """
     prior = centred_gaussian(joined.shape, PRIOR_WIDTH)
     values = joined + PRIOR_WEIGHT * (prior - PRIOR_OFFSET)
@@ -120,11 +109,7 @@ def evidence_map(joined: np.ndarray) -> np.ndarray:
 
 
 def otsu_threshold(values: np.ndarray, bins: int = 256) -> float:
-    """The threshold that best separates the values in two classes, by the variance between them.
-
-    Returns:
-        Centre of the last of the lower class's bins, ``bins`` between smallest and largest value; the value itself if
-        all are equal.
+    """The centre of the last bin of the lower class, by the variance between the classes; the value if all are equal.
 
     Source:
         Otsu, IEEE Transactions on Systems, Man, and Cybernetics, 1979; scikit-image's implementation.
@@ -149,15 +134,9 @@ def soft_map(evidence: np.ndarray) -> np.ndarray:
 
 
 def sharpen(evidence: np.ndarray, image: np.ndarray, crf: CrfSettings = CRF) -> np.ndarray:
-    """Foreground probability after a dense CRF.
+    """Marginal probability of the foreground after a dense CRF, (H, W) float32, in [0, 1].
 
-    Args:
-        evidence: Shape (h, w), float; enlarged to the image's size.
-        image: Shape (H, W, 3), uint8.
-        crf: Its settings.
-
-    Returns:
-        Marginal probability of the foreground. Shape (H, W), float32, in [0, 1].
+    ``evidence``: (h, w), enlarged to the size of ``image``, (H, W, 3) uint8.
     """
     enlarged = _resized(np.asarray(evidence, np.float32), (image.shape[1], image.shape[0]))
     foreground = np.clip(soft_map(enlarged), PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
@@ -215,14 +194,11 @@ def _segment_one(image: _Image, band: bool) -> tuple[int, Segmented | None]:
 
 
 class CommonEngine:
-    """Co-segment a group by what is in the centre of its images.
+    """Co-segment a group by what is in the centre of its images; options are fields of ``CommonSettings``.
 
     Every group has an answer, however small: a single image is segmented from its own cells, equal images get equal
     masks. An image of one colour shows nothing: its mask is empty, its confidence 0, and the filter drops it as too
     small.
-
-    Args:
-        **options: Fields of ``CommonSettings``.
 
     Raises:
         CosegmentationError: If there is no such option, or its value is out of its range.

@@ -86,9 +86,6 @@ def compare_saliency(
 ) -> SaliencyComparison:
     """Draw the saliency of images beside their co-segmentation, and score both where true masks are given.
 
-    The images shown are not chosen for their looks: the group is sorted by the first engine's confidence, highest
-    first, and images are taken at even steps.
-
     Args:
         images: Folder with the images of one class; all of them are the group.
         out: The PNG to write. Rows: image, border saliency, mask of the baseline ``saliency``, mask of each engine, and
@@ -98,7 +95,7 @@ def compare_saliency(
             will do, too. Images without a true mask are shown, not scored.
         count: Images in the figure; fewer if the group is smaller.
         options: Engine -> its options.
-        workers: Worker processes; ``None`` for one a processor. Nothing depends on it but the time.
+        workers: Worker processes; ``None`` for one a processor.
         allow_programs: Whether an engine may be one that runs a program (``external``).
 
     Raises:
@@ -125,6 +122,7 @@ def compare_saliency(
     if not readable:
         raise CosegmentationError(f"{title}: none of the {len(paths)} images can be read.")
 
+    # The images shown are not chosen for their looks: by the first engine's confidence, highest first, at even steps.
     first = made[methods[0]]
     ordered = sorted(readable, key=lambda position: -first[position].confidence if position in first else 0.0)
     shown = [ordered[round(step)] for step in np.linspace(0, len(ordered) - 1, min(count, len(ordered)))]

@@ -40,16 +40,10 @@ def graph_cut(evidence: np.ndarray, image: np.ndarray) -> np.ndarray:
 
 
 def colour_log_ratio(lab: np.ndarray, mask: np.ndarray, bins: int = 8) -> np.ndarray:
-    """How much more a pixel's colour is seen inside a mask, (H, W) bool, than outside it.
+    """How much more a pixel's colour is seen inside a mask, (H, W) bool, than outside it, (H, W) float64.
 
-    Args:
-        lab: The image in 8-bit Lab. Shape (H, W, 3), uint8.
-        mask: The foreground so far.
-        bins: Bins a channel of the two colour histograms.
-
-    Returns:
-        log p(colour | inside) - log p(colour | outside) from smoothed histograms; zero everywhere if one side is
-        empty. Shape (H, W), float64.
+    log p(colour | inside) - log p(colour | outside) from smoothed histograms of ``lab``, (H, W, 3) uint8, with ``bins``
+    a channel; zero everywhere if one side is empty.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -68,11 +62,7 @@ def colour_log_ratio(lab: np.ndarray, mask: np.ndarray, bins: int = 8) -> np.nda
 
 
 def neighbour_weights(lab: np.ndarray, smoothness: float) -> list[np.ndarray]:
-    """What it costs to separate two neighbours: less where their colours differ.
-
-    Args:
-        lab: The image. Shape (H, W, 3), uint8.
-        smoothness: Cost between equal colours side by side.
+    """What it costs to separate two neighbours of ``lab``, (H, W, 3) uint8: less where their colours differ.
 
     Returns:
         For each offset in ``NEIGHBOURS``: smoothness / distance * exp(-|difference|^2 / (2 mean |difference|^2)),

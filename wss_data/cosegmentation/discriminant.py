@@ -1,8 +1,7 @@
-"""The naive linear discriminant of a group's descriptors, from sums.
+"""The naive linear discriminant of a group's descriptors, from sums over cells.
 
 A target says of each cell how much it belongs to the foreground: at first only where it lies in its image, later what a
-mask says. The discriminant weighs each channel by its covariance with the target; only sums over cells are needed, so
-the cost grows linearly and a group can be summed in shards.
+mask says. The discriminant weighs each channel by its covariance with the target.
 
 Source:
     Bickel and Levina, *Some theory for Fisher's linear discriminant function, "naive Bayes", and some alternatives when

@@ -154,7 +154,14 @@ class ExternalEngine:
                 stack.enter_context(sole_owner(folder / "lock", "the program is being run on this group"))
             if not _is_done(folder):
                 self._take(images, folder / IMAGES)
-                self._run(folder, log, len(images), workers)
+                (folder / MASKS).mkdir(exist_ok=True)
+                names = [f"{_stem(position)}.{self.settings.image_format}\n" for position in range(len(images))]
+                write_text(folder / LIST, "".join(names))
+                places = {name: str(folder / place) for name, place in _PLACES.items()}
+                places["workers"] = str(workers or default_workers())
+                command = expand_command(self.settings.command, places, self.settings.shell)
+                where = self.settings.working_folder
+                run_program(command, log, self.settings.timeout_s, expanded(where) if where else None)
             bad = self._check(folder / MASKS, sizes, log)
             if self.settings.work is None:
                 os.truncate(log, 0)
@@ -185,16 +192,6 @@ class ExternalEngine:
                     fast = [cv2.IMWRITE_PNG_COMPRESSION, 1]
                     path.write_bytes(cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), fast)[1].tobytes())
         return sizes, digest.hexdigest()[:16]
-
-    def _run(self, folder: Path, log: Path, count: int, workers: int | None) -> None:
-        (folder / MASKS).mkdir(exist_ok=True)
-        names = [f"{_stem(position)}.{self.settings.image_format}" for position in range(count)]
-        write_text(folder / LIST, "\n".join(names) + "\n")
-        places = {name: str(folder / place) for name, place in _PLACES.items()}
-        places["workers"] = str(workers or default_workers())
-        command = expand_command(self.settings.command, places, self.settings.shell)
-        where = self.settings.working_folder
-        run_program(command, log, self.settings.timeout_s, expanded(where) if where else None)
 
     def _check(self, masks: Path, sizes: Sequence[tuple[int, int]], log: Path) -> dict[int, MaskError]:
         """Position -> what is wrong with its mask; raises ``CosegmentationError`` if that are too many."""
@@ -246,15 +243,9 @@ def _read_mask(masks: Path, position: int, size: tuple[int, int]) -> Segmented:
 
 
 def expand_command(template: str, values: Mapping[str, str], shell: bool = False) -> list[str]:
-    """Put values in the places of a command template.
+    """Program and arguments: a command template, words as for a shell, with ``values`` in places such as ``{images}``.
 
-    Args:
-        template: Words as for a shell, with places such as ``{images}``; ``{{`` and ``}}`` stand for braces.
-        values: Name of each place -> what to put there.
-        shell: Whether the whole is for ``sh``, with pipes and the like.
-
-    Returns:
-        Program and arguments.
+    ``shell``: whether the whole is for ``sh``, with pipes and the like.
 
     Raises:
         CosegmentationError: If quotes or braces do not match, there is no such place, or a value would be taken for
@@ -267,47 +258,37 @@ def expand_command(template: str, values: Mapping[str, str], shell: bool = False
         words = ["/bin/sh", "-c", template] if shell else shlex.split(template)
     except ValueError as error:
         raise CosegmentationError(f"the command {template!r} cannot be parted into words: {error}.") from error
-    return [_filled(word, values, shell) for word in words]
-
-
-def _filled(word: str, values: Mapping[str, str], shell: bool) -> str:
-    filled = ""
-    try:
-        parts = list(Formatter().parse(word))
-    except ValueError as error:
-        raise CosegmentationError(f"{error} in the command: {word!r}. Write braces of your own twice.") from error
-    for text, name, layout, conversion in parts:
-        filled += text
-        if name is None:
-            continue
-        place = f"{{{name}}}"
-        if name not in values or layout or conversion:
-            known = ", ".join(f"{{{one}}}" for one in values)
-            raise CosegmentationError(
-                f"the command has {place!r} in {word!r}; known places: {known}. "
-                "Write braces of your own twice: {{ and }}."
-            )
-        value = values[name]
-        if (shell and not _SAFE_IN_A_SHELL.fullmatch(value)) or (place != word and _BREAKS_A_STRING.search(value)):
-            raise CosegmentationError(
-                f"{value!r} cannot stand for {place} in the command: its quotes, spaces or other signs would be taken "
-                "for a part of the program. Choose another folder with the option work."
-            )
-        filled += value
+    own = "Write braces of your own twice: {{ and }}."
+    filled = []
+    for word in words:
+        try:
+            parts = list(Formatter().parse(word))
+        except ValueError as error:
+            raise CosegmentationError(f"{error} in the command: {word!r}. {own}") from error
+        text = ""
+        for before, name, layout, conversion in parts:
+            text += before
+            if name is None:
+                continue
+            place, value = f"{{{name}}}", values.get(name)
+            if value is None or layout or conversion:
+                known = ", ".join(f"{{{one}}}" for one in values)
+                raise CosegmentationError(f"the command has {place!r} in {word!r}; known places: {known}. {own}")
+            if (shell and not _SAFE_IN_A_SHELL.fullmatch(value)) or (place != word and _BREAKS_A_STRING.search(value)):
+                raise CosegmentationError(
+                    f"{value!r} cannot stand for {place} in the command: its quotes, spaces or other signs would be "
+                    "taken for a part of the program. Choose another folder with the option work."
+                )
+            text += value
+        filled.append(text)
     return filled
 
 
 def run_program(command: Sequence[str], log: Path, timeout_s: float, folder: Path | None = None) -> None:
-    """Run a program until it ends, and end what it started.
+    """Run a program until it ends, for at most ``timeout_s`` seconds, and end what it started.
 
     It gets this process's environment, no standard input, and a process group of its own, so that Ctrl-C comes to us
-    alone. When we leave, by whatever way, nothing of it is running any more: see ``supervisor``.
-
-    Args:
-        command: Program and arguments.
-        log: Gets what it prints, at most ``LOG_BYTES`` of the beginning and a little of the end.
-        timeout_s: Seconds that it may take.
-        folder: Working folder; ``None`` for ours.
+    alone. ``log`` gets what it prints, at most ``LOG_BYTES`` of the beginning and a little of the end.
 
     Raises:
         CosegmentationError: If it cannot be started, takes longer, or ends with another status than 0; with the last
@@ -319,6 +300,7 @@ def run_program(command: Sequence[str], log: Path, timeout_s: float, folder: Pat
     if shutil.which(os.path.join(folder or "", name) if os.sep in name else name) is None:
         raise CosegmentationError(f"the program {name!r} cannot be started (not found). Is it installed, and in PATH?")
     log.write_bytes(b"")  # before anything is started: a disk that is full is noticed here
+    # When we leave, by whatever way, nothing of the program is running any more: the supervisor sees to it.
     process = subprocess.Popen(
         [sys.executable, "-I", supervisor.__file__, *command],
         stdin=subprocess.PIPE,

@@ -1,10 +1,7 @@
 """Dense descriptors of a network that was not trained on outlines: what the engine ``common`` sees of an image.
 
-torch is loaded only when the network is.
-
-Source:
-    A network of ``wss_data.backbones``, in the role that VGG's last convolution has in
-    Wei et al., *Deep Descriptor Transforming for Image Co-Localization*, IJCAI 2017.
+It has the role of VGG's last convolution in Wei et al., *Deep Descriptor Transforming for Image Co-Localization*, IJCAI
+2017. torch is loaded only when the network is.
 """
 
 from __future__ import annotations
@@ -36,25 +33,15 @@ SMALLEST_SIDE = 64  # panoramas keep at least this many pixels on their short si
 class ImageFeatures(NamedTuple):
     """What the network says of one image. How many channels each map has, and which layer it is, is the backbone's.
 
-    Args:
-        descriptors: The last stage, not normalised. Shape (h, w, C), float16; EfficientNet-Lite and ResNet: one cell
-            for 16 px of the network's input, a transformer: one for a patch.
-        middle: A layer between parts and whole objects, on the same cells. Shape (h, w, M), float16.
+    A cell is 16 px of the network's input with EfficientNet-Lite and ResNet, a patch with a transformer.
     """
 
-    descriptors: np.ndarray
-    middle: np.ndarray
+    descriptors: np.ndarray  # the last stage, not normalised, (h, w, C), float16
+    middle: np.ndarray  # a layer between parts and whole objects, on the same cells, (h, w, M), float16
 
 
 class DescriptorNetwork:
-    """The network with its weights, made ready once for many images.
-
-    Args:
-        long_side: Longer side of the network's input, pixels; smaller images are enlarged.
-        precision: ``float32``, ``bf16``, or ``auto``, see ``resolve_precision``.
-        backbone: One of ``wss_data.backbones.BACKBONES``.
-        weights: A file of weights, see ``BackboneChoice``; ``None`` for the backbone's own.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ..., or ``auto``: the first GPU if there is one.
+    """The network with its weights, made ready once for many images; for what it takes see ``CommonSettings``.
 
     Raises:
         CosegmentationError: If precision or device have no such name, or the device is not there.

@@ -154,8 +154,7 @@ def match_masks(
         unpack_to: Empty folder for the masks of files that hold those of a class.
 
     Returns:
-        The pairs, in order of the paths, and what fits nowhere: masks of reason ``unknown`` or ``ambiguous``, images
-        of reason ``missing``, and what is wrong with the files of classes.
+        The pairs, in order of the paths, and what fits nowhere or is wrong with the files of classes.
 
     Raises:
         SourceError: If there is no such folder, or no mask at all.
@@ -307,15 +306,15 @@ def write_imported(
     skip_bad: bool = False,
     ignore_index: int = IGNORE_INDEX,
 ) -> tuple[list[ImportedMask], ImportReport]:
-    """Check all masks of a folder, then write the good ones as label masks.
+    """Check all masks of a folder, then write the good ones as label masks ``out/<class>/<stem of the image>.png``.
 
     Args:
         folder: See ``match_masks``; with files of classes.
         images: All images of the dataset.
         classes: Names of the classes 1..C.
-        out: Receives ``<class>/<stem of the stored file>.png``.
+        out: Receives the masks.
         skip_bad: Whether to take the good masks although others are bad or missing.
-        ignore_index: Value of void pixels in a label mask; here the uncertain band.
+        ignore_index: Of the uncertain band.
 
     Raises:
         SourceError: If the folder is missing or holds no mask.

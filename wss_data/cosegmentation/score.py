@@ -121,8 +121,7 @@ def score_folder(
 ) -> ScoreTable:
     """Score ``masks/<class>/<stem>.png`` against ``truth/<class>/<stem>.png``.
 
-    Every true mask must have its counterpart: a mask that was not made would otherwise raise the score. Masks
-    without a truth are left out and counted. Folders that hold PNG files directly count as one class.
+    Masks without a truth are left out and counted. Folders that hold PNG files directly count as one class.
 
     Args:
         masks: Foreground masks; every value but 0 is foreground, except for an uncertain band: 128 in masks of 0, 128
@@ -130,9 +129,6 @@ def score_folder(
         truth: True foreground masks, likewise; there a band is void.
         min_foreground: Smallest foreground fraction of the *mask* (never of the truth) that counts as kept.
         max_foreground: Largest such fraction.
-
-    Returns:
-        The table; ``print`` it, or take ``to_dict()``.
 
     Raises:
         SourceError: If a folder is missing or holds no mask, a mask has no counterpart, or two are of one name.
@@ -151,6 +147,7 @@ def score_folder(
     if not true:
         seen = f" ({passed_over_summary(passed_over)})" if passed_over else ""
         raise SourceError(f"{truth}: no true mask found{seen}. The layout is {truth}/<class>/<stem>.png.")
+    # A mask that was not made would otherwise raise the score.
     if missing := [path for key, path in true.items() if key not in made]:
         raise SourceError(
             f"{masks}: {len(missing)} of {len(true)} masks are missing, the first is "

@@ -1,12 +1,10 @@
 """Cross-fitted self-training: a small network learns from a group's own masks what its objects have in common.
 
-First masks are noisy, each in its own way; what they have in common is the object. A small network learns from the
-masks of some images to tell foreground cells from background cells, and predicts the others, so that no image confirms
-its own mistakes. torch is loaded only when something is learned.
+It learns from the masks of some images to tell foreground cells from background cells, and predicts the others, so
+that no image confirms its own mistakes. torch is loaded only when something is learned.
 
 Source:
     Our own; cross-fitting after Chernozhukov et al., *Double/debiased machine learning*, The Econometrics Journal 2018.
-    The network's sizes are our own.
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
 """Runs a program, and ends all that it has started when it is over or whoever asked for it is gone. A script.
 
 Its standard input is a pipe that only the process that asked holds: the operating system closes it when that process
-ends, however it ends. (A ``finally`` does not run after SIGKILL, and PR_SET_PDEATHSIG looks at a thread.) As a
-*subreaper* it becomes the parent of whatever the program leaves running, in whatever group or session that is.
-
-Nothing but the standard library is imported, and nothing of this package: it starts in a few hundredths of a second.
+ends, however it ends. Nothing of this package is imported: it starts in a few hundredths of a second.
 """
 
 import contextlib
@@ -22,6 +19,7 @@ CANNOT_BE_STARTED = 126  # exit status, as a shell's
 
 def main(command: list[str]) -> int:
     """Run the command; returns its exit status, negative the signal that ended it."""
+    # As a subreaper it becomes the parent of whatever the program leaves running, in whatever group or session that is.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     group: list[int] = []
     # SIGTERM is for the program. A handler is not handed on to it, as SIG_IGN would be.
@@ -33,6 +31,7 @@ def main(command: list[str]) -> int:
         return CANNOT_BE_STARTED
     group.append(process.pid)
     poll = select.poll()
+    # Not PR_SET_PDEATHSIG, which looks at a thread; and no `finally` of the process that asked runs after SIGKILL.
     poll.register(sys.stdin.fileno(), select.POLLIN)
     poll.register(os.pidfd_open(process.pid), select.POLLIN)
     poll.poll()

@@ -30,8 +30,7 @@ ALIKE = 0.9
 # 1,333 is dropped wrongly than without.
 ALIKE_LAID_OVER = 0.94
 
-Look = Callable[[str], np.ndarray | None]
-"""Gives the thumbnail of a file, or ``None`` if it cannot be read."""
+Look = Callable[[str], np.ndarray | None]  # gives the thumbnail of a file, or None if it cannot be read
 
 
 class Pairs(NamedTuple):
@@ -44,31 +43,24 @@ class Pairs(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Screened:
-    """What is compared of one image. ``key`` and ``name``, the one for people, are both unique.
-
-    ``sha256`` is the hex digest of its original bytes, ``phash`` its perceptual hash (16 hex digits), ``pixels`` the
-    number in the original, and ``wanted`` says whether a person's verdict is to keep it.
-    """
+    """What is compared of one image. ``key`` and ``name`` are both unique."""
 
     key: str
-    name: str
+    name: str  # for people
     class_name: str
-    sha256: str
-    phash: str
+    sha256: str  # hex digest of its original bytes
+    phash: str  # its perceptual hash, 16 hex digits
     path: str
-    pixels: int
-    wanted: bool = False
+    pixels: int  # number in the original
+    wanted: bool = False  # whether a person's verdict is to keep it
 
 
 class Finding(NamedTuple):
-    """Why an image is left out: its tag, the name of the image that it repeats, and the bits in which they differ.
-
-    Ambiguous copies all have the same ``duplicate_of``.
-    """
+    """Why an image is left out."""
 
     tag: str
-    duplicate_of: str | None = None
-    distance: int | None = None
+    duplicate_of: str | None = None  # name of the image that it repeats; of ambiguous copies all have the same
+    distance: int | None = None  # bits in which they differ
 
 
 def hash_values(phashes: Sequence[str]) -> np.ndarray:
@@ -77,13 +69,9 @@ def hash_values(phashes: Sequence[str]) -> np.ndarray:
 
 
 def near_pairs(hashes: np.ndarray, max_distance: int, against: np.ndarray | None = None) -> Pairs:
-    """All pairs of hashes that differ in at most ``max_distance`` bits, ordered by position.
+    """All pairs of hashes, (N,) uint64, that differ in at most ``max_distance`` bits, ordered by position.
 
-    Args:
-        hashes: Shape (N,), uint64.
-        max_distance: Bits that may differ.
-        against: Shape (M,), uint64: pairs of one of ``hashes`` with one of these; ``None`` for pairs among ``hashes``,
-            each once, the smaller position first.
+    Pairs are with one ``against``, (M,) uint64; if ``None``, among ``hashes``, each once, the smaller position first.
 
     >>> near_pairs(np.array([0b0000, 0b0111, 0b0110], np.uint64), max_distance=2)
     Pairs(first=array([0, 1]), second=array([2, 2]), distance=array([2, 1], dtype=uint8))

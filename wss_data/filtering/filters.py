@@ -88,11 +88,7 @@ def is_left_out(tags: Collection[str], verdict: str | None) -> bool:
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """What the filter does to the images of one class: all, those kept, and those dropped, by reason.
-
-    ``other`` counts reasons that are not the filter's, such as a duplicate; ``verdict`` those that a person dropped.
-    ``median_foreground`` is the median foreground fraction of the masks, in [0, 1]; ``None`` without masks.
-    """
+    """What the filter does to the images of one class: all, those kept, and those dropped, by reason."""
 
     class_name: str
     images: int
@@ -101,9 +97,9 @@ class ClassCounts:
     too_large: int
     low_confidence: int
     no_mask: int
-    other: int
-    verdict: int
-    median_foreground: float | None
+    other: int  # for reasons that are not the filter's, such as a duplicate
+    verdict: int  # by a person
+    median_foreground: float | None  # median foreground fraction of the masks, in [0, 1]; None without masks
 
 
 @dataclass(frozen=True)

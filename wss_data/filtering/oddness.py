@@ -35,15 +35,10 @@ def describe_images(images: Sequence[np.ndarray], workers: int | None = None) ->
 
 
 def oddness(descriptors: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:
-    """How far each image of a class is from those of its class that are most like it.
+    """How far each image of a class is from those of its class that are most like it, (n,) float32, in [0, 2].
 
-    Args:
-        descriptors: Of the images of one class, of length 1. Shape (n, C), float.
-        neighbours: Nearest images that count; all others, if there are fewer.
-
-    Returns:
-        Mean of 1 less the cosine over the nearest images, shape (n,), float32, in [0, 2]; nan for an image that is
-        alone.
+    The mean of 1 less the cosine over the nearest ``neighbours``, or all others if there are fewer; nan for an image
+    that is alone. ``descriptors``: of the images of one class, (n, C), of length 1.
 
     >>> oddness(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), neighbours=1).tolist()
     [0.0, 0.0, 1.0]

@@ -22,23 +22,18 @@ FILE = "verdicts.jsonl"
 
 _MOST_ACTS, _LONGEST_REASON = 1_000_000, 1_000_000
 
-ImageKey = tuple[str, str]
-"""Class, and hex digest of the original bytes."""
+ImageKey = tuple[str, str]  # class, and hex digest of the original bytes
 
 
 @dataclass(frozen=True)
 class Act:
-    """What a person did at once; prints as ``2026-11-22 14:05  drop  2 images  (a drawing)``.
+    """What a person did at once; prints as ``2026-11-22 14:05  drop  2 images  (a drawing)``."""
 
-    ``at`` has a time zone; the verdict ``None`` takes the images' away; ``reason`` is in the person's words. ``undoes``
-    is the number of the line that this one undoes, from 1; it has no images of its own then.
-    """
-
-    at: datetime
-    verdict: Verdict | None = None
+    at: datetime  # with its time zone
+    verdict: Verdict | None = None  # None takes the images' verdicts away
     images: tuple[ImageKey, ...] = ()
-    reason: str = ""
-    undoes: int | None = None
+    reason: str = ""  # in the person's words
+    undoes: int | None = None  # number of the line that this one undoes, from 1; it has no images of its own then
 
     def __str__(self) -> str:
         images = f"{len(self.images):,} image{'' if len(self.images) == 1 else 's'}"
