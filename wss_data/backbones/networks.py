@@ -31,12 +31,8 @@ STAGES_TO_8, STAGES_TO_16 = 3, 5  # Stages of EfficientNet at strides up to 8 an
 class ConvolutionalBackbone(DenseBackbone):
     """A network that runs part after part.
 
-    Args:
-        parts: From the image to the last features, which have ``channels``, a cell every ``output_stride`` pixels.
-        fork: Number of parts at strides up to 8.
-        middle: Number of parts before the last halving, at strides up to 16.
-        channels: See above.
-        output_stride: See above.
+    ``parts`` lead from the image to the last features, which have ``channels``, a cell every ``output_stride`` pixels;
+    ``fork`` of them are at strides up to 8, ``middle`` before the last halving, at strides up to 16.
     """
 
     side_multiple = 32
@@ -51,11 +47,9 @@ class ConvolutionalBackbone(DenseBackbone):
         return self.parts(images)
 
     def dense(self, images: Tensor) -> DenseMaps:
-        """The last features and those before the last halving; see ``DenseBackbone``.
-
-        EfficientNet-Lite0 and Lite1 have 320 and 112 channels, Lite2 352 and 120, both linear; ResNet-50 and 101 2,048
-        and 1,024, the smaller ones 512 and 256, both after their ReLU.
-        """
+        """The last features and those before the last halving; see ``DenseBackbone``."""
+        # Lite0 and Lite1 have 320 and 112 channels, Lite2 352 and 120, both linear; ResNet-50 and 101 2,048 and 1,024,
+        # the smaller ones 512 and 256, both after their ReLU.
         middle = self.parts[: self.middle](images)
         return DenseMaps(self.parts[self.middle :](middle), middle)
 
@@ -87,11 +81,9 @@ def load_backbone(name: str, weights: Path | str = "imagenet", output_stride: in
     Below stride 32 the last strides become dilations. A convolution that loses its stride keeps the dilation before it,
     so that its weights still meet the grid that they met in training; only what follows must reach twice as far.
 
-    Args:
-        name: The backbone.
-        weights: ``imagenet``, ``none`` for random ones, or a file with the names of the index packages, of torchvision
-            or of DINO.
-        output_stride: Pixels of the image per cell of the last features: 8, 16 or 32; a transformer's are its patches.
+    ``weights``: ``imagenet``, ``none`` for random ones, or a file with the names of the index packages, of torchvision
+    or of DINO. ``output_stride``: pixels of the image per cell of the last features, 8, 16 or 32; a transformer's are
+    its patches.
 
     Raises:
         WssError: If the weights cannot be had, are damaged, or are those of another network.

@@ -134,16 +134,8 @@ def plan_selection(
 ) -> tuple[ExampleTable, Selection | None]:
     """Which images training sees, and which are looked at.
 
-    A generator's ``labels`` come from ``target``, which it does not learn from; a final model learns from its target's
-    labels, so its ``labels`` are those of held-out images.
-
-    Args:
-        select: What chooses the model.
-        table: Images with masks to learn from.
-        recipe: What is trained.
-        kind: Which of the two networks.
-        target: For a generator: target images with labels; their masks are not asked for.
-        settings: How to look; ``None`` for the defaults.
+    A generator's ``labels`` come from ``target``, which it does not learn from and whose masks are not asked for; a
+    final model learns from its target's labels, so its ``labels`` are those of held-out images of ``table``.
 
     Returns:
         The images that are left to learn from, and the plan; ``None`` for ``last``.
@@ -237,16 +229,8 @@ def snapshots(run: Path | str) -> dict[int, Path]:
 class Selector:
     """Looks at a network during training, keeps its best state, and may stop the run.
 
-    A look draws no random numbers and changes no weight, so training goes the same way with and without one.
-
-    Args:
-        selection: What to look at.
-        card: What is trained.
-        run: The run folder; what an earlier, stopped call noted there is gone on from.
-        say: Receives one line a look; ``None`` for nobody.
-
-    Raises:
-        ImageError: See ``Probes``; also ``MaskError`` and ``TrainingDataError``.
+    A look draws no random numbers and changes no weight, so training goes the same way with and without one. What an
+    earlier, stopped call noted in the run folder is gone on from. ``say`` receives one line a look. Errors: ``Probes``.
     """
 
     def __init__(

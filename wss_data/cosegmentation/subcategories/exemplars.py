@@ -35,9 +35,7 @@ class BackgroundStatistics(NamedTuple):
 def background_sums(levels: Sequence[np.ndarray], largest_offset: int = LARGEST_OFFSET) -> np.ndarray:
     """What an image's pyramid adds to the background's statistics; the sums of several images add up.
 
-    Args:
-        levels: HOG of each level without padding. Each (rows, cols, 31), float.
-        largest_offset: L, cells.
+    ``levels``: HOG of each level without padding, (rows, cols, 31); ``largest_offset``: L, cells.
 
     Returns:
         Sum of x(p) x(p + offset)^T over all pairs of cells, by offset down (0 to L) and right (-L to L). x has a
@@ -118,14 +116,9 @@ def box_features(image: np.ndarray, box: np.ndarray, shape: tuple[int, int]) -> 
 
 
 def lda_templates(features: np.ndarray, background: BackgroundStatistics) -> np.ndarray:
-    """Templates that tell boxes of one shape from the background: w = Sigma^-1 (x - mu), unit length.
+    """Templates that tell boxes of one shape from the background: w = Sigma^-1 (x - mu), unit length, 0 where x is mu.
 
-    Args:
-        features: One x each; the mean of several boxes gives their common template. Shape (N, rows, cols, 31), float.
-        background: Mean mu and covariance Sigma.
-
-    Returns:
-        w; zero where x is the mean. Shape (N, rows, cols, 31), float32.
+    ``features``: one x each; the mean of several boxes gives their common template. (N, rows, cols, 31), float32.
 
     Source:
         Hariharan, Malik and Ramanan, ECCV 2012, eq. (5); section 4 for the mean of a cluster.

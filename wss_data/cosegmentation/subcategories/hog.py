@@ -73,17 +73,10 @@ def whole_hog(image: np.ndarray) -> np.ndarray:
 def pyramid(
     image: np.ndarray, levels_per_octave: int = 10, largest_scale: float = 1.0, padding: int = 0
 ) -> list[Level]:
-    """HOG of an image, (H, W, 3) uint8 RGB, at falling scales.
+    """HOG of an image, (H, W, 3) uint8 RGB, at falling scales 2 ** (-i / levels_per_octave), down to ``SHORTEST_SIDE``.
 
-    Args:
-        image: The image.
-        levels_per_octave: Levels until the scale has halved.
-        largest_scale: Levels of a larger scale are left out; see ``TemplateBank.largest_scale``. In (0, 1].
-        padding: Cells of zeros around each level, so that a template may reach beyond the image.
-
-    Returns:
-        The levels, largest first: of scales 2 ** (-i / levels_per_octave), down to ``SHORTEST_SIDE``. An image that is
-        shorter itself has one level.
+    An image that is shorter itself has one level. Levels above ``largest_scale`` are left out; ``padding``: cells of
+    zeros around each level, so that a template may reach beyond the image.
     """
     height, width = image.shape[:2]
     # The slack of 1e-9 keeps rounding of the logarithm from losing a level that fits exactly.
@@ -106,17 +99,13 @@ def mirror_template(features: np.ndarray) -> np.ndarray:
 
 @cache
 def _directions() -> np.ndarray:
-    """The direction of each whole-numbered gradient. Shape (511 * 511,), int64, entry (dx + 255) * 511 + dy + 255.
-
-    A table, since the release asks nine scalar products of each pixel, and its ties come out the same.
-    """
+    """The direction of each whole-numbered gradient. Shape (511 * 511,), int64, entry (dx + 255) * 511 + dy + 255."""
+    # A table, since the release asks nine scalar products of each pixel, and its ties come out the same.
     steps = np.arange(-255, 256, dtype=np.float64)
     products = steps[:, None, None] * _COSINES + steps[None, :, None] * _SINES
     signed = np.stack([products, -products], axis=3).reshape(511, 511, _SIGNED)
     best = signed.argmax(axis=2)
-    table = np.where(best % 2 == 0, best // 2, best // 2 + _UNSIGNED)
-    table[255, 255] = 0
-    return table.ravel()
+    return np.where(best % 2 == 0, best // 2, best // 2 + _UNSIGNED).ravel()
 
 
 def _histogram(image: np.ndarray) -> np.ndarray:

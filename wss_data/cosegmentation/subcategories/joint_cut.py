@@ -8,14 +8,7 @@ import numpy as np
 
 from wss_data.cosegmentation.cut import minimum_cut, neighbour_weights
 from wss_data.cosegmentation.subcategories.boxes import pixels_of
-from wss_data.cosegmentation.subcategories.mixture import (
-    SMOOTHNESS,
-    Mixture,
-    colour_cost,
-    fit_mixture,
-    foreground_cost,
-    location_cost,
-)
+from wss_data.cosegmentation.subcategories.mixture import SMOOTHNESS, fit_sides, foreground_cost, location_cost
 
 # An image is bad if less of its box's border is background, or its foreground has fewer pixels of the image
 BORDER_FRACTION, LEAST_PX = 0.8, 50
@@ -82,17 +75,24 @@ def joint_cut(windows: Sequence[Window]) -> np.ndarray | None:
     usable = np.zeros(len(windows), bool)
     average: np.ndarray | None = None
     for _ in range(ROUNDS if windows else 0):
-        pooled = [_pooled(windows, masks, side) for side in (True, False)]
         good, moving = np.zeros(len(windows), bool), np.zeros(len(windows), bool)
         new = []
+        # The colours of foreground and background, those around the box among these.
+        sides = [(w.inside[m], np.concatenate([w.inside[~m], w.outside])) for w, m in zip(windows, masks, strict=True)]
+        pooled = fit_sides(*(_thinned(np.concatenate(side)) for side in zip(*sides, strict=True)))
         for position, (window, mask) in enumerate(zip(windows, masks, strict=True)):
-            own = [_colours(window, mask, side) for side in (True, False)]
-            unary = np.zeros(mask.shape) + foreground_cost(window.inside, *own)
-            if pooled[0] is not None and pooled[1] is not None:
-                unary += colour_cost(pooled[0], window.inside) - colour_cost(pooled[1], window.inside)
+            unary = np.zeros(mask.shape)
+            for models in (fit_sides(*sides[position]), pooled):
+                unary += foreground_cost(window.inside, models)
             if average is not None and not usable[position]:
                 unary += location_cost(cv2.resize(average, mask.shape[::-1], interpolation=cv2.INTER_AREA), TINY)
-            fresh = _cut_box(unary, smoothness[position])
+            # Background all around, 4-connected: foreground at the box's edge pays for the boundary there.
+            across, down = smoothness[position][:2]
+            unary[:, 0] += across[:, 0]
+            unary[:, -1] += across[:, -2]
+            unary[0] += down[0]
+            unary[-1] += down[-2]
+            fresh = minimum_cut(unary, [across, down, np.zeros_like(across), np.zeros_like(down)])
             moving[position] = (fresh != mask).mean() > STILL_FRACTION
             good[position] = border_background(fresh) >= BORDER_FRACTION and fresh.sum() >= LEAST_PX * window.scale**2
             new.append(fresh)
@@ -106,23 +106,6 @@ def joint_cut(windows: Sequence[Window]) -> np.ndarray | None:
     return average
 
 
-def _colours(window: Window, mask: np.ndarray, side: bool) -> np.ndarray:
-    inside = window.inside[mask == side]
-    return inside if side else np.concatenate([inside, window.outside])
-
-
-def _pooled(windows: Sequence[Window], masks: Sequence[np.ndarray], side: bool) -> Mixture | None:
-    colours = np.concatenate([_colours(window, mask, side) for window, mask in zip(windows, masks, strict=True)])
+def _thinned(colours: np.ndarray) -> np.ndarray:
     # As many colours as one image has determine five Gaussians as well as ten times so many.
-    colours = colours[:: max(1, len(colours) // (2 * OUTSIDE_PX))]
-    return fit_mixture(colours) if len(colours) else None
-
-
-def _cut_box(unary: np.ndarray, weights: list[np.ndarray]) -> np.ndarray:
-    """Cut with background all around, 4-connected: foreground at the box's edge pays for the boundary there."""
-    across, down = weights[:2]
-    unary[:, 0] += across[:, 0]
-    unary[:, -1] += across[:, -2]
-    unary[0] += down[0]
-    unary[-1] += down[-2]
-    return minimum_cut(unary, [across, down, np.zeros_like(across), np.zeros_like(down)])
+    return colours[:: max(1, len(colours) // (2 * OUTSIDE_PX))]

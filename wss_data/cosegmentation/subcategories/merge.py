@@ -54,13 +54,9 @@ def merge_exemplars(counts: np.ndarray, least_iterations: float, least_similarit
     With B = C > 0 the similarity of column r to column c is |B_r and B_c| / |B_r|: it is not symmetric, and a small
     column that lies inside a large one has similarity 1. As in the authors' code; the paper's text clusters spectrally.
 
-    Args:
-        counts: C of ``link``. Shape (D, E), int.
-        least_iterations: Fraction of the columns that is merged in any case, even if they share nothing, in [0, 1].
-        least_similarity: Merging goes on while a pair is as similar as this, in [0, 1].
-
-    Returns:
-        The clusters, in order of the column that each grew from.
+    ``least_iterations``: fraction of the columns that is merged in any case, even if they share nothing;
+    ``least_similarity``: merging goes on while a pair is as similar as this. The clusters come in order of the column
+    that each grew from.
 
     Example:
         >>> counts = np.array([[3, 0, 2], [3, 0, 2], [0, 1, 0], [0, 4, 0]])  # exemplars 0 and 2 find the same

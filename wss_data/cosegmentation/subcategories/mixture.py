@@ -62,14 +62,14 @@ def colour_cost(mixture: Mixture, colours: np.ndarray) -> np.ndarray:
     return costs.min(axis=1).reshape(colours.shape[:-1])
 
 
-def foreground_cost(image: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> np.ndarray | float:
-    """Cost of calling a pixel foreground less that of calling it background, (H, W), float32.
+def fit_sides(inside: np.ndarray, outside: np.ndarray) -> tuple[Mixture, Mixture] | None:
+    """The colours of foreground and background, each (N, 3); ``None`` if one has none, since then they say nothing."""
+    return (fit_mixture(inside), fit_mixture(outside)) if len(inside) and len(outside) else None
 
-    By the colours inside, (N, 3), and outside, (M, 3); 0 if one side has none, since then they say nothing.
-    """
-    if not len(inside) or not len(outside):
-        return 0.0
-    return colour_cost(fit_mixture(inside), image) - colour_cost(fit_mixture(outside), image)
+
+def foreground_cost(image: np.ndarray, models: tuple[Mixture, Mixture] | None) -> np.ndarray | float:
+    """Cost of calling a pixel foreground less that of calling it background, (H, W), float32, by ``fit_sides``."""
+    return 0.0 if models is None else colour_cost(models[0], image) - colour_cost(models[1], image)
 
 
 def location_cost(prior: np.ndarray, tiny: float) -> np.ndarray:

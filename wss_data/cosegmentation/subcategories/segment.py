@@ -6,7 +6,7 @@ import numpy as np
 from wss_data.cosegmentation.cut import minimum_cut, neighbour_weights
 from wss_data.cosegmentation.subcategories.boxes import pixels_of
 from wss_data.cosegmentation.subcategories.joint_cut import border_background
-from wss_data.cosegmentation.subcategories.mixture import SMOOTHNESS, foreground_cost, location_cost
+from wss_data.cosegmentation.subcategories.mixture import SMOOTHNESS, fit_sides, foreground_cost, location_cost
 
 DISK_PX = 3.0  # Radius of the disk that closes and opens the mask, pixels of the image
 BORDER_FRACTION = 0.4  # A mask is refused if more than this fraction of its box's border is foreground
@@ -16,16 +16,13 @@ TINY = 1e-3  # Location priors stay this far from 0 and 1, so that every energy 
 
 
 def segment(small: np.ndarray, prior: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Cut an image: colours learned from the prior, then from the last mask, until it stands still.
+    """Cut an image on the grid, (h, w, 3) uint8: colours learned from the prior, then from the last mask.
 
-    Args:
-        small: The image on the grid. Shape (h, w, 3), uint8.
-        prior: H, the location prior on the grid. Shape (h, w), float, in [0, 1].
-        scale: Pixels of the grid per pixel of the image, in (0, 1].
+    ``prior``: H on the grid, (h, w), in [0, 1]; ``scale``: pixels of the grid per pixel of the image, in (0, 1].
 
     Returns:
         The cleaned mask, (h, w), bool; and what colours and location say of each pixel by itself, (h, w), float32, in
-        [0, 1]. Where one side has no pixel, the colours say nothing.
+        [0, 1].
     """
     location = location_cost(prior, TINY)
     # Smoothness shrinks with the grid, as in the joint cut.
@@ -33,7 +30,7 @@ def segment(small: np.ndarray, prior: np.ndarray, scale: float) -> tuple[np.ndar
     mask, unary = prior >= 0.5, location
     seen = {mask.tobytes()}
     for _ in range(ROUNDS):
-        unary = location + foreground_cost(small, small[mask], small[~mask])
+        unary = location + foreground_cost(small, fit_sides(small[mask], small[~mask]))
         mask = minimum_cut(unary, weights)
         # A mask seen before stands still, or swings between two: either way nothing new will come.
         if mask.tobytes() in seen:

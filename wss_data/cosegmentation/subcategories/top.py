@@ -36,13 +36,10 @@ def sampled(positions: Sequence[int], most: int, seed: int = 0) -> list[int]:
 def top_boxes(
     detections: Sequence[Detections], sizes: Sequence[tuple[int, int]], own: Sequence[int], count: int
 ) -> TopBoxes:
-    """The best boxes of each exemplar over all images searched.
+    """The ``count`` best boxes of each exemplar, which needs so many, over all images searched.
 
-    Args:
-        detections: Of all exemplars on each image searched.
-        sizes: (width, height) of each image searched, pixels.
-        own: Image that each exemplar comes from, on which only its best box counts.
-        count: Boxes that an exemplar needs, and that are kept of it.
+    ``sizes``: (width, height) of each image, pixels; ``own``: the image that each exemplar comes from, on which only
+    its best box counts.
     """
     found: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = [[] for _ in own]
     for image, (one, (width, height)) in enumerate(zip(detections, sizes, strict=True)):
