@@ -323,20 +323,15 @@ class Selector:
         return lost or settled
 
     def _tidy(self) -> None:
-        """Remove weights that can be chosen no more, and what stands beyond the last look."""
+        """Remove weights that can be chosen no more, and those beyond the last look."""
         now = self._looks[-1].iteration
         # The running mean of the last looks still moves; of those before it only the best can be chosen one day.
         moving = max(1, SMOOTH // 2)
-        wanted = {look.iteration for look in self._looks[-moving:]}
         firm = self._best_of(self._looks[:-moving])
-        if firm is not None:
-            wanted.add(firm.iteration)
+        wanted = {look.iteration for look in [*self._looks[-moving:], *([firm] if firm else [])]}
         for iteration, folder in snapshots(self._run).items():
             if iteration > now or (iteration not in wanted and not self._selection.settings.keep_snapshots):
                 shutil.rmtree(folder)
-        for file in (self._run / LOOKS).glob("iteration_*.npz"):
-            if int(file.stem.split("_")[1]) > now:
-                file.unlink()
 
     def _snapshot(self, iteration: int) -> Path:
         return self._run / SNAPSHOTS / f"iteration_{iteration:06d}"
