@@ -4,7 +4,6 @@ Names, sizes and dates say where to look; only where these differ are bytes read
 """
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from wss_data.errors import ImageError
@@ -18,21 +17,21 @@ _SHOWN = 5
 class Changes:
     """What changed among the files of a definition's local sources; prints as a sentence, or as nothing."""
 
-    # (class, identity, digest or None) of files that are no longer there.
-    gone: list[tuple[str, str, str | None]] = field(default_factory=list)
-    # The same of files that hold other bytes now.
-    replaced: list[tuple[str, str, str | None]] = field(default_factory=list)
-    # Identity of a file that is gone -> that of the file that holds its bytes now.
-    moved: dict[str, str] = field(default_factory=dict)
+    gone: list[KnownFile] = field(default_factory=list)  # files that are no longer there
+    replaced: list[KnownFile] = field(default_factory=list)  # files that hold other bytes now
+    moved: dict[str, str] = field(default_factory=dict)  # identity of a file that is gone -> where its bytes are now
     followed: bool = False  # whether the dataset follows
 
     def __str__(self) -> str:
         kinds = {
             "moved or renamed": [f"{old} is {new} now" for old, new in self.moved.items()],
-            "no longer there": [name for _, name, _ in self.gone if name not in self.moved],
-            "replaced by other content": [name for _, name, _ in self.replaced],
+            "no longer there": [file.source_id for file in self.gone if file.source_id not in self.moved],
+            "replaced by other content": [file.source_id for file in self.replaced],
         }
-        parts = [f"{len(names):,} {what} ({_first(names)})" for what, names in kinds.items() if names]
+        parts = []
+        for what, names in kinds.items():
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            parts += [f"{len(names):,} {what} ({', '.join(names[:_SHOWN])}{more})"] if names else []
         if not parts:
             return ""
         end = "The dataset keeps them as they were. To let it follow the folder, build with --search-again."
@@ -42,36 +41,29 @@ class Changes:
 
 
 def look_for_changes(journal: Journal, source: FolderSource, class_name: str, changes: Changes) -> list[KnownFile]:
-    """Compare the files of a class with what the journal knows of them, and add what differs to ``changes``.
-
-    Returns:
-        The files that are gone or were replaced.
-    """
+    """Add to ``changes``, and return, the files of a class that are gone or hold other bytes than the journal knows."""
     known = journal.files(class_name, source.name)
-    differing, unchanged = [], {}
+    gone, replaced, unchanged = [], [], {}
     for file, stamp in zip(known, source.stamps(class_name, [file.source_id for file in known]), strict=True):
-        what = (class_name, file.source_id, file.sha256)
         if stamp is None:
-            changes.gone.append(what)
-        elif stamp == file.stamp:
-            continue
-        elif _is_replaced(source, file):
-            changes.replaced.append(what)
-        else:
-            unchanged[file.source_id] = stamp
-            continue
-        differing.append(file)
+            gone.append(file)
+        elif stamp != file.stamp and _is_replaced(source, file):
+            replaced.append(file)
+        elif stamp != file.stamp:
+            unchanged[file.source_id] = stamp  # copied or touched: the next build need not read it again
     journal.note_stamps(class_name, source.name, unchanged)
-    return differing
+    changes.gone += gone
+    changes.replaced += replaced
+    return gone + replaced
 
 
 def find_moved(journal: Journal, changes: Changes) -> None:
     """Find out under which name the bytes of files that are gone are there now."""
-    gone = {name for _, name, _ in (*changes.gone, *(() if changes.followed else changes.replaced))}
-    names = journal.names_of({sha256 for _, _, sha256 in changes.gone if sha256})
-    for _, name, sha256 in changes.gone:
-        if there := [other for other in names.get(sha256 or "", ()) if other not in gone]:
-            changes.moved[name] = there[0]
+    gone = {file.source_id for file in (*changes.gone, *(() if changes.followed else changes.replaced))}
+    names = journal.names_of({file.sha256 for file in changes.gone if file.sha256})
+    for file in changes.gone:
+        if there := [other for other in names.get(file.sha256 or "", ()) if other not in gone]:
+            changes.moved[file.source_id] = there[0]
 
 
 def _is_replaced(source: FolderSource, file: KnownFile) -> bool:
@@ -83,8 +75,3 @@ def _is_replaced(source: FolderSource, file: KnownFile) -> bool:
         return hashlib.sha256(source.read(file.source_id)).hexdigest() != file.sha256
     except ImageError:
         return False
-
-
-def _first(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -8,6 +8,7 @@ from typing import Any
 from wss_data.errors import SourceError, shown
 from wss_data.retrieval.sources.base import Source, SourceState
 
+# Name of each source -> where its class lives; loaded when it is asked for.
 SOURCES = {
     "drawn": "wss_data.retrieval.sources.drawn:DrawnSource",
     "flickr": "wss_data.retrieval.sources.flickr:FlickrSource",
@@ -16,10 +17,8 @@ SOURCES = {
     "openverse": "wss_data.retrieval.sources.openverse:OpenverseSource",
     "wikimedia": "wss_data.retrieval.sources.wikimedia:WikimediaSource",
 }
-"""Name of each source -> where its class lives; loaded when it is asked for."""
 
-ENTRY_POINTS = "wss_data.sources"
-"""Group of the entry points by which other packages add sources."""
+ENTRY_POINTS = "wss_data.sources"  # group of the entry points by which other packages add sources
 
 
 def list_sources() -> dict[str, str]:
@@ -31,11 +30,8 @@ def list_sources() -> dict[str, str]:
 def make_source(name: str, options: Mapping[str, Any], longest_side: int | None = None) -> Source:
     """The source called ``name``, set up with ``options`` from the definition.
 
-    Args:
-        name: As in the definition.
-        options: Its settings.
-        longest_side: Longest side of a stored image, in pixels: passed to sources that can choose among sizes (those
-            that have an option of that name) unless ``options`` says otherwise.
+    ``longest_side`` of a stored image, in pixels, is passed to sources that can choose among sizes (those that have an
+    option of that name) unless ``options`` says otherwise.
 
     Raises:
         SourceError: If there is no such source or it refuses an option.

@@ -6,9 +6,9 @@ import threading
 import time
 from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field
@@ -16,28 +16,24 @@ from pydantic import Field
 from wss_data.errors import SourceError, SourceUnavailable, shown
 from wss_data.retrieval.clock import Clock
 from wss_data.retrieval.headers import retry_after, user_agent
-from wss_data.retrieval.sources.base import Pages
+from wss_data.retrieval.sources.base import Hit, Pages, SourceState, distinct
+from wss_data.spec import ClassSpec
 
 LONGEST_WAIT = 300.0  # seconds; a service or host that asks for more patience than this is left until the next build
 MAX_BYTES = 32 * 2**20  # an answer longer than this is no page of search results
 _DEADLINE = 120.0  # seconds for one whole answer; the timeouts hold for each read only
 _TOO_MANY = 15.0  # seconds of the first pause after a 429 that names none; each further one is twice as long
-
+_LARGEST_LIMIT = 100_000  # requests; a limit reported as zero or as more is a mistake or a trap, and is ignored
 _PERIODS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-_LARGEST_LIMIT = 100_000
-"""Requests; a limit reported as zero or as more than this is a mistake or a trap, and is ignored."""
-
 _RATE = re.compile(r"\s*(\d+)\s*/\s*([smhd])[a-z]*\s*", re.IGNORECASE)
 
-
+# Options that several sources have.
 LongestSide = Annotated[
     int, Field(ge=1, description="Pixels needed on the longest side: the smallest size that has them is downloaded.")
 ]
 LongestWait = Annotated[
     float, Field(ge=0, description="Seconds to wait for a limit of the service before it is left for now.")
 ]
-"""Options that several sources have."""
 
 
 class Refused(SourceUnavailable):
@@ -77,15 +73,13 @@ class Pace:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait for a turn and take it; it counts from the end of the ``with`` block.
-
-        A service counts a request when it arrives, which is some time before its answer is here. Counted from its
-        sending, a slow request followed by quick ones would look further apart here than there.
-        """
+        """Wait for a turn and take it; it counts from the end of the ``with`` block."""
         taken = self._take_turn()
         try:
             yield
         finally:
+            # A service counts a request when it arrives, some time before its answer is here. Counted from its sending,
+            # a slow request followed by quick ones would look further apart here than there.
             with self._lock:
                 if taken in self._times:
                     self._times.remove(taken)
@@ -106,14 +100,9 @@ class Pace:
                 insort(self._times, moment)
 
     def note_headers(self, headers: Mapping[str, str]) -> None:
-        """Learn the limits, and what others have used of them, from the headers of an answer.
-
-        Understood are pairs such as ``X-RateLimit-Limit-anon_burst: 20/min`` and ``X-RateLimit-Available-anon_burst:
-        17``; thumbnails have limits of their own, which are ignored.
-
-        Source:
-            Openverse, ``api/api/utils/throttle.py``.
-        """
+        """Learn the limits, and what others have used of them, from the headers of an answer."""
+        # Openverse (api/api/utils/throttle.py) sends ``X-RateLimit-Limit-anon_burst: 20/min`` together with
+        # ``X-RateLimit-Available-anon_burst: 17``; thumbnails have limits of their own.
         lowered = {name.lower(): value for name, value in headers.items()}
         limits: dict[float, int] = {}
         used: dict[float, int] = {}
@@ -176,9 +165,9 @@ class Service:
 class Api:
     """Asks one web service for JSON: the only place where requests to services are repeated.
 
-    Every request waits for its turn. Faults that may pass are tried again after a growing pause, or the pause that the
-    service asks for: 429, every 5xx, timeouts, broken connections, and with status 200 a page of HTML, broken JSON or
-    what ``read`` finds. Nothing that was sent in a header or a form is ever put into a message.
+    Tried again, after a growing pause or the one that the service asks for, are 429, every 5xx, timeouts, broken
+    connections, and with status 200 a page of HTML, broken JSON or what ``read`` finds. Nothing that was sent in a
+    header or a form is ever put into a message.
 
     Args:
         service: What is asked, and how patiently.
@@ -216,20 +205,11 @@ class Api:
         return self._ask("GET", url, params or {}, read)
 
     def post_json(self, url: str, form: Mapping[str, Any], read: Callable[[dict[str, Any]], Any] = dict) -> Any:
-        """What ``read`` makes of the JSON object that a service answers to a form; sent without the token.
-
-        Raises:
-            Refused: As ``get_json``.
-            SourceUnavailable: As ``get_json``.
-        """
+        """As ``get_json``, for what a service answers to a form; sent without the token."""
         return self._ask("POST", url, form, read)
 
     def remembered(self, pages: Pages, question: str, ask: Callable[[], Any]) -> Any:
-        """What was answered to ``question``, asked now or in an earlier run that was killed: see ``Pages.answer``.
-
-        The moment is kept with the answer. A search that goes on within the minute, or the day, counts the requests of
-        the run before, too.
-        """
+        """What was answered to ``question``, asked now or in an earlier run that was killed: see ``Pages.answer``."""
         asked_now = []
 
         def ask_now() -> dict[str, Any]:
@@ -238,6 +218,7 @@ class Api:
 
         kept = pages.answer(question, ask_now)
         if not asked_now:
+            # A search that goes on within the minute, or the day, counts the requests of the run before, too.
             self._pace.count_earlier(self._clock.time() - kept["at"])
         return kept["answer"]
 
@@ -257,8 +238,10 @@ class Api:
                 # A token can end at any moment. One fresh one, and the attempt is not counted.
                 renew = renewed = True
                 continue
+            parts = urlsplit(url)
+            place = f"{parts.hostname}{parts.path}"  # without the query
             if 200 < status < 500 and status != 429:
-                raise Refused(status, self._sentence(f"{_place(url)} refused the request ({problem})."))
+                raise Refused(status, self._sentence(f"{place} refused the request ({problem})."))
             renew = False
             attempt += 1
             if wait is None and status == 429:
@@ -267,7 +250,7 @@ class Api:
                 self._refuse_long_wait(wait, f"{problem} with the wish to wait {wait:.0f} s")
             if attempt > len(self._service.pauses):
                 said = f"gave no answer in {attempt} attempts (last: {problem}). Start the same command again later: "
-                raise SourceUnavailable(self._sentence(f"{_place(url)} {said}it goes on where it stopped."))
+                raise SourceUnavailable(self._sentence(f"{place} {said}it goes on where it stopped."))
             self._pace.hold(self._service.pauses[attempt - 1] if wait is None else wait)
 
     def _attempt(
@@ -278,7 +261,7 @@ class Api:
 
         headers = self._authorize(renew) if method == "GET" and self._authorize else {}
         try:
-            with self._pace.turn():
+            with self._pace.turn():  # until the whole answer is here
                 status, answered, body = self._request(method, url, values, headers)
         except RequestException as error:
             # Only its kind: the text of such an error can hold addresses and header values.
@@ -292,7 +275,12 @@ class Api:
                 return status, wait, str(fault), None
             except (LookupError, TypeError, ValueError, AttributeError):
                 return status, wait, "HTTP 200 with something else than the JSON asked for", None
-        said = _reason(body) if status < 500 and status != 429 else ""
+        said = ""
+        if status < 500 and status != 429:
+            with suppress(PassingFault):
+                value = _json_object(body)
+                said = str(value.get("detail") or value.get("error_description") or value.get("error") or "")
+        said = " ".join(said.split())[:200]
         # An echo of what was sent must not come back through the message; word by word, for "Bearer" may be left out.
         private = [*headers.values(), *(values.values() if method == "POST" else ())]
         for word in " ".join(map(str, private)).split():
@@ -321,18 +309,45 @@ class Api:
             return response.status_code, response.headers, bytes(body)
 
     def _refuse_long_wait(self, seconds: float, why: str) -> None:
-        longest = self._service.longest_wait
+        longest, minutes = self._service.longest_wait, max(1, round(seconds / 60))
         if seconds > longest:
-            minutes = max(1, round(seconds / 60))
-            raise SourceUnavailable(
-                self._sentence(
-                    f"{why}; the next request may go out in {minutes} min, {longest:.0f} s is the longest wait. "
-                    "Start the same command again then: it goes on where it stopped."
-                )
-            )
+            said = f"{why}; the next request may go out in {minutes} min, {longest:.0f} s is the longest wait. "
+            again = "Start the same command again then: it goes on where it stopped."
+            raise SourceUnavailable(self._sentence(said + again))
 
     def _sentence(self, text: str) -> str:
         return f"{self._service.name}: {text} {self._service.way_out}".strip()
+
+
+class WebService:
+    """A source that asks a web service: each query of a class in turn, each result made a hit, or nothing."""
+
+    name = ""
+    local = False
+    clock: ClassVar[Clock] = time
+
+    def state(self) -> SourceState:
+        """Whether it can be asked."""
+        raise NotImplementedError
+
+    def _results(self, query: str, pages: Pages) -> Iterator[Mapping[str, Any]]:
+        """Results of one query, best first."""
+        raise NotImplementedError
+
+    def _hit(self, found: Mapping[str, Any], class_name: str, query: str) -> Hit | None:
+        """What is known of a result; ``None`` if it is of no use."""
+        raise NotImplementedError
+
+    def search(self, wanted: ClassSpec, limit: int | None, pages: Pages) -> Iterator[Hit]:
+        """Yield at most ``limit`` hits for one class, none twice.
+
+        Raises:
+            SourceUnavailable: If it is not ready, its key is refused, a limit is used up, or it does not answer.
+        """
+        if (state := self.state()).state != "ready":
+            raise SourceUnavailable(f"{self.name}: {state.detail}")
+        hits = (self._hit(found, wanted.name, q) for q in wanted.queries for found in self._results(q, pages))
+        yield from distinct(hits, limit)
 
 
 def check_endpoint(source: str, endpoint: str, usual: str) -> None:
@@ -354,19 +369,3 @@ def _json_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise PassingFault("HTTP 200 with something else than a JSON object")
     return value
-
-
-def _reason(body: bytes) -> str:
-    """What a refusal says, if it says it in the usual JSON key; at most 200 characters on one line."""
-    try:
-        value = _json_object(body)
-    except PassingFault:
-        return ""
-    said = value.get("detail") or value.get("error_description") or value.get("error") or ""
-    return " ".join(str(said).split())[:200]
-
-
-def _place(url: str) -> str:
-    """The address without its query."""
-    parts = urlsplit(url)
-    return f"{parts.hostname}{parts.path}"

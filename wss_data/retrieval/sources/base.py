@@ -26,11 +26,9 @@ class Pages(Protocol):
     """Remembers what a service answered while a search goes on, so that a killed one need not ask again."""
 
     def answer(self, question: str, ask: Callable[[], Any]) -> Any:
-        """What was answered to ``question``; ``ask`` is called, and its answer kept, if it never was.
+        """What was answered to ``question``; ``ask`` is called, and its answer (plain values) kept, if it never was.
 
-        Args:
-            question: Names the request within one search of one class at one source; without any key or secret.
-            ask: Makes the request; what it returns must be plain values (JSON).
+        ``question`` names the request within one search of one class at one source; it holds no key or secret.
         """
         ...
 
@@ -53,14 +51,10 @@ class SourceState:
 
 
 class Source(Protocol):
-    """Something that can be asked for images of a class.
-
-    ``local`` sources cost nothing to ask and are searched at every build, so that new
-    images are found; a finished search of any other is not repeated.
-    """
+    """Something that can be asked for images of a class."""
 
     name: str
-    local: bool
+    local: bool  # costs nothing to ask: searched at every build, while a finished search of any other is not repeated
 
     def state(self) -> SourceState:
         """Whether it can be asked."""
@@ -82,9 +76,8 @@ def distinct(hits: Iterable[Hit | None], limit: int | None) -> Iterator[Hit]:
     if limit is not None and limit < 1:
         return
     for hit in hits:
-        if hit is None or hit.provenance.source_id in seen:
-            continue
-        seen.add(hit.provenance.source_id)
-        yield hit
-        if len(seen) == limit:
-            return
+        if hit is not None and hit.provenance.source_id not in seen:
+            seen.add(hit.provenance.source_id)
+            yield hit
+            if len(seen) == limit:
+                return

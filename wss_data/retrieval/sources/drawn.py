@@ -1,7 +1,5 @@
 """Images drawn by a program, with known masks, for trying the tool offline: no measure of it on photographs."""
 
-import csv
-import io
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -16,6 +14,7 @@ from pydantic import Field
 from wss_data.errors import SourceError
 from wss_data.imaging.images import encode_jpeg
 from wss_data.imaging.masks import IGNORE_INDEX, write_mask
+from wss_data.reading.cells import csv_text
 from wss_data.reading.settings import settings
 from wss_data.records import Provenance
 from wss_data.retrieval.sources.base import Hit, Pages, SourceState
@@ -65,29 +64,23 @@ class DrawnSource:
             )
         drawn = query.strip().lower()
         for index in range(IMAGES_PER_CLASS if limit is None else limit):
-            # An identity must name one image for ever, whatever the share of wrong ones.
+            # An identity must name one image for ever, whatever the fraction of wrong ones.
             wrong = "-wrong" if is_wrong_image(drawn, self.seed, index, self.wrong_share) else ""
             identity = f"{drawn}/{self.seed}/{index:05d}{wrong}"
-            provenance = Provenance(
-                self.name, identity, query, f"drawn:{identity}", title=f"{query} {index}", **_RIGHTS
-            )
-            yield Hit(wanted.name, provenance, read=partial(_read, identity))
+            known = {"image_url": f"drawn:{identity}", "title": f"{query} {index}", **_RIGHTS}
+            yield Hit(wanted.name, Provenance(self.name, identity, query, **known), read=partial(_read, identity))
 
     @staticmethod
     def known_mask(source_id: str) -> np.ndarray:
-        """The true mask of the image with a ``source_id``, at the size it was drawn.
+        """The true mask of the image with a ``source_id``, at the size it was drawn; shape (H, W), uint8.
 
-        Returns:
-            0 background, i + 1 for ``DRAWN_CLASSES[i]``; all 0 for a wrong image without object. Shape (H, W), uint8.
-
-        Raises:
-            SourceError: If it is no identity of a drawn image.
+        0 is background, i + 1 stands for ``DRAWN_CLASSES[i]``; it is all 0 for a wrong image without object.
         """
         return draw_web_image(*_parsed(source_id)).mask
 
 
 def _parsed(source_id: str) -> tuple[str, int, int, float]:
-    """What an identity stands for: the arguments of ``draw_web_image``."""
+    """What an identity stands for: the arguments of ``draw_web_image``; raises ``SourceError`` if for nothing."""
     match = re.fullmatch(rf"({'|'.join(DRAWN_CLASSES)})/([0-9]+)/([0-9]+)(-wrong)?", source_id)
     if match is None:
         raise SourceError(f"'{source_id}' is no drawn image; wanted: <class>/<seed>/<index>, as in bird/0/00003.")
@@ -110,13 +103,13 @@ def write_drawn_target(folder: Path, classes: Sequence[str], train: int, val: in
     """Write a drawn target dataset in the layout of PASCAL VOC, unless the folder holds it already.
 
     Only the validation split has masks. ``image_labels.csv`` has the classes of every image; the marker
-    ``drawn.json``, written last, tells what the folder holds.
+    ``drawn.json``, written last, says what the folder holds.
 
     Args:
         folder: Made if missing.
         classes: Names of drawn classes; the first gets mask index 1. Other classes are not drawn.
         train: Number of training images.
-        val: Number of validation images; the splits share no image.
+        val: Number of validation images.
         seed: Which set of images, 0 or more.
 
     Raises:
@@ -132,9 +125,7 @@ def write_drawn_target(folder: Path, classes: Sequence[str], train: int, val: in
         return
     # Gone while the folder is neither the old set nor the new one.
     marker.unlink(missing_ok=True)
-    table = io.StringIO()
-    labels = csv.writer(table, lineterminator="\n")
-    labels.writerow(("image", "classes"))
+    labels: list[tuple[str, str]] = []
     for split, count in (("train", train), ("val", val)):
         # Even and odd: neither split changes when the other grows.
         numbers = [2 * number + (split == "val") for number in range(count)]
@@ -144,19 +135,16 @@ def write_drawn_target(folder: Path, classes: Sequence[str], train: int, val: in
             write_bytes(folder / "JPEGImages" / f"{stem}.jpg", encode_jpeg(drawing.image, _JPEG_QUALITY))
             if split == "val":
                 write_mask(target_mask(drawing.mask, classes), folder / "SegmentationClass" / f"{stem}.png")
-            labels.writerow((stem, " ".join(name for name in classes if name in drawing.shown)))
+            labels.append((stem, " ".join(name for name in classes if name in drawing.shown)))
         write_text(folder / "ImageSets" / "Segmentation" / f"{split}.txt", "".join(f"{stem}\n" for stem in stems))
-    write_text(folder / "image_labels.csv", table.getvalue())
+    write_text(folder / "image_labels.csv", csv_text(("image", "classes"), labels))
     write_text(marker, json.dumps(wanted))
 
 
 def target_mask(mask: np.ndarray, classes: Sequence[str], border: int = 2) -> np.ndarray:
-    """A drawn mask in the indices of ``classes`` (the first is 1), with the void border that VOC puts around objects.
+    """A drawn mask, (H, W) uint8, in the indices of ``classes`` (the first is 1); what shows another class is void.
 
-    Args:
-        mask: In the indices of ``DRAWN_CLASSES``. Shape (H, W), uint8.
-        classes: Names of the target's classes; what shows another is void.
-        border: Pixels on either side of an outline that become 255.
+    So are ``border`` pixels on either side of an outline, as VOC has them.
     """
     table = np.array([0, *(classes.index(name) + 1 if name in classes else IGNORE_INDEX for name in DRAWN_CLASSES)])
     # Where the largest and smallest index nearby differ, two regions meet.

@@ -10,13 +10,12 @@ import os
 import re
 import stat
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field
@@ -24,8 +23,7 @@ from pydantic import Field
 from wss_data.errors import SourceError, SourceUnavailable, shown
 from wss_data.reading.settings import settings
 from wss_data.records import Provenance
-from wss_data.retrieval.clock import Clock
-from wss_data.retrieval.sources.api import Api, LongestSide, Pace, PassingFault, Service
+from wss_data.retrieval.sources.api import Api, LongestSide, Pace, PassingFault, Service, WebService
 from wss_data.retrieval.sources.base import Hit, Pages, SourceState, distinct
 from wss_data.retrieval.sources.flickr_pager import PER_PAGE, Walk
 from wss_data.retrieval.sources.licences import FLICKR_LICENCES, spdx_from_url
@@ -38,23 +36,18 @@ ENDPOINT = "https://api.flickr.com/services/rest/"
 
 DEFAULT_LICENCES = (4, 5, 7, 8, 9, 10, 11, 12)  # Flickr's ids of the licences that allow derivatives and reuse
 
+# Requests in so many seconds. Flickr permits 3,600 an hour for all that use the key; a little is left to others.
 RATES = ((10, 10.0), (3500, 3600.0))
-"""Requests in so many seconds. Flickr permits 3,600 an hour for all that use the key; a little is left to others."""
-
+# Seconds: codes 105 and 201 are what a key gets that asked for too much, so patience grows quickly.
 PAUSES = (2.0, 8.0, 32.0, 128.0, 300.0)
-"""Seconds: codes 105 and 201 are what a key gets that asked for too much, so patience grows quickly."""
-
 LONGEST_WAIT = 3600.0  # seconds: a full hour's limit is waited for
 
+# Letter of each size -> its longest side in pixels. Squares (sq, q) are crops; originals (o) are never asked for.
 _SIZES = {"t": 100, "s": 240, "n": 320, "m": 500, "z": 640, "c": 800, "l": 1024}
-"""Letter of each size -> its longest side in pixels. Squares (sq, q) are crops; originals (o) are never asked for."""
-
 _EXTRAS = ",".join(["license", "owner_name", "date_upload", "media", *(f"url_{letter}" for letter in _SIZES)])
 
 _KEY_REFUSED = {96, 97, 98, 99, 100}  # invalid or missing signature, login failed, no permission, invalid key
-
-_PASSING = {0, 10, 105, 106, 201}
-"""Codes that come with ``service currently unavailable`` and the like, above all when too much was asked."""
+_PASSING = {0, 10, 105, 106, 201}  # "service currently unavailable" and the like, above all when too much was asked
 
 _WAY_OUT = "How to get a valid one: docs/how_to/get_a_flickr_key.md. Without a key, use the source openverse."
 
@@ -62,7 +55,7 @@ _LOGGERS = {"flickrapi", "oauthlib", "requests_oauthlib"}
 
 
 @settings("source 'flickr'", SourceError)
-class FlickrSource:
+class FlickrSource(WebService):
     """Searches Flickr by text, best matches first as far as they reach."""
 
     longest_side: LongestSide = 340
@@ -78,8 +71,6 @@ class FlickrSource:
     ] = ENDPOINT
 
     name = "flickr"
-    local = False
-    clock: ClassVar[Clock] = time
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.endpoint)
@@ -98,10 +89,7 @@ class FlickrSource:
         return SourceState("ready", f"Key found in {found.where}. Flickr permits 3,600 queries an hour.")
 
     def search(self, wanted: ClassSpec, limit: int | None, pages: Pages) -> Iterator[Hit]:
-        """Yield at most ``limit`` photos of one class, none twice.
-
-        Up to 4,000 are the most relevant. Beyond that, and where all are asked for, windows of upload dates follow,
-        newest first.
+        """Yield at most ``limit`` photos: the 4,000 most relevant, then windows of upload dates, newest first.
 
         Raises:
             SourceUnavailable: If there is no key, Flickr refuses it, or Flickr does not answer.
@@ -116,12 +104,26 @@ class FlickrSource:
         for query in wanted.queries:
             ask = partial(self._page, pages, query)
             for photo in Walk(ask, sorted(accepted), now, seen).photos(everything):
-                if photo["licence"] not in accepted:
-                    self._warn(
-                        f"Flickr answered photos under licence {photo['licence']}, which was not asked for; left out."
-                    )
-                elif photo["url"] is not None:
-                    yield _hit(photo, wanted.name, query, *accepted[photo["licence"]])
+                licence, owner, site = photo["licence"], photo["owner"], "https://www.flickr.com"
+                if licence not in accepted:
+                    self._warn(f"Flickr answered photos under licence {licence}, which was not asked for; left out.")
+                    continue
+                if photo["url"] is None:
+                    continue
+                spdx, license_url = accepted[licence]
+                provenance = Provenance(
+                    self.name,
+                    photo["id"],
+                    query=query,
+                    image_url=photo["url"],
+                    page_url=f"{site}/photos/{owner}/{photo['id']}" if owner else None,
+                    title=photo["title"] or None,
+                    author=photo["owner_name"] or None,
+                    author_url=f"{site}/people/{owner}/" if owner else None,
+                    license=spdx,
+                    license_url=license_url,
+                )
+                yield Hit(wanted.name, provenance)
 
     def _accepted(self, pages: Pages) -> dict[int, tuple[str | None, str | None]]:
         """Licence id -> (SPDX identifier, address) of the licences to ask for, as Flickr lists them now."""
@@ -167,7 +169,10 @@ class FlickrSource:
         def checked(value: dict[str, Any]) -> tuple[str, Any]:
             if value["stat"] == "ok":
                 return "", read(value)
-            code, said = value["code"], self._key.hidden_in(f"code {value['code']}: {value['message']}")
+            code, said = value["code"], f"code {value['code']}: {value['message']}"
+            for secret in (self._key.key, self._key.secret):
+                said = said.replace(secret, "***")  # should Flickr have repeated it
+            said = " ".join(said.split())[:200]
             if code in _PASSING:
                 raise PassingFault(said)
             if code in _KEY_REFUSED:
@@ -190,8 +195,18 @@ class FlickrSource:
 
     @cached_property
     def _api(self) -> Api:
+        from flickrapi import FlickrAPI
+
+        with _MUTE.speaking():
+            oauth = FlickrAPI(self._key.key, self._key.secret, store_token=False, cache=False).flickr_oauth.oauth
+
+        def sign(request: Any) -> Any:
+            """As the ``auth`` of requests; all that flickrapi is used for."""
+            with _MUTE.speaking():
+                return oauth(request)
+
         service = Service(self.name, _WAY_OUT, PAUSES, (5.0, 30.0), LONGEST_WAIT)
-        return Api(service, Pace(RATES, self.clock), sign=_signer(self._key))
+        return Api(service, Pace(RATES, self.clock), sign=sign)
 
     @cached_property
     def _warn(self) -> Callable[[str], None]:
@@ -205,12 +220,6 @@ class _Key:
     key: str = field(repr=False)
     secret: str = field(repr=False)
     where: str
-
-    def hidden_in(self, text: str) -> str:
-        """``text`` on one line, shortened, without the key, should Flickr have repeated it."""
-        for secret in (self.key, self.secret):
-            text = text.replace(secret, "***")
-        return " ".join(text.split())[:200]
 
 
 def _find_key() -> _Key | str:
@@ -276,25 +285,10 @@ class _Mute(logging.Filter):
 _MUTE = _Mute()
 
 
-def _signer(key: _Key) -> Callable[[Any], Any]:
-    """Signs requests with the key, as the ``auth`` of requests; all that flickrapi is used for."""
-    from flickrapi import FlickrAPI
-
-    with _MUTE.speaking():
-        oauth = FlickrAPI(key.key, key.secret, store_token=False, cache=False).flickr_oauth.oauth
-
-    def sign(request: Any) -> Any:
-        with _MUTE.speaking():
-            return oauth(request)
-
-    return sign
-
-
 def _read_licences(value: Any) -> list[list[Any]]:
     """[id, name, address] of each licence."""
-    return [
-        [int(one["id"]), str(one.get("name") or ""), str(one.get("url") or "")] for one in value["licenses"]["license"]
-    ]
+    listed = value["licenses"]["license"]
+    return [[int(one["id"]), str(one.get("name") or ""), str(one.get("url") or "")] for one in listed]
 
 
 def _read_page(value: Any, longest_side: int) -> dict[str, Any]:
@@ -309,14 +303,20 @@ def _read_page(value: Any, longest_side: int) -> dict[str, Any]:
 def _read_photo(photo: Any, longest_side: int) -> dict[str, Any] | None:
     """What is kept of one search result, as plain values; ``None`` for nonsense.
 
-    ``url`` is ``None`` for a film and where no size can be had.
+    ``url``: of the smallest size that is large enough, or else of the largest; ``None`` for a film or without any size.
     """
     if not isinstance(photo, dict) or not re.fullmatch(r"\d{1,20}", str(photo.get("id"))):
         return None
     owner = str(photo.get("owner"))
+    sizes = {}
+    for letter, usual in _SIZES.items() if photo.get("media", "photo") == "photo" else ():
+        url = photo.get(f"url_{letter}")
+        if isinstance(url, str) and url.startswith(("http://", "https://")):
+            sizes[max(_number(photo.get(f"{side}_{letter}"), 0) for side in ("width", "height")) or usual] = url
+    smallest = min((side for side in sizes if side >= longest_side), default=max(sizes, default=0))
     return {
         "id": str(photo["id"]),
-        "url": _address(photo, longest_side) if photo.get("media", "photo") == "photo" else None,
+        "url": sizes.get(smallest),
         "title": _text(photo.get("title")),
         "owner": owner if re.fullmatch(r"[\w@-]{1,64}", owner) and photo.get("owner") else "",
         "owner_name": _text(photo.get("ownername")),
@@ -333,32 +333,3 @@ def _text(value: Any) -> str:
 def _number(value: Any, otherwise: int) -> int:
     """``value``, which Flickr gives as text here and as a number there."""
     return int(value) if re.fullmatch(r"\d{1,12}", str(value)) else otherwise
-
-
-def _address(photo: Mapping[str, Any], longest_side: int) -> str | None:
-    """Address of the smallest size that is large enough, or else of the largest."""
-    sizes = {}
-    for letter, usual in _SIZES.items():
-        url = photo.get(f"url_{letter}")
-        if isinstance(url, str) and url.startswith(("http://", "https://")):
-            sizes[max(_number(photo.get(f"{side}_{letter}"), 0) for side in ("width", "height")) or usual] = url
-    if not sizes:
-        return None
-    return sizes[min((side for side in sizes if side >= longest_side), default=max(sizes))]
-
-
-def _hit(photo: Mapping[str, Any], class_name: str, query: str, spdx: str | None, license_url: str | None) -> Hit:
-    owner, site = photo["owner"], "https://www.flickr.com"
-    provenance = Provenance(
-        FlickrSource.name,
-        photo["id"],
-        query=query,
-        image_url=photo["url"],
-        page_url=f"{site}/photos/{owner}/{photo['id']}" if owner else None,
-        title=photo["title"] or None,
-        author=photo["owner_name"] or None,
-        author_url=f"{site}/people/{owner}/" if owner else None,
-        license=spdx,
-        license_url=license_url,
-    )
-    return Hit(class_name, provenance)

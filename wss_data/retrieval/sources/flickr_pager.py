@@ -2,14 +2,8 @@
 
 Flickr gives at most the first 4,000 results and then repeats them, so a large query is cut into windows of upload
 dates. Each window is read newest first for seven full pages, and the next one ends where it stopped: no request is
-spent on finding out how wide a window may be, and nothing depends on the totals that Flickr reports, which are off by
-hundreds. Where the answers are not in that order, windows are halved instead; five minutes, below which Flickr does not
-tell dates apart, are split by licence.
-
-Sources:
-    https://www.flickr.com/services/api/flickr.photos.search.html (the 4,000);
-    https://github.com/WordPress/openverse-catalog/pull/1031 (totals), /pull/1047 (five minutes);
-    https://github.com/dajobe/flickcurl/issues/38 (unstable order).
+spent on finding out how wide a window may be. Where the answers are not in that order, windows are halved instead; five
+minutes, below which Flickr does not tell dates apart, are split by licence.
 """
 
 import logging
@@ -20,11 +14,14 @@ from typing import Any
 LOG = logging.getLogger(__name__)
 
 PER_PAGE = 500
-MOST_PAGES = 8  # pages of one query before Flickr repeats itself: 4,000 results
+# Pages of one query before Flickr repeats itself: 4,000 results, as flickr.photos.search.html of its API says.
+MOST_PAGES = 8
 WINDOW_PAGES = 7  # pages read of one window of dates: one less than there should be, as a margin
-FIVE_MINUTES = 300  # narrowest window in seconds: Flickr answers to five seconds what it answers to five minutes
+# Narrowest window in seconds: Flickr answers to five seconds what it answers to five minutes.
+FIVE_MINUTES = 300  # https://github.com/WordPress/openverse-catalog/pull/1047
 FIRST_UPLOAD = 1_075_593_600  # 1 February 2004; Flickr opened on the 10th
-ENOUGH = 0.9  # fraction of the reported total that counts as all, for totals count photos that are not shown
+# Fraction of the reported total that counts as all: totals count photos that are not shown, and are off by hundreds.
+ENOUGH = 0.9  # https://github.com/WordPress/openverse-catalog/pull/1031
 
 
 @dataclass
@@ -38,9 +35,9 @@ class Run:
     newest_first: bool = True  # whether they came in that order, as far as Flickr tells dates apart
 
     @property
-    def plenty(self) -> bool:
-        """Whether about as many came as there should be; if not, a page may have been repeated for the next."""
-        return len(self.ids) >= ENOUGH * self.total
+    def is_all(self) -> bool:
+        """Whether it came to its end, and not by a page that was repeated for the next."""
+        return self.ended and len(self.ids) >= ENOUGH * self.total
 
 
 class Walk:
@@ -54,10 +51,7 @@ class Walk:
     """
 
     def __init__(self, ask: Callable[..., dict[str, Any]], licences: Sequence[int], now: int, seen: set[str]) -> None:
-        self._ask = ask
-        self._licences = tuple(licences)
-        self._now = now
-        self._seen = seen
+        self._ask, self._licences, self._now, self._seen = ask, tuple(licences), now, seen
 
     def photos(self, everything: bool) -> Iterator[dict[str, Any]]:
         """The photos, the most relevant ones first unless everything is wanted and there is too much for that."""
@@ -68,7 +62,7 @@ class Walk:
             yield from fresh
             if everything and run.total > WINDOW_PAGES * PER_PAGE:
                 break
-        if not (run.ended and run.plenty):
+        if not run.is_all:
             # What is sorted by relevance moves while it is read: some comes twice, some never.
             yield from self._window(FIRST_UPLOAD, self._now, self._licences)
 
@@ -79,11 +73,11 @@ class Walk:
             asked = {"min_upload_date": low, "max_upload_date": high, "license": _listed(licences)}
             for fresh in self._run(run, WINDOW_PAGES, sort="date-posted-desc", **asked):
                 yield from fresh
-            if run.ended and run.plenty:
+            if run.is_all:
                 return
             cut = max(low, min(run.oldest, high))
             if not run.newest_first and high - low >= FIVE_MINUTES:
-                # Where it stopped says nothing then.
+                # Where it stopped says nothing then (https://github.com/dajobe/flickcurl/issues/38).
                 if not run.ended:
                     middle = (low + high) // 2
                     yield from self._window(middle + 1, high, licences)
@@ -118,10 +112,9 @@ class Walk:
                 run.newest_first &= 0 < photo["uploaded"] <= previous + FIVE_MINUTES
                 previous = photo["uploaded"]
                 run.oldest = min(run.oldest, previous)
-            fresh = [photo for photo in photos if photo["id"] not in self._seen]
-            fresh = list({photo["id"]: photo for photo in fresh}.values())
-            self._seen.update(photo["id"] for photo in fresh)
-            yield fresh
+            fresh = {photo["id"]: photo for photo in photos if photo["id"] not in self._seen}
+            self._seen.update(fresh)
+            yield list(fresh.values())
             if run.ended:
                 return
 

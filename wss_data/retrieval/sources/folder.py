@@ -25,9 +25,8 @@ from wss_data.spec import ClassSpec
 
 PROVENANCE_FILE = "provenance.csv"  # name of the optional table beside the class folders
 
-URL_COLUMNS = ("image_url", "page_url", "author_url", "license_url")
+# Columns of that table; only ``file`` must be there, as ``<class>/<name>``.
 COLUMNS = ("file", "image_url", "page_url", "title", "author", "author_url", "license", "license_url")
-"""Columns of that table; only ``file`` must be there, as ``<class>/<name>``."""
 
 _LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -36,11 +35,7 @@ _SHOWN = 5
 
 @settings("source 'folder'", SourceError)
 class FolderSource:
-    """Takes images from ``<path>/<class>/``, sorted by name.
-
-    Raises:
-        SourceError: If there is no such folder, none was given, or a row of ``provenance.csv`` is wrong.
-    """
+    """Takes images from ``<path>/<class>/``, sorted by name."""
 
     path: Annotated[
         str | Path | None,
@@ -84,41 +79,26 @@ class FolderSource:
         return SourceState("ready", f"Images in {self.folder}{known}.")
 
     def search(self, wanted: ClassSpec, limit: int | None, pages: Pages) -> Iterator[Hit]:
-        """Yield the images of one class in the order of their names.
-
-        Raises:
-            SourceError: If the class has no folder.
-        """
+        """Yield the images of one class in the order of their names."""
         for identity, path in list(self._list(wanted.name).items())[:limit]:
             known: dict[str, Any] = {"image_url": path.absolute().as_uri(), **self._known.get(same_name(identity), {})}
-            yield Hit(
-                class_name=wanted.name,
-                provenance=Provenance(source=self.name, source_id=identity, query=wanted.name, **known),
-                read=partial(_read, path),
-            )
+            provenance = Provenance(self.name, identity, query=wanted.name, **known)
+            yield Hit(wanted.name, provenance, read=partial(_read, path))
 
     def stamps(self, class_name: str, identities: Sequence[str]) -> list[str | None]:
-        """Size and dates of each file; ``None`` where there is none any more.
-
-        Raises:
-            SourceError: If the class has no folder.
-        """
+        """Size and dates of each file; ``None`` where there is none any more."""
         self._list(class_name)
         return [_stamp(self._file(identity)) for identity in identities]
 
     def read(self, identity: str) -> bytes:
-        """The bytes of a file.
-
-        Raises:
-            ImageError: If it cannot be read.
-        """
+        """The bytes of a file; raises ``ImageError`` if it cannot be read."""
         return _read(self._file(identity))
 
     def _file(self, identity: str) -> Path:
         return self._listed.get(identity.partition("/")[0], {}).get(identity, self.folder / identity)
 
     def _list(self, class_name: str) -> dict[str, Path]:
-        """Identity -> file of the images of a class, in the order of their names."""
+        """Identity -> file of the images of a class, in the order of their names; ``SourceError`` without a folder."""
         if class_name in self._listed:
             return self._listed[class_name]
         folder = self.folder / class_name
@@ -156,14 +136,11 @@ def _read(path: Path) -> bytes:
 
 
 def read_provenance(folder: Path) -> dict[str, dict[str, str]]:
-    """Read ``provenance.csv`` of a folder of images.
-
-    Args:
-        folder: Holds the table and the class folders.
+    """Read ``provenance.csv`` of a folder of images, if it has one.
 
     Returns:
         ``<class>/<name>``, in the form of ``same_name`` -> what is known of that image, by the fields of
-        ``Provenance``; empty cells are left out. Nothing where there is no table.
+        ``Provenance``; empty cells are left out.
 
     Raises:
         SourceError: If the table cannot be read or a row is wrong; each with its line.
@@ -186,8 +163,7 @@ def read_provenance(folder: Path) -> dict[str, dict[str, str]]:
     wrong: list[str] = []
     for row in rows:
         name = row.cells["file"]
-        problem = "is there twice" if same_name(name) in found else _problem(folder, name, row, there)
-        if problem:
+        if problem := "is there twice" if same_name(name) in found else _problem(folder, name, row, there):
             wrong.append(f"line {row.line}: {name[:80]!r} {problem}")
         else:
             found[same_name(name)] = {key: row.cells[key] for key in COLUMNS[1:] if row.cells.get(key)}
@@ -213,7 +189,7 @@ def _problem(folder: Path, name: str, row: Row, there: Callable[[], Collection[s
         value = row.cells.get(key, "")
         if _CONTROL.search(value):
             return f"has a control character in {key}"
-        if value and key in URL_COLUMNS and not is_web_address(value):
+        if value and key.endswith("_url") and not is_web_address(value):
             return f"has the {key} {value[:80]!r}, an address that begins with http:// or https:// is wanted"
         if value and key == "license" and not _LICENSE.fullmatch(value):
             return f"has the license {value[:80]!r}, an SPDX identifier such as CC-BY-4.0 is wanted"

@@ -1,9 +1,7 @@
 """Google's image search, through icrawler's feeder and parser; off unless it is asked for.
 
-The only door to icrawler. What it is good for is used, which addresses to ask (feeder) and which image addresses an
-answer holds (parser), here without its threads: on a page that is built by JavaScript the parser returns nothing, its
-thread dies of that, and ``crawl()`` comes back as if all were well. Images are downloaded by our own retriever, never
-by icrawler.
+Used of it is which addresses to ask (feeder) and which image addresses an answer holds (parser), without its threads:
+on a page that is built by JavaScript its thread dies, and ``crawl()`` comes back as if all were well.
 """
 
 import hashlib
@@ -29,8 +27,8 @@ ENABLE_VARIABLE = "WSS_GOOGLE"  # set to 1, it turns the source on for every def
 MOST_RESULTS = 1000  # Google repeats itself after so many results of one query
 TIMEOUT = (5.0, 20.0)  # seconds to connect and to wait for each read
 
+# (requests, seconds): our own choice, since Google states no limit for programs; it allows none.
 PACE = ((1, 5.0), (60, 3600.0))
-"""(requests, seconds): our own choice, since Google states no limit for programs; it allows none."""
 
 _THUMBNAILS = ("gstatic.com", "ggpht.com", "googleusercontent.com", "google.com")
 _INSTEAD = "Take openverse, wikimedia or flickr instead (docs/how_to/use_google.md)."
@@ -51,11 +49,6 @@ class GoogleSource:
     name = "google"
     local = False
 
-    @property
-    def is_on(self) -> bool:
-        """Whether the option or the environment turns it on."""
-        return self.enabled or os.environ.get(ENABLE_VARIABLE, "").strip() == "1"
-
     @cached_property
     def pace(self) -> Pace:
         """When it may be asked."""
@@ -63,8 +56,22 @@ class GoogleSource:
 
     @cached_property
     def crawler(self) -> Any:
-        """The crawler of icrawler, made when it is first asked for; its ``session`` makes the requests."""
-        return _make_crawler()
+        """The crawler of icrawler, with its logger left alone, no file storage, and our own name."""
+        from icrawler.builtin import GoogleImageCrawler
+
+        class Crawler(GoogleImageCrawler):
+            def set_logger(self, log_level: int = 0) -> None:
+                # Its own would configure the root logger of the whole program.
+                self.logger = logging.getLogger("icrawler.crawler")
+
+            def set_storage(self, storage: object) -> None:
+                self.storage = None
+
+        crawler = Crawler()
+        crawler.session.trust_env = False
+        crawler.session.headers.clear()
+        crawler.session.headers.update({"User-Agent": user_agent(), "Accept": "text/html"})
+        return crawler
 
     def state(self) -> SourceState:
         """``off`` with the reasons, or ``ready`` with a warning."""
@@ -72,7 +79,7 @@ class GoogleSource:
             "Google's terms and its robots.txt forbid programs to search, its pages are built by JavaScript, which "
             "icrawler's parser cannot read, and no licence is known of what is found."
         )
-        if self.is_on:
+        if self.enabled or os.environ.get(ENABLE_VARIABLE, "").strip() == "1":
             return SourceState("ready", f"Turned on, but expect no results: {said}")
         return SourceState("off", f"{said} To try all the same: options: {{enabled: true}}, or {ENABLE_VARIABLE}=1.")
 
@@ -82,8 +89,8 @@ class GoogleSource:
         Raises:
             SourceUnavailable: If the source is off, Google refuses, or no page holds an image address.
         """
-        if not self.is_on:
-            raise SourceUnavailable(f"source 'google' is off. {self.state().detail}")
+        if (state := self.state()).state == "off":
+            raise SourceUnavailable(f"source 'google' is off. {state.detail}")
         empty: list[_NothingFound] = []
         found = False
         for hit in distinct(self._hits(wanted, limit, pages, empty), limit):
@@ -143,25 +150,6 @@ class GoogleSource:
 
 class _NothingFound(SourceUnavailable):
     """A page of results without a result."""
-
-
-def _make_crawler() -> Any:
-    """The Google crawler of icrawler with its logger left alone, no file storage, and our own name."""
-    from icrawler.builtin import GoogleImageCrawler
-
-    class Crawler(GoogleImageCrawler):
-        def set_logger(self, log_level: int = 0) -> None:
-            # Its own would configure the root logger of the whole program.
-            self.logger = logging.getLogger("icrawler.crawler")
-
-        def set_storage(self, storage: object) -> None:
-            self.storage = None
-
-    crawler = Crawler()
-    crawler.session.trust_env = False
-    crawler.session.headers.clear()
-    crawler.session.headers.update({"User-Agent": user_agent(), "Accept": "text/html"})
-    return crawler
 
 
 def _clean(text: str) -> str | None:

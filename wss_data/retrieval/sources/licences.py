@@ -5,6 +5,7 @@ import re
 _CODES = frozenset({"by", "by-sa", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd"})
 _VERSIONS = frozenset({"1.0", "2.0", "2.5", "3.0", "4.0"})
 
+# (code, version) -> the national versions that have an identifier; the many others have none.
 _PORTS = {
     ("by", "2.5"): {"au"},
     ("by", "3.0"): {"at", "au", "de", "igo", "nl", "us"},
@@ -17,7 +18,6 @@ _PORTS = {
     ("by-sa", "2.1"): {"jp"},
     ("by-sa", "3.0"): {"at", "de", "igo"},
 }
-"""(code, version) -> the national versions that have an identifier; the many others have none."""
 
 _PUBLIC = {"zero": "cc0", "mark": "pdm"}
 
@@ -33,9 +33,6 @@ _OTHER_URLS = (
     (re.compile(r"artlibre\.org/licence/lal(?:/|$)"), "LAL-1.3"),
 )
 
-NO_KNOWN_RESTRICTIONS = "https://www.flickr.com/commons/usage/"
-"""What Flickr's licence 7 stands for; no licence, so no SPDX identifier."""
-
 
 def spdx_from_short(code: str, version: str | None) -> str | None:
     """SPDX identifier of a Creative Commons licence named by its short code; ``None`` where there is none.
@@ -45,19 +42,16 @@ def spdx_from_short(code: str, version: str | None) -> str | None:
     >>> spdx_from_short("by-sa", "4.0"), spdx_from_short("CC0", None), spdx_from_short("by", None)
     ('CC-BY-SA-4.0', 'CC0-1.0', None)
     """
-    code = code.strip().lower()
+    code, version = code.strip().lower(), (version or "").strip()
     if code in ("cc0", "pdm"):
         return {"cc0": "CC0-1.0", "pdm": "CC-PDM-1.0"}[code]
-    version = (version or "").strip()
-    if code not in _CODES or version not in _VERSIONS:
-        return None
-    return f"CC-{code.upper()}-{version}"
+    return f"CC-{code.upper()}-{version}" if code in _CODES and version in _VERSIONS else None
 
 
 def spdx_from_url(url: str) -> str | None:
     """SPDX identifier of a licence named by the address of its text; ``None`` where there is none.
 
-    So it is for national versions that SPDX does not list: their text is not the international one's.
+    Nor is there one for most national versions: their text is not the international one's.
 
     >>> spdx_from_url("https://creativecommons.org/licenses/by-sa/3.0/de/deed.en")
     'CC-BY-SA-3.0-DE'
@@ -67,11 +61,8 @@ def spdx_from_url(url: str) -> str | None:
     url = url.strip()
     found = _CC_URL.fullmatch(url)
     if found is None:
-        for pattern, identifier in _OTHER_URLS:
-            other = pattern.search(url)
-            if other:
-                return identifier.format(*other.groups())
-        return None
+        others = ((pattern.search(url), identifier) for pattern, identifier in _OTHER_URLS)
+        return next((identifier.format(*other.groups()) for other, identifier in others if other), None)
     if found["public"]:
         return spdx_from_short(_PUBLIC[found["public"].lower()], None)
     if found["port"]:
@@ -98,6 +89,7 @@ def _creative_commons(code: str, version: str) -> tuple[str | None, str, str]:
     return spdx_from_short(code, version), url, f"CC {code.upper()} {version}"
 
 
+# Flickr's licence number -> (SPDX identifier or ``None``, address of the text, name).
 FLICKR_LICENCES: dict[int, tuple[str | None, str, str]] = {
     0: (None, "", "All Rights Reserved"),
     1: _creative_commons("by-nc-sa", "2.0"),
@@ -106,7 +98,7 @@ FLICKR_LICENCES: dict[int, tuple[str | None, str, str]] = {
     4: _creative_commons("by", "2.0"),
     5: _creative_commons("by-sa", "2.0"),
     6: _creative_commons("by-nd", "2.0"),
-    7: (None, NO_KNOWN_RESTRICTIONS, "No known copyright restrictions"),
+    7: (None, "https://www.flickr.com/commons/usage/", "No known copyright restrictions"),  # no licence, so no SPDX
     8: (None, "https://www.usa.gov/government-copyright", "United States Government Work"),
     9: ("CC0-1.0", "https://creativecommons.org/publicdomain/zero/1.0/", "CC0 1.0"),
     10: ("CC-PDM-1.0", "https://creativecommons.org/publicdomain/mark/1.0/", "Public Domain Mark 1.0"),
@@ -117,4 +109,3 @@ FLICKR_LICENCES: dict[int, tuple[str | None, str, str]] = {
     15: _creative_commons("by-nc-sa", "4.0"),
     16: _creative_commons("by-nc-nd", "4.0"),
 }
-"""Flickr's licence number -> (SPDX identifier or ``None``, address of the text, name)."""

@@ -3,10 +3,9 @@
 import math
 import os
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode, urlsplit
 
 from pydantic import Field
@@ -14,7 +13,6 @@ from pydantic import Field
 from wss_data.errors import SourceError, SourceUnavailable
 from wss_data.reading.settings import settings
 from wss_data.records import Provenance
-from wss_data.retrieval.clock import Clock
 from wss_data.retrieval.sources.api import (
     LONGEST_WAIT,
     Api,
@@ -23,39 +21,35 @@ from wss_data.retrieval.sources.api import (
     Pace,
     Refused,
     Service,
+    WebService,
     check_endpoint,
 )
-from wss_data.retrieval.sources.base import Hit, Pages, SourceState, distinct
+from wss_data.retrieval.sources.base import Hit, Pages, SourceState
 from wss_data.retrieval.sources.licences import spdx_from_short, spdx_from_url
-from wss_data.spec import ClassSpec
 
 ENDPOINT = "https://api.openverse.org"  # address of the public service
 
+# Environment variables of the key; without both of them the service is asked without a key.
 ID_VARIABLE = "OPENVERSE_CLIENT_ID"
 SECRET_VARIABLE = "OPENVERSE_CLIENT_SECRET"
-"""Environment variables of the key; without both of them the service is asked without a key."""
 
 Licence = Literal["by", "by-sa", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd", "cc0", "pdm"]
-"""Licences that can be asked for."""
-
 OPEN_LICENCES: tuple[Licence, ...] = ("by", "by-sa", "cc0", "pdm")  # those that allow changes and any use
 
+# (requests, seconds), as a start; the service says its real limits with every answer.
 ANONYMOUS_LIMITS = ((20, 60.0), (200, 86_400.0))
 REGISTERED_LIMITS = ((100, 60.0), (10_000, 86_400.0))
-"""(requests, seconds), as a start; the service tells its real limits with every answer."""
 
+# Results a page. With a key 50 are allowed, but the service gives 240 results a query, and 48 divides 240.
 ANONYMOUS_PAGE = 20
 REGISTERED_PAGE = 48
-"""Results a page. With a key 50 are allowed, but the service gives 240 results a query, and 48 divides 240."""
 
-_KEPT = (
-    *("id", "url", "foreign_landing_url", "title", "creator", "creator_url"),
-    *("license", "license_version", "license_url", "mature"),
-)
-"""What is remembered of a result."""
+# What is remembered of a result.
+_KEPT = ("id", "url", "foreign_landing_url", "title", "creator", "creator_url", "mature")
+_KEPT_OF_LICENCE = ("license", "license_version", "license_url")
 
+# Suffixes of Flickr's addresses and their longest sides that share one secret, smallest first.
 _FLICKR_SIZES = (("", 500), ("_z", 640), ("_c", 800), ("_b", 1024))
-"""Suffixes of Flickr's addresses and their longest sides that share one secret, smallest first."""
 
 _FLICKR_URL = re.compile(
     r"(?P<stem>https://(?:live|farm\d+)\.staticflickr\.com/(?:\d+/){1,2}\d+_[0-9a-f]+)(?P<size>|_z|_c|_b)\.jpg"
@@ -65,7 +59,7 @@ _WAY_OUT = "See docs/how_to/use_openverse.md."
 
 
 @settings("source 'openverse'", SourceError)
-class OpenverseSource:
+class OpenverseSource(WebService):
     """Images that Openverse finds.
 
     Its terms forbid to scrape the catalogue and it shows the first 240 results of a query only. So a query is asked as
@@ -100,8 +94,6 @@ class OpenverseSource:
     ] = ENDPOINT
 
     name = "openverse"
-    local = False
-    clock: ClassVar[Clock] = time
 
     def __post_init__(self) -> None:
         check_endpoint(self.name, self.endpoint, ENDPOINT)
@@ -120,27 +112,14 @@ class OpenverseSource:
         more = f"With a free key in {ID_VARIABLE} and {SECRET_VARIABLE}: 10,000 a day. {_WAY_OUT}"
         return SourceState("ready", f"{limits} {more}")
 
-    def search(self, wanted: ClassSpec, limit: int | None, pages: Pages) -> Iterator[Hit]:
-        """Yield at most ``limit`` hits for one class, none twice.
-
-        Raises:
-            SourceUnavailable: If half a key is set, the key is refused, the limit of the day is used up, or the service
-                does not answer.
-        """
-        state = self.state()
-        if state.state != "ready":
-            raise SourceUnavailable(f"openverse: {state.detail}")
-        hits = (self._hit(found, wanted.name, q) for q in wanted.queries for found in self._results(q, pages))
-        yield from distinct(hits, limit)
-
     def _results(self, query: str, pages: Pages) -> Iterator[Mapping[str, Any]]:
-        """Results of one query: the plain query first, whose results fit best, then its slices."""
         plain = {"q": query, "license": ",".join(self.licences)}
         plain |= {key: value for key in ("category", "extension") if (value := getattr(self, key)) is not None}
         if self.sources:
             plain["source"] = ",".join(self.sources)
         elif self.excluded_sources:
             plain["excluded_source"] = ",".join(self.excluded_sources)
+        # The plain query first, whose results fit best, then its slices.
         first = self._page(plain, 1, pages)
         yield from self._all_pages(plain, first, pages)
         if self.slices and _hides_results(first):
@@ -149,16 +128,13 @@ class OpenverseSource:
     def _sliced(
         self, asked: dict[str, str], dimensions: Sequence[Sequence[dict[str, str]]], pages: Pages
     ) -> Iterator[Mapping[str, Any]]:
-        """Results of a query asked once for each value of the first dimension, and further where that still hides some.
-
-        Of a slice that is cut again only the first page is read: its results come again in its parts.
-        """
+        """Results of a query asked once for each value of the first dimension, cut further where some are hidden."""
         for value in dimensions[0]:
             part = {name: text for name, text in asked.items() if not (name == "excluded_source" and "source" in value)}
             part |= value
             first = self._page(part, 1, pages)
             if _hides_results(first) and len(dimensions) > 1:
-                yield from first["results"]
+                yield from first["results"]  # not its other pages: their results come again in its parts
                 yield from self._sliced(part, dimensions[1:], pages)
             else:
                 yield from self._all_pages(part, first, pages)
@@ -182,14 +158,11 @@ class OpenverseSource:
         self, asked: Mapping[str, str], first: Mapping[str, Any], pages: Pages
     ) -> Iterator[Mapping[str, Any]]:
         answer, number, last = first, 1, first["pages"]
-        while True:
-            yield from answer["results"]
-            if number >= last:
-                return
+        yield from answer["results"]
+        while number < last and not answer["refused"]:
             number += 1
             answer = self._page(asked, number, pages)
-            if answer["refused"]:
-                return
+            yield from answer["results"]
             # The count drifts while one reads; the largest seen decides, and a page too far costs one request.
             last = max(last, answer["pages"])
 
@@ -219,33 +192,29 @@ class OpenverseSource:
                     raise
                 self._client.page_size = ANONYMOUS_PAGE
                 continue
-            found = answer.get("results")
-            kept = [{name: result.get(name) for name in _KEPT} for result in found or () if isinstance(result, Mapping)]
-            return {
-                "results": kept,
-                "pages": _whole(answer.get("page_count")),
-                "page_size": size,
-                "count": _whole(answer.get("result_count")),
-                "refused": False,
-            }
+            found = [result for result in answer.get("results") or () if isinstance(result, Mapping)]
+            kept = [{name: result.get(name) for name in (*_KEPT, *_KEPT_OF_LICENCE)} for result in found]
+            last, count = _whole(answer.get("page_count")), _whole(answer.get("result_count"))
+            return {"results": kept, "pages": last, "page_size": size, "count": count, "refused": False}
 
-    def _hit(self, result: Mapping[str, Any], class_name: str, query: str) -> Hit | None:
-        identity, url, code = (_text(result.get(name)) for name in ("id", "url", "license"))
-        if identity is None or url is None or code not in self.licences or result.get("mature"):
+    def _hit(self, found: Mapping[str, Any], class_name: str, query: str) -> Hit | None:
+        known = {key: text.strip() for key, text in found.items() if isinstance(text, str) and text.strip()}
+        url, code, licence_url = known.get("url", ""), known.get("license"), known.get("license_url")
+        if "id" not in known or code not in self.licences or found.get("mature"):
             return None
         if urlsplit(url).scheme not in ("http", "https"):
             return None
-        licence_url, version = _text(result.get("license_url")), _text(result.get("license_version"))
+        spdx = spdx_from_url(licence_url) if licence_url else spdx_from_short(code, known.get("license_version"))
         provenance = Provenance(
             self.name,
-            identity,
+            known["id"],
             query=query,
             image_url=fitting_url(url, self.longest_side),
-            page_url=_text(result.get("foreign_landing_url")),
-            title=_text(result.get("title")),
-            author=_text(result.get("creator")),
-            author_url=_text(result.get("creator_url")),
-            license=spdx_from_url(licence_url) if licence_url else spdx_from_short(code, version),
+            page_url=known.get("foreign_landing_url"),
+            title=known.get("title"),
+            author=known.get("creator"),
+            author_url=known.get("creator_url"),
+            license=spdx,
             license_url=licence_url,
         )
         return Hit(class_name, provenance)
@@ -278,34 +247,27 @@ class _Client:
     def _authorize(self, fresh: bool) -> dict[str, str]:
         """The header with the token; a token is asked for when there is none, it ends soon, or ``fresh`` is wanted."""
         if fresh or self._token is None or self._clock.monotonic() >= self._token[1]:
-            form = {
-                "grant_type": "client_credentials",
-                "client_id": os.environ[ID_VARIABLE],
-                "client_secret": os.environ[SECRET_VARIABLE],
-            }
+            key = {"client_id": os.environ[ID_VARIABLE], "client_secret": os.environ[SECRET_VARIABLE]}
             try:
-                answer = self.api.post_json(self._url, form)
+                answer = self.api.post_json(self._url, {"grant_type": "client_credentials", **key})
             except Refused as error:
                 raise SourceUnavailable(
                     f"openverse: the key in {ID_VARIABLE} and {SECRET_VARIABLE} was refused (HTTP {error.status}). "
                     f"Correct it, or unset both to ask without a key. {_WAY_OUT}"
                 ) from None
-            token = _text(answer.get("access_token"))
-            if token is None:
+            token = answer.get("access_token")
+            if not isinstance(token, str) or not token.strip():
                 raise SourceUnavailable(f"openverse: the service gave no access token for the key. {_WAY_OUT}")
             # A minute less than it lasts, so that it does not end on the way.
-            self._token = (token, self._clock.monotonic() + max(0, _whole(answer.get("expires_in")) - 60))
+            self._token = (token.strip(), self._clock.monotonic() + max(0, _whole(answer.get("expires_in")) - 60))
         return {"Authorization": f"Bearer {self._token[0]}"}
 
 
 def fitting_url(url: str, longest_side: int) -> str:
     """Address of the smallest served size of an image whose longest side has the pixels needed.
 
-    Only Flickr's addresses name their size in a documented way; any other address is returned as it is. So are Flickr's
-    originals and its sizes above 1,024 px, each of which has a secret of its own.
-
-    Source:
-        https://www.flickr.com/services/api/misc.urls.html.
+    Only Flickr's addresses name their size (https://www.flickr.com/services/api/misc.urls.html). Its originals, its
+    sizes above 1,024 px, each of which has a secret of its own, and any other address are returned as they are.
 
     >>> fitting_url("https://live.staticflickr.com/7372/125_acfd_b.jpg", 340)
     'https://live.staticflickr.com/7372/125_acfd.jpg'
@@ -323,10 +285,6 @@ def _hides_results(first: Mapping[str, Any]) -> bool:
     shown = first["pages"] * first["page_size"]
     # The count is cut at what is shown, so "as many as are shown" can mean "more". Few results are never cut.
     return first["count"] >= shown and shown >= 12 * ANONYMOUS_PAGE and len(first["results"]) > 0
-
-
-def _text(value: Any) -> str | None:
-    return value.strip() or None if isinstance(value, str) else None
 
 
 def _whole(value: Any) -> int:

@@ -1,11 +1,10 @@
 """Wikimedia Commons: freely licensed images; needs no key, but a way to reach whoever asks."""
 
 import os
-import time
 from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
 from html.parser import HTMLParser
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from pydantic import Field
@@ -13,7 +12,6 @@ from pydantic import Field
 from wss_data.errors import SourceError, SourceUnavailable
 from wss_data.reading.settings import settings
 from wss_data.records import Provenance
-from wss_data.retrieval.clock import Clock
 from wss_data.retrieval.headers import CONTACT_VARIABLE
 from wss_data.retrieval.sources.api import (
     LONGEST_WAIT,
@@ -23,45 +21,34 @@ from wss_data.retrieval.sources.api import (
     Pace,
     PassingFault,
     Service,
+    WebService,
     check_endpoint,
 )
-from wss_data.retrieval.sources.base import Hit, Pages, SourceState, distinct
+from wss_data.retrieval.sources.base import Hit, Pages, SourceState
 from wss_data.retrieval.sources.licences import short_from_url, spdx_from_url
-from wss_data.spec import ClassSpec
 
 ENDPOINT = "https://commons.wikimedia.org/w/api.php"  # address of the public service
 
 Licence = Literal["by", "by-sa", "cc0", "pdm", "other", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd"]
-"""Licences that can be asked for; ``other`` stands for every free licence that is not one of Creative Commons."""
-
 OPEN_LICENCES: tuple[Licence, ...] = ("by", "by-sa", "cc0", "pdm", "other")  # those that allow changes and any use
 
+# (requests, seconds): the service allows 200 a minute to a client that names a contact; others may share them.
 LIMITS = ((120, 60.0),)
-"""(requests, seconds): the service allows 200 a minute to a client that names a contact; others may share them."""
-
 PAGE = 50  # results a request
 MAX_OFFSET = 10_000  # the search shows no result after this one
-
-THUMBNAIL_WIDTHS = (20, 40, 60, 120, 250, 330, 500, 960, 1280, 1920, 3840)
-"""Widths in pixels that are kept ready; others are refused."""
+THUMBNAIL_WIDTHS = (20, 40, 60, 120, 250, 330, 500, 960, 1280, 1920, 3840)  # pixels, kept ready; others are refused
 
 _METADATA = ("LicenseShortName", "LicenseUrl", "Artist", "ObjectName", "UsageTerms")
 
+# Codes of errors that pass; those of the kind ``internal_api_error_...`` do, too.
 _PASSING = ("maxlag", "ratelimited", "readonly", "cirrussearch-too-busy-error", "cirrussearch-backend-error")
-"""Codes of errors that pass; those of the kind ``internal_api_error_...`` do, too."""
 
 _WAY_OUT = "See docs/how_to/use_wikimedia.md."
 
 
 @settings("source 'wikimedia'", SourceError)
-class WikimediaSource:
-    """Images that the search of Wikimedia Commons finds.
-
-    An image's identity is the id of its page. That stays the same when a file is renamed and when a better version of
-    it is uploaded. Its SHA-1 and its name do not: an image that somebody asked us to forget would come back.
-
-    Requests are made one after the other, which is what the service asks for.
-    """
+class WikimediaSource(WebService):
+    """Images that the search of Wikimedia Commons finds, asked one request after the other as the service wants it."""
 
     licences: Annotated[
         tuple[Licence, ...],
@@ -72,8 +59,6 @@ class WikimediaSource:
     endpoint: Annotated[str, Field(description="Address of the service's api.php.")] = ENDPOINT
 
     name = "wikimedia"
-    local = False
-    clock: ClassVar[Clock] = time
 
     def __post_init__(self) -> None:
         check_endpoint(self.name, self.endpoint, ENDPOINT)
@@ -86,33 +71,18 @@ class WikimediaSource:
             return SourceState("needs", f"Wikimedia wants to know whom to contact: {wanted}")
         return SourceState("ready", f"10,000 results a query; every request carries your {CONTACT_VARIABLE}.")
 
-    def search(self, wanted: ClassSpec, limit: int | None, pages: Pages) -> Iterator[Hit]:
-        """Yield at most ``limit`` hits for one class, none twice.
-
-        Raises:
-            SourceUnavailable: If no contact is set, or the service does not answer or refuses.
-        """
-        state = self.state()
-        if state.state != "ready":
-            raise SourceUnavailable(f"wikimedia: {state.detail}")
-        hits = (self._hit(page, wanted.name, q) for q in wanted.queries for page in self._results(q, pages))
-        yield from distinct(hits, limit)
-
     def _results(self, query: str, pages: Pages) -> Iterator[Mapping[str, Any]]:
-        """Results of one query, best first."""
-        place: dict[str, Any] = {"gsroffset": 0}
+        place: dict[str, Any] | None = {"gsroffset": 0}
         asked: set[str] = set()
-        while True:
+        while place is not None:
             # The width belongs to the question, for the answer holds the thumbnail's address.
             question = urlencode(sorted({"gsrsearch": query, "iiurlwidth": self._width(), **place}.items()))
             offset = place.get("gsroffset", 0)
             if question in asked or (isinstance(offset, int) and offset + PAGE > MAX_OFFSET):
-                return
+                return  # a service that sends us on in a circle is not followed
             asked.add(question)
             answer = self._api.remembered(pages, question, partial(self._ask, query, place))
             yield from answer["pages"]
-            if answer["continue"] is None:
-                return
             place = answer["continue"]
 
     def _ask(self, query: str, place: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,30 +118,34 @@ class WikimediaSource:
             "continue": dict(further) if isinstance(further, Mapping) else None,
         }
 
-    def _hit(self, page: Mapping[str, Any], class_name: str, query: str) -> Hit | None:
-        url = page["url"]
-        if page["pageid"] is None or url is None or _licence(page) not in self.licences:
+    def _hit(self, found: Mapping[str, Any], class_name: str, query: str) -> Hit | None:
+        url, thumbnail, metadata = found["url"], found["thumburl"], found["metadata"]
+        if found["pageid"] is None or url is None or _licence(metadata) not in self.licences:
             return None
-        thumbnail = page["thumburl"]
         # An original that is small enough is taken as it is, unless no browser could show it (TIFF).
-        if thumbnail is not None and (max(page["size"]) > self.longest_side or page["mime"] == "image/tiff"):
+        if thumbnail is not None and (max(found["size"]) > self.longest_side or found["mime"] == "image/tiff"):
             url = thumbnail
         if urlsplit(url).scheme not in ("http", "https"):
             return None
-        metadata = page["metadata"]
         author, author_url = plain_text(metadata.get("Artist", ""), self.endpoint)
-        name = page["title"].removeprefix("File:")
+        name = found["title"].removeprefix("File:")
         title = plain_text(metadata.get("ObjectName", ""))[0] or name.rpartition(".")[0] or name or None
+        spdx = spdx_from_url(metadata.get("LicenseUrl", ""))
+        # "Public domain" alone has no identifier: it says that no licence is needed, not why.
+        if spdx is None and metadata.get("LicenseShortName", "").strip().lower() == "cc0":
+            spdx = "CC0-1.0"
         provenance = Provenance(
             self.name,
-            str(page["pageid"]),
+            # Unlike name and SHA-1, the id of its page stays when a file is renamed or a better version is uploaded: an
+            # image that somebody asked us to forget does not come back.
+            str(found["pageid"]),
             query=query,
             image_url=url,
-            page_url=page["page_url"],
+            page_url=found["page_url"],
             title=title,
             author=author,
             author_url=author_url,
-            license=_spdx(page),
+            license=spdx,
             license_url=metadata.get("LicenseUrl") or None,
         )
         return Hit(class_name, provenance)
@@ -201,16 +175,14 @@ def plain_text(html: str, base: str = "") -> tuple[str | None, str | None]:
 class _TextReader(HTMLParser):
     """Collects text and the first link; what a reader of the page would not see is left out."""
 
-    _HIDDEN = ("script", "style")
-
     def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
+        super().__init__()
         self.texts: list[str] = []
         self.link: str | None = None
         self._hidden = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in self._HIDDEN:
+        if tag in ("script", "style"):
             self._hidden += 1
         elif tag in ("br", "p", "li", "div", "td", "tr"):
             self.texts.append(" ")
@@ -218,8 +190,8 @@ class _TextReader(HTMLParser):
             self.link = dict(attrs).get("href")
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in self._HIDDEN and self._hidden:
-            self._hidden -= 1
+        if tag in ("script", "style"):
+            self._hidden = max(0, self._hidden - 1)
 
     def handle_data(self, data: str) -> None:
         if not self._hidden:
@@ -250,11 +222,9 @@ def _kept(page: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _licence(page: Mapping[str, Any]) -> str | None:
+def _licence(metadata: Mapping[str, str]) -> str | None:
     """Short code of a file's licence; ``other`` where it is none of Creative Commons, ``None`` where none is given."""
-    metadata = page["metadata"]
-    code = short_from_url(metadata.get("LicenseUrl", ""))
-    if code is not None:
+    if code := short_from_url(metadata.get("LicenseUrl", "")):
         return code
     name = metadata.get("LicenseShortName") or metadata.get("UsageTerms") or ""
     words = name.lower().replace("-", " ").split()
@@ -265,15 +235,6 @@ def _licence(page: Mapping[str, Any]) -> str | None:
     if words[0] == "cc" and len(words) > 1:
         return "-".join(word for word in words[1:] if word in ("by", "sa", "nd", "nc")) or "other"
     return "other"
-
-
-def _spdx(page: Mapping[str, Any]) -> str | None:
-    """SPDX identifier of a file's licence. "Public domain" alone has none: it says no licence is needed, not why."""
-    metadata = page["metadata"]
-    found = spdx_from_url(metadata.get("LicenseUrl", ""))
-    if found is None and metadata.get("LicenseShortName", "").strip().lower() == "cc0":
-        return "CC0-1.0"
-    return found
 
 
 def _without_passing_fault(answer: dict[str, Any]) -> dict[str, Any]:
