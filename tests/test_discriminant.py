@@ -11,7 +11,6 @@ from wss_data.cosegmentation.discriminant import (
     standardised,
     target_sums,
 )
-from wss_data.errors import CosegmentationError
 
 
 def planted_group(seed=0, images=6, channels=5):
@@ -87,11 +86,6 @@ def test_images_of_one_colour_have_no_direction():
 
     assert not found.weights.any()
     assert not project(np.full((4, 4, 3), 5.0), found).any()
-
-
-def test_a_group_without_cells_is_an_error():
-    with pytest.raises(CosegmentationError, match="the group is empty"):
-        discriminant(target_sums(np.zeros((0, 4, 3)), np.zeros((0, 4))))
 
 
 def test_project_is_the_literal_product():

@@ -375,7 +375,7 @@ def test_too_many_without_a_mask_are_an_error(tmp_path):
         ({"command": "coseg {masks}", "image_format": "bmp"}, "png or jpg"),
         ({"command": "coseg {masks}", "work": ""}, "work is '', expected a text"),
         ({"command": "coseg {masks}", "missing_at_most": 2}, "a number from 0 to 1"),
-        ({"command": "coseg {masks}", "supervision": "some"}, "one of none, image_level, points"),
+        ({"command": "coseg {masks}", "supervision": "some"}, "expected none, image_level, points"),
     ],
 )
 def test_a_wrong_option_is_refused_at_once(options, told):

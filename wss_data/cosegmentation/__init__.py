@@ -44,9 +44,4 @@ def make_engine(method: str, options: Mapping[str, Any] | None = None, allow_pro
     if method in OLD_NAMES:
         LOGGER.warning("co-segmentation method '%s' is called '%s' now.", method, OLD_NAMES[method])
     module, kind = ENGINES[OLD_NAMES.get(method, method)].split(":")
-    try:
-        return getattr(import_module(module), kind)(**(options or {}))
-    except TypeError as error:  # an option called self, say: engines check names, Python checks that one first
-        raise CosegmentationError(
-            f"co-segmentation method '{method}' cannot take the options {shown(dict(options or {}))} ({error})."
-        ) from error
+    return getattr(import_module(module), kind)(**(options or {}))

@@ -110,10 +110,7 @@ class ImageFiles(Sequence[np.ndarray]):
 
 @contextmanager
 def full_disk_reported(group: str, folder: Path) -> Iterator[None]:
-    """Turn a full disk (or quota) in the block into a ``CosegmentationError`` that says what to do.
-
-    ``group`` is the one in work, ``folder`` where its masks go.
-    """
+    """Turn a full disk (or quota) in the block into a ``CosegmentationError``; masks of ``group`` go to ``folder``."""
     try:
         yield
     except OSError as error:

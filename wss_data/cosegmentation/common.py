@@ -63,8 +63,7 @@ PROBABILITY_FLOOR = 0.02  # probabilities given to the CRF stay this far from 0 
 # Longer side at which the CRF runs whose result is the next target, pixels: cells are coarse, and a smaller image, with
 # the CRF's lengths at its scale, gives the same for half the time.
 ROUND_LONG_SIDE = 112
-# Lengths in pixels at `refine_long_side`.
-CRF = CrfSettings(bilateral_px=25.0, bilateral_rgb=5.0, bilateral_weight=6.0, iterations=5)
+CRF = CrfSettings(bilateral_px=25.0, bilateral_rgb=5.0, bilateral_weight=6.0, iterations=5)  # at `refine_long_side`
 
 OLD_OPTIONS = {"teach_folds": "self_training_folds"}  # understood, with a warning, until 0.3
 
@@ -96,6 +95,10 @@ class CommonSettings:
     def choice(self) -> BackboneChoice:
         """The backbone, its weights, and what these learned from."""
         return BackboneChoice(self.backbone, self.weights, self.weights_supervision)
+
+    def network(self) -> DescriptorNetwork:
+        """The network that describes images, with its weights."""
+        return DescriptorNetwork(self.long_side, self.precision, self.backbone, self.weights, self.device)
 
 
 def evidence_map(joined: np.ndarray) -> np.ndarray:
@@ -152,17 +155,13 @@ def _on_cells(values: np.ndarray, evidence: np.ndarray) -> np.ndarray:
 
 
 class _Image(NamedTuple):
-    """One image after the group is known, small enough to send to another process.
-
-    ``size`` is (width, height); ``small`` the image at ``refine_long_side``; ``earlier`` the foreground probability of
-    each cell before self-training, ``None`` without it; for the others see ``Segmented``.
-    """
+    """One image after the group is known, small enough to send to another process."""
 
     position: int
-    size: tuple[int, int]
-    small: np.ndarray
-    evidence: np.ndarray
-    earlier: np.ndarray | None
+    size: tuple[int, int]  # width, height
+    small: np.ndarray  # the image at `refine_long_side`
+    evidence: np.ndarray  # of each cell; positive is foreground
+    earlier: np.ndarray | None  # foreground probability of each cell before self-training, None without it
     descriptor: np.ndarray
     prototype_distance: float | None
     typicality: float
@@ -197,8 +196,7 @@ class CommonEngine:
     """Co-segment a group by what is in the centre of its images; options are fields of ``CommonSettings``.
 
     Every group has an answer, however small: a single image is segmented from its own cells, equal images get equal
-    masks. An image of one colour shows nothing: its mask is empty, its confidence 0, and the filter drops it as too
-    small.
+    masks. An image of one colour shows nothing: its mask is empty, its confidence 0.
 
     Raises:
         CosegmentationError: If there is no such option, or its value is out of its range.
@@ -207,7 +205,7 @@ class CommonEngine:
 
     name = "common"
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, /, **options: Any) -> None:  # an option called self is an unknown one
         for old in OLD_OPTIONS.keys() & options.keys():
             LOGGER.warning("the option %s is called %s now.", old, OLD_OPTIONS[old])
         self.settings = CommonSettings(**{OLD_OPTIONS.get(name, name): value for name, value in options.items()})
@@ -239,10 +237,7 @@ class CommonEngine:
         if not positions:
             return
         if self._network is None:
-            chosen = self.settings
-            self._network = DescriptorNetwork(
-                chosen.long_side, chosen.precision, chosen.backbone, chosen.weights, chosen.device
-            )
+            self._network = self.settings.network()
         with ArraySpool(self.settings.memory_mb << 20) as spool:
             group = _Group(self.settings, spool, workers)
             group.describe(self._network, images)
@@ -251,12 +246,10 @@ class CommonEngine:
 
 
 class _Group:
-    """One group in work: its maps and pooled descriptors in memory (about 3 KB each), its descriptors in a spool.
-
-    A row of the spool is (width and height, small image, middle descriptors, last descriptors) of an image.
-    """
+    """One group in work: its maps and pooled descriptors in memory (about 3 KB each), its descriptors in a spool."""
 
     def __init__(self, settings: CommonSettings, spool: ArraySpool, workers: int | None) -> None:
+        # A row of the spool is (width and height, small image, middle descriptors, last descriptors) of an image.
         self.settings, self.spool, self.workers = settings, spool, workers
         self.contents: list[str] = []
         self.sums: list[TargetSums] = []

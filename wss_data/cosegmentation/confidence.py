@@ -14,10 +14,8 @@ TYPICAL_ENOUGH = 0.5
 def confidence(probability: np.ndarray, earlier: np.ndarray, typical: float = 1.0) -> float:
     """Overlap of two foreground probabilities times the mean of abs(2 probability - 1) times ``typicality``, in [0, 1].
 
-    Args:
-        probability: The final foreground probability, on cells. Shape (h, w), in [0, 1].
-        earlier: The one before self-training; in a group too small for that, the soft map before it was sharpened.
-        typical: ``typicality`` of the object.
+    ``probability`` is the final one, on cells, (h, w); ``earlier`` the one before self-training; in a group too small
+    for that, the soft map before it was sharpened.
     """
     # A mask that two ways agree on is right more often, and so is one without doubtful pixels. However well it is cut
     # out, an object that is nothing like the group's is not the class's.
@@ -35,10 +33,7 @@ def overlap(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def pooled(descriptors: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """One descriptor for an image, or for a part of it: the mean over cells, of length 1; 0 where no cell counts.
-
-    ``descriptors``: (h, w, C); ``weights``: how much each cell counts, (h, w), ``None`` for all alike -> (C,), float32.
-    """
+    """The mean over cells, weighted by ``weights``, (h, w), if given, as (C,) float32 of length 1; 0 if none counts."""
     cells = np.asarray(descriptors, np.float32).reshape(-1, descriptors.shape[-1])
     counts = np.ones(len(cells), np.float32) if weights is None else np.asarray(weights, np.float32).ravel()
     return of_length_1(counts @ cells)
@@ -51,13 +46,10 @@ def of_length_1(vectors: np.ndarray) -> np.ndarray:
 
 
 def prototype_distances(objects: Sequence[np.ndarray]) -> np.ndarray:
-    """How far the object in each image of a group is from what the group's objects have in common.
+    """How far each object of a group, a pooled descriptor (C,) of length 1 or 0, is from the others, (n,) float32.
 
-    ``objects``: pooled descriptor of the foreground of each image, (C,), of length 1 or 0.
-
-    Returns:
-        1 less the cosine between each and the mean of the *others*, shape (n,), float32, in [0, 2]: 0 is typical. Nan
-        where there is no other, or no foreground.
+    1 less the cosine to the mean of the *others*, in [0, 2]: 0 is typical. Nan where there is no other, or no
+    foreground.
     """
     vectors = np.stack([np.asarray(vector, np.float32) for vector in objects])
     others = of_length_1(vectors.sum(axis=0) - vectors)
@@ -67,11 +59,10 @@ def prototype_distances(objects: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def typicality(distances: np.ndarray) -> np.ndarray:
-    """Whether each object of a group is of its kind, as far as the others tell, from its ``prototype_distances``.
+    """Whether each object is of its group's kind, from ``prototype_distances``, (n,) float64, in [0, 1].
 
-    Returns:
-        1 for an object at least half as much like the others as the most typical tenth, falling to 0 for one that has
-        nothing in common with them; 1 where nothing is known. Shape (n,), float64, in [0, 1].
+    1 for an object at least half as much like the others as the most typical tenth, falling to 0 for one that has
+    nothing in common with them; 1 where nothing is known.
     """
     alike = 1 - np.asarray(distances, float)
     known = alike[np.isfinite(alike)]

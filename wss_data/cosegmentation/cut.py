@@ -19,11 +19,9 @@ ROUNDS = 2  # times that colours are learned and the cut is made
 
 
 def graph_cut(evidence: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Cut a soft map into foreground and background along the edges and colours of its image.
+    """Cut a soft map into foreground and background along the edges and colours of its image, (H, W, 3) uint8 RGB.
 
-    Args:
-        evidence: Log-odds-like evidence for the foreground, zero is undecided. Shape (H, W), float.
-        image: The image at the same size. Shape (H, W, 3), uint8, RGB.
+    ``evidence`` for the foreground is like log-odds, zero is undecided, (H, W).
 
     Raises:
         ValueError: If the shapes do not fit together.
@@ -83,12 +81,8 @@ def neighbour_weights(lab: np.ndarray, smoothness: float) -> list[np.ndarray]:
 def minimum_cut(unary: np.ndarray, weights: list[np.ndarray]) -> np.ndarray:
     """The mask of least energy, (H, W) bool; among equals the smallest.
 
-    The energy of a mask is the sum of ``unary`` over its pixels and of ``weights`` over the pairs of
-    neighbours that it separates. Energies are rounded to steps of 1/1000 at the finest.
-
-    Args:
-        unary: Cost of calling a pixel foreground; negative favours it. Shape (H, W), float.
-        weights: Cost of separating neighbours, as from ``neighbour_weights``. Four of (H, W), float, >= 0.
+    The energy of a mask is the sum of ``unary``, (H, W), over its pixels, negative favours them, and of ``weights``, as
+    from ``neighbour_weights``, over the pairs of neighbours that it separates; in steps of 1/1000 at the finest.
     """
     from scipy.sparse import csr_matrix
     from scipy.sparse.csgraph import breadth_first_order, maximum_flow

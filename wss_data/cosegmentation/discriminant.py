@@ -15,22 +15,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wss_data.errors import CosegmentationError
-
 NEGLIGIBLE = 1e-6  # a channel that varies less than this fraction of its own size is rounding: images of one colour
 
 
 class TargetSums(NamedTuple):
-    """Sums over the ``cells`` of some images of a group; sums of shards add up to the group's.
+    """Sums over the cells of some images of a group, of descriptors x and targets t; sums of shards add up."""
 
-    Of the descriptors x: ``total``, ``squares`` of x^2 and ``products`` of x t, each (C,) float64; of targets t.
-    """
-
-    cells: int
-    total: np.ndarray
-    squares: np.ndarray
-    target: float
-    products: np.ndarray
+    cells: int  # their number
+    total: np.ndarray  # of x, (C,), float64
+    squares: np.ndarray  # of x^2, (C,), float64
+    target: float  # of t
+    products: np.ndarray  # of x t, (C,), float64
 
     def plus(self, other: "TargetSums") -> "TargetSums":
         """The sums over the images of both."""
@@ -38,14 +33,10 @@ class TargetSums(NamedTuple):
 
 
 class Discriminant(NamedTuple):
-    """A direction in a group's descriptors along which the target grows.
+    """A direction in a group's descriptors along which the target grows."""
 
-    ``mean`` is the group's mean descriptor, ``weights`` the covariance of channel and target over the variance of the
-    channel, 0 for a channel without variance; both (C,), float64.
-    """
-
-    mean: np.ndarray
-    weights: np.ndarray
+    mean: np.ndarray  # of the group's descriptors, (C,), float64
+    weights: np.ndarray  # covariance of channel and target over the channel's variance, 0 without it, (C,), float64
 
 
 def centred_gaussian(shape: Sequence[int], prior_width: float) -> np.ndarray:
@@ -75,13 +66,7 @@ def target_sums(descriptors: np.ndarray, target: np.ndarray) -> TargetSums:
 
 
 def discriminant(sums: TargetSums) -> Discriminant:
-    """The direction along which the target grows, channels taken for independent.
-
-    Raises:
-        CosegmentationError: If the group has no cell.
-    """
-    if sums.cells == 0:
-        raise CosegmentationError("the group is empty: co-segmentation needs at least one readable image.")
+    """The direction along which the target grows, channels taken for independent."""
     mean = sums.total / sums.cells
     size = sums.squares / sums.cells
     variance = size - mean**2
@@ -97,13 +82,10 @@ def project(descriptors: np.ndarray, direction: Discriminant) -> np.ndarray:
 
 
 def standardised(maps: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Maps of a group, each (h, w), in its own standard deviations from its own mean, over all cells of all maps.
+    """Maps of a group, each (h, w), in standard deviations from the mean over all their cells, float32; zeros if equal.
 
     >>> [map.tolist() for map in standardised([np.array([[1.0, 3.0]]), np.array([[2.0], [2.0]])])]
     [[[-1.4142135381698608, 1.4142135381698608]], [[0.0], [0.0]]]
-
-    Returns:
-        The same shapes, float32; zeros if all cells are equal.
     """
     cells = sum(values.size for values in maps)
     mean = sum(float(values.sum(dtype=np.float64)) for values in maps) / cells

@@ -25,6 +25,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
+from wss_data.backbones import SupervisionName
 from wss_data.cosegmentation import supervisor
 from wss_data.cosegmentation.base import Segmented, wanted_positions
 from wss_data.cosegmentation.imported import MASK_SUFFIXES, read_values
@@ -78,11 +79,9 @@ class ExternalSettings:
         Field(min_length=1, description="Folder that keeps each group's masks and log, so that none is run twice."),
     ] = None
     missing_at_most: Annotated[float, Field(ge=0, le=1, description="Fraction of images without a good mask.")] = 0.5
-    supervision: Annotated[
-        str,
-        Expected(f"one of {', '.join(Supervision)}"),
-        Field(pattern=f"^({'|'.join(Supervision)})$", description="What the program had learned from, for the ledger."),
-    ] = Supervision.UNKNOWN.value
+    supervision: Annotated[SupervisionName, Field(description="What the program had learned from, for the ledger.")] = (
+        Supervision.UNKNOWN
+    )
     version: Annotated[str | int | float, Field(description="Change it when the program itself has changed.")] = ""
 
     def __post_init__(self) -> None:
@@ -102,7 +101,7 @@ class ExternalEngine:
 
     name = "external"
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, /, **options: Any) -> None:
         if "command" not in options:
             raise CosegmentationError(
                 "co-segmentation method 'external' needs the option command: the program to run, such as "
@@ -116,7 +115,7 @@ class ExternalEngine:
         words = expand_command(self.settings.command, _PLACES, self.settings.shell)
         program = "a shell command" if self.settings.shell else Path(words[0]).name
         what = f"masks by an external program ({program})"
-        return Ledger((LedgerEntry(what, Supervision(self.settings.supervision), UsedFor.COSEGMENTATION),))
+        return Ledger((LedgerEntry(what, self.settings.supervision, UsedFor.COSEGMENTATION),))
 
     def fingerprint(self) -> str:
         """See ``Engine``. What the program itself does is not looked at: the option ``version`` is for that."""

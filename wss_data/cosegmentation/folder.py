@@ -117,13 +117,7 @@ def cosegment_folder(
     ``out/ledger.json`` says what the engine learned from.
 
     Run again, it makes only the masks of groups whose images or settings have changed, or that a killed run left out.
-
-    Args:
-        images: Folder of folders of images, or folder of images.
-        out: Where masks go; outside ``images``.
-        method: Name of the co-segmentation engine.
-        options: The engine's options.
-        how: Fields of ``FolderOptions``.
+    ``method`` is the engine, ``options`` are the engine's, and ``how`` fields of ``FolderOptions``.
 
     Raises:
         SourceError: If there is no image, two images of a class have the same stem, or ``out`` lies in ``images``.
@@ -238,21 +232,17 @@ class _Run:
         shrunk = ImageFiles([paths[key] for key in keys], self.how.longest_side, description)
         try:
             with full_disk_reported(name, next(iter(self.masks[key] for key in paths)).parent):
-                self._segment(name, shrunk, [(key, size) for key, (_, size) in good.items()], wanted, group)
+                self._segment(shrunk, [(key, size) for key, (_, size) in good.items()], wanted, group)
         except BaseException:
             with suppress(OSError):  # a disk that is full, say: the masks of the last few rows are made again
                 self._write_rows()
             raise
 
     def _segment(
-        self,
-        name: str,
-        shrunk: ImageFiles,
-        members: Sequence[tuple[Key, tuple[int, int]]],
-        wanted: Sequence[int],
-        group: str,
+        self, shrunk: ImageFiles, members: Sequence[tuple[Key, tuple[int, int]]], wanted: Sequence[int], group: str
     ) -> None:
         """Make the masks at the positions ``wanted`` of a group: ``members`` are its images, by key and size."""
+        name = members[0][0][0] if members else ""
         results = self.engine.segment_group(shrunk, wanted, workers=self.how.workers) if wanted else iter(())
         silent = not (self.how.progress and wanted)
         made = []

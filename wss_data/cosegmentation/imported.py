@@ -246,14 +246,11 @@ def _unpacked(folder: Path, classes: Sequence[str], out: Path) -> Iterator[_Foun
 
 
 def read_values(path: Path) -> np.ndarray:
-    """Read the values of a foreground mask from a PNG or a .mat file; raises ``MaskError`` as their readers do.
-
-    Returns:
-        Shape (H, W), uint8; a foreground in the white of greyscale of fewer than 8 bits is 255.
-    """
+    """The values of a foreground mask from a PNG or a .mat file, (H, W) uint8; ``MaskError`` as their readers."""
     if path.suffix.lower() == ".mat":
         return read_mat_mask(path)
     mask = open_mask(path)
+    # A foreground in the white of greyscale of fewer than 8 bits is 255, too.
     if mask.palette is None and mask.depth < 8 and mask.foreground_value is not None:
         return np.where(mask.values == mask.white, np.uint8(255), np.uint8(0))
     return mask.values

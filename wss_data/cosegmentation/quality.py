@@ -73,10 +73,10 @@ def mask_quality(image: np.ndarray, mask: np.ndarray, uncertain: np.ndarray | No
 def solidity(mask: np.ndarray, uncertain: np.ndarray | None = None) -> float:
     """Fraction of its convex hull that the foreground fills, in [0, 1]: 1 is convex, a comb is low; 0 if empty.
 
+    ``uncertain``: pixels outside the mask that are not counted; so below.
+
     >>> solidity(np.array([[1, 0, 1], [1, 1, 1], [1, 0, 1]], bool)).__round__(2)
     0.78
-
-    ``uncertain``: pixels outside the mask that are not counted. Both (H, W), bool; so below.
     """
     area = int(mask.sum())
     if area == 0:

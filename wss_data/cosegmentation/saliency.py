@@ -68,13 +68,10 @@ def cells_of(image: np.ndarray, index: np.ndarray) -> Cells:
 
 
 def background_probability(cells: Cells) -> np.ndarray:
-    """How much each cell belongs to what the image's border runs through.
+    """How much each cell belongs to what the image's border runs through, (N,) float64, in [0, 1].
 
-    A cell's region is all cells that can be reached by small steps of colour; it is background if much of it lies on
-    the border for its size, so that an object that only touches the border is not.
-
-    Returns:
-        1 - exp(-BndCon^2 / (2 sigma^2)), BndCon = length on the border / sqrt(area). Shape (N,), float64, in [0, 1].
+    1 - exp(-BndCon^2 / (2 sigma^2)), BndCon = length on the border / sqrt(area), of the region of all cells that can be
+    reached by small steps of colour: an object that only touches the border is no background.
 
     Source:
         Zhu et al., CVPR 2014, eqs. (2) to (6).
@@ -107,10 +104,7 @@ def background_contrast(cells: Cells, background: np.ndarray) -> np.ndarray:
 
 
 def smooth_over_cells(cells: Cells, background: np.ndarray, foreground: np.ndarray) -> np.ndarray:
-    """The saliency s that best agrees with both cues and is alike in neighbours of like colour. (N,), in [0, 1].
-
-    The least of sum ``background`` s^2 + sum ``foreground`` (s - 1)^2 + sum over pairs w (s_i - s_j)^2: weights with
-    which each cell wants 0 and 1, (N,).
+    """The least s, (N,), in [0, 1], of sum ``background`` s^2 + sum ``foreground`` (s - 1)^2 + sum w (s_i - s_j)^2.
 
     Source:
         Zhu et al., CVPR 2014, eq. (9); neighbours of neighbours and all of the border are pairs, as in their code.
@@ -149,10 +143,7 @@ def centred(saliency: np.ndarray) -> np.ndarray:
 
 
 def evidence_of(saliency: np.ndarray) -> np.ndarray:
-    """Log-odds of the foreground from a map scaled to ``FLOOR``..``PEAK``; zero for a map without any structure.
-
-    ``saliency``: (H, W), float -> the same.
-    """
+    """Log-odds of the foreground from a map, (H, W), scaled to ``FLOOR``..``PEAK``; zero if it has no structure."""
     if np.ptp(saliency) < 1e-12:
         return np.zeros(saliency.shape)
     probability = FLOOR + (PEAK - FLOOR) * _scaled(saliency)
@@ -160,14 +151,10 @@ def evidence_of(saliency: np.ndarray) -> np.ndarray:
 
 
 def cut_out_saliency(image: np.ndarray, saliency: Callable[[np.ndarray], np.ndarray]) -> Segmented:
-    """Cut a saliency map along the edges and colours of its image.
+    """Cut a saliency map along the edges and colours of its image, (H, W, 3) uint8 RGB.
 
-    Args:
-        image: Shape (H, W, 3), uint8, RGB, any size.
-        saliency: Takes the image at a longer side of 160 px, (h, w, 3) uint8, and gives (h, w) float.
-
-    Returns:
-        The mask, (H, W); its confidence is the intersection over union with what is salient before the cut.
+    ``saliency`` takes the image at a longer side of 160 px and gives (h, w) float. The confidence of the mask is its
+    intersection over union with what is salient before the cut.
     """
     small = resize_longest_side(image, LONG_SIDE)
     evidence = evidence_of(saliency(small))
@@ -178,13 +165,13 @@ def cut_out_saliency(image: np.ndarray, saliency: Callable[[np.ndarray], np.ndar
     return Segmented(large, overlap(mask.astype(float), salient.astype(float)))
 
 
+# Name of each baseline -> the function; takes (H, W, 3) uint8. `centre` is a centred Gaussian, cut: it knows nothing of
+# group or saliency. `saliency` is border saliency x centre.
 BASELINES: dict[str, Callable[[np.ndarray], Segmented]] = {
     "centre": partial(cut_out_saliency, saliency=lambda image: centred_gaussian(image.shape[:2], CENTRE_WIDTH)),
     "saliency": partial(cut_out_saliency, saliency=lambda image: centred(border_saliency(image))),
     "border": partial(cut_out_saliency, saliency=border_saliency),
 }
-"""Name of each baseline -> the function; takes (H, W, 3) uint8. ``centre`` is a centred Gaussian, cut: it knows nothing
-of group or saliency. ``saliency`` is border saliency x centre."""
 
 
 def _colour_distances(cells: Cells) -> np.ndarray:

@@ -70,13 +70,8 @@ def fold_numbers(contents: Sequence[str], folds: int) -> list[int]:
 def train_cells(cells: np.ndarray, targets: np.ndarray, settings: SelfTrainingSettings) -> nn.Module:
     """Learn to tell foreground cells from background cells. The same cells in the same order give the same network.
 
-    Args:
-        cells: Standardised descriptors, within ``settings.clip``. Shape (N, C), float16 or float32.
-        targets: How much of each cell is foreground. Shape (N,), float, in [0, 1].
-        settings: Size of the network and length of the training.
-
-    Returns:
-        A network of one hidden layer; it takes (..., C) and gives log-odds for the foreground, (..., 1).
+    ``cells`` are standardised, within ``settings.clip``, (N, C); ``targets`` how much of each is foreground, (N,), in
+    [0, 1]. The network has one hidden layer; it takes (..., C) and gives log-odds for the foreground, (..., 1).
     """
     import torch
     from torch import nn
@@ -93,13 +88,10 @@ def train_cells(cells: np.ndarray, targets: np.ndarray, settings: SelfTrainingSe
             # As torch begins itself, but from our generator: torch's own would follow whatever ran before.
             drawn = torch.rand(parameter.shape[::-1], generator=random).movedim(0, -1) * 2 - 1
             parameter.data.copy_(drawn / inputs**0.5)
-        batches = max(1, round(len(cells) / settings.batch_cells))
-        optimizer = torch.optim.AdamW(
-            network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, settings.learning_rate, total_steps=max(2, settings.epochs * batches)
-        )
+        batches, rate = max(1, round(len(cells) / settings.batch_cells)), settings.learning_rate
+        optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=settings.weight_decay)
+        steps = max(2, settings.epochs * batches)  # the schedule takes no fewer
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
         with warnings.catch_warnings():
             # A worker maps the cells read-only; nothing writes to them.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -138,7 +130,7 @@ def train_group(
         targets: Foreground fraction of each cell of each image. Each (h, w), float, in [0, 1].
         contents: See ``fold_numbers``.
         settings: How to train.
-        workers: Worker processes; ``None`` for one a processor. The networks do not depend on it.
+        workers: Worker processes; the networks do not depend on their number.
     """
     if settings.folds < 2:
         return [None] * len(targets)

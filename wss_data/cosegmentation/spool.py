@@ -7,12 +7,10 @@ import numpy as np
 
 
 class ArraySpool:
-    """Rows of arrays, written once one after the other, then read in any order and as often as one likes.
-
-    ``memory_bytes`` are held in memory; more goes to a temporary file, which is gone with the process, however it ends.
-    """
+    """Rows of arrays, written once one after the other, then read in any order and as often as one likes."""
 
     def __init__(self, memory_bytes: int) -> None:
+        # More than that goes to a file without a name, which is gone with the process, however that ends.
         # To SpooledTemporaryFile a limit of 0 means none.
         self._file = tempfile.SpooledTemporaryFile(max_size=max(memory_bytes, 1))  # noqa: SIM115  closed in __exit__
         self._rows: list[int] = []

@@ -140,11 +140,8 @@ def find_repeats(
 ) -> dict[str, Finding]:
     """Placeholders, images found for several classes, and all but one of each class's copies: key -> why it goes.
 
-    Args:
-        images: Of a web dataset.
-        max_distance: Bits in which hashes may differ; ``None`` to compare bytes only.
-        placeholders: Digests of images that only say that the image is missing.
-        look: Gives thumbnails.
+    ``max_distance``: bits in which hashes may differ; ``None`` to compare bytes only. ``placeholders``: digests of
+    images that only say that the image is missing.
     """
     unwanted = frozenset(placeholders)
     found = {image.key: Finding(PLACEHOLDER) for image in images if image.sha256 in unwanted}

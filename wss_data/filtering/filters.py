@@ -36,12 +36,8 @@ def decide(
 ) -> str | None:
     """The filter's tag for one image: one of ``FILTER_TAGS``, or ``None`` if it is dropped for another reason already.
 
-    Args:
-        foreground_ratio: Fraction of the pixels that are foreground, in [0, 1]; ``None`` without a mask.
-        verdict: A person's word, ``keep`` or ``drop``, or ``None``.
-        tags: The image's tags; those of an earlier filter are ignored.
-        filters: The thresholds; values equal to one are kept.
-        confidence: The engine's, in [0, 1]; ``None`` where it is not known, which drops nothing.
+    ``foreground_ratio`` is ``None`` without a mask; tags of an earlier filter are ignored; values equal to a threshold
+    are kept; a ``confidence`` that is not known drops nothing.
 
     Source:
         Shen et al., BMVC 2017, section 4.1.

@@ -1,8 +1,4 @@
-"""Descriptors of whole images: what an image shows as one vector, and which images are odd among those of their class.
-
-The engine ``common`` gives one for each image that it co-segments; images whose masks came from elsewhere are described
-here.
-"""
+"""Which images are odd among those of their class, by descriptors; and those of images that no engine described."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,7 +6,6 @@ import numpy as np
 
 from wss_data.cosegmentation.common import CommonSettings
 from wss_data.cosegmentation.confidence import pooled
-from wss_data.cosegmentation.features import DescriptorNetwork
 
 NEIGHBOURS = 20  # nearest images of its class that an image is compared with
 
@@ -27,10 +22,8 @@ def describe_images(images: Sequence[np.ndarray], workers: int | None = None) ->
         images: Each (H, W, 3), uint8, RGB; may read a file when indexed.
         workers: Images described at a time; ``None`` for one a processor.
     """
-    settings = CommonSettings()
-    network = DescriptorNetwork(settings.long_side, settings.precision, settings.backbone, device=settings.device)
     one_by_one = (images[position] for position in range(len(images)))
-    for _, features in network.describe_all(one_by_one, workers):
+    for _, features in CommonSettings().network().describe_all(one_by_one, workers):
         yield pooled(features.descriptors).astype(np.float16)
 
 

@@ -193,7 +193,7 @@ class SubcategoriesEngine:
 
     name = "subcategories"
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, /, **options: Any) -> None:
         self.settings = SubcategorySettings(**options)
 
     @property
