@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 
 from wss_data.commands import cli as data_cli
-from wss_data.commands.arguments import natural, number, positive, share
+from wss_data.commands.arguments import fraction, natural, number, positive
 from wss_data.errors import RecipeError, SourceError, WorkerError
 from wss_data.runtime.files import expanded
 from wss_data.runtime.parallel import default_workers
@@ -133,7 +133,7 @@ def test_paths_from_elsewhere_are_expanded_or_refused_likewise(monkeypatch):
 
 
 def test_numbers_are_read_as_they_are_written():
-    assert (natural("0"), positive("12"), number("1e-3"), share("0.5"), share("1")) == (0, 12, 0.001, 0.5, 1.0)
+    assert (natural("0"), positive("12"), number("1e-3"), fraction("0.5"), fraction("1")) == (0, 12, 0.001, 0.5, 1.0)
 
 
 def test_a_device_that_this_machine_lacks_is_refused_with_those_that_there_are(monkeypatch):

@@ -77,7 +77,7 @@ def test_the_filter_goes_by_confidence_where_it_is_asked_to(zoo, capsys):
     assert "low confidence" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
         main(["filter", "zoo-cli", "--min-confidence", "2"])
-    assert "'2' is no share between 0 and 1" in capsys.readouterr().err
+    assert "'2' is no fraction between 0 and 1" in capsys.readouterr().err
 
 
 def test_masks_from_elsewhere_replace_the_engines_and_survive_another_build(zoo, tmp_path, capsys):
@@ -155,7 +155,7 @@ def test_a_share_outside_0_to_1_is_refused_by_the_parser(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["filter", "zoo", "--min-foreground", "20"])
     assert caught.value.code == 2
-    assert "'20' is no share between 0 and 1" in capsys.readouterr().err
+    assert "'20' is no fraction between 0 and 1" in capsys.readouterr().err
 
 
 def test_the_app_is_not_served_to_others_unless_forced(zoo, capsys):

@@ -5,11 +5,11 @@ or ``float``: ``Parser`` sees to it.
 """
 
 import argparse
+import inspect
 import math
 import os
 import re
 import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
@@ -19,7 +19,7 @@ from wss_data.reading.plain_yaml import plain_values
 from wss_data.runtime.files import expanded
 from wss_data.runtime.version import __version__
 
-Command = Callable[[argparse.Namespace], int]
+Command = Callable[[argparse.Namespace], int | None]
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 LONGEST_NAME = 255
@@ -64,18 +64,13 @@ def program(name: str, description: str, epilog: str) -> tuple[argparse.Argument
     return parser, parser.add_subparsers(metavar="COMMAND", required=True)
 
 
-def add_command(
-    commands: Commands,
-    name: str,
-    command: Command,
-    text: str,
-    example: str,
-) -> argparse.ArgumentParser:
-    """Add one subcommand: its help is ``text``, and ends with a line one can paste."""
+def add_command(commands: Commands, command: Command, example: str) -> argparse.ArgumentParser:
+    """Add a subcommand named as its function, with the docstring as its help, which ends with a line one can paste."""
+    text = inspect.cleandoc(str(command.__doc__))
     parser = commands.add_parser(
-        name,
+        command.__name__.strip("_").replace("_", "-"),
         help=text.split("\n")[0],
-        description=textwrap.dedent(text),
+        description=text,
         epilog=f"example:  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -148,10 +143,10 @@ def number(value: str) -> float:
     return float(value)
 
 
-def share(value: str) -> float:
-    """A share of something, in [0, 1]."""
+def fraction(value: str) -> float:
+    """A fraction, in [0, 1]."""
     if not _DECIMAL.fullmatch(value) or not 0 <= float(value) <= 1:
-        raise argparse.ArgumentTypeError(f"{shown(value)} is no share between 0 and 1")
+        raise argparse.ArgumentTypeError(f"{shown(value)} is no fraction between 0 and 1")
     return float(value)
 
 
@@ -243,14 +238,14 @@ def add_filter(parser: argparse.ArgumentParser) -> None:
     """Add ``--min-foreground`` and ``--max-foreground``."""
     parser.add_argument(
         "--min-foreground",
-        type=share,
+        type=fraction,
         default=0.2,
         metavar="RATIO",
         help="smallest foreground fraction kept, 0 to 1 (default: 0.2, as in the paper)",
     )
     parser.add_argument(
         "--max-foreground",
-        type=share,
+        type=fraction,
         default=0.8,
         metavar="RATIO",
         help="largest foreground fraction kept, 0 to 1 (default: 0.8, as in the paper)",

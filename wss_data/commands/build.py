@@ -12,20 +12,7 @@ from wss_data.runtime.parallel import workers_on
 
 def add_commands(commands: Commands) -> None:
     """Add ``build``, ``sources``, ``import-target``, ``list``, ``view``."""
-    for add in (_add_build, _add_sources, _add_import_target, _add_list, _add_view):
-        add(commands)
-
-
-def _add_build(commands: Commands) -> None:
-    add = add_command(
-        commands,
-        "build",
-        _build,
-        """\
-        Build a dataset: retrieve, shrink, co-segment, filter, store.
-        Goes on where an earlier build stopped; a finished dataset is left as it is.""",
-        "wss-data build voc_animals --images photos",
-    )
+    add = add_command(commands, _build, "wss-data build voc_animals --images photos")
     add.add_argument(
         "spec", metavar="SPEC", nargs="?", help="definition: a name (drawn, voc_animals, pascal_voc) or a YAML file"
     )
@@ -56,8 +43,60 @@ def _add_build(commands: Commands) -> None:
     add_programs(add)
     add_cluster(add)
 
+    add = add_command(commands, _sources, "wss-data sources pascal_voc")
+    add.add_argument("spec", metavar="SPEC", nargs="?", help="only the sources of this definition, as it sets them up")
+
+    add = add_command(commands, _import_target, "wss-data import-target pascal_voc VOCdevkit --sbd benchmark_RELEASE")
+    add.add_argument("spec", metavar="SPEC", help="definition: a name or a YAML file")
+    add.add_argument(
+        "folder",
+        metavar="FOLDER",
+        type=Path,
+        nargs="?",
+        help="VOC layout: JPEGImages, SegmentationClass, ImageSets/Segmentation; or VOCdevkit; not needed for drawn",
+    )
+    add.add_argument(
+        "--sbd",
+        metavar="FOLDER",
+        type=Path,
+        help="add SBD's images to VOC's train (10,582 in all): benchmark_RELEASE, SegmentationClassAug, or a list",
+    )
+    add.add_argument(
+        "--strict", action="store_true", help="stop where a count is not as expected, or an image cannot be used"
+    )
+    add.add_argument(
+        "--labels",
+        metavar="CSV",
+        type=Path,
+        help="image-level labels: columns image,classes (default: FOLDER/image_labels.csv, or FOLDER/Annotations and "
+        "for images without one SBD's list of classes present)",
+    )
+
+    add_command(commands, _list, "wss-data list")
+
+    add = add_command(commands, _view, "wss-data view drawn")
+    add_dataset(add)
+    add.add_argument("--port", type=port, default=5151, help="port of the App (default: 5151)")
+    add.add_argument("--address", default="localhost", help="address to serve on (default: localhost)")
+    add.add_argument(
+        "--force",
+        action="store_true",
+        help="answer other users, and at any address: they see, change and delete all datasets",
+    )
+    add.add_argument(
+        "--media",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="show files of this folder, too; repeatable (default: the folders of the datasets only)",
+    )
+
 
 def _build(options: argparse.Namespace) -> int:
+    """Build a dataset: retrieve, shrink, co-segment, filter, store.
+    Goes on where an earlier build stopped; a finished dataset is left as it is.
+    """
     if options.spec is None and options.images is None:
         raise SpecError(
             "give a definition (wss-data build drawn) or a folder of images (wss-data build --images FOLDER)."
@@ -86,20 +125,10 @@ def _build(options: argparse.Namespace) -> int:
     return 1 if wss_data.pipeline.left_out(dataset) else 0
 
 
-def _add_sources(commands: Commands) -> None:
-    add = add_command(
-        commands,
-        "sources",
-        _sources,
-        """\
-        Show where images can come from, and what each source needs.
-        Asks nobody: whether a service answers shows when it is searched.""",
-        "wss-data sources pascal_voc",
-    )
-    add.add_argument("spec", metavar="SPEC", nargs="?", help="only the sources of this definition, as it sets them up")
-
-
-def _sources(options: argparse.Namespace) -> int:
+def _sources(options: argparse.Namespace) -> None:
+    """Show where images can come from, and what each source needs.
+    Asks nobody: whether a service answers shows when it is searched.
+    """
     parts = (
         wss_data.read_spec(options.spec).sources
         if options.spec
@@ -110,46 +139,12 @@ def _sources(options: argparse.Namespace) -> int:
         state = wss_data.source_state(part.name, part.options)
         limit = f"at most {part.limit:,} a class. " if part.limit else ""
         print(f"{part.name:<{width}}  {state.state:<5}  {limit}{state.detail}")
-    return 0
 
 
-def _add_import_target(commands: Commands) -> None:
-    add = add_command(
-        commands,
-        "import-target",
-        _import_target,
-        """\
-        Read the target dataset: image-level labels for train and val, masks for val only.
-        The images stay where they are; the dataset is called <name of the definition>-target.""",
-        "wss-data import-target pascal_voc VOCdevkit --sbd benchmark_RELEASE",
-    )
-    add.add_argument("spec", metavar="SPEC", help="definition: a name or a YAML file")
-    add.add_argument(
-        "folder",
-        metavar="FOLDER",
-        type=Path,
-        nargs="?",
-        help="VOC layout: JPEGImages, SegmentationClass, ImageSets/Segmentation; or VOCdevkit; not needed for drawn",
-    )
-    add.add_argument(
-        "--sbd",
-        metavar="FOLDER",
-        type=Path,
-        help="add SBD's images to VOC's train (10,582 in all): benchmark_RELEASE, SegmentationClassAug, or a list",
-    )
-    add.add_argument(
-        "--strict", action="store_true", help="stop where a count is not as expected, or an image cannot be used"
-    )
-    add.add_argument(
-        "--labels",
-        metavar="CSV",
-        type=Path,
-        help="image-level labels: columns image,classes (default: FOLDER/image_labels.csv, or FOLDER/Annotations and "
-        "for images without one SBD's list of classes present)",
-    )
-
-
-def _import_target(options: argparse.Namespace) -> int:
+def _import_target(options: argparse.Namespace) -> None:
+    """Read the target dataset: image-level labels for train and val, masks for val only.
+    The images stay where they are; the dataset is called <name of the definition>-target.
+    """
     dataset = wss_data.import_target(
         wss_data.read_spec(options.spec),
         options.folder,
@@ -160,61 +155,24 @@ def _import_target(options: argparse.Namespace) -> int:
     print(wss_data.store.target_summary(dataset))
     print(wss_data.store.import_report(dataset))
     print(f"dataset:   {dataset.name}    (wss-data view {dataset.name})")
-    return 0
 
 
-def _add_list(commands: Commands) -> None:
-    add_command(
-        commands,
-        "list",
-        _list,
-        "List the datasets that were built, with their numbers of images.",
-        "wss-data list",
-    )
-
-
-def _list(options: argparse.Namespace) -> int:
+def _list(options: argparse.Namespace) -> None:
+    """List the datasets that were built, with their numbers of images."""
     rows = wss_data.list_datasets()
     if not rows:
         print("no datasets yet. Build one:  wss-data build drawn")
-        return 0
+        return
     width = max(len(row.name) for row in rows)
     for row in rows:
         kept = f"{row.kept:>7} kept" if row.kind == "web" else " " * 12
         print(f"{row.name:<{width}}  {row.kind:<6}  {row.images:>7} images  {kept}  {', '.join(row.classes)}")
-    return 0
 
 
-def _add_view(commands: Commands) -> None:
-    add = add_command(
-        commands,
-        "view",
-        _view,
-        """\
-        Open a dataset in the FiftyOne App, masks drawn in VOC colours.
-        Serves on this machine only, and pages of other sites get no answer; there is no login. Ends with Ctrl-C.""",
-        "wss-data view drawn",
-    )
-    add_dataset(add)
-    add.add_argument("--port", type=port, default=5151, help="port of the App (default: 5151)")
-    add.add_argument("--address", default="localhost", help="address to serve on (default: localhost)")
-    add.add_argument(
-        "--force",
-        action="store_true",
-        help="answer other users, and at any address: they see, change and delete all datasets",
-    )
-    add.add_argument(
-        "--media",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FOLDER",
-        help="show files of this folder, too; repeatable (default: the folders of the datasets only)",
-    )
-
-
-def _view(options: argparse.Namespace) -> int:
+def _view(options: argparse.Namespace) -> None:
+    """Open a dataset in the FiftyOne App, masks drawn in VOC colours.
+    Serves on this machine only, and pages of other sites get no answer; there is no login. Ends with Ctrl-C.
+    """
     wss_data.view_in_app(
         options.dataset, port=options.port, address=options.address, force=options.force, media=options.media
     )
-    return 0

@@ -24,6 +24,6 @@ def make_parser() -> argparse.ArgumentParser:
         "From class names to an image dataset with masks, kept in FiftyOne. Nobody draws a mask.",
         "Files go to the folder in WSS_HOME (default: ~/wss), records to FiftyOne's database.",
     )
-    for group in (build, masks, judge, share):
+    for group in (build, masks, judge, share):  # the order of the help: that of the work
         group.add_commands(commands)
     return parser

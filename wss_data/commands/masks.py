@@ -20,21 +20,7 @@ from wss_data.runtime.parallel import workers_on
 
 def add_commands(commands: Commands) -> None:
     """Add ``cosegment``, ``cosegment-folder``, ``import-masks``, ``compare-saliency``, ``score``."""
-    for add in (_add_cosegment, _add_cosegment_folder, _add_import_masks, _add_compare_saliency, _add_score):
-        add(commands)
-
-
-def _add_cosegment(commands: Commands) -> None:
-    add = add_command(
-        commands,
-        "cosegment",
-        _cosegment,
-        """\
-        Co-segment a dataset's groups again, with another engine or other settings; then filter again.
-        Makes only masks that would change; imported masks stay. The definition stays as it is: a later
-        build makes the masks that it asks for, so put into it what turns out well.""",
-        "wss-data cosegment voc-animals --class cat --option long_side=640",
-    )
+    add = add_command(commands, _cosegment, "wss-data cosegment voc-animals --class cat --option long_side=640")
     add_dataset(add)
     add_engine(add, "the definition's")
     add_programs(add)
@@ -61,8 +47,58 @@ def _add_cosegment(commands: Commands) -> None:
     )
     add_cluster(add)
 
+    add = add_command(commands, _cosegment_folder, "wss-data cosegment-folder photos --out masks")
+    add.add_argument(
+        "images",
+        metavar="IMAGES",
+        type=Path,
+        help="folder with one folder of images a class, or with images: then it is one group",
+    )
+    add.add_argument("--out", metavar="MASKS", type=Path, required=True, help="where the masks go")
+    add_engine(add, "common")
+    add_cluster(add)
+
+    add = add_command(commands, _import_masks, "wss-data import-masks voc-animals masks")
+    add_dataset(add)
+    add.add_argument(
+        "masks", metavar="MASKS", type=Path, help="folder of MASKS/<class>/<stem>.png, 0 and 255 (or 0 and 1)"
+    )
+    add.add_argument(
+        "--skip-bad", action="store_true", help="take the good masks although others are bad (default: take none)"
+    )
+    add.add_argument(
+        "--supervision",
+        default="unknown",
+        choices=["none", "image_level", "points", "scribbles", "boxes", "masks", "unknown"],
+        help="what the program that made the masks had learned from, for the ledger (default: unknown)",
+    )
+
+    example = "wss-data compare-saliency photos/cow --out cow.png --truth truth/cow"
+    add = add_command(commands, _compare_saliency, example)
+    add.add_argument("images", metavar="IMAGES", type=Path, help="folder with the images of one class: the group")
+    add.add_argument("--out", metavar="PNG", type=Path, required=True, help="the figure to write")
+    add.add_argument(
+        "--method",
+        dest="methods",
+        metavar="METHOD",
+        action="append",
+        help="co-segmentation engine; repeat it for more (default: common)",
+    )
+    add.add_argument("--truth", metavar="TRUTH", type=Path, help="folder of true masks, <stem>.png")
+    add.add_argument("--count", type=positive, default=8, metavar="N", help="images in the figure (default: 8)")
+    add_workers(add)
+
+    add = add_command(commands, _score, "wss-data score masks truth")
+    add.add_argument("masks", metavar="MASKS", type=Path, help="folder of MASKS/<class>/<stem>.png")
+    add.add_argument("truth", metavar="TRUTH", type=Path, help="folder of TRUTH/<class>/<stem>.png")
+    add_filter(add)
+
 
 def _cosegment(options: argparse.Namespace) -> int:
+    """Co-segment a dataset's groups again, with another engine or other settings; then filter again.
+    Makes only masks that would change; imported masks stay. The definition stays as it is: a later
+    build makes the masks that it asks for, so put into it what turns out well.
+    """
     dataset = wss_data.open_dataset(options.dataset)
     if options.compare:
         print(wss_data.store.compare_masks(dataset, options.compare, classes=options.classes))
@@ -86,28 +122,10 @@ def _cosegment(options: argparse.Namespace) -> int:
     return 1 if wss_data.pipeline.without_mask(dataset) else 0
 
 
-def _add_cosegment_folder(commands: Commands) -> None:
-    add = add_command(
-        commands,
-        "cosegment-folder",
-        _cosegment_folder,
-        """\
-        Co-segment folders of images into folders of masks; no database.
-        IMAGES/<class>/*.jpg -> MASKS/<class>/<stem>.png (0 and 255, size of the image) and MASKS/scores.csv.""",
-        "wss-data cosegment-folder photos --out masks",
-    )
-    add.add_argument(
-        "images",
-        metavar="IMAGES",
-        type=Path,
-        help="folder with one folder of images a class, or with images: then it is one group",
-    )
-    add.add_argument("--out", metavar="MASKS", type=Path, required=True, help="where the masks go")
-    add_engine(add, "common")
-    add_cluster(add)
-
-
 def _cosegment_folder(options: argparse.Namespace) -> int:
+    """Co-segment folders of images into folders of masks; no database.
+    IMAGES/<class>/*.jpg -> MASKS/<class>/<stem>.png (0 and 255, size of the image) and MASKS/scores.csv.
+    """
     with workers_on(options.executor, options.address, options.workers):
         summary = wss_data.cosegment_folder(
             options.images,
@@ -121,32 +139,10 @@ def _cosegment_folder(options: argparse.Namespace) -> int:
     return 1 if summary.dropped else 0
 
 
-def _add_import_masks(commands: Commands) -> None:
-    add = add_command(
-        commands,
-        "import-masks",
-        _import_masks,
-        """\
-        Take masks that were computed elsewhere in place of the engine's.
-        All masks are checked before the first is taken; the earlier masks stay as a field of their own.""",
-        "wss-data import-masks voc-animals masks",
-    )
-    add_dataset(add)
-    add.add_argument(
-        "masks", metavar="MASKS", type=Path, help="folder of MASKS/<class>/<stem>.png, 0 and 255 (or 0 and 1)"
-    )
-    add.add_argument(
-        "--skip-bad", action="store_true", help="take the good masks although others are bad (default: take none)"
-    )
-    add.add_argument(
-        "--supervision",
-        default="unknown",
-        choices=["none", "image_level", "points", "scribbles", "boxes", "masks", "unknown"],
-        help="what the program that made the masks had learned from, for the ledger (default: unknown)",
-    )
-
-
 def _import_masks(options: argparse.Namespace) -> int:
+    """Take masks that were computed elsewhere in place of the engine's.
+    All masks are checked before the first is taken; the earlier masks stay as a field of their own.
+    """
     report = wss_data.import_masks(
         wss_data.open_dataset(options.dataset),
         options.masks,
@@ -157,37 +153,10 @@ def _import_masks(options: argparse.Namespace) -> int:
     return 1 if report.bad else 0
 
 
-def _add_compare_saliency(commands: Commands) -> None:
-    add = add_command(
-        commands,
-        "compare-saliency",
-        _compare_saliency,
-        """\
-        Draw what stands out in images by themselves beside what co-segmentation finds in the group, as the paper's
-        figure 2 does. With true masks, score both: precision P and Jaccard J, in [0, 1].""",
-        "wss-data compare-saliency photos/cow --out cow.png --truth truth/cow",
-    )
-    add.add_argument("images", metavar="IMAGES", type=Path, help="folder with the images of one class: the group")
-    add.add_argument("--out", metavar="PNG", type=Path, required=True, help="the figure to write")
-    add.add_argument(
-        "--method",
-        dest="methods",
-        metavar="METHOD",
-        action="append",
-        help="co-segmentation engine; repeat it for more (default: common)",
-    )
-    add.add_argument("--truth", metavar="TRUTH", type=Path, help="folder of true masks, <stem>.png")
-    add.add_argument(
-        "--count",
-        type=positive,
-        default=8,
-        metavar="N",
-        help="images in the figure (default: 8)",
-    )
-    add_workers(add)
-
-
 def _compare_saliency(options: argparse.Namespace) -> int:
+    """Draw what stands out in images by themselves beside what co-segmentation finds in the group, as the paper's
+    figure 2 does. With true masks, score both: precision P and Jaccard J, in [0, 1].
+    """
     comparison = wss_data.compare_saliency(
         options.images,
         options.out,
@@ -200,21 +169,8 @@ def _compare_saliency(options: argparse.Namespace) -> int:
     return 1 if comparison.unreadable else 0
 
 
-def _add_score(commands: Commands) -> None:
-    add = add_command(
-        commands,
-        "score",
-        _score,
-        """\
-        Compare masks with true masks: pixel accuracy P (fraction of pixels right) and Jaccard J of the foreground.
-        Per class and mean over classes, over all images and over those that the filter keeps.""",
-        "wss-data score masks truth",
-    )
-    add.add_argument("masks", metavar="MASKS", type=Path, help="folder of MASKS/<class>/<stem>.png")
-    add.add_argument("truth", metavar="TRUTH", type=Path, help="folder of TRUTH/<class>/<stem>.png")
-    add_filter(add)
-
-
-def _score(options: argparse.Namespace) -> int:
+def _score(options: argparse.Namespace) -> None:
+    """Compare masks with true masks: pixel accuracy P (fraction of pixels right) and Jaccard J of the foreground.
+    Per class and mean over classes, over all images and over those that the filter keeps.
+    """
     print(wss_data.score_folder(options.masks, options.truth, options.min_foreground, options.max_foreground))
-    return 0

@@ -27,7 +27,7 @@ def run(
         check: Called with the options before the command, to refuse at once what would be refused after slow imports.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+        if isinstance(stream, io.TextIOWrapper):  # not where a test or a notebook put a stream of its own
             stream.reconfigure(errors="backslashreplace")  # a file name that is not UTF-8 must not end a command
     # Here, for all that is printed: names of files, titles, authors and addresses may come from strangers.
     with redirect_stdout(CleanStream(sys.stdout)), redirect_stderr(CleanStream(sys.stderr)):
@@ -44,7 +44,7 @@ def _run(
         options = parser.parse_args(arguments)
         with loss_reported():
             check(options)
-            status = options.command(options)
+            status = options.command(options) or 0
         if status and interrupts.was_interrupted():
             raise KeyboardInterrupt  # swallowed on the way: an import in C made another exception of it, say
         return status

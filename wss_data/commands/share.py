@@ -10,119 +10,28 @@ from wss_data.runtime.files import check_outputs
 
 def add_commands(commands: Commands) -> None:
     """Add ``manifest``, ``rebuild``, ``attribution``, ``forget``, ``export``, ``import-dataset``, ``card``."""
-    for add in (
-        _add_manifest,
-        _add_rebuild,
-        _add_attribution,
-        _add_forget,
-        _add_export,
-        _add_import_dataset,
-        _add_card,
-    ):
-        add(commands)
-
-
-def _add_manifest(commands: Commands) -> None:
-    add = add_command(
-        commands,
-        "manifest",
-        _manifest,
-        """\
-        Write a manifest: all that others need to build the dataset again, without an image in it.
-        One line an image: address, sha256 of the original, perceptual hash, licence, attribution.""",
-        "wss-data manifest pascal-voc --out pascal-voc.jsonl.gz",
-    )
+    add = add_command(commands, _manifest, "wss-data manifest pascal-voc --out pascal-voc.jsonl.gz")
     add_dataset(add)
     add.add_argument("--out", metavar="FILE", type=Path, required=True, help="where it goes (.jsonl or .jsonl.gz)")
     add.add_argument("--masks", action="store_true", help="put the co-segmentation masks in, too")
 
-
-def _manifest(options: argparse.Namespace) -> int:
-    print(wss_data.write_manifest(wss_data.open_dataset(options.dataset), options.out, masks=options.masks))
-    return 0
-
-
-def _add_rebuild(commands: Commands) -> None:
-    add = add_command(
-        commands,
-        "rebuild",
-        _rebuild,
-        """\
-        Build a dataset again from its manifest, and report what became of each image:
-        alive, changed, dead, placeholder, opted out, failed. Goes on where it stopped.""",
-        "wss-data rebuild pascal-voc.jsonl.gz --name pascal-voc-again",
-    )
+    add = add_command(commands, _rebuild, "wss-data rebuild pascal-voc.jsonl.gz --name pascal-voc-again")
     add.add_argument("manifest", metavar="MANIFEST", type=Path, help="file that `wss-data manifest` wrote")
     add.add_argument("--name", help="name of the dataset (default: as in the manifest)")
     add.add_argument("--report", metavar="CSV", type=Path, help="write what became of each image to this file")
     add_workers(add)
 
-
-def _rebuild(options: argparse.Namespace) -> int:
-    if options.report is not None:
-        check_outputs([options.report], apart_from=[options.manifest])
-    report = wss_data.rebuild(options.manifest, options.name, workers=options.workers)
-    print(report)
-    if options.report is not None:
-        report.write_csv(options.report)
-    return 0 if report.complete else 1
-
-
-def _add_attribution(commands: Commands) -> None:
-    add = add_command(
-        commands,
-        "attribution",
-        _attribution,
-        """\
-        Write the credits of a dataset: title, author, source, licence and changes made of each image.
-        The format follows the file's name: .md, .csv or .html.""",
-        "wss-data attribution pascal-voc --out CREDITS.md",
-    )
+    add = add_command(commands, _attribution, "wss-data attribution pascal-voc --out CREDITS.md")
     add_dataset(add)
     add.add_argument("--out", metavar="FILE", type=Path, required=True, help="where they go")
     add.add_argument("--all", action="store_true", help="of dropped images, too (default: of the kept ones)")
 
-
-def _attribution(options: argparse.Namespace) -> int:
-    count = wss_data.write_attribution(wss_data.open_dataset(options.dataset), options.out, all=options.all)
-    print(f"credits of {count} images written to {options.out}.")
-    return 0
-
-
-def _add_forget(commands: Commands) -> None:
-    add = add_command(
-        commands,
-        "forget",
-        _forget,
-        """\
-        Remove images for good, with everything derived from them, and never fetch them again.
-        WHAT is the address of an image or its page, the sha256 of its original, or an author.""",
-        "wss-data forget pascal-voc https://example.org/photo.jpg --dry-run",
-    )
+    add = add_command(commands, _forget, "wss-data forget pascal-voc https://example.org/photo.jpg --dry-run")
     add_dataset(add)
     add.add_argument("what", metavar="WHAT", help="URL, sha256 or author (name or address of the author's page)")
     add.add_argument("--dry-run", action="store_true", help="list what would be removed; change nothing")
 
-
-def _forget(options: argparse.Namespace) -> int:
-    report = wss_data.forget(wss_data.open_dataset(options.dataset), options.what, dry_run=options.dry_run)
-    print(report)
-    if options.dry_run:
-        print("nothing was changed (--dry-run).")
-    return 1 if report.is_empty else 0
-
-
-def _add_export(commands: Commands) -> None:
-    add = add_command(
-        commands,
-        "export",
-        _export,
-        """\
-        Write the kept images and their masks to a folder, for other tools.
-        voc: PASCAL VOC's folders. folders: images/<class>, masks/<class>. coco: masks as run lengths (RLE).
-        huggingface: what datasets.load_dataset reads. fiftyone: all fields, FiftyOne's own.""",
-        "wss-data export drawn exported --layout voc",
-    )
+    add = add_command(commands, _export, "wss-data export drawn exported --layout voc")
     add_dataset(add)
     add.add_argument("out", metavar="FOLDER", type=Path, help="where to write; must be empty or missing")
     add.add_argument(
@@ -137,46 +46,11 @@ def _add_export(commands: Commands) -> None:
         help="field of the masks (default: cosegmentation; of a target dataset ground_truth)",
     )
 
-
-def _export(options: argparse.Namespace) -> int:
-    dataset = wss_data.open_dataset(options.dataset)
-    count = wss_data.export_dataset(dataset, options.out, layout=options.layout, mask_field=options.mask_field)
-    print(f"{count} images with masks written to {options.out} (layout: {options.layout}).")
-    return 0
-
-
-def _add_import_dataset(commands: Commands) -> None:
-    add = add_command(
-        commands,
-        "import-dataset",
-        _import_dataset,
-        """\
-        Make a web dataset of an export in the layout voc again: images, masks, labels, provenance, verdicts.
-        Everything in the folder is checked first. Its masks count as imported: a later build leaves them alone.""",
-        "wss-data import-dataset exported --name drawn-again",
-    )
+    add = add_command(commands, _import_dataset, "wss-data import-dataset exported --name drawn-again")
     add.add_argument("folder", metavar="FOLDER", type=Path, help="what `wss-data export --layout voc` wrote")
     add.add_argument("--name", help="name of the dataset (default: that of the exported one)")
 
-
-def _import_dataset(options: argparse.Namespace) -> int:
-    imported = wss_data.import_dataset(options.folder, options.name)
-    print(imported)
-    print(f"dataset:   {imported.name}    (wss-data view {imported.name})")
-    return 0
-
-
-def _add_card(commands: Commands) -> None:
-    add = add_command(
-        commands,
-        "card",
-        _card,
-        """\
-        Write a folder that can be published: what the dataset is, counts, sources, licences, dates, filters, known
-        weaknesses, and a manifest by which others fetch the images. No image is in it but small pictures of those
-        whose licence allows that.""",
-        "wss-data card drawn --out drawn-card",
-    )
+    add = add_command(commands, _card, "wss-data card drawn --out drawn-card")
     add_dataset(add)
     add.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="where to write; empty or missing")
     add.add_argument(
@@ -190,7 +64,68 @@ def _add_card(commands: Commands) -> None:
     add.add_argument("--url", help="where the card will be published, for croissant.json")
 
 
-def _card(options: argparse.Namespace) -> int:
+def _manifest(options: argparse.Namespace) -> None:
+    """Write a manifest: all that others need to build the dataset again, without an image in it.
+    One line an image: address, sha256 of the original, perceptual hash, licence, attribution.
+    """
+    print(wss_data.write_manifest(wss_data.open_dataset(options.dataset), options.out, masks=options.masks))
+
+
+def _rebuild(options: argparse.Namespace) -> int:
+    """Build a dataset again from its manifest, and report what became of each image:
+    alive, changed, dead, placeholder, opted out, failed. Goes on where it stopped.
+    """
+    if options.report is not None:
+        check_outputs([options.report], apart_from=[options.manifest])
+    report = wss_data.rebuild(options.manifest, options.name, workers=options.workers)
+    print(report)
+    if options.report is not None:
+        report.write_csv(options.report)
+    return 0 if report.complete else 1
+
+
+def _attribution(options: argparse.Namespace) -> None:
+    """Write the credits of a dataset: title, author, source, licence and changes made of each image.
+    The format follows the file's name: .md, .csv or .html.
+    """
+    count = wss_data.write_attribution(wss_data.open_dataset(options.dataset), options.out, all=options.all)
+    print(f"credits of {count} images written to {options.out}.")
+
+
+def _forget(options: argparse.Namespace) -> int:
+    """Remove images for good, with everything derived from them, and never fetch them again.
+    WHAT is the address of an image or its page, the sha256 of its original, or an author.
+    """
+    report = wss_data.forget(wss_data.open_dataset(options.dataset), options.what, dry_run=options.dry_run)
+    print(report)
+    if options.dry_run:
+        print("nothing was changed (--dry-run).")
+    return 1 if report.is_empty else 0
+
+
+def _export(options: argparse.Namespace) -> None:
+    """Write the kept images and their masks to a folder, for other tools.
+    voc: PASCAL VOC's folders. folders: images/<class>, masks/<class>. coco: masks as run lengths (RLE).
+    huggingface: what datasets.load_dataset reads. fiftyone: all fields, FiftyOne's own.
+    """
+    dataset = wss_data.open_dataset(options.dataset)
+    count = wss_data.export_dataset(dataset, options.out, layout=options.layout, mask_field=options.mask_field)
+    print(f"{count} images with masks written to {options.out} (layout: {options.layout}).")
+
+
+def _import_dataset(options: argparse.Namespace) -> None:
+    """Make a web dataset of an export in the layout voc again: images, masks, labels, provenance, verdicts.
+    Everything in the folder is checked first. Its masks count as imported: a later build leaves them alone.
+    """
+    imported = wss_data.import_dataset(options.folder, options.name)
+    print(imported)
+    print(f"dataset:   {imported.name}    (wss-data view {imported.name})")
+
+
+def _card(options: argparse.Namespace) -> None:
+    """Write a folder that can be published: what the dataset is, counts, sources, licences, dates, filters, known
+    weaknesses, and a manifest by which others fetch the images. No image is in it but small pictures of those
+    whose licence allows that.
+    """
     dataset = wss_data.open_dataset(options.dataset)
     print(wss_data.write_card(dataset, options.out, pictures=options.pictures, masks=options.masks, url=options.url))
-    return 0

@@ -1,7 +1,6 @@
 """Command-line arguments that several commands of ``wss-train`` share, and the recipe that they name."""
 
 import argparse
-import inspect
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +9,11 @@ from typing import TYPE_CHECKING, Any
 import wss_data
 import wss_train
 from wss_data.commands.arguments import (
-    Command,
-    Commands,
-    add_command,
+    fraction,
     natural,
     number,
     path_text,
     positive,
-    share,
     workers,
 )
 from wss_data.errors import RecipeError, TrainingDataError, shown
@@ -32,12 +28,6 @@ MAX_SCALE = 4.0
 
 MAX_PIXELS = 100_000_000
 """Pixels of an exported model's images at most: what is read of an image."""
-
-
-def add_by_docstring(commands: Commands, command: Command, example: str) -> argparse.ArgumentParser:
-    """Add a subcommand named as its function, with the docstring as its help, which ends with a line one can paste."""
-    name = command.__name__.strip("_").replace("_", "-")
-    return add_command(commands, name, command, inspect.cleandoc(str(command.__doc__)), example)
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
@@ -117,7 +107,7 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--settle",
-        type=share,
+        type=fraction,
         metavar="FRACTION",
         help="stop once looks differ in this fraction of the pixels, 0 to 1 (default: never)",
     )

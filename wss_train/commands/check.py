@@ -4,15 +4,13 @@ import argparse
 from pathlib import Path
 
 import wss_data
-from wss_data.commands.arguments import Commands
+from wss_data.commands.arguments import Commands, add_command
 from wss_train.commands import arguments
 
 
 def add_commands(commands: Commands) -> None:
     """Add ``cooccurrence`` and ``check``."""
-    add = arguments.add_by_docstring(
-        commands, _cooccurrence, "wss-train cooccurrence drawn-target --out runs/drawn/cooccurrence"
-    )
+    add = add_command(commands, _cooccurrence, "wss-train cooccurrence drawn-target --out runs/drawn/cooccurrence")
     add.add_argument("dataset", metavar="DATASET", help="web or target dataset")
     add.add_argument("--field", help="field of the masks (default: cosegmentation; of a target pseudo_mask)")
     add.add_argument("--split", help="tag of the images (default: kept images; of a target train)")
@@ -21,7 +19,7 @@ def add_commands(commands: Commands) -> None:
     )
     add.add_argument("--out", metavar="FOLDER", type=Path, help="write table, CSV and figure here (default: nowhere)")
 
-    add = arguments.add_by_docstring(commands, _check, "wss-train check drawn --recipe cpu")
+    add = add_command(commands, _check, "wss-train check drawn --recipe cpu")
     add.add_argument("dataset", metavar="DATASET", help="web or target dataset")
     add.add_argument("--split", help="tag of the images (default: kept images of a web dataset, train of a target)")
     add.add_argument(

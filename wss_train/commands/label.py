@@ -5,7 +5,7 @@ from pathlib import Path
 
 import wss_data
 import wss_train
-from wss_data.commands.arguments import Commands, path_text
+from wss_data.commands.arguments import Commands, add_command, path_text
 from wss_data.errors import SourceError
 from wss_train.commands import arguments
 from wss_train.engine.processes import only_alone
@@ -13,15 +13,13 @@ from wss_train.engine.processes import only_alone
 
 def add_commands(commands: Commands) -> None:
     """Add ``masks``, ``predict``, ``export`` and ``voc-submission``."""
-    add = arguments.add_by_docstring(commands, _masks, "wss-train masks runs/generator drawn-target")
+    add = add_command(commands, _masks, "wss-train masks runs/generator drawn-target")
     arguments.add_labelling(add, "the recipe's; paper: 0.7,1.0,1.3", "as the recipe says; paper: no CRF")
     arguments.add_target(add, "train")
     add.add_argument("--field", default="pseudo_mask", help="field that receives the masks (default: pseudo_mask)")
     add.add_argument("--out", metavar="FOLDER", type=Path, help="folder for the masks (default: the dataset's own)")
 
-    add = arguments.add_by_docstring(
-        commands, _predict, "wss-train predict runs/final photos --out predictions --overlay"
-    )
+    add = add_command(commands, _predict, "wss-train predict runs/final photos --out predictions --overlay")
     arguments.add_labelling(add)
     add.add_argument(
         "images",
@@ -33,7 +31,7 @@ def add_commands(commands: Commands) -> None:
     add.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder that receives the masks")
     add.add_argument("--overlay", action="store_true", help="also write each mask drawn over its image (default: no)")
 
-    add = arguments.add_by_docstring(commands, _export, "wss-train export runs/final --out model.onnx")
+    add = add_command(commands, _export, "wss-train export runs/final --out model.onnx")
     arguments.add_checkpoint(add)
     add.add_argument("--out", metavar="FILE", type=Path, required=True, help="the file; .onnx, or .pt for TorchScript")
     add.add_argument("--format", choices=("onnx", "torchscript"), help="its format (default: what its name ends with)")
@@ -43,7 +41,7 @@ def add_commands(commands: Commands) -> None:
     add.add_argument("--logits", action="store_true", help="scores before the softmax (default: probabilities)")
     add.add_argument("--float-input", action="store_true", help="ONNX: float32 pixels, 0 to 255 (default: uint8)")
 
-    add = arguments.add_by_docstring(
+    add = add_command(
         commands,
         _voc_submission,
         "wss-train voc-submission runs/final VOC2012/JPEGImages --list VOC2012/ImageSets/Segmentation/test.txt "

@@ -4,14 +4,14 @@ import argparse
 from pathlib import Path
 
 import wss_train
-from wss_data.commands.arguments import Commands, workers
+from wss_data.commands.arguments import Commands, add_command, workers
 from wss_train.commands import arguments
 from wss_train.engine.processes import only_alone
 
 
 def add_commands(commands: Commands) -> None:
     """Add ``evaluate``, ``score-masks`` and ``selection-report``."""
-    add = arguments.add_by_docstring(
+    add = add_command(
         commands,
         _evaluate,
         "wss-train evaluate runs/final drawn-target --scales 0.7,1.0,1.3 --crf --out runs/final/val",
@@ -20,17 +20,13 @@ def add_commands(commands: Commands) -> None:
     arguments.add_target(add, "val")
     add.add_argument("--out", metavar="FOLDER", type=Path, help="write scores and predictions here (default: nowhere)")
 
-    add = arguments.add_by_docstring(
-        commands, _score_masks, "wss-train score-masks runs/final/val/predictions drawn-target"
-    )
+    add = add_command(commands, _score_masks, "wss-train score-masks runs/final/val/predictions drawn-target")
     add.add_argument("predictions", metavar="FOLDER", type=Path, help="folder of label masks: ID.png for each image")
     arguments.add_target(add, "val")
     add.add_argument("--out", metavar="FOLDER", type=Path, help="write the scores here (default: nowhere)")
     add.add_argument("--workers", type=workers, metavar="N", help="threads, 1 to 1,024 (default: one a processor)")
 
-    add = arguments.add_by_docstring(
-        commands, _selection_report, "wss-train selection-report runs/generator drawn-target"
-    )
+    add = add_command(commands, _selection_report, "wss-train selection-report runs/generator drawn-target")
     add.add_argument("run", metavar="RUN", type=Path, help="run folder, trained with --select and --keep-snapshots")
     arguments.add_target(add, "val")
     add.add_argument("--out", metavar="FOLDER", type=Path, help="where to write (default: RUN/selection_report)")

@@ -8,7 +8,7 @@ from typing import Any
 
 import wss_data
 import wss_train
-from wss_data.commands.arguments import Commands
+from wss_data.commands.arguments import Commands, add_command
 from wss_data.errors import RecipeError
 from wss_data.runtime.home import dataset_folder
 from wss_train.commands import arguments
@@ -17,9 +17,7 @@ from wss_train.engine.processes import from_first, only_alone
 
 def add_commands(commands: Commands) -> None:
     """Add ``generator``, ``final``, ``ablation`` and ``recipe``."""
-    add = arguments.add_by_docstring(
-        commands, _generator, "wss-train generator drawn --recipe cpu --out runs/generator"
-    )
+    add = add_command(commands, _generator, "wss-train generator drawn --recipe cpu --out runs/generator")
     add.add_argument("dataset", metavar="DATASET", help="web dataset; its kept images are used")
     add.add_argument("--target", metavar="TARGET", help="target dataset whose train images' labels --select looks at")
     add.add_argument(
@@ -31,7 +29,7 @@ def add_commands(commands: Commands) -> None:
     arguments.add_selection(add)
     arguments.add_training(add)
 
-    add = arguments.add_by_docstring(commands, _final, "wss-train final drawn-target --recipe cpu --out runs/final")
+    add = add_command(commands, _final, "wss-train final drawn-target --recipe cpu --out runs/final")
     arguments.add_target(add, "train")
     add.add_argument("--field", default="pseudo_mask", help="field with the masks to learn from (default: pseudo_mask)")
     add.add_argument(
@@ -42,9 +40,7 @@ def add_commands(commands: Commands) -> None:
     arguments.add_selection(add)
     arguments.add_training(add)
 
-    add = arguments.add_by_docstring(
-        commands, _ablation, "wss-train ablation drawn drawn-target --recipe cpu --out runs/drawn"
-    )
+    add = add_command(commands, _ablation, "wss-train ablation drawn drawn-target --recipe cpu --out runs/drawn")
     add.add_argument("web", metavar="WEB", help="web dataset; its kept images are used")
     add.add_argument("target", metavar="TARGET", help="target dataset, with train and val images")
     add.add_argument(
@@ -56,7 +52,7 @@ def add_commands(commands: Commands) -> None:
     )
     arguments.add_training(add)
 
-    add = arguments.add_by_docstring(commands, _recipe, "wss-train recipe paper --set crop=256")
+    add = add_command(commands, _recipe, "wss-train recipe paper --set crop=256")
     add.add_argument("recipe", metavar="NAME", help="paper, authors-code, modern or cpu")
     arguments.add_set(add)
 
