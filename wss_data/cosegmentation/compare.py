@@ -1,11 +1,8 @@
 """Saliency against co-segmentation, side by side: a figure for any class, and a table where true masks are at hand.
 
-Where the object stands out by itself both find it; where the background is just as colourful only the group tells which
-is the object.
-
 Source:
-    Shen et al., BMVC 2017, figure 2 and section 3.1. Their saliency was learned from masks drawn by people;
-    none of those here was learned at all.
+    Shen et al., BMVC 2017, figure 2 and section 3.1. Their saliency was learned from masks drawn by people; none of
+    those here was learned at all.
 """
 
 import logging
@@ -162,8 +159,7 @@ class _Shown(NamedTuple):
 
 def saliency_image(saliency: np.ndarray) -> np.ndarray:
     """A saliency map as a grey image, white salient. ``saliency``: (H, W), in [0, 1] -> (H, W, 3), uint8."""
-    grey = np.rint(255 * np.clip(saliency, 0, 1)).astype(np.uint8)
-    return np.repeat(grey[:, :, None], 3, axis=2)
+    return np.stack([np.rint(255 * np.clip(saliency, 0, 1)).astype(np.uint8)] * 3, axis=2)
 
 
 def _group(folder: Path) -> Listing:
@@ -182,16 +178,14 @@ def _truths(paths: Sequence[Path], folder: Path, class_name: str) -> dict[Path, 
     """Image -> its true mask, for those that have one."""
     if not folder.is_dir():
         raise SourceError(f"{folder}: there is no such folder of masks.")
-    below = folder / class_name
-    places = [below, folder] if below.is_dir() else [folder]
+    places = [place for place in (folder, folder / class_name) if place.is_dir()]
     masks: dict[str, list[Path]] = {}
-    for place in places:
-        for name, files in by_name(list_files(place, (".png",), deep=False)).items():
-            masks.setdefault(name, files)
+    for place in places:  # what is in the class's own folder replaces what lies beside it
+        masks |= by_name(list_files(place, (".png",), deep=False))
     found = {path: masks[name][0] for path in paths if (name := same_name(path.stem)) in masks}
     if not found:
         raise SourceError(
-            f"{folder}: no true mask for any of the {len(paths)} images; {places[0] / (paths[0].stem + '.png')} was "
+            f"{folder}: no true mask for any of the {len(paths)} images; {places[-1] / (paths[0].stem + '.png')} was "
             "looked for, among others."
         )
     return found
@@ -246,7 +240,7 @@ def _true_mask(path: Path, image: np.ndarray) -> np.ndarray:
 
 
 def _score(item: _Shown) -> dict[str, tuple[float, float]] | None:
-    """Baseline or engine -> (P, J) on one image; ``None`` if the image is gone by now."""
+    """Baseline or engine -> (P, J) on one image with a true mask; ``None`` if the image is gone by now."""
     assert item.truth is not None
     try:
         image = resize_longest_side(read_image(item.path), LONGEST_SIDE)

@@ -279,16 +279,14 @@ class _Run:
             self.masks[key].unlink()  # of an image that is no more
 
     def _write_rows(self) -> None:
-        rows = (
-            (
-                *(row.class_name, row.stem, row.status),
-                *("" if value is None else f"{value:.4f}" for value in (row.confidence, row.foreground_ratio)),
-                *("yes" if row.kept else "no", row.group),
-            )
-            for _, row in sorted(self.rows.items())
-        )
-        # Names are read back, so that they are marked for spreadsheets, not changed; no other cell begins as they do.
-        write_text(self.out / SCORES, csv_text(COLUMNS, rows, cell=lambda cell: name_cell(str(cell))))
+        write_text(self.out / SCORES, csv_text(COLUMNS, [self.rows[key] for key in sorted(self.rows)], cell=_cell))
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    # Names are read back: they are marked for spreadsheets, not changed.
+    return name_cell(value) if isinstance(value, str) else "" if value is None else f"{value:.4f}"
 
 
 def _look(path: Path) -> str | tuple[str, tuple[int, int]]:
@@ -307,6 +305,7 @@ def _read_rows(path: Path) -> dict[Key, ScoreRow]:
     """The rows of an earlier run; none if there was none."""
     if not path.is_file():
         return {}
+    # Not read_table: it strips cells, and names may end in blanks.
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), restval="")
     rows = {}
     try:

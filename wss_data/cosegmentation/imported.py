@@ -166,9 +166,12 @@ def match_masks(
         for name in classes
         for path in _mask_files(folder, [name])
     ]
-    unpacked = [] if unpack_to is None else list(_unpacked(folder, classes, unpack_to))
-    bad = [one for one in unpacked if isinstance(one, MaskError)]
-    found += [one for one in unpacked if not isinstance(one, MaskError)]
+    bad: list[MaskError] = []
+    for one in () if unpack_to is None else _unpacked(folder, classes, unpack_to):
+        if isinstance(one, MaskError):
+            bad.append(one)
+        else:
+            found.append(one)
     if not found and bad:
         return [], bad  # that every image is without a mask says nothing beside it
     if not found:

@@ -99,11 +99,8 @@ def score_mask(
 ) -> tuple[float, float, float]:
     """P and J of the decided pixels, and the fraction of the pixels not void that is decided; all in [0, 1].
 
-    Args:
-        mask: Shape (H, W), bool; so are the others.
-        truth: The true mask.
-        uncertain: The mask's band, which is neither right nor wrong.
-        void: Where the truth itself is open, as at VOC's borders: such pixels count nowhere.
+    ``uncertain`` is the mask's band, which is neither right nor wrong; ``void`` where the truth itself is open, as at
+    VOC's borders: such pixels count nowhere. All (H, W), bool.
     """
     counted = np.ones(mask.shape, bool) if void is None else ~void
     decided = counted if uncertain is None else counted & ~uncertain
