@@ -3,6 +3,8 @@
 import cv2
 import numpy as np
 
+from wss_data.imaging.images import resize_longest_side
+
 # Standard deviations of the blur before the gradient, which removes noise and JPEG blocks, and of the blur of its
 # energy, pixels at ``WORKING_SIDE``. Ours
 GRADIENT_PX, SMOOTHING_PX = 1.0, 2.0
@@ -24,10 +26,7 @@ def edge_map(image: np.ndarray) -> np.ndarray:
     Source:
         Our own, in place of Dollar and Zitnick, ICCV 2013.
     """
-    height, width = image.shape[:2]
-    scale = min(1.0, WORKING_SIDE / max(height, width))
-    size = (max(round(width * scale), 1), max(round(height * scale), 1))
-    lab = cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2LAB).astype(np.float32)
+    lab = cv2.cvtColor(resize_longest_side(image, WORKING_SIDE), cv2.COLOR_RGB2LAB).astype(np.float32)
     smooth = cv2.GaussianBlur(lab, (0, 0), GRADIENT_PX, borderType=cv2.BORDER_REPLICATE)
     across = cv2.Sobel(smooth, cv2.CV_32F, 1, 0, borderType=cv2.BORDER_REPLICATE)
     down = cv2.Sobel(smooth, cv2.CV_32F, 0, 1, borderType=cv2.BORDER_REPLICATE)

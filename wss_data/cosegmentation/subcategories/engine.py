@@ -36,7 +36,7 @@ from wss_data.cosegmentation.subcategories.transfer import (
     subcategory_average,
 )
 from wss_data.imaging.images import resize_longest_side
-from wss_data.ledger import Ledger, LedgerEntry, Supervision, UsedFor
+from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.runtime.parallel import map_images
 
 VERSION = 1  # Raised whenever the code changes masks without a setting changing; FROM_DEFAULTS goes then
@@ -99,8 +99,7 @@ def learn_group(images: Sequence[np.ndarray], settings: SubcategorySettings, wor
         template = _detector(linked.boxes[members], [small[i] for i in linked.images[members]], background)
         if template is not None:
             templates += [template, mirror_template(template)]
-            own = (averages[int(column)] for column in cluster.members[:CUTS_CAP])
-            shapes.append(subcategory_average([average for average in own if average is not None]))
+            shapes.append(subcategory_average([averages[int(column)] for column in cluster.members[:CUTS_CAP]]))
     return GroupBank(TemplateBank(templates), shapes)
 
 
@@ -109,7 +108,7 @@ def _background(image: np.ndarray) -> np.ndarray:
 
 
 def _seed_features(image: np.ndarray) -> np.ndarray | None:
-    """S1 and the first half of S2: the features of an image's seed box; ``None`` if the box is too long."""
+    """S1, S2: the features of an image's seed box; ``None`` if the box is too long."""
     box = seed_box(edge_map(image), image.shape[1], image.shape[0])
     shape = template_shape(float(box[2] - box[0]), float(box[3] - box[1]))
     return None if shape is None else box_features(image, box, shape)
@@ -122,8 +121,7 @@ def _search(image: np.ndarray, bank: TemplateBank, levels: int, threshold: float
 
 
 def _windows(top: TopBoxes, column: int, small: Sequence[np.ndarray]) -> list[Window]:
-    own = np.flatnonzero(top.exemplars == column)
-    windows = (cut_window(small[top.images[i]], top.boxes[i]) for i in own)
+    windows = (cut_window(small[top.images[i]], top.boxes[i]) for i in np.flatnonzero(top.exemplars == column))
     return [window for window in windows if window is not None]
 
 
@@ -146,9 +144,8 @@ def segment_image(image: np.ndarray, group: GroupBank, settings: SubcategorySett
     """
     small = resize_longest_side(image, LONG_SIDE)
     height, width = small.shape[:2]
-    scale = min(1.0, GRID_PX / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    grid = cv2.resize(small, size, interpolation=cv2.INTER_AREA)
+    grid, scale = resize_longest_side(small, GRID_PX), min(1.0, GRID_PX / max(height, width))
+    size = grid.shape[1], grid.shape[0]
 
     found = _search(small, group.bank, settings.search_levels, settings.detector_threshold)
     picks = pick_detections(found.boxes, found.scores)
@@ -199,8 +196,7 @@ class SubcategoriesEngine:
     @property
     def ledger(self) -> Ledger:
         """What the engine learned from: the images of the group alone."""
-        what = "images of the group, hand-made features"
-        return Ledger((LedgerEntry(what, Supervision.NONE, UsedFor.COSEGMENTATION),))
+        return Ledger().add("images of the group, hand-made features", Supervision.NONE, UsedFor.COSEGMENTATION)
 
     def fingerprint(self) -> str:
         """Short text that changes whenever a setting that changes masks does."""
@@ -216,8 +212,7 @@ class SubcategoriesEngine:
         positions = wanted_positions(images, wanted)
         if not positions:
             return
-        group = learn_group(images, self.settings, workers)
-        one = partial(segment_image, group=group, settings=self.settings)
+        one = partial(segment_image, group=learn_group(images, self.settings, workers), settings=self.settings)
         workers = 1 if len(positions) < FEW_IMAGES else workers
         segmented = map_images(one, (images[position] for position in positions), workers=workers)
         yield from zip(positions, segmented, strict=True)

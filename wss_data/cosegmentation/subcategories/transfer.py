@@ -38,12 +38,12 @@ def pick_detections(boxes: np.ndarray, scores: np.ndarray) -> list[int]:
     return kept or [picks[0][0]]
 
 
-def subcategory_average(masks: Sequence[np.ndarray]) -> np.ndarray | None:
+def subcategory_average(masks: Sequence[np.ndarray | None]) -> np.ndarray | None:
     """Mean of masks of ``joint_cut``, (S, S), their vertical centres of mass brought together: (S, S), float32.
 
     ``None`` if none is usable.
     """
-    usable = [mask for mask in masks if 0 < mask.mean() <= LARGEST_AVERAGE]
+    usable = [mask for mask in masks if mask is not None and 0 < mask.mean() <= LARGEST_AVERAGE]
     if not usable:
         return None
     side = usable[0].shape[0]
@@ -74,7 +74,7 @@ def location_prior(average: np.ndarray, box: np.ndarray, size: tuple[int, int], 
 def centred_prior(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A Gaussian in a box, in place of ``location_prior`` where there is no average mask."""
     width, height = size
-    x1, y1, x2, y2 = (float(value) for value in box)
+    x1, y1, x2, y2 = box.tolist()
     across = (np.arange(width) + 0.5 - (x1 + x2) / 2) / max(FALLBACK_SPREAD * (x2 - x1) / 2, 0.5)
     down = (np.arange(height) + 0.5 - (y1 + y2) / 2) / max(FALLBACK_SPREAD * (y2 - y1) / 2, 0.5)
     return np.exp(-0.5 * (down[:, None] ** 2 + across[None] ** 2)).astype(np.float32)
