@@ -35,10 +35,7 @@ def decode_to_file(data: bytes, name: str, folder: Path, longest_side: int) -> D
     """Verify, shrink, hash and store the bytes of one image; the same bytes always give the same file.
 
     ``name`` stands in errors; an image whose longest side has more pixels than ``longest_side`` is shrunk to that.
-
-    Raises:
-        ImageError: If it is no usable image, as ``decode_shrunk``.
-        OSError: If the file cannot be written (disk full, say); ``errno`` says why.
+    Raises ``ImageError`` as ``decode_shrunk``, and ``OSError`` if the file cannot be written.
     """
     sha256 = hashlib.sha256(data).hexdigest()
     image, original_size = decode_shrunk(data, name, longest_side)
@@ -50,8 +47,7 @@ def decode_to_file(data: bytes, name: str, folder: Path, longest_side: int) -> D
 def perceptual_hash(image: np.ndarray) -> str:
     """Perceptual hash of an (H, W, 3) uint8 RGB image, as 16 hex digits: near-duplicates differ in few of 64 bits.
 
-    Source:
-        ``imagehash.phash``: signs of the lowest 8x8 DCT coefficients of the 32x32 grey image.
+    As ``imagehash.phash``: signs of the lowest 8x8 DCT coefficients of the 32x32 grey image.
     """
     # SciPy stands behind imagehash: loaded where images are hashed, not when the package is imported.
     from imagehash import phash
@@ -69,10 +65,7 @@ def perceptual_hash(image: np.ndarray) -> str:
 class DecodePool(KillablePool):
     """Worker processes that run ``decode_to_file``; hostile bytes cost a worker at most. See ``KillablePool``.
 
-    Args:
-        workers: Number of worker processes; ``None`` for one a processor.
-        memory_mb: Memory that one worker may take on top of what it needs to start, in MiB.
-        seconds: Time that one image may take.
+    One image may take ``seconds``, and ``memory_mb`` MiB on top of what a worker needs to start.
     """
 
     def __init__(self, workers: int | None = None, memory_mb: int = 1024, seconds: float = 20.0) -> None:
@@ -84,9 +77,8 @@ class DecodePool(KillablePool):
     ) -> "Future[Decoded]":
         """Hand one image to the workers; arguments as of ``decode_to_file``, ``data`` may be a function that gives it.
 
-        Returns:
-            A future, which holds the bytes until it is done. Its error is that of ``decode_to_file``, or an
-            ``ImageError`` with reason ``decoder_timeout``, ``decoder_killed`` or ``decoder_memory``.
+        The future, which holds the bytes until it is done, raises the errors of ``decode_to_file``, or ``ImageError``
+        with reason ``decoder_timeout``, ``decoder_killed`` or ``decoder_memory``.
         """
         self._folders.add(folder)
         return self.submit(_decode_in_worker, data, name, folder, longest_side)

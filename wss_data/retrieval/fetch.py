@@ -59,11 +59,8 @@ class Fetched:
 class Fetcher:
     """Fetches images; may be used from many threads at once.
 
-    Args:
-        download: How.
-        clock: Dates ``Retry-After`` and ages what is remembered of names and robots.txt. Deadlines of an attempt run
-            by the real time: the network knows no other.
-        avoided: Hosts that no redirect is followed to -> why; may grow while others fetch.
+    ``clock`` dates ``Retry-After`` and ages what is remembered; deadlines run by the real time, for the network knows
+    no other. No redirect to ``avoided`` hosts (-> why) is followed; they may grow while others fetch.
     """
 
     def __init__(self, download: DownloadSpec, clock: Clock = time, avoided: Mapping[str, str] | None = None) -> None:

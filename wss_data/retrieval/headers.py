@@ -27,8 +27,7 @@ _NAMED = re.compile(r"\s*([\w*-]+)\s*:\s*(.*)", re.DOTALL)
 def user_agent() -> str:
     """What we call ourselves to every server: ``wss/<version> (<contact>)``, with the contact in ``WSS_CONTACT``.
 
-    Raises:
-        SpecError: If the contact cannot stand in a header.
+    Raises ``SpecError`` if the contact cannot stand in a header.
     """
     contact = os.environ.get(CONTACT_VARIABLE, "").strip()
     if not contact:

@@ -143,10 +143,7 @@ class KnownFile(NamedTuple):
 
 
 class Journal:
-    """The journal of one dataset. Whoever uses it in another thread opens another, or uses it there alone.
-
-    Args:
-        path: The SQLite file; made where it is missing.
+    """The journal of one dataset, made where it is missing; another thread opens another, or has it to itself.
 
     Raises:
         StoreError: If another version wrote the file, or it is damaged.
@@ -336,8 +333,8 @@ class Journal:
     def let_go(self, class_name: str, source: str, files: Sequence[KnownFile], local: Collection[str]) -> None:
         """Forget that files of a class and a local source were read: their content is gone.
 
-        What is under their names now is read anew, and a repeat of such content takes its place. ``local``: sources
-        that will be searched anyway.
+        What is under their names now is read anew, and a repeat of such content, of a ``local`` source too, takes its
+        place.
         """
         digests = {file.sha256 for file in files if file.sha256}
         self.put_back([e for e in self.entries(class_name, "dropped") if e.sha256 in digests], local)
@@ -397,13 +394,7 @@ class Journal:
         return next(self._entries(where, url, json.dumps(NEVER_AGAIN)), None)
 
     def remember_forgotten(self, kind: str, value: str, reason: str) -> None:
-        """Never fetch again what has this digest.
-
-        Args:
-            kind: ``url``, ``sha256`` or ``author``: what ``value`` is the digest of.
-            value: The sha256 of the original bytes, or ``secret_of`` an address or an author.
-            reason: Why, as a sentence.
-        """
+        """Never fetch again what has this digest: of a ``url`` or an ``author`` ``secret_of`` it, or its ``sha256``."""
         self._write(("INSERT OR REPLACE INTO forgotten VALUES (?, ?, ?, ?)", [(kind, value, reason, _now())]))
 
     def forgotten(self) -> frozenset[tuple[str, str]]:

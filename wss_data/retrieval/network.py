@@ -80,11 +80,7 @@ def _deadline() -> float:
 
 
 def seconds_left() -> float:
-    """Seconds until this thread's deadline.
-
-    Raises:
-        TimeoutError: If it has passed.
-    """
+    """Seconds until this thread's deadline; raises ``TimeoutError`` if it has passed."""
     left = _deadline() - time.monotonic()
     if left <= 0:
         raise TimeoutError("the time for the whole attempt is over")
@@ -121,9 +117,7 @@ class _LimitedSSLSocket(_Limited, ssl.SSLSocket):
 
 
 def is_forbidden(address: str) -> bool:
-    """Whether an IP address, as name look-ups return it, is not a public one.
-
-    Those of cloud metadata services and IPv6 addresses that wrap an IPv4 address are not either.
+    """Whether an IP address, as name look-ups return it, is not a public one, or wraps an IPv4 address in IPv6.
 
     >>> is_forbidden("192.168.1.1"), is_forbidden("::ffff:127.0.0.1"), is_forbidden("1.1.1.1")
     (True, True, False)
@@ -138,12 +132,9 @@ def is_forbidden(address: str) -> bool:
 
 
 class Guard:
-    """Looks names up, checks what they lead to, and connects to what was checked.
+    """Looks names up, checks what they lead to, and connects to what was checked, within ``connect_s`` seconds.
 
-    Args:
-        allow_hosts: ``host:port`` pairs to which the rule does not apply; the host as it stands in addresses.
-        connect_s: Seconds for one attempt to connect.
-        clock: Says how old a remembered answer is.
+    The rule does not apply to ``allow_hosts``: pairs ``host:port``, the host as it stands in addresses.
     """
 
     def __init__(self, allow_hosts: tuple[str, ...], connect_s: float, clock: Clock) -> None:
@@ -175,11 +166,7 @@ class Guard:
         raise DownloadError(reason, f"{host}:{port} cannot be connected to ({problem}).", transient=True)
 
     def resolve(self, host: str, port: int) -> list[Address]:
-        """The addresses of ``host``, all of them checked.
-
-        Raises:
-            DownloadError: As ``connect``.
-        """
+        """The addresses of ``host``, all of them checked; raises as ``connect``."""
         with self._lock:
             until, addresses = self._names.get((host, port), (0.0, []))
         if self._clock.monotonic() < until:

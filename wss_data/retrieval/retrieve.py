@@ -65,11 +65,8 @@ def remove_unrecorded(folder: Path, known: Collection[str]) -> None:
     """Remove images that a killed build wrote but did not come to note; call it as the dataset's only owner.
 
     Only files named as stored images are, below a class's folder. Others are somebody's: they stay, and are counted.
-
-    Args:
-        folder: Where images are stored, one folder a class.
-        known: Stems of the images that journal or dataset name. Where they name none nothing is removed: the next
-            search finds again what a killed first build wrote.
+    ``known``: stems of the images that journal or dataset name. Where they name none nothing is removed: the next
+    search finds again what a killed first build wrote.
     """
     foreign = [path for path in folder.glob("*/*") if path.is_symlink() or not _STORED_NAME.fullmatch(path.name)]
     if foreign:
@@ -101,9 +98,6 @@ def retrieve(
     manner: Manner = Manner(),
 ) -> Retrieved:
     """Bring every search result of every class to its end: a stored image, or a counted reason why not.
-
-    An image is written under its final name, then noted in the journal, then stored. Killed between any two of these,
-    the next run arrives at the same file and the same record.
 
     Args:
         spec: The definition.

@@ -41,12 +41,7 @@ class _Known:
 
 
 class Robots:
-    """The robots.txt of every host, each read once.
-
-    Args:
-        read: Returns the text at an address; raises ``DownloadError``.
-        clock: Says how old what is known is.
-    """
+    """The robots.txt of every host, each read once; ``read`` gives what stands at an address or raises."""
 
     def __init__(self, read: Callable[[str], str], clock: Clock) -> None:
         self._read = read

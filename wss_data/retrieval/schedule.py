@@ -25,10 +25,8 @@ class _Host(Generic[T]):
 class HostSchedule(Generic[T]):
     """A queue with a lane for each host. It knows no clock and no thread: whoever asks says what time it is.
 
-    Args:
-        connections: Downloads at once.
-        per_host: Downloads at once from one host.
-        pause: Seconds between the starts of two downloads from one host.
+    At most ``connections`` downloads run at once, ``per_host`` of them from one host, where ``pause`` seconds lie
+    between two starts.
     """
 
     def __init__(self, connections: int, per_host: int, pause: float = 0.0) -> None:

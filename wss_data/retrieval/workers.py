@@ -46,13 +46,8 @@ _Order = tuple[Job, Callable[[Job, Fetched | BaseException], object]]
 class WorkerPool:
     """Starts threads and processes when they are first needed, and stops them at the end of the block.
 
-    A report is a call of the function that was given with the order, in the thread that calls ``wait``.
-
-    Args:
-        download: How images are downloaded.
-        workers: Processes that decode; ``None`` for one a processor.
-        avoided: Hosts that no redirect is followed to -> why; may grow meanwhile.
-        clock: Where the time comes from.
+    A report is a call of the function that was given with the order, in the thread that calls ``wait``. No redirect to
+    ``avoided`` hosts (-> why) is followed; they may grow meanwhile.
     """
 
     def __init__(

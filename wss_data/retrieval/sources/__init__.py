@@ -50,11 +50,7 @@ def make_source(name: str, options: Mapping[str, Any], longest_side: int | None 
 
 
 def source_state(name: str, options: Mapping[str, Any]) -> SourceState:
-    """Whether the source called ``name`` can be asked; what it refuses counts as needed.
-
-    Raises:
-        SourceError: If there is no such source.
-    """
+    """Whether the source called ``name``, which must exist, can be asked; what it refuses counts as needed."""
     if name not in list_sources():
         make_source(name, options)
     try:

@@ -52,12 +52,7 @@ class PassingFault(Exception):
 
 
 class Pace:
-    """Keeps requests within the limits of a service: at most so many in any stretch of so many seconds. Thread safe.
-
-    Args:
-        windows: (requests, seconds) of each limit; all of them hold at once.
-        clock: Where the time comes from.
-    """
+    """Keeps requests within the limits of a service, (requests, seconds) in any stretch of time. Thread safe."""
 
     def __init__(self, windows: Sequence[tuple[int, float]], clock: Clock = time) -> None:
         self.clock = clock
@@ -192,11 +187,8 @@ class Api:
     ) -> Any:
         """What ``read`` makes of the JSON object at an address.
 
-        Args:
-            url: Where to ask.
-            params: The query; must hold no secret, for libraries below log addresses.
-            read: Raises ``PassingFault``, or the error of a value that is missing or of the wrong kind, for an answer
-                that is no good; the request is repeated then.
+        ``params`` must hold no secret, for libraries below log addresses. The request is repeated where ``read`` raises
+        ``PassingFault``, or the error of a value that is missing or of the wrong kind.
 
         Raises:
             Refused: If the service refuses the request (3xx, 4xx other than 429); 401 after a fresh token was tried.
@@ -351,11 +343,7 @@ class WebService:
 
 
 def check_endpoint(source: str, endpoint: str, usual: str) -> None:
-    """Refuse an address of a service that no request can be sent to.
-
-    Raises:
-        SourceError: If it has no scheme http or https, or no host.
-    """
+    """Raise ``SourceError`` for an address of a service without scheme http or https, or without host."""
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SourceError(f"source '{source}': endpoint is {shown(endpoint)}, expected an address such as {usual}.")

@@ -51,11 +51,7 @@ class DrawnSource:
         return SourceState("ready", f"Draws {', '.join(DRAWN_CLASSES)}; no photographs, for trying and testing.")
 
     def search(self, wanted: ClassSpec, limit: int | None, pages: Pages) -> Iterator[Hit]:
-        """Yield up to ``limit`` images of a class, known by its name or a query; each is drawn when it is read.
-
-        Raises:
-            SourceError: If the class cannot be drawn.
-        """
+        """Yield up to ``limit`` images of a class, known by its name or a query; each is drawn when it is read."""
         query = next((text for text in (wanted.name, *wanted.queries) if text.strip().lower() in DRAWN_CLASSES), None)
         if query is None:
             raise SourceError(
@@ -102,15 +98,8 @@ class _Target:
 def write_drawn_target(folder: Path, classes: Sequence[str], train: int, val: int, seed: int) -> None:
     """Write a drawn target dataset in the layout of PASCAL VOC, unless the folder holds it already.
 
-    Only the validation split has masks. ``image_labels.csv`` has the classes of every image; the marker
-    ``drawn.json``, written last, says what the folder holds.
-
-    Args:
-        folder: Made if missing.
-        classes: Names of drawn classes; the first gets mask index 1. Other classes are not drawn.
-        train: Number of training images.
-        val: Number of validation images.
-        seed: Which set of images, 0 or more.
+    Only the ``val`` images have masks, in which the first of ``classes`` is 1. ``image_labels.csv`` has the classes of
+    every image; the marker ``drawn.json``, written last, says what the folder holds.
 
     Raises:
         SourceError: If a class cannot be drawn, or a number is out of its range.

@@ -224,9 +224,9 @@ class _Key:
 
 def _find_key() -> _Key | str:
     """The key, or the sentence that says why there is none."""
-    key, secret = os.environ.get("FLICKR_API_KEY", "").strip(), os.environ.get("FLICKR_API_SECRET", "").strip()
-    file = os.environ.get("FLICKR_KEY_FILE", "").strip()
-    where = "FLICKR_API_KEY"
+    names = ("FLICKR_API_KEY", "FLICKR_API_SECRET", "FLICKR_KEY_FILE")
+    key, secret, file = (os.environ.get(name, "").strip() for name in names)
+    where = names[0]
     if not key and file:
         where = f"the file {file} (FLICKR_KEY_FILE)"
         key, secret, problem = _key_of_file(expanded(file))

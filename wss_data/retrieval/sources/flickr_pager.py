@@ -43,11 +43,8 @@ class Run:
 class Walk:
     """Goes through all results of one query.
 
-    Args:
-        ask: Gives a page, by its number and further parameters.
-        licences: Licence ids to accept.
-        now: Latest upload date in seconds since 1970, the same for the whole search.
-        seen: Ids that were given already; grows.
+    ``ask`` gives a page, by its number and further parameters; ``now`` is the latest upload date, in seconds since 1970
+    and the same for the whole search; ``seen`` holds the ids that were given already, and grows.
     """
 
     def __init__(self, ask: Callable[..., dict[str, Any]], licences: Sequence[int], now: int, seen: set[str]) -> None:

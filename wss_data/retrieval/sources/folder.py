@@ -136,11 +136,8 @@ def _read(path: Path) -> bytes:
 
 
 def read_provenance(folder: Path) -> dict[str, dict[str, str]]:
-    """Read ``provenance.csv`` of a folder of images, if it has one.
-
-    Returns:
-        ``<class>/<name>``, in the form of ``same_name`` -> what is known of that image, by the fields of
-        ``Provenance``; empty cells are left out.
+    """What ``provenance.csv`` of a folder of images, if it has one, says of each: ``<class>/<name>`` in the form of
+    ``same_name`` -> the fields of ``Provenance`` whose cells are not empty.
 
     Raises:
         SourceError: If the table cannot be read or a row is wrong; each with its line.

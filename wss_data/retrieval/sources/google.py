@@ -84,11 +84,7 @@ class GoogleSource:
         return SourceState("off", f"{said} To try all the same: options: {{enabled: true}}, or {ENABLE_VARIABLE}=1.")
 
     def search(self, wanted: ClassSpec, limit: int | None, pages: Pages) -> Iterator[Hit]:
-        """Yield image addresses that Google's pages hold, query by query.
-
-        Raises:
-            SourceUnavailable: If the source is off, Google refuses, or no page holds an image address.
-        """
+        """Yield image addresses that Google's pages hold, query by query; ``SourceUnavailable`` if none does."""
         if (state := self.state()).state == "off":
             raise SourceUnavailable(f"source 'google' is off. {state.detail}")
         empty: list[_NothingFound] = []

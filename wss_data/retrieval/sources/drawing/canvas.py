@@ -61,11 +61,8 @@ def mix(a: np.ndarray, b: np.ndarray, fraction: float | np.ndarray) -> np.ndarra
 def limb(points: Points, widths: Sequence[float], ends: float = 0.15, steps: int = 40) -> np.ndarray:
     """The outline of a smooth curve with a thickness: a body, a leg, a wing. Shape (2 * steps, 2).
 
-    Args:
-        points: On the curve. Shape (N, 2), N >= 2.
-        widths: Full width along it, evenly spread, at least two.
-        ends: Length of each rounded end, as a fraction of the whole; 0 for blunt ends.
-        steps: Points on each side.
+    ``points`` (N, 2) lie on the curve; ``widths``, at least two, are spread evenly along it; ``ends`` is the length of
+    each rounded end as a fraction of the whole, 0 for blunt ends.
     """
     along = (1 - np.cos(np.linspace(0, np.pi, steps))) / 2  # denser at the ends, which are round
     p = np.asarray(points, np.float64)

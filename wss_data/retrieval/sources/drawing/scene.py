@@ -41,8 +41,8 @@ _Wanted = tuple[str, Sketch, float, tuple[float, float]]
 def is_wrong_image(class_name: str, seed: int, index: int, wrong_share: float) -> bool:
     """Whether an image is one of the wrong ones, a fraction ``wrong_share`` of all.
 
-    Spread evenly instead of drawn by lot: among the first n images the number of wrong ones is within 2 of
-    ``wrong_share * n``, and an image that is wrong at one share stays wrong at every larger one.
+    Among the first n images their number is within 2 of ``wrong_share * n``; one that is wrong at one fraction stays
+    wrong at every larger one.
     """
     start = _stream(_WEB, seed, class_name, 0, _WRONG).random()
     # Multiples of the golden ratio, modulo 1, spread evenly however many there are.
