@@ -22,9 +22,8 @@ from wss_data.backbones.weights import imagenet_file, load_weights, read_state_d
 # The Lite weights want (pixel - 127) / 128; with ImageNet's mean and deviation top-1 falls from 0.89 to 0.77
 LITE_MEAN, LITE_DIVISOR = (127.0,) * 3, (128.0,) * 3
 
-LITE_HEAD = ("_conv_head.", "_bn1.", "_fc.")
 # Names of what comes after the last stage: in the index packages; in torchvision's files and self-supervised ones
-RESNET_HEADS = ("fc.", "head.")
+LITE_HEAD, RESNET_HEADS = ("_conv_head.", "_bn1.", "_fc."), ("fc.", "head.")
 STAGES_TO_8, STAGES_TO_16 = 3, 5  # Stages of EfficientNet at strides up to 8 and up to 16
 
 

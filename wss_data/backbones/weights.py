@@ -36,11 +36,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file. A .pth or .safetensors file of weights is wanted.")
     content = _read(path)
-    while isinstance(content, dict):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
-        if inner is None:
-            break
-        content = inner
+    while isinstance(content, dict) and (inner := [content[k] for k in WRAPPERS if isinstance(content.get(k), dict)]):
+        content = inner[0]
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(
