@@ -364,7 +364,7 @@ def test_too_many_without_a_mask_are_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({}, "needs the option command"),
+        ({}, "command is missing, expected a text that holds"),
         ({"command": "coseg {images}"}, r"a text that holds \{masks\}"),
         ({"command": 3}, "command is 3, expected a text that"),
         ({"command": "coseg {masks} {folder}"}, "known places"),

@@ -133,13 +133,10 @@ def group_fingerprint(engine: Engine, members: Iterable[str], *settings: object)
 
 
 def wanted_positions(images: Sequence[Any], wanted: Collection[int] | None) -> list[int]:
-    """The positions of a group of which masks are wanted (``None``: all), in order.
+    """The positions of a group of which masks are wanted (``None``: all), in order; refuses an empty group.
 
     >>> wanted_positions(["a", "b", "c"], [2, 0, 7])
     [0, 2]
-
-    Raises:
-        CosegmentationError: If the group is empty.
     """
     if len(images) == 0:
         raise CosegmentationError("the group is empty: co-segmentation needs at least one readable image.")

@@ -9,8 +9,7 @@ Source:
     Our own. The group's direction as a linear projection of convolutional descriptors is Wei et al.'s, *Deep
     Descriptor Transforming for Image Co-Localization*, IJCAI 2017, arXiv 1705.02758; theirs is the first principal
     direction, which marks faces in place of bodies (J on web_wild6 0.73). Borders as background: Zhu et al.,
-    *Saliency Optimization from Robust Background Detection*, CVPR 2014. How the values were chosen, and on what:
-    docs/explanation/experiment_log.md.
+    *Saliency Optimization from Robust Background Detection*, CVPR 2014.
 """
 
 import hashlib
@@ -197,10 +196,6 @@ class CommonEngine:
 
     Every group has an answer, however small: a single image is segmented from its own cells, equal images get equal
     masks. An image of one colour shows nothing: its mask is empty, its confidence 0.
-
-    Raises:
-        CosegmentationError: If there is no such option, or its value is out of its range.
-        WssError: If backbone, weights and their supervision do not go together.
     """
 
     name = "common"

@@ -21,10 +21,7 @@ ROUNDS = 2  # times that colours are learned and the cut is made
 def graph_cut(evidence: np.ndarray, image: np.ndarray) -> np.ndarray:
     """Cut a soft map into foreground and background along the edges and colours of its image, (H, W, 3) uint8 RGB.
 
-    ``evidence`` for the foreground is like log-odds, zero is undecided, (H, W).
-
-    Raises:
-        ValueError: If the shapes do not fit together.
+    ``evidence`` for the foreground is like log-odds, zero is undecided, (H, W). ``ValueError`` if the shapes differ.
     """
     if image.shape != (*evidence.shape, 3):
         raise ValueError(f"graph_cut wants an image (H, W, 3) over evidence (H, W): {image.shape}, {evidence.shape}")

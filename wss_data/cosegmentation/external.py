@@ -62,7 +62,7 @@ class ExternalSettings:
 
     command: Annotated[
         str,
-        Expected("a text that holds {masks}"),
+        Expected("a text that holds {masks}, such as: coseg {images} {masks}"),
         Field(
             pattern=r"\{masks\}",
             description="The program, as one types it. {images} stands for a folder with the images of the group "
@@ -94,19 +94,11 @@ class ExternalEngine:
     The masks are checked as ``import-masks`` checks them. An image without a good one gets an empty mask with
     confidence 0, which the foreground filter drops; how many those are, and why, is logged as a warning. Good masks get
     the confidence 0.5, empty and full ones 0.
-
-    Raises:
-        CosegmentationError: If there is no such option, its value is out of its range, or ``command`` is missing.
     """
 
     name = "external"
 
     def __init__(self, /, **options: Any) -> None:
-        if "command" not in options:
-            raise CosegmentationError(
-                "co-segmentation method 'external' needs the option command: the program to run, such as "
-                "coseg {images} {masks}. See docs/how_to/run_the_original_code.md."
-            )
         self.settings = ExternalSettings(**options)
 
     @property

@@ -22,11 +22,7 @@ from wss_data.runtime.threads import in_threads
 if TYPE_CHECKING:
     from torch import Tensor
 
-GPU_DRIVERS = (
-    "/dev/nvidiactl",
-    "/dev/kfd",
-    "/dev/dxg",
-)  # one is there if a GPU is: NVIDIA's, AMD's, WSL's
+GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # one is there if a GPU is: NVIDIA's, AMD's, WSL's
 SMALLEST_SIDE = 64  # panoramas keep at least this many pixels on their short side
 
 
@@ -88,11 +84,9 @@ class DescriptorNetwork:
     def describe_all(
         self, images: Iterable[np.ndarray], workers: int | None = None
     ) -> Iterator[tuple[np.ndarray, ImageFeatures]]:
-        """Yield (image, its descriptors) in the images' order.
+        """Yield (image, its descriptors) in the images' order, ``workers`` at a time; ``None``: one a processor.
 
-        Args:
-            images: Each (H, W, 3), uint8, RGB; taken a few ahead of the results, from the calling thread.
-            workers: Images described at a time; ``None`` for one a processor.
+        Images, (H, W, 3) uint8 RGB, are taken a few ahead of the results, from the calling thread.
         """
         import torch
 

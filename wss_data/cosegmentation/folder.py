@@ -103,11 +103,7 @@ class FolderOptions:
 
 
 def cosegment_folder(
-    images: Path | str,
-    out: Path | str,
-    method: str = "common",
-    options: Mapping[str, Any] | None = None,
-    **how: Any,
+    images: Path | str, out: Path | str, method: str = "common", options: Mapping[str, Any] | None = None, **how: Any
 ) -> FolderSummary:
     """Co-segment each folder of images as one group and write a folder of masks.
 

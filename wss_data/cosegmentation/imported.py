@@ -145,13 +145,9 @@ def match_masks(
 ) -> tuple[list[MaskFile], list[MaskError]]:
     """Find out which mask belongs to which image, by class folder and stem.
 
-    Args:
-        folder: Holds ``<class>/<stem>.png`` or ``.mat``; the stem is the stored file's, or that of the image at its
-            source. With ``unpack_to``, also ``<class>.mat`` with all masks of a class, and ``<class>.txt`` with a name
-            a line where that holds no names.
-        images: All images of the dataset.
-        classes: Names of all classes.
-        unpack_to: Empty folder for the masks of files that hold those of a class.
+    ``folder`` holds ``<class>/<stem>.png`` or ``.mat``; the stem is the stored file's, or that of the image at its
+    source. With ``unpack_to``, an empty folder for their masks, also ``<class>.mat`` with all masks of a class, and
+    ``<class>.txt`` with a name a line where that holds no names.
 
     Returns:
         The pairs, in order of the paths, and what fits nowhere or is wrong with the files of classes.
@@ -308,13 +304,8 @@ def write_imported(
 ) -> tuple[list[ImportedMask], ImportReport]:
     """Check all masks of a folder, then write the good ones as label masks ``out/<class>/<stem of the image>.png``.
 
-    Args:
-        folder: See ``match_masks``; with files of classes.
-        images: All images of the dataset.
-        classes: Names of the classes 1..C.
-        out: Receives the masks.
-        skip_bad: Whether to take the good masks although others are bad or missing.
-        ignore_index: Of the uncertain band.
+    For ``folder`` see ``match_masks``; ``classes`` are those of the indices 1..C; ``ignore_index`` is for the uncertain
+    band. With ``skip_bad`` the good masks are taken although others are bad or missing.
 
     Raises:
         SourceError: If the folder is missing or holds no mask.

@@ -48,11 +48,7 @@ RANGES: Mapping[str, tuple[float, float]] = {field.name: (0, 1) for field in fie
 
 
 def mask_quality(image: np.ndarray, mask: np.ndarray, uncertain: np.ndarray | None = None) -> MaskQuality:
-    """Measure one mask, (H, W) bool, of an image, (H, W, 3) uint8 RGB, with its uncertain band, (H, W) bool.
-
-    Raises:
-        ValueError: If image, mask and band differ in size.
-    """
+    """Measure one mask, (H, W) bool, of an image, (H, W, 3) uint8; ``ValueError`` if it or the band differs in size."""
     band = np.zeros(mask.shape, bool) if uncertain is None else uncertain
     if image.shape != (*mask.shape, 3) or band.shape != mask.shape:
         raise ValueError(
@@ -104,9 +100,7 @@ def connected_components(mask: np.ndarray, uncertain: np.ndarray | None = None) 
 
 
 def border_contact(mask: np.ndarray, uncertain: np.ndarray | None = None) -> float:
-    """Fraction of the image's border pixels that are foreground, in [0, 1]; 0 if none is decided.
-
-    High where the background was taken for the object.
+    """Fraction of the image's border pixels that are foreground, in [0, 1]: high where the background was taken for it.
 
     >>> border_contact(np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]], bool))  # 3 of 10
     0.3

@@ -21,32 +21,31 @@ def main(command: list[str]) -> int:
     """Run the command; returns its exit status, negative the signal that ended it."""
     # As a subreaper it becomes the parent of whatever the program leaves running, in whatever group or session that is.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
-    group: list[int] = []
+    leaders: list[int] = []
+
+    def to_program(number: int, _: object = None) -> None:
+        for leader in leaders:
+            with contextlib.suppress(OSError):
+                os.killpg(leader, number)
+
     # SIGTERM is for the program. A handler is not handed on to it, as SIG_IGN would be.
-    signal.signal(signal.SIGTERM, lambda *_: send_to(group, signal.SIGTERM))
+    signal.signal(signal.SIGTERM, to_program)
     try:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
     except OSError as error:
         print(f"{command[0]} cannot be started: {error.strerror}", flush=True)
         return CANNOT_BE_STARTED
-    group.append(process.pid)
+    leaders.append(process.pid)
     poll = select.poll()
     # Not PR_SET_PDEATHSIG, which looks at a thread; and no `finally` of the process that asked runs after SIGKILL.
     poll.register(sys.stdin.fileno(), select.POLLIN)
     poll.register(os.pidfd_open(process.pid), select.POLLIN)
     poll.poll()
-    send_to(group, signal.SIGKILL)
-    group.clear()  # once it is reaped, somebody else may have its number
+    to_program(signal.SIGKILL)
+    leaders.clear()  # once it is reaped, somebody else may have its number
     status = process.wait()
     kill_children()
     return status
-
-
-def send_to(group: list[int], number: signal.Signals) -> None:
-    """Send a signal to the process groups with these leaders."""
-    for leader in group:
-        with contextlib.suppress(OSError):
-            os.killpg(leader, number)
 
 
 def kill_children() -> None:
