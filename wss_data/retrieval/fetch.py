@@ -177,24 +177,24 @@ class Fetcher:
         if length is not None and length > limit:
             raise DownloadError("too_many_bytes", f"{url}: {length:,} bytes, at most {limit:,} are read.")
 
-        pieces = [response.read(SNIFFED)]
-        if not pieces[0] and not length:
+        parts = [response.read(SNIFFED)]
+        if not parts[0] and not length:
             raise DownloadError("empty", f"{url}: an empty file.")
-        if pieces[0] and not _READ_FORMATS.match(pieces[0]):
+        if parts[0] and not _READ_FORMATS.match(parts[0]):
             kind = headers.get("Content-Type", "").partition(";")[0].strip().lower() or None
-            if _OTHER_FORMATS.match(pieces[0]):
+            if _OTHER_FORMATS.match(parts[0]):
                 raise DownloadError("unsupported_format", f"{url}: an image in a format that is not read ({kind}).")
             raise DownloadError("not_an_image", f"{url}: not an image; the server calls it {kind or 'nothing'}.")
-        count = len(pieces[0])
-        # In pieces: a body without an end is never held twice, as it would be while one buffer grows.
-        while pieces[-1] and count <= limit and count != length:
-            pieces.append(response.read(min(PIECE, limit + 1 - count)))
-            count += len(pieces[-1])
+        count = len(parts[0])
+        # In parts: a body without an end is never held twice, as it would be while one buffer grows.
+        while parts[-1] and count <= limit and count != length:
+            parts.append(response.read(min(PIECE, limit + 1 - count)))
+            count += len(parts[-1])
         if length is not None and count < length:
             raise DownloadError("incomplete", f"{url}: {count:,} of {length:,} bytes came.", transient=True)
         if count > limit:
             raise DownloadError("too_many_bytes", f"{url}: more than {limit:,} bytes.")
-        return Fetched(b"".join(pieces), url, signals)
+        return Fetched(b"".join(parts), url, signals)
 
     def _read_robots(self, url: str) -> str:
         """The text of a robots.txt, as much of it as counts."""

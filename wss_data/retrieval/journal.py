@@ -2,16 +2,6 @@
 
 The database of the dataset is the truth about images; the journal is the truth about search results, those that became
 no image included. It is also the queue: what was found and not yet dealt with is taken up again after a kill.
-
-=========  =================================================================================
-status     a search result ...
-=========  =================================================================================
-found      was listed by its source; nobody asked for its bytes yet, or not to the end
-fetched    is an image on disk; the dataset does not hold it yet
-stored     is an image of the dataset
-failed     gave no image for a reason that may pass: a timeout, an overloaded server
-dropped    gave no image, and never will: gone, corrupt, a repeat, behind an opt-out
-=========  =================================================================================
 """
 
 import hashlib
@@ -32,13 +22,17 @@ from wss_data.retrieval.sources.base import Hit
 
 FORMAT = 3  # version of the tables below, kept in the file as SQLite's user_version
 
-Status = Literal["found", "fetched", "stored", "failed", "dropped"]
+# A search result is, or gave ...
+Status = Literal[
+    "found",  # listed by its source; nobody asked for its bytes yet, or not to the end
+    "fetched",  # an image on disk; the dataset does not hold it yet
+    "stored",  # an image of the dataset
+    "failed",  # no image for a reason that may pass: a timeout, an overloaded server
+    "dropped",  # no image, and never will: gone, corrupt, a repeat, behind an opt-out
+]
 
-NEVER_AGAIN = ("opted_out", "robots", "forgotten")
-"""Reasons that forbid a second request for good, whoever asks for a retry."""
-
-PLACEHOLDER_ADDRESSES = 3
-"""The same bytes under this many addresses of one host are no photograph but an image that says there is none."""
+NEVER_AGAIN = ("opted_out", "robots", "forgotten")  # reasons that forbid a second request, whoever asks for a retry
+PLACEHOLDER_ADDRESSES = 3  # the same bytes under so many addresses of one host are an image that says there is none
 
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS hits (
@@ -60,36 +54,22 @@ CREATE TABLE IF NOT EXISTS hits (
 CREATE INDEX IF NOT EXISTS waiting_hits ON hits (class_name, position) WHERE status = 'found';
 CREATE INDEX IF NOT EXISTS dropped_hits ON hits (url) WHERE status = 'dropped';
 CREATE TABLE IF NOT EXISTS searches (
-    class_name TEXT NOT NULL,
-    source     TEXT NOT NULL,
-    question   TEXT NOT NULL,
-    PRIMARY KEY (class_name, source)
+    class_name TEXT NOT NULL, source TEXT NOT NULL, question TEXT NOT NULL, PRIMARY KEY (class_name, source)
 );
 CREATE TABLE IF NOT EXISTS pages (
-    class_name TEXT NOT NULL,
-    source     TEXT NOT NULL,
-    question   TEXT NOT NULL,
-    answer     BLOB NOT NULL,
+    class_name TEXT NOT NULL, source TEXT NOT NULL, question TEXT NOT NULL, answer BLOB NOT NULL,
     PRIMARY KEY (class_name, source, question)
 );
 CREATE TABLE IF NOT EXISTS forgotten (
-    kind   TEXT NOT NULL CHECK (kind IN ('url', 'sha256', 'author')),
-    value  TEXT NOT NULL,
-    reason TEXT NOT NULL,
-    at     TEXT NOT NULL,
-    PRIMARY KEY (kind, value)
+    kind TEXT NOT NULL CHECK (kind IN ('url', 'sha256', 'author')), value TEXT NOT NULL,
+    reason TEXT NOT NULL, at TEXT NOT NULL, PRIMARY KEY (kind, value)
 );
 CREATE TABLE IF NOT EXISTS stamps (
-    class_name TEXT NOT NULL,
-    source     TEXT NOT NULL,
-    source_id  TEXT NOT NULL,
-    stamp      TEXT NOT NULL,
+    class_name TEXT NOT NULL, source TEXT NOT NULL, source_id TEXT NOT NULL, stamp TEXT NOT NULL,
     PRIMARY KEY (class_name, source, source_id)
 );
 CREATE TABLE IF NOT EXISTS gone (
-    class_name TEXT NOT NULL,
-    sha256     TEXT NOT NULL,
-    PRIMARY KEY (class_name, sha256)
+    class_name TEXT NOT NULL, sha256 TEXT NOT NULL, PRIMARY KEY (class_name, sha256)
 );
 """
 
@@ -112,7 +92,7 @@ class Entry:
     class_name: str  # the class it was searched for
     source: str  # name of the source
     source_id: str  # its identity there
-    status: Status  # as in the table above
+    status: Status
     url: str | None = None  # address of its bytes, where there is one
     reason: str | None = None  # why it was dropped or failed, as a slug
     detail: str | None = None  # the same as a sentence

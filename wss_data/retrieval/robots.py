@@ -85,38 +85,35 @@ class Robots:
         return origin, known
 
     def _refresh(self, origin: str, known: _Known, wait_s: float) -> None:
+        """Read a robots.txt, unless another thread just did."""
         if not known.lock.acquire(timeout=wait_s):
             raise DownloadError("timeout", f"{origin}/robots.txt was not read in time.", transient=True)
         try:
             left = known.until - self._clock.monotonic()
-            if left <= 0:
-                self._ask(origin, known)
-            elif known.trouble is not None:
-                # Threads that waited for the same robots.txt share its failure; only a lasting one is worth a wait.
-                raise _not_asked(origin, known.trouble, left if known.failures > 1 else None)
+            if left > 0:
+                if known.trouble is not None:
+                    # Threads that waited for the same robots.txt share its failure; only a lasting one is worth a wait.
+                    raise _not_asked(origin, known.trouble, left if known.failures > 1 else None)
+                return
+            try:
+                text = self._read(f"{origin}/robots.txt")
+            except DownloadError as error:
+                if error.transient:
+                    known.failures, known.trouble = known.failures + 1, error
+                    known.until = self._clock.monotonic() + (FIRST_TROUBLE_S if known.failures == 1 else TROUBLE_S)
+                    raise _not_asked(origin, error, error.retry_after) from error
+                text = ""
+            # A file that names thousands of other crawlers before thousands of rules would be stored as millions of
+            # rules. Protego ends lines wherever ``splitlines`` does, so the pattern must meet the same lines.
+            lines = _AGENT_LINE.sub(_ours_or_any, "\n".join(text.splitlines()))
+            known.rules, known.trouble, known.failures = Protego.parse(lines) if text else None, None, 0
+            known.until = self._clock.monotonic() + REMEMBER_S
+            with self._lock:
+                if self._hosts.get(origin) is known:
+                    self._characters += len(text) - known.characters
+                    known.characters = len(text)
         finally:
             known.lock.release()
-
-    def _ask(self, origin: str, known: _Known) -> None:
-        try:
-            text = self._read(f"{origin}/robots.txt")
-        except DownloadError as error:
-            if error.transient:
-                known.failures += 1
-                known.trouble = error
-                wait_s = FIRST_TROUBLE_S if known.failures == 1 else TROUBLE_S
-                known.until = self._clock.monotonic() + wait_s
-                raise _not_asked(origin, error, error.retry_after) from error
-            text = ""
-        # A file that names thousands of other crawlers before thousands of rules would be stored as millions of rules.
-        # Protego ends lines wherever ``splitlines`` does, so the pattern must meet the same lines.
-        rules = Protego.parse(_AGENT_LINE.sub(_ours_or_any, "\n".join(text.splitlines()))) if text else None
-        with self._lock:
-            if self._hosts.get(origin) is known:
-                self._characters += len(text) - known.characters
-                known.characters = len(text)
-        known.rules, known.trouble, known.failures = rules, None, 0
-        known.until = self._clock.monotonic() + REMEMBER_S
 
 
 def _not_asked(origin: str, error: DownloadError, retry_after: float | None) -> DownloadError:

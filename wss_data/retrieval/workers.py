@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from wss_data.retrieval.clock import Clock
 from wss_data.retrieval.decode_pool import Decoded, DecodePool
@@ -40,9 +41,6 @@ class Job:
         return len(self.fetched.data) if self.fetched else 0
 
 
-_Order = tuple[Job, Callable[[Job, Fetched | BaseException], object]]
-
-
 class WorkerPool:
     """Starts threads and processes when they are first needed, and stops them at the end of the block.
 
@@ -56,8 +54,6 @@ class WorkerPool:
         self.clock = clock
         self._download, self._workers, self._avoided = download, workers, avoided
         self._reports: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
-        self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
-        self._threads = 0
         self._stopped = threading.Event()
 
     def __enter__(self) -> "WorkerPool":
@@ -65,8 +61,6 @@ class WorkerPool:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stopped.set()
-        for _thread in range(self._threads):
-            self._orders.put(None)
         # Looked up without making them: what was never needed must not be started to be stopped.
         if "fetcher" in vars(self):
             self.fetcher.close()
@@ -103,45 +97,44 @@ class WorkerPool:
         """Search in a thread of its own; reports ``found`` again and again, then ``ended``. Closes ``pages``."""
 
         def search() -> None:
-            error: BaseException | None = None
             batch: list[tuple[int, Hit]] = []
             try:
                 with pages:
                     for place in enumerate(source.search(wanted, limit, pages)):
-                        batch.append(place)
                         if self._stopped.is_set():
                             return
+                        batch.append(place)
                         if len(batch) == PAGE:
                             self._reports.put(partial(found, batch))
                             batch = []
-            except BaseException as raised:  # handed on: the thread that waits raises it
-                error = raised
-            self._reports.put(partial(found, batch))
-            self._reports.put(partial(ended, error))
+            finally:
+                self._reports.put(partial(found, batch))
 
-        # A daemon, as all threads here: an interrupt must not wait for a server that says nothing.
-        threading.Thread(target=search, name=f"search {source.name}", daemon=True).start()
+        self._start(f"search {source.name}", search, ended)
 
     def fetch(self, job: Job, done: Callable[[Job, Fetched | BaseException], object]) -> None:
-        """Bring the bytes of an image from the web, in one attempt."""
-        _ = self.fetcher  # made here, not by several threads at once
-        while self._threads < self._download.connections:
-            threading.Thread(target=self._fetch, name=f"download {self._threads}", daemon=True).start()
-            self._threads += 1
-        self._orders.put((job, done))
+        """Bring the bytes of an image from the web, in one attempt; whoever calls limits how many at a time."""
+        fetcher = self.fetcher  # made here, not by several threads at once
 
-    def _fetch(self) -> None:
-        while (order := self._orders.get()) is not None:
-            job, done = order
+        def fetch() -> Fetched:
             start = self.clock.monotonic()
-            left_s = self._download.deadline_s - job.spent_s
             try:
-                outcome: Fetched | BaseException = self.fetcher.fetch(job.hit.provenance.image_url or "", left_s)
-            except BaseException as raised:
+                return fetcher.fetch(job.hit.provenance.image_url or "", self._download.deadline_s - job.spent_s)
+            finally:
+                job.spent_s += self.clock.monotonic() - start
+
+        self._start(f"download {job.host}", fetch, partial(done, job))
+
+    def _start(self, name: str, work: Callable[[], Any], done: Callable[[Any], object]) -> None:
+        def run() -> None:
+            try:
+                outcome = work()
+            except BaseException as raised:  # handed on: the thread that waits raises it
                 outcome = raised
-            job.spent_s += self.clock.monotonic() - start
-            self._reports.put(partial(done, job, outcome))
-            del order, job, outcome  # its bytes must not stay in memory while this thread waits for the next
+            self._reports.put(partial(done, outcome))
+
+        # A daemon: an interrupt must not wait for a server that says nothing.
+        threading.Thread(target=run, name=name, daemon=True).start()
 
     def decode(
         self, job: Job, folder: Path, longest_side: int, done: Callable[[Job, Decoded | BaseException], object]

@@ -59,17 +59,27 @@ class Pace:
         self._limits = {float(seconds): requests for requests, seconds in windows}
         self._times: list[float] = []  # of the requests counted, oldest first
         self._not_before = float("-inf")
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # whoever takes a turn asks for the delay in it
 
     def delay(self) -> float:
         """Seconds until a request may go out; 0 if it may now."""
         with self._lock:
-            return self._delay(self.clock.monotonic())
+            now = self.clock.monotonic()
+            # The request that must leave a full window before another fits.
+            waits = [self._times[-n] + s - now for s, n in self._limits.items() if self._count(s, now) >= n]
+            return max(0.0, self._not_before - now, *waits)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Wait for a turn and take it; it counts from the end of the ``with`` block."""
-        taken = self._take_turn()
+        while True:
+            with self._lock:
+                if not (delay := self.delay()):
+                    taken = self.clock.monotonic()
+                    del self._times[: bisect_right(self._times, taken - max(self._limits, default=0.0))]
+                    insort(self._times, taken)
+                    break
+            self.clock.sleep(max(delay, 0.001))  # rounding can leave less than the clock can tell apart
         try:
             yield
         finally:
@@ -119,27 +129,6 @@ class Pace:
             for seconds in sorted(used):
                 unseen = used[seconds] - self._count(seconds, now)
                 self._times.extend([now] * max(0, unseen))
-
-    def _take_turn(self) -> float:
-        while True:
-            with self._lock:
-                now = self.clock.monotonic()
-                delay = self._delay(now)
-                if delay <= 0:
-                    longest = max(self._limits, default=0.0)
-                    del self._times[: bisect_right(self._times, now - longest)]
-                    insort(self._times, now)
-                    return now
-            # Rounding can leave less than the clock can tell apart.
-            self.clock.sleep(max(delay, 0.001))
-
-    def _delay(self, now: float) -> float:
-        delay = max(0.0, self._not_before - now)
-        for seconds, requests in self._limits.items():
-            if self._count(seconds, now) >= requests:
-                # The request that must leave the window before another fits.
-                delay = max(delay, self._times[-requests] + seconds - now)
-        return delay
 
     def _count(self, seconds: float, now: float) -> int:
         return len(self._times) - bisect_right(self._times, now - seconds)
@@ -249,15 +238,30 @@ class Api:
         self, method: str, url: str, values: Mapping[str, Any], renew: bool, read: Callable[[dict[str, Any]], Any]
     ) -> tuple[int, float | None, str, Any]:
         """One request: the status (0 without one), the pause asked for, what is wrong, and what was read."""
-        from requests import RequestException
+        import requests
 
+        if self._session is None:
+            self._session = requests.Session()
+            # Without an ``auth`` of its own, a line for this host in ~/.netrc would replace the token.
+            self._session.auth = self._sign or (lambda request: request)
         headers = self._authorize(renew) if method == "GET" and self._authorize else {}
+        sent = {"User-Agent": user_agent(), "Accept": "application/json", **headers}
+        given = {"params" if method == "GET" else "data": values}
+        options = {"timeout": self._service.timeout, "allow_redirects": False, "stream": True}
+        body = bytearray()
         try:
-            with self._pace.turn():  # until the whole answer is here
-                status, answered, body = self._request(method, url, values, headers)
-        except RequestException as error:
+            # A turn lasts until the whole answer is here.
+            with self._pace.turn():
+                start = self._clock.monotonic()
+                with self._session.request(method, url, headers=sent, **given, **options) as response:
+                    for part in response.iter_content(65536):
+                        body += part
+                        if len(body) > MAX_BYTES or self._clock.monotonic() - start > _DEADLINE:
+                            raise requests.ConnectionError("answer too long")
+        except requests.RequestException as error:
             # Only its kind: the text of such an error can hold addresses and header values.
             return 0, None, f"{type(error).__name__} while asking", None
+        status, answered = response.status_code, response.headers
         self._pace.note_headers(answered)
         wait = retry_after(answered.get("Retry-After"), self._clock)
         if status == 200:
@@ -278,27 +282,6 @@ class Api:
         for word in " ".join(map(str, private)).split():
             said = said.replace(word, "***") if len(word) >= 8 else said
         return status, wait, f"HTTP {status}{': ' + said if said else ''}", None
-
-    def _request(
-        self, method: str, url: str, values: Mapping[str, Any], headers: Mapping[str, str]
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        import requests
-
-        if self._session is None:
-            self._session = requests.Session()
-            # Without an ``auth`` of its own, a line for this host in ~/.netrc would replace the token.
-            self._session.auth = self._sign or (lambda request: request)
-        sent = {"User-Agent": user_agent(), "Accept": "application/json", **headers}
-        given = {"params" if method == "GET" else "data": values}
-        options = {"timeout": self._service.timeout, "allow_redirects": False, "stream": True}
-        start = self._clock.monotonic()
-        with self._session.request(method, url, headers=sent, **given, **options) as response:
-            body = bytearray()
-            for part in response.iter_content(65536):
-                body += part
-                if len(body) > MAX_BYTES or self._clock.monotonic() - start > _DEADLINE:
-                    raise requests.ConnectionError("answer too long")
-            return response.status_code, response.headers, bytes(body)
 
     def _refuse_long_wait(self, seconds: float, why: str) -> None:
         longest, minutes = self._service.longest_wait, max(1, round(seconds / 60))
@@ -349,7 +332,7 @@ def check_endpoint(source: str, endpoint: str, usual: str) -> None:
         raise SourceError(f"source '{source}': endpoint is {shown(endpoint)}, expected an address such as {usual}.")
 
 
-def _json_object(body: bytes) -> dict[str, Any]:
+def _json_object(body: bytes | bytearray) -> dict[str, Any]:
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -128,8 +127,13 @@ class FlickrSource(WebService):
     def _accepted(self, pages: Pages) -> dict[int, tuple[str | None, str | None]]:
         """Licence id -> (SPDX identifier, address) of the licences to ask for, as Flickr lists them now."""
         method = "flickr.photos.licenses.getInfo"
-        answer = pages.answer(method, lambda: self._ask(method, {}, _read_licences))
-        listed = {int(number): (name, url) for number, name, url in answer}
+
+        def read(value: Any) -> list[list[Any]]:
+            found = value["licenses"]["license"]
+            return [[int(one["id"]), str(one.get("name") or ""), str(one.get("url") or "")] for one in found]
+
+        answer = pages.answer(method, lambda: self._ask(method, {}, read))
+        listed = {number: (name, url) for number, name, url in answer}
         known: dict[int, tuple[str | None, str | None]] = {}
         for number, (name, url) in listed.items():
             spdx, text, _ = FLICKR_LICENCES.get(number, (None, "", ""))
@@ -228,10 +232,18 @@ def _find_key() -> _Key | str:
     key, secret, file = (os.environ.get(name, "").strip() for name in names)
     where = names[0]
     if not key and file:
-        where = f"the file {file} (FLICKR_KEY_FILE)"
-        key, secret, problem = _key_of_file(expanded(file))
-        if problem:
-            return problem
+        path, where = expanded(file), f"the file {file} (FLICKR_KEY_FILE)"
+        try:
+            mode = path.stat().st_mode
+            value = json.loads(path.read_bytes())
+            key, secret = value["key"].strip(), value["secret"].strip()
+        except OSError as error:
+            return f"{path}: the file in FLICKR_KEY_FILE cannot be read ({error.strerror})."
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return f'{path}: wanted {{"key": "...", "secret": "..."}} as JSON. {_WAY_OUT}'
+        if mode & (stat.S_IROTH | stat.S_IWOTH):
+            said = f"open to every user of this machine (mode {stat.S_IMODE(mode):o}). Close it: chmod 600 {path}"
+            return f"{path}: the file in FLICKR_KEY_FILE is {said}"
     if not key:
         return f"Flickr needs a key: FLICKR_API_KEY is not set, nor is FLICKR_KEY_FILE. {_WAY_OUT}"
     if not secret:
@@ -241,29 +253,10 @@ def _find_key() -> _Key | str:
     return _Key(key, secret, where)
 
 
-def _key_of_file(path: Path) -> tuple[str, str, str]:
-    """Key and secret in a file, and the sentence that says why there are none."""
-    try:
-        mode = path.stat().st_mode
-        text = path.read_bytes()
-    except OSError as error:
-        return "", "", f"{path}: the file in FLICKR_KEY_FILE cannot be read ({error.strerror})."
-    if mode & (stat.S_IROTH | stat.S_IWOTH):
-        said = f"open to every user of this machine (mode {stat.S_IMODE(mode):o}). Close it: chmod 600 {path}"
-        return "", "", f"{path}: the file in FLICKR_KEY_FILE is {said}"
-    try:
-        value = json.loads(text)
-        return value["key"].strip(), value["secret"].strip(), ""
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return "", "", f'{path}: wanted {{"key": "...", "secret": "..."}} as JSON. {_WAY_OUT}'
-
-
 class _Mute(logging.Filter):
     """Drops what libraries log in this thread while it speaks to Flickr: the key, and what is signed with it."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._here = threading.local()
+    _here = threading.local()
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not getattr(self._here, "speaking", False)
@@ -283,12 +276,6 @@ class _Mute(logging.Filter):
 
 
 _MUTE = _Mute()
-
-
-def _read_licences(value: Any) -> list[list[Any]]:
-    """[id, name, address] of each licence."""
-    listed = value["licenses"]["license"]
-    return [[int(one["id"]), str(one.get("name") or ""), str(one.get("url") or "")] for one in listed]
 
 
 def _read_page(value: Any, longest_side: int) -> dict[str, Any]:

@@ -88,9 +88,8 @@ class GoogleSource:
         if (state := self.state()).state == "off":
             raise SourceUnavailable(f"source 'google' is off. {state.detail}")
         empty: list[_NothingFound] = []
-        found = False
-        for hit in distinct(self._hits(wanted, limit, pages, empty), limit):
-            found = True
+        found = 0
+        for found, hit in enumerate(distinct(self._hits(wanted, limit, pages, empty), limit), start=1):  # noqa: B007
             yield hit
         if not found:
             raise empty[-1] if empty else SourceUnavailable(f"Google found nothing for '{wanted.name}'. {_INSTEAD}")

@@ -101,21 +101,11 @@ class WikimediaSource(WebService):
             "iiextmetadatalanguage": "en",
             **place,
         }
-        answer = self._api.get_json(self.endpoint, params, _without_passing_fault)
-        error = answer.get("error")
-        if isinstance(error, Mapping):
-            if "offset" in str(error.get("code")):
-                # The search of this service ends earlier than that of Commons; what was found so far is good.
-                return {"pages": [], "continue": None}
-            said = " ".join(f"{error.get('code')}: {error.get('info')}".split())[:200]
-            raise SourceUnavailable(f"wikimedia: the service refused the search for {query!r} ({said}). {_WAY_OUT}")
-        found = (answer.get("query") or {}).get("pages") or []
-        kept = [_kept(page) for page in found if isinstance(page, Mapping) and page.get("imageinfo")]
-        further = answer.get("continue")
-        return {
-            "pages": sorted(kept, key=lambda page: page["index"]),
-            "continue": dict(further) if isinstance(further, Mapping) else None,
-        }
+        answer = self._api.get_json(self.endpoint, params, _read)
+        if answer["error"]:
+            said = f"the service refused the search for {query!r} ({answer['error']})"
+            raise SourceUnavailable(f"wikimedia: {said}. {_WAY_OUT}")
+        return {"pages": answer["pages"], "continue": answer["continue"]}
 
     def _hit(self, found: Mapping[str, Any], class_name: str, query: str) -> Hit | None:
         url, thumbnail, metadata = found["url"], found["thumburl"], found["metadata"]
@@ -215,10 +205,21 @@ def _licence(metadata: Mapping[str, str]) -> str | None:
     return "other"
 
 
-def _without_passing_fault(answer: dict[str, Any]) -> dict[str, Any]:
-    """The answer, unless it reports a fault that may pass."""
+def _read(answer: dict[str, Any]) -> dict[str, Any]:
+    """``pages`` of an answer, where it ``continue``s, and the ``error`` it reports, unless that may pass."""
     error = answer.get("error")
     code = str(error.get("code")) if isinstance(error, Mapping) else ""
     if code in _PASSING or code.startswith("internal_api_error"):
         raise PassingFault(f"error {code}")
-    return answer
+    said = ""
+    # Where the offset is refused, the search ends earlier than that of Commons; what was found so far is good.
+    if isinstance(error, Mapping) and "offset" not in code:
+        said = " ".join(f"{code}: {error.get('info')}".split())[:200]
+    found = (answer.get("query") or {}).get("pages") or []
+    kept = [_kept(page) for page in found if isinstance(page, Mapping) and page.get("imageinfo")]
+    further = answer.get("continue") if not code else None
+    return {
+        "pages": sorted(kept, key=lambda page: page["index"]),
+        "continue": dict(further) if isinstance(further, Mapping) else None,
+        "error": said,
+    }

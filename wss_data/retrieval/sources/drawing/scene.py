@@ -15,7 +15,7 @@ from wss_data.retrieval.sources.drawing.things import THINGS, Sketch, clip_art, 
 DRAWN_CLASSES = tuple(THINGS)
 """The classes that can be drawn; a drawn label mask holds 1 for the first, 2 for the second, and so on."""
 
-_WEB, _TARGET = 1, 2  # Two families of images that share no random number.
+_WEB, _TARGET = 1, 2  # Two families of images that have no random number in common.
 _PLACE, _OBJECT, _CAMERA, _CLUTTER, _WRONG = range(5)  # Streams within one image, so that parts of it can be redrawn.
 
 
@@ -179,16 +179,16 @@ def _out_of_focus(rng: np.random.Generator, image: np.ndarray, most: float) -> n
 
 
 def _placement(rng: np.random.Generator, one: _Wanted, horizon: int | None, frame: tuple[int, int]) -> np.ndarray:
-    """Size and place by which an object covers about its share of the frame and mostly stays inside it. (2, 3)."""
-    (_, sketch, share, columns), (width, height) = one, frame
+    """Size and place by which an object covers about its fraction of the frame and mostly stays inside it. (2, 3)."""
+    (_, sketch, fraction, columns), (width, height) = one, frame
     low, high = _points(sketch).min(0), _points(sketch).max(0)
     extent = high - low
     unit = 100 / extent.max()
     small = fill([(part.outline - low) * unit for part in sketch.parts if part.is_object], 101, 101)
     room = np.array([(columns[1] - columns[0]) * width * 1.06, height])
     # A large object may run out of the frame.
-    largest = (room / extent).min() * (1.0 if share < 0.7 else 2.2)
-    scale = min(np.sqrt(share * width * height / (small > 0).sum()) * unit, largest)
+    largest = (room / extent).min() * (1.0 if fraction < 0.7 else 2.2)
+    scale = min(np.sqrt(fraction * width * height / (small > 0).sum()) * unit, largest)
     centre = np.array([sum(columns) / 2 * width, height / 2])
     centre = centre + rng.uniform(-0.4, 0.4, 2) * np.maximum(room - extent * scale, 0)
     if sketch.stands and horizon is not None:
@@ -216,8 +216,8 @@ def _scatter(rng: np.random.Generator, canvas: Canvas, top: float, count: int) -
     """Strew small things that are no class over the ground from row ``top`` downwards, far ones first."""
     height, width = canvas.alpha.shape
     for bottom in np.sort(rng.uniform(top, height * 1.02, count)):
-        share, parts = clutter(rng)
-        size = share * max(width, height) * rng.uniform(0.6, 1.2)
+        fraction, parts = clutter(rng)
+        size = fraction * max(width, height) * rng.uniform(0.6, 1.2)
         matrix = np.array([[size, 0, rng.uniform(0, width)], [0, size, bottom - size / 2]])
         canvas.draw([replace(part, is_object=False) for part in parts], matrix)
 
