@@ -87,11 +87,10 @@ def dense_crf(
             f"dense_crf wants probabilities (L, H, W) and an image (H, W, 3) of uint8: "
             f"found {probabilities.shape} and {image.shape} of {image.dtype}"
         )
-    tiles = sharpened_tiles(lambda rows, columns: probabilities[:, rows, columns], image, settings, using)
-    if image.shape[0] * image.shape[1] <= LARGEST_WHOLE:
-        return next(tiles)[1]
     result = np.empty(probabilities.shape, np.float32)
-    for tile, marginals in tiles:
+    for tile, marginals in sharpened_tiles(
+        lambda rows, columns: probabilities[:, rows, columns], image, settings, using
+    ):
         result[:, tile.rows, tile.columns] = marginals
     return result
 
@@ -104,11 +103,7 @@ def sharpened_tiles(
 ) -> Iterator[tuple[CrfTile, np.ndarray]]:
     """Do what ``dense_crf`` does tile by tile, without all probabilities in memory at once.
 
-    Args:
-        probabilities: Gives those of some rows and columns of the image, (L, h, w).
-        image: As in ``dense_crf``, as the others.
-        settings: See there.
-        using: See there.
+    ``probabilities`` gives those of some rows and columns of the image, (L, h, w); the others are as there.
 
     Yields:
         A tile and the marginals of its kept pixels, (L, rows, columns), float32, in [0, 1]. Every pixel is in one tile.
