@@ -77,8 +77,9 @@ def test_text_is_unreadable_and_half_a_jpeg_is_truncated():
     assert reason(data[: len(data) // 2]) == "truncated"
 
 
-def test_too_many_pixels_are_refused_before_they_are_decoded_and_too_few_as_well():
-    assert reason(encoded(Image.new("1", (3000, 3000))), max_pixels=1_000_000) == "too_large"
+def test_too_many_pixels_are_refused_before_they_are_decoded_and_too_few_as_well(monkeypatch):
+    monkeypatch.setattr("wss_data.imaging.images.MAX_PIXELS", 1_000_000)
+    assert reason(encoded(Image.new("1", (3000, 3000)))) == "too_large"
     assert reason(encoded(Image.new("L", (200, 15)))) == "too_small"
 
 

@@ -15,7 +15,7 @@ import wss_train.labelling as labelling
 from wss_data.crf.dense_crf import CrfSettings, crf_tiles, dense_crf
 from wss_data.crf.mean_field import mean_field
 from wss_data.imaging.images import strips, write_jpeg
-from wss_data.imaging.pictures import overlay
+from wss_data.imaging.sheets import overlay
 from wss_data.runtime.threads import HELD, Room, in_threads
 from wss_train.inference import InferenceSettings, at_image_size, predict_files, window_at_image_size
 from wss_train.labelling import label_images

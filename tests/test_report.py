@@ -3,7 +3,7 @@ import pytest
 
 from wss_data.imaging.images import read_image, write_jpeg
 from wss_data.imaging.masks import write_mask
-from wss_data.imaging.pictures import DatasetImage, cut_out, overlay, spread, write_pictures
+from wss_data.imaging.sheets import DatasetImage, cut_out, overlay, spread, write_sheets
 from wss_train.reports.sheets import chosen
 
 
@@ -34,7 +34,7 @@ def test_images_are_shown_at_even_steps_of_the_foreground_share_not_for_their_lo
 
 
 def test_an_overview_a_sheet_a_class_and_a_histogram_are_written(rows, tmp_path):
-    written = write_pictures(rows, tmp_path / "pictures", (0.2, 0.8))
+    written = write_sheets(rows, tmp_path / "pictures", (0.2, 0.8))
     assert {p.name for p in written} == {
         "cosegmentation.png",
         "cosegmentation_cat.png",
@@ -47,11 +47,11 @@ def test_an_overview_a_sheet_a_class_and_a_histogram_are_written(rows, tmp_path)
 
 def test_an_image_that_is_gone_leaves_an_empty_tile_and_no_error(rows, tmp_path):
     gone = DatasetImage("cat", str(tmp_path / "gone.jpg"), None, 0.3, True)
-    write_pictures([*rows, gone], tmp_path / "pictures", (0.2, 0.8))
+    write_sheets([*rows, gone], tmp_path / "pictures", (0.2, 0.8))
 
 
 def test_no_images_no_pictures(tmp_path):
-    assert write_pictures([], tmp_path / "pictures", (0.2, 0.8)) == []
+    assert write_sheets([], tmp_path / "pictures", (0.2, 0.8)) == []
 
 
 def test_a_cut_out_keeps_the_object_and_fades_the_rest():

@@ -31,7 +31,7 @@ from wss_data.imaging.masks import (
     write_foreground,
     write_mask,
 )
-from wss_data.imaging.pictures import BAND_GREY, DatasetImage, cut_out, pair_tile
+from wss_data.imaging.sheets import BAND_GREY, DatasetImage, cut_out, pair_tile
 from wss_data.ledger import Ledger
 from wss_data.runtime.home import dataset_folder
 from wss_data.sharing.layouts import write_layout
@@ -226,7 +226,7 @@ def test_a_tile_says_that_it_shows_a_band_so_that_the_sheet_can_explain_the_grey
         row = DatasetImage("cat", str(tmp_path / "a.jpg"), str(tmp_path / "a.png"), 0.5, True, "", ignore_index)
         tile = pair_tile(row)
         assert tile.uncertain
-        assert (tile.picture == BAND_GREY).all(axis=2).any()
+        assert (tile.image == BAND_GREY).all(axis=2).any()
     write_mask(label_mask(foreground, 3), tmp_path / "a.png")
     assert not pair_tile(row).uncertain
 

@@ -18,7 +18,7 @@ from wss_data.errors import ImageError, SourceError, StoreError
 from wss_data.filtering.filters import DROPPED, KEPT, UNREADABLE
 from wss_data.imaging.images import read_image
 from wss_data.imaging.masks import IGNORE_INDEX, foreground_ratio, label_mask, write_mask
-from wss_data.imaging.pictures import DatasetImage, write_pictures
+from wss_data.imaging.sheets import DatasetImage, write_sheets
 from wss_data.reading.listing import passed_over_summary
 from wss_data.records import stem_of
 from wss_data.retrieval.journal import Journal, Status
@@ -222,7 +222,7 @@ def without_mask(dataset: "Dataset") -> int:
 def write_dataset_pictures(dataset: "Dataset", folder: Path) -> None:
     """Write the pictures of a web dataset, its masks and its foreground ratios, into a folder."""
     filters = store.applied_filters(dataset) or FilterSpec()
-    write_pictures(picture_rows(dataset), folder, (filters.min_foreground, filters.max_foreground))
+    write_sheets(picture_rows(dataset), folder, (filters.min_foreground, filters.max_foreground))
 
 
 def picture_rows(dataset: "Dataset") -> list[DatasetImage]:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from wss_data.errors import TrainingDataError
 from wss_data.imaging.images import read_at_least, read_size
-from wss_data.imaging.masks import check_size, read_mask, resize_mask
+from wss_data.imaging.masks import check_size, read_mask, resize_mask, used_values
 from wss_data.ledger import UsedFor
 from wss_data.records import ExampleTable
 from wss_data.runtime.files import digests_of
@@ -442,7 +442,7 @@ def read_class_mask(table: ExampleTable, row: int, size: tuple[int, int]) -> np.
     if path is None:
         raise TrainingDataError(f"{table.image_paths[row]}: the image has no mask to learn from.")
     mask = read_mask(path)
-    wrong = [value for value in _values(mask) if value >= table.num_classes and value != table.ignore_index]
+    wrong = [value for value in used_values(mask) if value >= table.num_classes and value != table.ignore_index]
     if wrong:
         hint = " Foreground masks of 0 and 255 must first be turned into class masks." if wrong == [255] else ""
         raise TrainingDataError(
@@ -453,13 +453,8 @@ def read_class_mask(table: ExampleTable, row: int, size: tuple[int, int]) -> np.
     return mask
 
 
-def _values(mask: np.ndarray) -> list[int]:
-    """The values in a mask of bytes, rising."""
-    return np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
-
-
 def _shown_and_hash(table: ExampleTable, row: int) -> tuple[list[int], bytes]:
     """Class indices that the mask of a row shows, rising, and a hash of its pixels; its image is looked at."""
     mask = read_class_mask(table, row, read_size(table.image_paths[row]))
-    shown = [value for value in _values(mask) if value < table.num_classes]
+    shown = [value for value in used_values(mask) if value < table.num_classes]
     return shown, hashlib.sha256(repr(mask.shape).encode() + mask.tobytes()).digest()

@@ -18,7 +18,7 @@ from wss_data.imaging.images import (
     resize_longest_side,
 )
 from wss_data.imaging.masks import resize_mask, write_mask
-from wss_data.imaging.pictures import overlay as draw_overlay
+from wss_data.imaging.sheets import overlay as draw_overlay
 from wss_data.reading.listing import Listing, wanted_of
 from wss_data.runtime.files import check_outputs, output_folder, output_path
 from wss_train.inference import DECODED

@@ -21,7 +21,7 @@ from wss_data.errors import CosegmentationError, ImageError, MaskError, SourceEr
 from wss_data.errors.names import printable, same_name
 from wss_data.imaging.images import list_images, read_image, resize_longest_side, unseen_turn
 from wss_data.imaging.masks import read_mask, resize_mask
-from wss_data.imaging.pictures import Tile, cut_out, fit, write_sheet
+from wss_data.imaging.sheets import Tile, cut_out, fit, write_sheet
 from wss_data.reading.listing import Listing, by_name, list_files
 from wss_data.runtime.files import check_outputs, output_path
 from wss_data.runtime.parallel import map_images

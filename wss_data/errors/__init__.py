@@ -74,12 +74,7 @@ class SourceUnavailable(SourceError):
 
 
 class _ReasonedError(WssError):
-    """An error about one file, with a short reason that becomes a tag and a count.
-
-    Args:
-        reason: Slug such as ``truncated``; used as ``dropped:<reason>``.
-        message: The sentence for the user.
-    """
+    """An error about one file, with a reason such as ``truncated``, which becomes the tag ``dropped:<reason>``."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -91,31 +86,19 @@ class _ReasonedError(WssError):
 
 
 class DownloadError(_ReasonedError):
-    """One address gave no file.
-
-    Args:
-        reason: Slug such as ``gone`` or ``timeout``.
-        message: The sentence for the user.
-        transient: Whether the same request may succeed later.
-        retry_after: Seconds that the server asked us to wait, where it did.
-        opt_outs: Opt-out signals that forbade it, such as ``X-Robots-Tag: noai``.
-        host: ``host`` or ``host:port`` that it is due to, where another one redirected to it.
-    """
+    """One address gave no file."""
 
     def __init__(
         self,
         reason: str,
         message: str,
-        transient: bool = False,
-        retry_after: float | None = None,
-        opt_outs: tuple[str, ...] = (),
-        host: str | None = None,
+        transient: bool = False,  # whether the same request may succeed later
+        retry_after: float | None = None,  # seconds that the server asked us to wait
+        opt_outs: tuple[str, ...] = (),  # signals that forbade it, such as X-Robots-Tag: noai
+        host: str | None = None,  # host or host:port that it is due to, where another one redirected to it
     ) -> None:
         super().__init__(reason, message)
-        self.transient = transient
-        self.retry_after = retry_after
-        self.opt_outs = opt_outs
-        self.host = host
+        self.transient, self.retry_after, self.opt_outs, self.host = transient, retry_after, opt_outs, host
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         return type(self), (self.reason, str(self), self.transient, self.retry_after, self.opt_outs, self.host)

@@ -5,9 +5,8 @@ import unicodedata
 
 from wss_data.errors.text import visible
 
+# Folders that a storage server or a file system makes by itself; those of other tools begin with . or _.
 _TOOL_FOLDERS = frozenset({"@eadir", "#recycle", "$recycle.bin", "lost+found"})
-"""Folders that a storage server or a file system makes by itself; those of other tools begin with ``.`` or ``_``."""
-
 _TOOL_FILES = frozenset({"thumbs.db", "desktop.ini"})
 _OWN_TABLES = frozenset({".wss-written", "drawn.json", "ledger.json", "provenance.csv", "scores.csv"})
 

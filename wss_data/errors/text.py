@@ -1,26 +1,22 @@
 """Text that came from strangers: without what would steer a terminal or turn a line around.
 
-A title may hold escape sequences that colour a terminal, marks that turn the reading direction, and code points that
-are no characters at all. ``clean_text`` takes them out, where a text is kept; ``visible`` shows them, where a name must
-stay what it is; ``CleanStream`` does that for all that a program prints.
+``clean_text`` takes that out, where a text is kept; ``visible`` shows it, where a name must stay what it is;
+``CleanStream`` does that for all that a program prints.
 """
 
 import re
 from typing import IO, Any
 
+# Marks of direction, blanks without width, and tags. Joiners (U+200C, U+200D) stay: names and emoji need them.
 _INVISIBLE = "\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"
-"""Marks of direction, blanks without width, and tags. Joiners (U+200C, U+200D) stay: names and emoji need them."""
-
 _BREAKS = re.compile(" *[\t-\r\x1c-\x1f\x85\u2028\u2029][ \t-\r\x1c-\x1f\x85\u2028\u2029]*")
 _STEERING = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff{_INVISIBLE}]")
+# A whole escape sequence: without it, the letters of a colour would stay behind.
 _SEQUENCE = re.compile(
     "\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]{0,1000}(?:\x07|\x1b\\\\)?|[@-_])|\x9b[0-?]*[ -/]*[@-~]"
 )
-"""A whole escape sequence: without it, the letters of a colour would stay behind."""
-
 _PRINTED = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff{_INVISIBLE}]")
-_CURSOR = re.compile("(?:[\r\n]|\x1b\\[A)*")
-"""What a progress bar begins with, or moves with from line to line."""
+_CURSOR = re.compile("(?:[\r\n]|\x1b\\[A)*")  # what a progress bar begins with, or moves with from line to line
 
 
 def clean_text(text: str) -> str:
@@ -57,9 +53,6 @@ class CleanStream:
     """A text stream on which nothing steers the terminal but progress bars: the rest is shown as ``visible`` does.
 
     Line breaks and tabs stay. A carriage return stays where a text begins with it, as that of a progress bar does.
-
-    Args:
-        stream: Where the text goes.
     """
 
     def __init__(self, stream: IO[str]) -> None:

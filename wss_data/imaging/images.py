@@ -3,6 +3,7 @@
 import io
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,26 +22,18 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # A broken block of metadata says nothing against the image.
 warnings.filterwarnings("ignore", message="Corrupt EXIF data")
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""Formats that are read at all; everything else is refused before a decoder sees it."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # all others are refused before a decoder sees them
+MAX_PIXELS = 100_000_000  # more are refused as a decompression bomb
+LONGEST_JPEG = 65_500  # longest side of a JPEG that libjpeg writes, in pixels
+MIN_SIDE = 16  # images with a side shorter than this (pixels) cannot show an object
 
-MAX_PIXELS = 100_000_000
-"""Images with more pixels than this are refused as decompression bombs."""
-
-LONGEST_JPEG = 65_500
-"""Longest side of a JPEG that libjpeg writes, in pixels."""
-
-MIN_SIDE = 16
-"""Images with a side shorter than this (pixels) cannot show an object."""
-
+# An image that was averaged while it was decoded is shrunk by up to this factor linearly, at a quarter of the cost.
+# From half of 1,024 px to 340 px (1.5) the result is as near to Pillow's bicubic reduction of the whole image as that
+# of area averaging (both 39.5 dB), and 0.5 dB farther from the area average of the whole image (40.3 dB); at 1.9 it
+# would be 3 dB farther from both.
 _LINEAR_UP_TO = 1.6
-"""An image that was averaged while it was decoded is shrunk by up to this factor linearly, at a quarter of the cost.
 
-From half of 1,024 px to 340 px (1.5) the result is as near to Pillow's bicubic reduction of the whole image as that
-of area averaging (both 39.5 dB), and 0.5 dB farther from the area average of the whole image (40.3 dB); at 1.9 it
-would be 3 dB farther from both.
-"""
-
+# EXIF orientation -> how an image lies in its file; 1 is upright
 TURNED = {
     2: "mirrored",
     3: "half a turn",
@@ -50,15 +43,10 @@ TURNED = {
     7: "a quarter turn, mirrored",
     8: "a quarter turn",
 }
-"""EXIF orientation -> how an image lies in its file; 1 is upright."""
 
 
-def read_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_image(path: Path | str) -> np.ndarray:
     """Read an image file as upright RGB.
-
-    Args:
-        path: The file.
-        max_pixels: Largest number of pixels accepted.
 
     Returns:
         The image, EXIF rotation applied, first frame of an animation, alpha over white. Shape (H, W, 3), uint8.
@@ -67,12 +55,10 @@ def read_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         ImageError: If it is no usable image; ``reason`` is one of ``missing``, ``unreadable``, ``truncated``,
             ``too_large``, ``too_small``.
     """
-    return decode_image(image_bytes(path), str(path), max_pixels)
+    return decode_image(image_bytes(path), str(path))
 
 
-def read_at_least(
-    path: Path | str, longest_side: int, max_pixels: int = MAX_PIXELS
-) -> tuple[np.ndarray, tuple[int, int]]:
+def read_at_least(path: Path | str, longest_side: int) -> tuple[np.ndarray, tuple[int, int]]:
     """Read an image file as upright RGB, decoded no larger than is needed.
 
     A JPEG is averaged over 2, 4 or 8 pixels while it is decoded, other formats over whole pixels afterwards. Damage is
@@ -81,7 +67,6 @@ def read_at_least(
     Args:
         path: The file.
         longest_side: Longest side in pixels that will be made of it; an image larger than that stays at least as long.
-        max_pixels: Largest number of pixels accepted.
 
     Returns:
         The image, (h, w, 3) uint8, and the (width, height) of the original in pixels, both upright.
@@ -91,26 +76,35 @@ def read_at_least(
     """
     data = image_bytes(path)
     try:
-        return _decode(data, str(path), max_pixels, True, longest_side)
+        return _decode(data, str(path), True, longest_side)
     except ImageError as error:
         if error.reason != "corrupt":
             raise
-    return _decode(data, str(path), max_pixels, False, longest_side)
+    return _decode(data, str(path), False, longest_side)
 
 
-def read_size(path: Path | str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(width, height) in pixels of an image file, upright, from its header alone.
-
-    Raises:
-        ImageError: As ``read_image``, but for damage behind the header.
-    """
+@contextmanager
+def _header(path: Path | str) -> Iterator[Image.Image]:
+    """An image file of which the header alone was read."""
     try:
         with Path(path).open("rb") as file:
-            image = _open(file, str(path), max_pixels)
-            width, height = image.size
-            return (height, width) if exif_orientation(image.getexif) >= 5 else (width, height)
+            yield _open(file, str(path))
     except OSError as error:
         raise ImageError("missing", f"{path}: the image cannot be opened ({error.strerror}).") from error
+
+
+def read_size(path: Path | str) -> tuple[int, int]:
+    """(width, height) in pixels of an image file, upright, from its header alone; raises as ``read_image``."""
+    with _header(path) as image:
+        width, height = image.size
+        return (height, width) if exif_orientation(image.getexif) >= 5 else (width, height)
+
+
+def count_pixels(path: Path | str) -> int:
+    """Pixels of an image file, from its header alone: what it will take to decode it; raises as ``read_image``."""
+    # Not by read_size: Pillow decodes a whole PNG to look for its EXIF block.
+    with _header(path) as image:
+        return image.width * image.height
 
 
 def unseen_turn(source: bytes | Path) -> int:
@@ -125,71 +119,41 @@ def unseen_turn(source: bytes | Path) -> int:
         2 to 8, as in ``TURNED``; 1 where the image lies upright, its size tells, or it cannot be read.
     """
     if isinstance(source, Path) and not source.is_file():
-        return 1
+        return 1  # a pipe would be waited for
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-            image = _open(file, "", MAX_PIXELS)
+            image = _open(file, "")
             orientation = exif_orientation(image.getexif)
     except (ImageError, OSError, ValueError):
         return 1
     return orientation if orientation < 5 or image.width == image.height else 1
 
 
-def count_pixels(path: Path | str, max_pixels: int = MAX_PIXELS) -> int:
-    """Pixels of an image file, from its header alone: what it will take to decode it.
-
-    Raises:
-        ImageError: As ``read_size``.
-    """
-    # Not by read_size: Pillow decodes a whole PNG to look for its EXIF block.
-    try:
-        with Path(path).open("rb") as file:
-            width, height = _open(file, str(path), max_pixels).size
-            return width * height
-    except OSError as error:
-        raise ImageError("missing", f"{path}: the image cannot be opened ({error.strerror}).") from error
-
-
 def image_bytes(path: Path | str) -> bytes:
-    """The bytes of an image file.
-
-    Raises:
-        ImageError: With reason ``missing``, if it cannot be opened.
-    """
+    """The bytes of an image file; an ``ImageError`` with reason ``missing`` if it cannot be opened."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
         raise ImageError("missing", f"{path}: the image cannot be opened ({error.strerror}).") from error
 
 
-def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS, strict: bool = False) -> np.ndarray:
-    """Decode the bytes of an image as upright RGB.
-
-    Args:
-        data: The whole file's bytes.
-        name: What to call it in an error.
-        max_pixels: Largest number of pixels accepted; checked before the pixels are decoded.
-        strict: Whether a JPEG is refused for damage that decoders usually paint over.
-
-    Returns:
-        The image, as from ``read_image``. Shape (H, W, 3), uint8.
+def decode_image(data: bytes, name: str, strict: bool = False) -> np.ndarray:
+    """Decode the bytes of an image, called ``name`` in an error, as ``read_image`` does.
 
     Raises:
-        ImageError: As ``read_image``; where ``strict``, also ``corrupt``.
+        ImageError: As ``read_image``; where ``strict``, also ``corrupt``: damage that decoders of JPEG usually paint
+            over.
     """
-    return _decode(data, name, max_pixels, strict, None)[0]
+    return _decode(data, name, strict, None)[0]
 
 
-def decode_shrunk(
-    data: bytes, name: str, longest_side: int, max_pixels: int = MAX_PIXELS
-) -> tuple[np.ndarray, tuple[int, int]]:
+def decode_shrunk(data: bytes, name: str, longest_side: int) -> tuple[np.ndarray, tuple[int, int]]:
     """Decode the bytes of an image strictly, straight to the size that is wanted.
 
     Args:
         data: The whole file's bytes.
         name: What to call it in an error.
         longest_side: Longest side wanted, in pixels; smaller images keep their size.
-        max_pixels: Largest number of pixels accepted; checked before the pixels are decoded.
 
     Returns:
         The upright image, (h, w, 3) uint8 RGB, and the (width, height) of the upright original in pixels.
@@ -197,7 +161,7 @@ def decode_shrunk(
     Raises:
         ImageError: As ``decode_image`` with ``strict``.
     """
-    image, (width, height) = _decode(data, name, max_pixels, True, longest_side)
+    image, (width, height) = _decode(data, name, True, longest_side)
     size = longest_side_size(width, height, longest_side)
     if size != (image.shape[1], image.shape[0]):
         averaged = image.shape[1] < width and image.shape[1] <= _LINEAR_UP_TO * size[0]
@@ -205,11 +169,9 @@ def decode_shrunk(
     return image, (width, height)
 
 
-def _decode(
-    data: bytes, name: str, max_pixels: int, strict: bool, longest_side: int | None
-) -> tuple[np.ndarray, tuple[int, int]]:
+def _decode(data: bytes, name: str, strict: bool, longest_side: int | None) -> tuple[np.ndarray, tuple[int, int]]:
     """The upright image, no smaller than ``longest_side`` needs, and the original's upright (width, height)."""
-    image = _open(io.BytesIO(data), name, max_pixels)
+    image = _open(io.BytesIO(data), name)
     width, height = image.size
     try:
         pixels = None
@@ -220,17 +182,25 @@ def _decode(
             width, height = image.size
             pixels = _to_rgb(image, longest_side)
         elif pixels.shape[2] == 4:
-            pixels = _ink_to_rgb(pixels, inverted="adobe" in image.info)
+            # Adobe's programs store ink inverted. Each colour is what its ink and black leave of white.
+            light = (pixels if "adobe" in image.info else 255 - pixels).astype(np.uint16)
+            pixels = ((light[:, :, :3] * light[:, :, 3:] + 127) // 255).astype(np.uint8)
         orientation = exif_orientation(image.getexif)
     except (ImageError, MemoryError):
         raise
-    except Exception as error:
+    except Exception as error:  # hostile bytes make Pillow's readers raise nearly anything
         reason = "truncated" if "truncated" in str(error) else "unreadable"
         raise ImageError(reason, f"{name}: the image data cannot be decoded ({error}).") from error
-    return _upright(pixels, orientation), (height, width) if orientation >= 5 else (width, height)
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels), (height, width) if orientation >= 5 else (width, height)
 
 
-def _open(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
+def _open(file: BinaryIO, name: str) -> Image.Image:
     """The image with its header read and its size checked, its pixels not yet decoded."""
     try:
         image = Image.open(file, formats=FORMATS)
@@ -245,8 +215,8 @@ def _open(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
         raise ImageError(reason, f"{name}: the image header cannot be read ({error}).") from error
 
     width, height = image.size
-    if width * height > max_pixels:
-        raise ImageError("too_large", f"{name}: {width}x{height} pixels, at most {max_pixels:,} pixels are read.")
+    if width * height > MAX_PIXELS:
+        raise ImageError("too_large", f"{name}: {width}x{height} pixels, at most {MAX_PIXELS:,} pixels are read.")
     if min(width, height) < MIN_SIDE:
         raise ImageError("too_small", f"{name}: {width}x{height} pixels, at least {MIN_SIDE} a side are needed.")
     return image
@@ -262,45 +232,24 @@ def _to_rgb(image: Image.Image, longest_side: int | None) -> np.ndarray:
         return np.repeat(np.clip(values, 0, 255, out=values).astype(np.uint8)[:, :, None], 3, axis=2)
     # Pillow takes every JPEG in ink for one of Adobe's, which are stored inverted.
     inverted = image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info
-    see_through = "A" in image.getbands() or "transparency" in image.info
+    wanted = "RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB"
+
+    def converted(part: Image.Image) -> Image.Image:
+        part = ImageChops.invert(part) if inverted and part.mode == "CMYK" else part
+        return part if part.mode == wanted else part.convert(wanted)
+
     by = 1 if longest_side is None else max(image.size) // longest_side
     if by > 1:
-        image = _converted(image, inverted, see_through).reduce(by)
-        inverted = False
+        image = converted(image).reduce(by)
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     # In strips: several whole copies at once would be much for a large image.
     for rows, columns in strips(image.height, image.width):
-        part = image.crop((columns.start, rows.start, columns.stop, rows.stop))
-        part = _converted(part, inverted, see_through)
-        if see_through:
+        part = converted(image.crop((columns.start, rows.start, columns.stop, rows.stop)))
+        if wanted == "RGBA":
             white = Image.new("RGBA", part.size, (255, 255, 255, 255))
             part = Image.alpha_composite(white, part).convert("RGB")
         pixels[rows, columns] = np.asarray(part)
     return pixels
-
-
-def _converted(image: Image.Image, inverted: bool, see_through: bool) -> Image.Image:
-    """As RGBA if pixels may be transparent, else as RGB; the ink of CMYK turned round first where asked."""
-    wanted = "RGBA" if see_through else "RGB"
-    image = ImageChops.invert(image) if inverted else image
-    return image if image.mode == wanted else image.convert(wanted)
-
-
-def _ink_to_rgb(ink: np.ndarray, inverted: bool) -> np.ndarray:
-    """CMYK, (H, W, 4) uint8, as RGB: each colour is what its ink and black leave of white."""
-    light = (ink if inverted else 255 - ink).astype(np.uint16)
-    return ((light[:, :, :3] * light[:, :, 3:] + 127) // 255).astype(np.uint8)
-
-
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Pixels, (H, W, 3), rotated and mirrored as the EXIF orientation says."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.transpose(1, 0, 2)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
 
 
 def longest_side_size(
@@ -328,14 +277,9 @@ def longest_side_size(
 
 
 def resize_longest_side(image: np.ndarray, longest_side: int) -> np.ndarray:
-    """Shrink an image so that its longer side is at most ``longest_side`` pixels; never enlarge.
+    """Shrink an image, (H, W, 3) uint8, by area averaging so that its longer side is at most ``longest_side`` pixels.
 
-    Args:
-        image: Shape (H, W, 3), uint8.
-        longest_side: Longest side allowed, in pixels.
-
-    Returns:
-        The image itself if it is small enough, else its area-averaged reduction. Shape (h, w, 3), uint8.
+    A smaller one is returned itself: nothing is enlarged.
 
     Source:
         Shen et al., BMVC 2017, section 4.1: 340 pixels.
@@ -359,11 +303,9 @@ def strips(height: int, width: int, pixels: int = 2_000_000) -> Iterator[tuple[s
 
 
 def encode_jpeg(image: np.ndarray, quality: int = 95) -> bytes:
-    """The bytes of ``image`` (shape (H, W, 3), uint8, RGB) as a JPEG without chroma subsampling losses at 95.
-
-    OpenCV and Pillow write the same bytes. TurboJPEG's own interface, as in
-    simplejpeg, is no faster and 0.4 dB worse: it takes a coarser transform.
-    """
+    """The bytes of ``image`` (shape (H, W, 3), uint8, RGB) as a JPEG without chroma subsampling losses at 95."""
+    # OpenCV and Pillow write the same bytes. TurboJPEG's own interface, as in simplejpeg, is no faster and 0.4 dB
+    # worse: it takes a coarser transform.
     factor = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444 if quality >= 95 else cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420
     options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor]
     written, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)

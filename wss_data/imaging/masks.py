@@ -13,7 +13,7 @@ trimaps of the matting literature: there 255 is taken.
 import io
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -37,20 +37,16 @@ from wss_data.imaging.png import (
 from wss_data.runtime.files import write_bytes
 
 IGNORE_INDEX = 255
+UNCERTAIN_GREY = 128  # the uncertain band in a foreground mask on disk
+MAX_BYTES = 128 * 2**20  # of a mask file; 100 million pixels without any compression have less
 
-UNCERTAIN_GREY = 128
-"""The uncertain band in a foreground mask on disk."""
-
-MAX_BYTES = 128 * 2**20
-"""Larger mask files are not read; 100 million pixels without any compression have less."""
-
+# Why a file is no mask, whatever image it belongs to: the reasons of open_mask.
 FILE_REASONS = ("missing", "unreadable", "too_large", "rgb", "alpha", "16_bit", "palette", "orientation")
-"""Why a file is no mask, whatever image it belongs to: the reasons of ``open_mask``."""
 
 _BLACK, _WHITE = 0x000000, 0xFFFFFF
 
 _WANTED = (
-    "Wanted is a PNG of class indices: in greyscale, or with VOC's palette in its order. Of a picture in colours make "
+    "Wanted is a PNG of class indices: in greyscale, or with VOC's palette in its order. Of an image in colours make "
     "one by looking each colour up; a program's own conversion to a palette numbers the colours as it likes."
 )
 
@@ -76,20 +72,13 @@ def voc_palette() -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class MaskPicture:
-    """A mask as its file holds it.
+class DecodedMask:
+    """A mask as its file holds it."""
 
-    Args:
-        values: The indices, as a writable array. Shape (H, W), uint8.
-        depth: Bits a pixel in the file.
-        palette: RGB of each palette entry, shape (N, 3), uint8; ``None`` for greyscale.
-        by_colour: Whether the values are not those in the file but what the palette's colours stand for.
-    """
-
-    values: np.ndarray
-    depth: int
-    palette: np.ndarray | None
-    by_colour: bool = False
+    values: np.ndarray  # the indices, (H, W) uint8, writable
+    depth: int  # bits a pixel in the file
+    palette: np.ndarray | None  # RGB of each palette entry, (N, 3) uint8; None for greyscale
+    by_colour: bool = False  # whether the values are not those in the file but what the palette's colours stand for
 
     @property
     def white(self) -> int:
@@ -101,15 +90,15 @@ class MaskPicture:
         """Whether all values that occur have VOC's colour; void (255), which is drawn in many, is not looked at."""
         if self.palette is None:
             return False
-        used = [value for value in _used(self.values) if value != IGNORE_INDEX]
-        drawn = np.zeros((256, 3), np.uint8)
+        used = [value for value in used_values(self.values) if value != IGNORE_INDEX]
+        drawn = np.zeros((256, 3), np.uint8)  # behind a palette's end all is black
         drawn[: len(self.palette)] = self.palette
         return np.array_equal(drawn[used], voc_palette()[used])
 
     @property
     def foreground_value(self) -> int | None:
         """The value of the foreground if it is drawn in black and white alone; ``None`` if it is not, or all black."""
-        used = _used(self.values)
+        used = used_values(self.values)
         if self.palette is None:
             white = [value for value in used if value]
             return self.white if white == [self.white] else None
@@ -121,32 +110,29 @@ class MaskPicture:
 
 
 def mask_names(classes: Sequence[str], ignore_index: int = IGNORE_INDEX) -> dict[int, str]:
-    """What the values of a label mask are called, each by a name of its own.
-
-    Args:
-        classes: Names of the classes 1..C.
-        ignore_index: Value of void pixels.
-
-    Returns:
-        Value -> ``background``, the classes, and ``ignore`` (``ignore_`` where a class is called so).
+    """What the values of a label mask are called, each by a name of its own. ``classes``: names of the classes 1..C.
 
     >>> mask_names(["cat", "cow"])
     {0: 'background', 1: 'cat', 2: 'cow', 255: 'ignore'}
     """
     void = "ignore"
-    while void in classes:
+    while void in classes:  # a class may be called so
         void += "_"
     return {0: "background", **dict(enumerate(classes, start=1)), ignore_index: void}
 
 
+def used_values(values: np.ndarray) -> list[int]:
+    """The values that occur in a mask, (H, W) uint8, rising.
+
+    >>> used_values(np.array([[7, 7, 0], [0, 255, 0]], np.uint8))
+    [0, 7, 255]
+    """
+    # Counted: np.unique sorts all pixels.
+    return np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist()
+
+
 def read_mask(path: Path | str) -> np.ndarray:
-    """Read a mask's indices: as they are written, unless its palette says that they stand for others.
-
-    Args:
-        path: A palette or greyscale PNG of at most 8 bits a pixel.
-
-    Returns:
-        The indices, as a writable array. Shape (H, W), uint8.
+    """A mask's indices, (H, W) uint8, writable: as they are written, unless its palette says that they mean others.
 
     Raises:
         MaskError: As ``open_mask``.
@@ -154,19 +140,17 @@ def read_mask(path: Path | str) -> np.ndarray:
     return open_mask(path).values
 
 
-def open_mask(path: Path | str, size: tuple[int, int] | None = None) -> MaskPicture:
-    """Read a mask file for what it is: the one reader of masks.
-
-    Args:
-        path: A palette or greyscale PNG of at most 8 bits a pixel.
-        size: (width, height) in pixels that it must have, looked at before a pixel is decoded; ``None`` for any.
+def open_mask(
+    path: Path | str, size: tuple[int, int] | None = None, allowed: Collection[int] | None = None
+) -> DecodedMask:
+    """Read a mask file for what it is: the one reader of masks. Arguments as of ``decode_mask``.
 
     Raises:
         MaskError: With reason ``missing``, or as ``decode_mask``.
     """
     try:
         status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
             raise MaskError("unreadable", f"{path}: the mask is no file, but a folder, a pipe or a device.")
         if status.st_size > MAX_BYTES:
             raise MaskError(
@@ -177,11 +161,13 @@ def open_mask(path: Path | str, size: tuple[int, int] | None = None) -> MaskPict
         raise MaskError("missing", f"{path}: there is no such mask.") from error
     except (OSError, ValueError) as error:
         raise MaskError("unreadable", f"{path}: the mask cannot be opened ({error}).") from error
-    return decode_mask(data, str(path), size)
+    return decode_mask(data, str(path), size, allowed)
 
 
-def decode_mask(data: bytes, name: str, size: tuple[int, int] | None = None) -> MaskPicture:
-    """Decode the bytes of a mask file.
+def decode_mask(
+    data: bytes, name: str, size: tuple[int, int] | None = None, allowed: Collection[int] | None = None
+) -> DecodedMask:
+    """Decode the bytes of a mask file, a palette or greyscale PNG of at most 8 bits a pixel.
 
     Values are those in the file, of 1, 2 and 4 bits a pixel, too, which image libraries stretch to 0..255. Colours
     count where they contradict the values. A palette in black and white is read by colour, black as 0 and white as 255,
@@ -193,90 +179,70 @@ def decode_mask(data: bytes, name: str, size: tuple[int, int] | None = None) -> 
         data: The whole file's bytes.
         name: What to call it in an error.
         size: (width, height) in pixels that it must have, looked at before a pixel is decoded; ``None`` for any.
+        allowed: Values that it may hold; ``None`` for any.
 
     Raises:
         MaskError: With reason ``unreadable`` (no whole PNG, or an animation), ``too_large``, ``16_bit``, ``rgb``,
             ``alpha`` (transparency), ``orientation`` (an EXIF orientation other than upright), ``palette`` (colours
-            that contradict the values), or, with ``size``, ``size`` or ``rotated``.
+            that contradict the values), with ``size``, ``size`` or ``rotated``, or, with ``allowed``, ``values``.
     """
     width, height = promised_size(data)
-    if width * height > MAX_PIXELS:
+    if width * height > MAX_PIXELS:  # before its chunks are looked at
         raise MaskError("too_large", f"{name}: the mask has {width}x{height} pixels, at most {MAX_PIXELS:,} are read.")
     try:
         png = read_png(data)
-    except ValueError as error:
-        raise MaskError("unreadable", f"{name}: the mask cannot be read: {error}. {_WANTED}") from error
-    _check_kind(png, name)
-    if size is not None:
-        check_size((png.width, png.height), size, name)
-    try:
+        _check_kind(png, name)
+        if size is not None:
+            check_size((png.width, png.height), size, name)
         values = samples(png)
     except ValueError as error:
-        raise MaskError("unreadable", f"{name}: the mask cannot be read: {error}.") from error
-    if png.transparency:
-        _check_transparency(png, values, name)
-    if png.palette is None or np.array_equal(png.palette, voc_palette()[: len(png.palette)]):
-        return MaskPicture(values, png.depth, png.palette)
-    try:
-        meant = _meant(_codes(png.palette), _used(values))
-    except ValueError as error:
-        raise MaskError("palette", f"{name}: {error} {_WANTED}") from error
-    if meant is None:
-        return MaskPicture(values, png.depth, png.palette)
-    table, palette = meant
-    return MaskPicture(table[values], 8, palette, by_colour=True)
-
-
-def _check_kind(png: Png, name: str) -> None:
-    """Raise ``MaskError`` unless a PNG is of a kind that holds indices."""
-    if png.animated:
-        raise MaskError("unreadable", f"{name}: the mask is an animation, one picture is wanted.")
-    if png.colour in (GREY_ALPHA, COLOURS_ALPHA):
-        found = "RGBA" if png.colour == COLOURS_ALPHA else "grey with alpha"
-        raise MaskError(
-            "alpha", f"{name}: the mask has an alpha channel ({found}), class indices are wanted. {_WANTED}"
-        )
-    if png.colour == COLOURS:
-        raise MaskError("rgb", f"{name}: the mask holds colours (RGB), class indices are wanted. {_WANTED}")
-    if png.depth > 8:
-        raise MaskError(
-            "16_bit", f"{name}: the mask has {png.depth} bits a pixel, 8 are wanted. Save it as an 8-bit PNG."
-        )
-    if png.orientation != 1:
-        raise MaskError(
-            "orientation",
-            f"{name}: the mask carries an EXIF orientation ({png.orientation}: {TURNED[png.orientation]}), which some "
-            "programs follow and others do not. Save it upright, without EXIF.",
-        )
-
-
-def _check_transparency(png: Png, values: np.ndarray, name: str) -> None:
-    """Raise ``MaskError`` if a value that occurs is see-through."""
-    if png.colour == GREY:
-        seen = [value for value in _used(values) if len(png.transparency) == 2 and value == png.transparency[1]]
+        raise MaskError("unreadable", f"{name}: the mask cannot be read: {error}. {_WANTED}") from error
+    used = used_values(values)
+    if png.colour == GREY:  # tRNS holds one value in 16 bits there, else an opacity for each entry of the palette
+        clear = [png.transparency[1]] if len(png.transparency) == 2 else []
     else:
-        seen = [value for value in _used(values) if value < len(png.transparency) and png.transparency[value] < 255]
-    if seen:
+        clear = [value for value, opacity in enumerate(png.transparency) if opacity < 255]
+    if seen := [value for value in used if value in clear]:
         raise MaskError(
             "alpha",
             f"{name}: the mask is transparent where it holds {seen[0]}, so that nobody knows what is meant. {_WANTED}",
         )
+    mask = DecodedMask(values, png.depth, png.palette)
+    if png.palette is not None and not np.array_equal(png.palette, voc_palette()[: len(png.palette)]):
+        try:
+            meant = _meant(_codes(png.palette), used)
+        except ValueError as error:
+            raise MaskError("palette", f"{name}: {error} {_WANTED}") from error
+        if meant is not None:
+            mask = DecodedMask(meant[0][values], 8, meant[1], by_colour=True)
+    if allowed is not None and (wrong := [value for value in used_values(mask.values) if value not in allowed]):
+        raise MaskError(
+            "values",
+            f"{name}: the mask holds the value {wrong[0]}, wanted are {sorted(allowed)}. Was it saved with other class "
+            "indices?",
+        )
+    return mask
 
 
-def _used(values: np.ndarray) -> list[int]:
-    """The values that occur, in order. ``values``: uint8."""
-    return np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist()
+def _check_kind(png: Png, name: str) -> None:
+    """Raise ``MaskError`` unless a PNG is of a kind that holds indices."""
+    no_indices = f"class indices are wanted. {_WANTED}"
+    turned = f"({png.orientation}: {TURNED.get(png.orientation)}), which some programs follow and others do not"
+    for wrong, reason, found in (
+        (png.animated, "unreadable", "is an animation, one image is wanted."),
+        (png.colour == COLOURS_ALPHA, "alpha", f"has an alpha channel (RGBA), {no_indices}"),
+        (png.colour == GREY_ALPHA, "alpha", f"has an alpha channel (grey with alpha), {no_indices}"),
+        (png.colour == COLOURS, "rgb", f"holds colours (RGB), {no_indices}"),
+        (png.depth > 8, "16_bit", f"has {png.depth} bits a pixel, 8 are wanted. Save it as an 8-bit PNG."),
+        (png.orientation != 1, "orientation", f"has an EXIF orientation {turned}. Save it upright, without EXIF."),
+    ):
+        if wrong:
+            raise MaskError(reason, f"{name}: the mask {found}")
 
 
 def _codes(palette: np.ndarray) -> list[int]:
     """Each entry of a palette, (N, 3) uint8, as one number 0xRRGGBB."""
     return (palette.astype(np.int64) @ (0x10000, 0x100, 1)).tolist()
-
-
-@cache
-def _voc_indices() -> dict[int, int]:
-    """Colour as 0xRRGGBB -> its index in VOC's palette, where no colour comes twice."""
-    return {code: index for index, code in enumerate(_codes(voc_palette()))}
 
 
 def _is_grey(code: int) -> bool:
@@ -308,7 +274,7 @@ def _meant(codes: list[int], used: list[int]) -> tuple[np.ndarray, np.ndarray | 
             for value, code in shown.items():
                 table[value] = code & 0xFF
             return table, None
-    voc = _voc_indices()
+    voc = {code: index for index, code in enumerate(_codes(voc_palette()))}  # no colour comes twice in it
     moved = [value for value, code in shown.items() if voc.get(code, value) != value and value != IGNORE_INDEX]
     foreign = {code for code in shown.values() if code not in voc}
     if not moved or all(code == value * 0x10101 for value, code in shown.items()) or foreign - {_WHITE}:
@@ -342,13 +308,7 @@ def write_mask(mask: np.ndarray, path: Path) -> None:
 
 
 def write_foreground(mask: np.ndarray, path: Path, uncertain: np.ndarray | None = None) -> None:
-    """Write a foreground mask atomically as a greyscale PNG of 0 and 255, and 128 in the uncertain band.
-
-    Args:
-        mask: Shape (H, W), bool.
-        path: The file.
-        uncertain: The band, shape (H, W), bool, or ``None``.
-    """
+    """Write a foreground mask, (H, W) bool, atomically as a grey PNG of 0 and 255, and 128 in the uncertain band."""
     values = np.asarray(mask, dtype=np.uint8) * 255
     if uncertain is not None:
         values[uncertain] = UNCERTAIN_GREY
@@ -370,10 +330,7 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def foreground_ratio(mask: np.ndarray, uncertain: np.ndarray | None = None) -> float:
-    """Share of the decided pixels that are foreground, in [0, 1]; 0 where none is decided.
-
-    Why not of all pixels: a wide band would push a mask below the filter's lower threshold although nobody said that
-    the object is small, and never above the upper one.
+    """Fraction of the decided pixels that are foreground, in [0, 1]; 0 where none is decided.
 
     Args:
         mask: Foreground mask (bool), or label mask (uint8) in which 255 counts as neither. Shape (H, W).
@@ -386,26 +343,22 @@ def foreground_ratio(mask: np.ndarray, uncertain: np.ndarray | None = None) -> f
     """
     if mask.dtype == bool and uncertain is None:
         return float(mask.mean())
+    # Not of all pixels: a wide band would push a mask below the filter's lower threshold although nobody said that the
+    # object is small, and never above the upper one.
     decided = mask != IGNORE_INDEX if uncertain is None else ~uncertain
     return float((decided & (mask != 0)).sum() / max(int(decided.sum()), 1))
 
 
 def label_mask(
-    foreground: np.ndarray,
-    class_index: int,
-    uncertain: np.ndarray | None = None,
-    ignore_index: int = IGNORE_INDEX,
+    foreground: np.ndarray, class_index: int, uncertain: np.ndarray | None = None, ignore_index: int = IGNORE_INDEX
 ) -> np.ndarray:
-    """The label mask in which the foreground takes the class index, and the uncertain band the ignore index.
+    """The label mask, (H, W) uint8, in which the foreground takes the class index, and the band the ignore index.
 
     Args:
         foreground: Shape (H, W), bool.
         class_index: Of its class, 1..C.
         uncertain: The band, shape (H, W), bool, or ``None``.
         ignore_index: Value of void pixels.
-
-    Returns:
-        Shape (H, W), uint8.
 
     Source:
         Shen et al., BMVC 2017, section 3.1; the band is our own.
@@ -428,9 +381,6 @@ def split_band(
     Three things are understood: a foreground mask with a band (0, 128, 255), a label mask of one class (0 and its
     index), and a label mask with a band (0, index, ignore index). Whatever else comes back as it is.
 
-    A mask of 0 and 255 alone is a foreground mask. A label mask of which nothing but the band is left looks the same
-    and is taken for one: only its colours could tell.
-
     Args:
         values: What ``read_mask`` returned. Shape (H, W), uint8.
         class_index: The index that a label mask may hold; ``None`` for any.
@@ -443,7 +393,8 @@ def split_band(
     >>> mask.tolist(), band.tolist()
     ([[0, 255, 255, 0]], [[False, False, False, True]])
     """
-    present = set(np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist())
+    present = set(used_values(values))
+    # A label mask of which nothing but the band is left is taken for a foreground mask: only its colours could tell.
     indices = present - {0, ignore_index}
     # Before label masks of any class: there 128 could be an index.
     if class_index != UNCERTAIN_GREY and UNCERTAIN_GREY in present <= {0, UNCERTAIN_GREY, 255}:
@@ -456,12 +407,7 @@ def split_band(
 
 
 def check_size(size: tuple[int, int], image_size: tuple[int, int], name: str) -> None:
-    """Make sure that a mask has the size of its image.
-
-    Args:
-        size: (width, height) of the mask in pixels.
-        image_size: (width, height) of the image in pixels, after EXIF rotation.
-        name: What to call the mask in an error.
+    """Make sure that the mask ``name`` has its image's (width, height), in pixels after EXIF rotation.
 
     Raises:
         MaskError: With reason ``rotated`` (width and height swapped: the mask was drawn on an image before its EXIF
@@ -480,9 +426,8 @@ def check_size(size: tuple[int, int], image_size: tuple[int, int], name: str) ->
 def check_foreground(values: np.ndarray, image_size: tuple[int, int], name: str) -> np.ndarray:
     """Turn a mask computed elsewhere into a foreground mask, or say what is wrong with it.
 
-    Accepted: 0 and 255, or 0 and 1. Everything else is one of the mistakes that
-    cost people days: see the reasons. An uncertain band is taken out first
-    (``split_band``): whoever forgets that must not get it as background.
+    Accepted: 0 and 255, or 0 and 1. An uncertain band is taken out first (``split_band``): whoever forgets that must
+    not get it as background.
 
     Args:
         values: What ``read_mask`` returned. Shape (H, W), uint8.
@@ -500,7 +445,7 @@ def check_foreground(values: np.ndarray, image_size: tuple[int, int], name: str)
     [[False, True, True], [False, False, True]]
     """
     check_size((values.shape[1], values.shape[0]), image_size, name)
-    present = np.unique(values).tolist()
+    present = used_values(values)
     if not set(present) <= {0, 1} and not set(present) <= {0, 255}:
         shown = ", ".join(map(str, present[:6])) + (", ..." if len(present) > 6 else "")
         raise MaskError("values", f"{name}: the mask holds the values {shown}; 0 and 255 (or 0 and 1) are wanted.")

@@ -1,9 +1,7 @@
 """MATLAB's .mat files (``save`` with ``-v6``, or ``-v7``, the default): masks and lists of numbers, read by SciPy.
 
-SciPy's reader is made for files one has written oneself: one wrong byte can end the whole process (a segmentation
-fault in SciPy 1.17, https://github.com/scipy/scipy/pull/25349), and its authors say that it is not hardened
-(https://github.com/scipy/scipy/pull/25166). So it runs in a process of its own, with limits of memory and time; what
-comes back is masks, names and numbers, already checked. A file that kills that process is a damaged file, nothing more.
+SciPy's reader is made for files one has written oneself, so it runs in a process of its own, with limits of memory and
+time; what comes back is masks, names and numbers, already checked. A file that kills that process is a damaged file.
 """
 
 import math
@@ -13,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,39 +19,28 @@ from wss_data.errors import MaskError
 from wss_data.imaging.images import MAX_PIXELS
 from wss_data.runtime.killable import KillablePool
 
+# What the reading process may take: zlib can make a thousand bytes of one, and a file may hold a class's masks (20,000
+# of 340 x 255 pixels).
 MEMORY_BYTES = 2 << 30
-"""What the reading process may take: zlib can make a thousand bytes of one, and a file may hold a class's masks
-(20,000 of 340 x 255 pixels)."""
-
-TIME_LIMIT_S = 60.0
-"""Seconds after which a file is given up; 2 GiB are unpacked in a tenth of that."""
+TIME_LIMIT_S = 60.0  # after which a file is given up; 2 GiB are unpacked in a tenth of that
+MAX_ITEMS = 1_000_000  # elements of a cell or struct array, or of a list of numbers, at most
 
 _TOO_LARGE = "reading it takes more memory than is allowed."
 
-MAX_ITEMS = 1_000_000
-"""Elements of a cell or struct array, or of a list of numbers, at most."""
-
+# Names of a variable or field, in small or capital letters, the first that is there; also with an s: MASK_NAMES hold a
+# mask, FILE_NAMES the images' names.
 MASK_NAMES = ("mask", "seg", "segmentation", "foreground", "fg", "bw")
-"""Names of a variable or field that holds a mask, small or capital letters, the first that is there; also with an s."""
-
 FILE_NAMES = ("name", "filename", "file", "stem", "image", "imname")
-"""Names of a variable or field that holds the images' names; likewise."""
 
 _IN_WORDS = {"numbers": "numbers", "cell": "a cell array", "struct": "a struct", "char": "text", "sparse": "sparse"}
 _NUMBERS = ("double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 
 
 def read_mat_mask(path: Path | str) -> np.ndarray:
-    """The mask of one image from a .mat file.
+    """The mask of one image from a .mat file, (H, W) uint8.
 
     It is the variable called as in ``MASK_NAMES``, else the only matrix. A struct or cell of one element counts as what
     it holds.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its values. Shape (H, W), uint8.
 
     Raises:
         MaskError: With reason ``missing``, ``unreadable``, ``mat_version``, ``mat_no_mask``, ``mat_several``, ``rgb``,
@@ -83,11 +70,11 @@ def read_mat_masks(
             as the masks.
     """
     found: list[tuple[str, _Packed | MaskError]] = _in_process(_masks, path, names)
-    return ((name, mask if isinstance(mask, MaskError) else mask.unpacked()) for name, mask in found)
+    return ((name, mask if isinstance(mask, MaskError) else _unpacked(*mask)) for name, mask in found)
 
 
 def read_mat_numbers(path: Path | str, name: str, wanted: str) -> set[int] | None:
-    """The numbers in a variable, or in a field of a struct of one element, whatever its dimensions.
+    """The numbers in a variable, or in a field of a struct of one element, called ``name``, whatever its dimensions.
 
     Args:
         path: The file.
@@ -95,7 +82,7 @@ def read_mat_numbers(path: Path | str, name: str, wanted: str) -> set[int] | Non
         wanted: What an error says of other numbers, such as ``"1 to 20 are wanted"``.
 
     Returns:
-        Its numbers, each a whole number from 0 to 255; ``None`` if nothing is called so.
+        Whole numbers from 0 to 255; ``None`` if nothing is called so.
 
     Raises:
         MaskError: With reason ``missing``, ``unreadable``, ``mat_version``, ``too_large`` or ``values``.
@@ -103,28 +90,29 @@ def read_mat_numbers(path: Path | str, name: str, wanted: str) -> set[int] | Non
     return _in_process(_numbers, path, name, wanted)
 
 
-class _Packed(NamedTuple):
-    """A mask on its way between two processes: a class of 20,000 takes 20 MB so, and 1.7 GB as it is."""
+# A mask's shape and compressed values, on their way between two processes: a class of 20,000 takes 20 MB so, and 1.7 GB
+# as it is.
+_Packed = tuple[tuple[int, ...], bytes]
 
-    shape: tuple[int, ...]
-    values: bytes
 
-    def unpacked(self) -> np.ndarray:
-        """The mask."""
-        return np.frombuffer(bytearray(zlib.decompress(self.values)), np.uint8).reshape(self.shape)
+def _unpacked(shape: tuple[int, ...], values: bytes) -> np.ndarray:
+    return np.frombuffer(bytearray(zlib.decompress(values)), np.uint8).reshape(shape)
 
 
 class _Reader(KillablePool):
-    """The process in which SciPy reads."""
+    """The process in which SciPy reads.
+
+    One wrong byte can end it (a segmentation fault in SciPy 1.17, https://github.com/scipy/scipy/pull/25349), and
+    SciPy's authors say that the reader is not hardened (https://github.com/scipy/scipy/pull/25166).
+    """
 
     def failure(self, arguments: tuple[Any, ...], reason: Literal["killed", "timeout"], detail: str) -> Exception:
         """The file is to blame."""
         return MaskError("unreadable", f"the .mat file is damaged: no array comes out of it ({reason}: {detail}).")
 
 
-@cache
+@cache  # started for the first file, and kept: starting it takes as long as reading a hundred files
 def _reader() -> _Reader:
-    """Started for the first file, and kept: starting it takes as long as reading a hundred files."""
     return _Reader(1, MEMORY_BYTES, TIME_LIMIT_S, _begin)
 
 
@@ -164,12 +152,12 @@ def _read(path: str, read: Callable[..., Any], *details: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Array:
-    """A variable, field or element: its name, MATLAB's word for its kind, its dimensions, and itself once loaded."""
+    """A variable, field or element."""
 
     name: str
-    kind: str
+    kind: str  # MATLAB's word; "numbers" for all of them
     shape: tuple[int, ...]
-    value: Any = None
+    value: Any = None  # itself, once loaded
 
     @property
     def size(self) -> int:
@@ -185,9 +173,6 @@ class _Array:
         """Such as ``numbers of size 340x255``."""
         what = _IN_WORDS.get(self.kind, "something else")
         return f"{what} of size {'x'.join(map(str, self.shape))}" if self.shape else what
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.in_words})"
 
 
 def _check_version(path: str) -> None:
@@ -255,7 +240,7 @@ def _mask(path: str) -> np.ndarray:
         raise MaskError("mat_no_mask", f"no matrix is inside. Found: {_listed(seen)}. Call the mask 'mask'.")
     best = _best(candidates, MASK_NAMES)
     _check_matrix(best)  # by its header: what is too large, or no matrix, is not unpacked
-    return _matrix(best if best.value is not None else _loaded(path, [best])[0])
+    return _matrix(best if best.value is not None else _loaded(path, [best])[0])  # again: a header may lie
 
 
 def _numbers(path: str, name: str, wanted: str) -> set[int] | None:
@@ -284,7 +269,7 @@ def _masks(path: str, names: Sequence[str] | None) -> list[tuple[str, _Packed | 
             f"Found: {_listed(headers)}.",
         )
     best = _best(structs or cells, MASK_NAMES)
-    fields = best.value.dtype.names or ()
+    fields = best.value.dtype.names
     mask_field, name_field = _first(fields, MASK_NAMES), _first(fields, FILE_NAMES)
     if name_field is None:
         names = _names([] if structs else seen, best.size, names, path)
@@ -299,7 +284,7 @@ def _masks(path: str, names: Sequence[str] | None) -> list[tuple[str, _Packed | 
         item, items[position] = items[position], None
         try:
             mask = _matrix(_array(mask_field or best.name, item))
-            found.append((name, _Packed(mask.shape, zlib.compress(mask.tobytes(), 1))))
+            found.append((name, (mask.shape, zlib.compress(mask.tobytes(), 1))))
         except MaskError as error:
             found.append((name, MaskError(error.reason, f"element {position + 1}: {error}")))
     return found
@@ -321,10 +306,15 @@ def _names(seen: Sequence[_Array], count: int, listed: Sequence[str] | None, pat
 
 def _first_kind(cell: _Array) -> str | None:
     """What a cell array holds, ``matrix`` or ``text``, by the first element that is either."""
-    arrays = (_array("", item) for item in cell.value.ravel(order="F"))
-    return next(
-        ("matrix" if one.may_be_mask else "text" for one in arrays if one.may_be_mask or one.kind == "char"), None
-    )
+    for array in (_array("", item) for item in cell.value.ravel(order="F")):
+        if array.may_be_mask or array.kind == "char":
+            return "matrix" if array.may_be_mask else "text"
+    return None
+
+
+def _matrix(array: _Array) -> np.ndarray:
+    _check_matrix(array)
+    return _whole_numbers(array, "0 and 255 (or 0 and 1) are wanted")
 
 
 def _check_matrix(array: _Array) -> None:
@@ -335,11 +325,6 @@ def _check_matrix(array: _Array) -> None:
         raise MaskError("mat_no_mask", f"'{array.name}' is {array.in_words}, no matrix.{hint}")
     if array.size > MAX_PIXELS:
         raise MaskError("too_large", f"'{array.name}' has {array.size:,} pixels, at most {MAX_PIXELS:,} are read.")
-
-
-def _matrix(array: _Array) -> np.ndarray:
-    _check_matrix(array)
-    return _whole_numbers(array, "0 and 255 (or 0 and 1) are wanted")
 
 
 def _whole_numbers(array: _Array, wanted: str) -> np.ndarray:
@@ -375,12 +360,11 @@ def _rank(name: str, wanted: Sequence[str]) -> int:
     return next((i for i, one in enumerate(wanted) if name.lower() in (one, f"{one}s")), len(wanted))
 
 
-def _first(names: Sequence[str], wanted: Sequence[str]) -> str | None:
+def _first(names: Sequence[str] | None, wanted: Sequence[str]) -> str | None:
     """The name that comes first in ``wanted``, or ``None``."""
-    return min(
-        (name for name in names if _rank(name, wanted) < len(wanted)), key=lambda n: _rank(n, wanted), default=None
-    )
+    best = min(names or (), key=lambda name: _rank(name, wanted), default="")
+    return best if _rank(best, wanted) < len(wanted) else None
 
 
 def _listed(seen: Sequence[_Array]) -> str:
-    return ", ".join(map(str, seen[:5])) or "nothing"
+    return ", ".join(f"{one.name} ({one.in_words})" for one in seen[:5]) or "nothing"

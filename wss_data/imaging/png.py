@@ -18,59 +18,33 @@ from PIL import Image
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-GREY, COLOURS, PALETTE, GREY_ALPHA, COLOURS_ALPHA = 0, 2, 3, 4, 6
-"""Colour types."""
+GREY, COLOURS, PALETTE, GREY_ALPHA, COLOURS_ALPHA = 0, 2, 3, 4, 6  # colour types
 
 _DEPTHS = {GREY: (1, 2, 4, 8, 16), COLOURS: (8, 16), PALETTE: (1, 2, 4, 8), GREY_ALPHA: (8, 16), COLOURS_ALPHA: (8, 16)}
-_CHANNELS = {GREY: 1, COLOURS: 3, PALETTE: 1, GREY_ALPHA: 2, COLOURS_ALPHA: 4}
+_STRETCHED = {1: 1, 2: 85, 4: 17, 8: 1}  # bits a sample -> the factor by which Pillow stretches grey
 
-_STRETCHED = {1: 1, 2: 85, 4: 17, 8: 1}
-"""Bits a sample -> the factor by which Pillow stretches grey."""
-
+# Passes of an interlaced image: first column and row, and the steps between them.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-"""Passes of an interlaced image: first column and row, and the steps between them."""
 
-_DECODED = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
-_LOOKED_AT = (*_DECODED, b"tRNS", b"eXIf", b"acTL")
+_LOOKED_AT = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf", b"acTL")
 
 _ORIENTATION = 0x0112  # EXIF tag of the rotation and mirroring that makes an image upright
 
 
 @dataclass(frozen=True)
 class Png:
-    """The chunks of a PNG that matter to its pixels.
+    """The chunks of a PNG that matter to its pixels."""
 
-    Args:
-        width: In pixels.
-        height: In pixels.
-        depth: Bits a sample.
-        colour: Colour type, such as ``PALETTE``.
-        palette: RGB of each entry, shape (N, 3), uint8; ``None`` without a palette.
-        transparency: The chunk tRNS: opacity of each palette entry, or the one grey value that is see-through.
-        animated: Whether it holds several images.
-        orientation: By its EXIF block, 1 (upright) to 8.
-        interlaced: Whether its lines come in passes.
-        parts: The pixel data, compressed.
-    """
-
-    width: int
+    width: int  # pixels
     height: int
-    depth: int
-    colour: int
-    palette: np.ndarray | None
-    transparency: bytes
-    animated: bool
-    orientation: int
+    depth: int  # bits a sample
+    colour: int  # colour type, such as PALETTE
     interlaced: bool
-    parts: tuple[bytes, ...]
-
-    @property
-    def raw_bytes(self) -> int:
-        """Bytes of the pixel data when it is not compressed: each line has one more, for its filter."""
-        passes = _ADAM7 if self.interlaced else ((0, 0, 1, 1),)
-        sizes = ((-((x - self.width) // dx), -((y - self.height) // dy)) for x, y, dx, dy in passes)
-        bits = self.depth * _CHANNELS[self.colour]
-        return sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns > 0)
+    palette: np.ndarray | None  # RGB of each entry, (N, 3) uint8; None without a palette
+    transparency: bytes  # chunk tRNS: opacity of each palette entry, or the one grey value that is see-through
+    animated: bool
+    orientation: int  # by its EXIF block, 1 (upright) to 8
+    data: bytes  # the pixels, compressed
 
 
 def promised_size(data: bytes) -> tuple[int, int]:
@@ -88,9 +62,6 @@ def promised_size(data: bytes) -> tuple[int, int]:
 def read_png(data: bytes) -> Png:
     """Take the bytes of a PNG apart; no pixel is decoded.
 
-    Args:
-        data: The whole file's bytes.
-
     Raises:
         ValueError: If they are no whole PNG, with what is wrong as the end of a sentence.
     """
@@ -99,9 +70,7 @@ def read_png(data: bytes) -> Png:
     found: dict[bytes, bytes] = {}
     parts, position = [], len(SIGNATURE)
     while b"IEND" not in found:
-        if position + 12 > len(data):
-            raise ValueError("the file is truncated")
-        length, kind = struct.unpack_from(">I4s", data, position)
+        length, kind = struct.unpack_from(">I4s", data, position) if position + 12 <= len(data) else (len(data), b"")
         end = position + 12 + length
         if end > len(data):
             raise ValueError("the file is truncated")
@@ -113,41 +82,56 @@ def read_png(data: bytes) -> Png:
             found[kind] = data[position + 8 : end - 4]
             if kind == b"IDAT":
                 parts.append(found[kind])
-        elif not kind[0] & 0x20:
+        elif not kind[0] & 0x20:  # a capital letter: a reader that does not know it cannot show the image
             raise ValueError(f"it has a chunk {kind!r} that no reader may pass over")
         if b"IHDR" not in found:
             raise ValueError("it does not begin with its header")
         position = end
-    width, height, depth, colour, interlaced = _header(found[b"IHDR"])
+    header, colours = found[b"IHDR"], found.get(b"PLTE", b"")
+    if len(header) != 13:
+        raise ValueError("its header has another length than 13 bytes")
+    width, height, depth, colour, compression, filtering, interlacing = struct.unpack(">IIBBBBB", header)
+    if depth not in _DEPTHS.get(colour, ()) or compression or filtering or interlacing > 1:
+        raise ValueError("its header holds what PNG does not know")
+    if not width or not height:
+        raise ValueError(f"it has {width}x{height} pixels")
+    if colour == PALETTE and (not colours or len(colours) % 3 or len(colours) > 768):
+        raise ValueError("its palette is missing or damaged")
+
+    def exif() -> Image.Exif:
+        block = Image.Exif()
+        block.load(found.get(b"eXIf", b""))
+        return block
+
     return Png(
         width,
         height,
         depth,
         colour,
-        _palette(found.get(b"PLTE")) if colour == PALETTE else None,
+        bool(interlacing),
+        np.frombuffer(colours, np.uint8).reshape(-1, 3) if colour == PALETTE else None,
         found.get(b"tRNS", b""),
         b"acTL" in found,
-        exif_orientation(lambda: _exif(found.get(b"eXIf", b""))),
-        interlaced,
-        tuple(parts),
+        exif_orientation(exif),
+        b"".join(parts),
     )
 
 
 def samples(png: Png) -> np.ndarray:
-    """Decode the samples of a greyscale or palette PNG of at most 8 bits, as they are written.
-
-    Args:
-        png: From ``read_png``; whoever calls has looked at its size.
+    """Decode the samples of a greyscale or palette PNG of at most 8 bits, whose size was looked at.
 
     Returns:
-        A writable array. Shape (H, W), uint8.
+        The samples as they are written, as a writable array. Shape (H, W), uint8.
 
     Raises:
         ValueError: If the data is damaged or ends before the image does, with what is wrong as the end of a sentence.
     """
-    data, wanted = b"".join(png.parts), png.raw_bytes
+    passes = _ADAM7 if png.interlaced else ((0, 0, 1, 1),)
+    sizes = ((-((x - png.width) // dx), -((y - png.height) // dy)) for x, y, dx, dy in passes)
+    # Each line has one byte more, for its filter.
+    wanted = sum(rows * (1 + (columns * png.depth + 7) // 8) for columns, rows in sizes if columns > 0)
     try:
-        raw = zlib.decompressobj().decompress(data, wanted)
+        raw = zlib.decompressobj().decompress(png.data, wanted)
     except zlib.error as error:
         raise ValueError(f"its pixel data is damaged ({error})") from error
     if len(raw) < wanted:
@@ -156,8 +140,9 @@ def samples(png: Png) -> np.ndarray:
         lines = np.frombuffer(raw, np.uint8).reshape(png.height, 1 + png.width)
         if not lines[:, 0].any():
             return lines[:, 1:].copy()  # no line is filtered, as in label maps: nothing is left to decode
+    # As greyscale and without any other chunk: Pillow sees nothing of the file but what was checked above.
     header = struct.pack(">IIBBBBB", png.width, png.height, png.depth, GREY, 0, 0, png.interlaced)
-    chunks = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
+    chunks = ((b"IHDR", header), (b"IDAT", png.data), (b"IEND", b""))
     plain = SIGNATURE + b"".join(
         struct.pack(">I", len(part)) + kind + part + struct.pack(">I", zlib.crc32(kind + part)) for kind, part in chunks
     )
@@ -170,23 +155,6 @@ def samples(png: Png) -> np.ndarray:
         raise ValueError(f"its pixels cannot be decoded ({error})") from error
 
 
-def _header(chunk: bytes) -> tuple[int, int, int, int, bool]:
-    if len(chunk) != 13:
-        raise ValueError("its header has another length than 13 bytes")
-    width, height, depth, colour, compression, filtering, interlacing = struct.unpack(">IIBBBBB", chunk)
-    if depth not in _DEPTHS.get(colour, ()) or compression or filtering or interlacing > 1:
-        raise ValueError("its header holds what PNG does not know")
-    if not width or not height:
-        raise ValueError(f"it has {width}x{height} pixels")
-    return width, height, depth, colour, bool(interlacing)
-
-
-def _palette(chunk: bytes | None) -> np.ndarray:
-    if chunk is None or not chunk or len(chunk) % 3 or len(chunk) > 768:
-        raise ValueError("its palette is missing or damaged")
-    return np.frombuffer(chunk, np.uint8).reshape(-1, 3)
-
-
 def exif_orientation(read: Callable[[], Image.Exif]) -> int:
     """EXIF orientation, 1 to 8, of the block that ``read`` returns; 1 (upright) where none is or it cannot be read."""
     try:
@@ -196,9 +164,3 @@ def exif_orientation(read: Callable[[], Image.Exif]) -> int:
     except Exception:  # a broken block of metadata says nothing against the image
         return 1
     return orientation if orientation in range(1, 9) else 1
-
-
-def _exif(chunk: bytes) -> Image.Exif:
-    exif = Image.Exif()
-    exif.load(chunk)
-    return exif

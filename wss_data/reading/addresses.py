@@ -7,8 +7,7 @@ from wss_data.errors.text import is_clean
 
 _NEVER_IN_AN_ADDRESS = re.compile(r"[\x00-\x20\x7f\"<>\\]")
 
-LONGEST = 4000
-"""Characters; what is longer is no address that a server takes."""
+LONGEST = 4000  # characters; what is longer is no address that a server takes
 
 
 def is_web_address(text: str) -> bool:

@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterable
 
 from wss_data.errors.text import clean_text
 
+# What a formula begins with; the wide forms count in some countries' spreadsheets.
 _FORMULA = "=+\\-@\uff1d\uff0b\uff0d\uff20"
-"""What a formula begins with; the wide forms count in some countries' spreadsheets."""
-
 _STARTS = re.compile(rf"(^|;)(\s*)(?=[{_FORMULA}])")
 _NAME = re.compile(rf"'*[{_FORMULA}]")
 
@@ -32,14 +31,12 @@ def one_line(value: object) -> str:
 
 
 def text_cell(value: object) -> str:
-    """A text for people on one line and without control characters, with ``'`` before what a spreadsheet would take for
-    a formula.
-
-    Also behind a semicolon, where many countries' spreadsheets begin a new cell.
+    """A text for people on one line, with ``'`` before what a spreadsheet would take for a formula.
 
     >>> text_cell("=1+1"), text_cell("a cat;=1+1"), text_cell(None), text_cell("a = b")
     ("'=1+1", "a cat;'=1+1", '', 'a = b')
     """
+    # Also behind a semicolon, where many countries' spreadsheets begin a new cell.
     return _STARTS.sub(r"\1\2'", one_line(value))
 
 

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,45 +19,30 @@ from typing import IO, Any
 from wss_data.errors import shown
 from wss_data.errors.text import clean_text, is_clean, visible
 
-LONGEST_LINE = 16 << 20
-"""Bytes of a line; a mask of 10,000 x 10,000 pixels is far below."""
-
-LONGEST_TEXT = 10_000
-"""Characters of a text."""
-
-LARGEST_FILE = 64 << 20
-"""Bytes of a file that is read at once: a table of a million lines, or notes of a run, are below."""
-
-LARGEST_WHOLE = 10**15
-"""Whole numbers beyond are no counts, sizes or iterations."""
-
-DEEPEST = 32
-"""Lists within lists that are read."""
-
-MOST_VALUES = 1_000_000
-"""Values of one JSON text."""
-
-LONGEST_ROW = 1 << 20
-"""Bytes of a line of a table."""
-
-LARGEST_IMAGE = 256 << 20
-"""Bytes of a file of an image or a mask; one of 100 megapixels is below."""
+LONGEST_LINE = 16 << 20  # bytes; a mask of 10,000 x 10,000 pixels is far below
+LONGEST_TEXT = 10_000  # characters
+LARGEST_FILE = (
+    64 << 20
+)  # bytes of a file that is read at once: a table of a million lines, or notes of a run, are below
+LARGEST_WHOLE = 10**15  # whole numbers beyond are no counts, sizes or iterations
+DEEPEST = 32  # lists within lists that are read
+MOST_VALUES = 1_000_000  # of one JSON text
+LONGEST_ROW = 1 << 20  # bytes of a line of a table
+LARGEST_IMAGE = 256 << 20  # bytes of a file of an image or a mask; one of 100 megapixels is below
 
 _FIRST_YEAR, _LAST_YEAR = 1970, 2200
 _STRUCTURE = (b"[", b"{", b",")
 
 
 def parse_json(data: bytes | str) -> Any:
-    """The value of a JSON text; neither NaN nor numbers without end, keys twice, or depth without end are taken.
-
-    Args:
-        data: The text, UTF-8 where it is bytes.
+    """The value of a JSON text in UTF-8; neither NaN, keys twice, nor numbers or depth without end are taken.
 
     Raises:
         ValueError: If it is no JSON, or holds more than ``MOST_VALUES`` values.
     """
     if isinstance(data, str):
         data = data.encode("utf-8", "surrogatepass")
+    # Counted before it is parsed: a value takes fifty bytes or more, however short its text.
     if sum(data.count(sign) for sign in _STRUCTURE) > MOST_VALUES:
         raise ValueError(f"no JSON that is read: more than {MOST_VALUES:,} values")
     try:
@@ -67,21 +53,25 @@ def parse_json(data: bytes | str) -> Any:
             parse_int=_short_whole,
             parse_float=_finite,
         )
-    except RecursionError as error:
+    except RecursionError as error:  # Python's parser has a limit of its own, far above ours
         raise ValueError(f"no JSON that is read: deeper than {DEEPEST} levels") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"no JSON in UTF-8 (byte {error.start:,})") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"no JSON ({error})") from error
-    _check_depth(value)
+    level, depth = [value], 0
+    while level := [inner for inner in level if isinstance(inner, (dict, list))]:
+        depth += 1
+        if depth > DEEPEST:
+            raise ValueError(f"no JSON that is read: deeper than {DEEPEST} levels")
+        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
     return value
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
         raise ValueError(f"the key {shown(twice)} is there twice")
     return value
 
@@ -91,7 +81,7 @@ def _no_constant(word: str) -> float:
 
 
 def _short_whole(digits: str) -> int:
-    if len(digits) > 32:
+    if len(digits) > 32:  # converting takes the square of their number
         raise ValueError(f"a whole number of {len(digits):,} digits")
     return int(digits)
 
@@ -101,15 +91,6 @@ def _finite(digits: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{digits[:20]} is too large or too long a number")
     return value
-
-
-def _check_depth(value: Any) -> None:
-    level, depth = [value], 0
-    while level := [inner for inner in level if isinstance(inner, (dict, list))]:
-        depth += 1
-        if depth > DEEPEST:
-            raise ValueError(f"no JSON that is read: deeper than {DEEPEST} levels")
-        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
 
 
 def an_object(value: Any) -> dict[str, Any]:
@@ -135,12 +116,9 @@ def number(value: Any, name: str, low: float, high: float) -> float:
 def number_of(text: str, name: str, low: float, high: float) -> float:
     """The finite number in [low, high] that a cell of a table holds."""
     try:
-        value = float(text) if len(text) <= 40 else math.nan
+        return number(float(text if len(text) <= 40 else ""), name, low, high)
     except ValueError:
-        value = math.nan
-    if not low <= value <= high:
-        raise ValueError(f"{name} is {shown(text)}, a number between {low:g} and {high:g} is wanted")
-    return value
+        raise ValueError(f"{name} is {shown(text)}, a number between {low:g} and {high:g} is wanted") from None
 
 
 def whole(value: Any, name: str, low: int, high: int = LARGEST_WHOLE) -> int:
@@ -152,9 +130,7 @@ def whole(value: Any, name: str, low: int, high: int = LARGEST_WHOLE) -> int:
 
 def whole_of(text: str, name: str, low: int, high: int = LARGEST_WHOLE) -> int:
     """The whole number in [low, high] that a cell of a table holds."""
-    if not re.fullmatch(r"[0-9]{1,15}", text) or not low <= int(text) <= high:
-        raise ValueError(f"{name} is {shown(text)}, a whole number between {low:,} and {high:,} is wanted")
-    return int(text)
+    return whole(int(text) if re.fullmatch(r"[0-9]{1,15}", text) else text, name, low, high)
 
 
 def text(value: Any, name: str, longest: int = LONGEST_TEXT) -> str:
@@ -214,24 +190,14 @@ def read_bytes(path: Path, largest: int = LARGEST_FILE) -> bytes:
     return data
 
 
-def read_text(path: Path, largest: int = LARGEST_FILE) -> str:
-    """The text of a plain UTF-8 file, as ``read_bytes``; a byte order mark is left out."""
-    try:
-        return read_bytes(path, largest).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"it is no UTF-8 (byte {error.start:,})") from error
-
-
 def read_json(path: Path, largest: int = LARGEST_FILE) -> Any:
     """The value of a plain JSON file, as ``read_bytes`` and ``parse_json``."""
+    # Editors of Windows put a byte order mark before it, which JSON does not know.
     return parse_json(read_bytes(path, largest).removeprefix(b"\xef\xbb\xbf"))
 
 
 def note(path: Path) -> Any:
-    """What a JSON file beside results says of how they were made; ``None`` without one, or if it cannot be read.
-
-    Whoever finds ``None`` makes the results anew.
-    """
+    """What a JSON file beside results says of how they were made; ``None``, so that they are made anew, without one."""
     try:
         return read_json(path)
     except (OSError, ValueError):

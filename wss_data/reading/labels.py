@@ -15,8 +15,7 @@ from wss_data.reading.checked import read_bytes
 from wss_data.reading.lists import image_name
 from wss_data.reading.tables import read_table
 
-MAX_ANNOTATION = 4 << 20
-"""Bytes of one annotation at most; VOC's largest has 40 thousand."""
+MAX_ANNOTATION = 4 << 20  # bytes of one annotation at most; VOC's largest has 40 thousand
 
 EXAMPLE = "2007_000904,cow person"
 _BETWEEN = re.compile(r"[,;|\t\r\n]")
@@ -34,13 +33,10 @@ class ClassWords:
     Args:
         names: The classes of the definition.
         others: Further classes that the labels may name, such as the other ones of VOC.
-
-    Attributes:
-        unknown: Word that is no class -> how often it was met.
     """
 
     def __init__(self, names: Iterable[str], others: Iterable[str] = ()) -> None:
-        self.unknown: Counter[str] = Counter()
+        self.unknown: Counter[str] = Counter()  # word that is no class -> how often it was met
         self._exact = {*names, *others, "background"}
         folded = Counter(_folded(name) for name in self._exact)
         self._folded = {_folded(name): name for name in self._exact if folded[_folded(name)] == 1}
@@ -102,23 +98,14 @@ def _folded(word: str) -> str:
 
 @dataclass
 class LabelTable:
-    """What a table says of images.
-
-    Args:
-        path: The table.
-        labels: Image, in the form of ``same_name`` -> its classes.
-        lines: Image -> the line that names it first.
-        repeated: Rows that name an image again; their classes are joined.
-        empty: Lines of rows without a class.
-        nameless: Lines of rows without an image.
-    """
+    """What a table says of images."""
 
     path: Path
-    labels: dict[str, set[str]]
-    lines: dict[str, int]
-    repeated: int = 0
-    empty: list[int] = field(default_factory=list)
-    nameless: list[int] = field(default_factory=list)
+    labels: dict[str, set[str]]  # image, in the form of same_name -> its classes
+    lines: dict[str, int]  # image -> the line that names it first
+    repeated: int = 0  # rows that name an image again; their classes are joined
+    empty: list[int] = field(default_factory=list)  # lines of rows without a class
+    nameless: list[int] = field(default_factory=list)  # lines of rows without an image
 
     def notes(self, listed: Collection[str]) -> list[str]:
         """Which rows say nothing of the images ``listed``, or not all that they could, as sentences."""
@@ -176,30 +163,11 @@ def read_label_table(path: Path, words: ClassWords, known: Container[str] = ()) 
 
 
 def read_annotation(path: Path, words: ClassWords) -> set[str]:
-    """Class names of one VOC annotation. Boxes and all else in it are not looked at.
-
-    Objects marked as difficult count: they are there to be seen, and eq. 2 excludes what is not labelled.
-
-    Args:
-        path: XML in whatever encoding it declares.
-        words: The classes; counts names that are none.
+    """Class names of one VOC annotation, XML in whatever encoding it declares; ``words`` counts names that are none.
 
     Raises:
         SourceError: If it cannot be read, its encoding is unknown, or it defines entities.
     """
-    text = _xml_text(path)
-    if "<!ENTITY" in text:
-        raise SourceError(f"{path}: not a VOC annotation: it defines entities of its own, which are not read.")
-    try:
-        root = ElementTree.fromstring(_DECLARATION.sub("", text, count=1))
-    except ElementTree.ParseError as error:
-        raise SourceError(f"{path}: not a readable VOC annotation ({error}).") from error
-    names = (element.findtext("name") for element in root.iter("object"))
-    return set().union(*(words.one(name) for name in names if name and name.strip()))
-
-
-def _xml_text(path: Path) -> str:
-    """The text of an XML file, by its byte order mark or the encoding that it declares."""
     try:
         data = read_bytes(path, MAX_ANNOTATION)
     except (OSError, ValueError) as error:
@@ -207,15 +175,26 @@ def _xml_text(path: Path) -> str:
         raise SourceError(f"{path}: the annotation cannot be read ({what}).") from error
     encoding = _encoding(data)
     try:
-        return data.decode(encoding).removeprefix("\ufeff")
+        text = data.decode(encoding).removeprefix("\ufeff")
     except (LookupError, ValueError) as error:
         raise SourceError(
             f"{path}: not a readable VOC annotation: its text is not in the encoding {encoding} that it declares, or "
             "nothing is known of that encoding. Save it in UTF-8."
         ) from error
+    if "<!ENTITY" in text:  # a kilobyte of them can stand for gigabytes
+        raise SourceError(f"{path}: not a VOC annotation: it defines entities of its own, which are not read.")
+    try:
+        # Without the declaration: the parser knows no encoding of several bytes a letter.
+        root = ElementTree.fromstring(_DECLARATION.sub("", text, count=1))
+    except ElementTree.ParseError as error:
+        raise SourceError(f"{path}: not a readable VOC annotation ({error}).") from error
+    # Objects marked as difficult count: they are there to be seen, and eq. 2 excludes what is not labelled.
+    names = (element.findtext("name") for element in root.iter("object"))
+    return set().union(*(words.one(name) for name in names if name and name.strip()))
 
 
 def _encoding(data: bytes) -> str:
+    """Of an XML file, by its byte order mark, its first bytes, or as it declares."""
     for start, encoding in (
         (codecs.BOM_UTF8, "utf-8"),
         (codecs.BOM_UTF16_LE, "utf-16"),

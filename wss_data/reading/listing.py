@@ -11,8 +11,8 @@ from typing import overload
 from wss_data.errors import SourceError
 from wss_data.errors.names import is_hidden, is_of_tool, is_own_table, is_text, same_name
 
+# File names that are taken for images.
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-"""File names that are taken for images."""
 
 HIDDEN = "hidden or of a tool"
 BROKEN_LINK = "behind a link that leads nowhere"
@@ -27,11 +27,7 @@ _SHOWN = 8
 
 
 def require_text(path: Path, what: str) -> Path:
-    """The path itself, if the database can hold it.
-
-    Raises:
-        SourceError: If a part of it is not UTF-8; ``what`` says whose path it is.
-    """
+    """The path itself, or a ``SourceError`` if the database cannot hold it; ``what`` says whose path it is."""
     if not is_text(str(path)):
         raise SourceError(
             f"{path}: the path of {what} holds bytes that are not UTF-8, which the database cannot keep. "
@@ -42,14 +38,10 @@ def require_text(path: Path, what: str) -> Path:
 
 @dataclass(frozen=True)
 class Listing(Sequence[Path]):
-    """The files of a folder that were wanted, and how many others it holds; a sequence of the files.
+    """The files of a folder that were wanted, and how many others it holds; a sequence of the files."""
 
-    Args:
-        files: The wanted files, sorted.
-        passed_over: Why a file is not among them (its suffix, such as ``.heic``, or a few words) -> how many.
-    """
-
-    files: tuple[Path, ...] = ()
+    files: tuple[Path, ...] = ()  # sorted
+    # Why a file is not among them (its suffix, such as .heic, or a few words) -> how many.
     passed_over: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
@@ -98,7 +90,7 @@ def list_files(folder: Path, suffixes: Iterable[str], deep: bool = True) -> List
     taken as that file; a link to a folder below ``folder`` is not followed, so that no circle of links can be.
 
     Args:
-        folder: The folder; itself it may be a link or hidden.
+        folder: Itself it may be a link or hidden.
         suffixes: Wanted suffixes, in lower case; files may have them in capitals.
         deep: Whether folders inside are searched, too; otherwise they are not even counted.
     """

@@ -19,19 +19,12 @@ _AFTER_SUFFIX = re.compile(rf"(?:{'|'.join(re.escape(suffix) for suffix in SUFFI
 
 @dataclass(frozen=True)
 class ImageList:
-    """The images that a list names.
-
-    Args:
-        path: The list.
-        names: Its images, each once, in order; without folder and suffix, in the form of ``same_name``.
-        repeated: Lines that name an image again.
-        absent: Lines that say ``-1``: the image does not show the class of the list.
-    """
+    """The images that a list names."""
 
     path: Path
-    names: tuple[str, ...]
-    repeated: int = 0
-    absent: int = 0
+    names: tuple[str, ...]  # each once, in order; without folder and suffix, in the form of same_name
+    repeated: int = 0  # lines that name an image again
+    absent: int = 0  # lines that say -1: the image does not show the class of the list
 
     @property
     def notes(self) -> list[str]:
@@ -47,15 +40,12 @@ class ImageList:
 
 
 def image_name(text: str, where: str, known: Container[str] = ()) -> str:
-    r"""The name of an image as a list or table gives it: with or without folder, suffix and blanks around it.
+    r"""The name of an image, in the form of ``same_name``, without the folder, suffix and blanks that a list may give.
 
     Args:
         text: Such as ``2007_000032``, ``JPEGImages/2007_000032.jpg`` or ``.\img\2007_000032.JPG``.
         where: File and line, for the error.
         known: Names of the images that there are; a name that looks as if it had a suffix is left whole if it is one.
-
-    Returns:
-        The name without folder and suffix, in the form of ``same_name``.
 
     Raises:
         SourceError: If it is no name, or leads up and out of its folder.
@@ -110,6 +100,7 @@ def read_list(path: Path, known: Container[str] = ()) -> ImageList:
 
 def _name_on(line: str, where: str, known: Container[str]) -> str:
     """The image that a line names: all of it, or what stands before the path of a mask or other words."""
+    # In order of what is surest: an image that there is, a suffix, one name for image and mask, a path behind a name.
     whole = image_name(line, where, known)
     words = line.split()
     if whole in known and sum(_SLASH.search(word) is not None for word in words) <= 1:

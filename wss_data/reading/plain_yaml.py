@@ -13,32 +13,24 @@ import yaml
 
 from wss_data.errors import shown
 from wss_data.errors.text import is_clean
-from wss_data.reading.checked import read_text
+from wss_data.reading.checked import read_bytes
 
-MAX_CHARACTERS = 256 << 10
-"""Of a whole text; a definition of 254 classes with ten queries each has a fifth."""
-
+MAX_CHARACTERS = 256 << 10  # of a whole text; a definition of 254 classes with ten queries each has a fifth
 MAX_DEPTH = 20
-MAX_TEXT = 10_000
-MAX_NUMBER = 40
-"""Characters of one text, and of one number."""
+MAX_TEXT = 10_000  # characters of one text
+MAX_NUMBER = 40  # characters of one number
 
 _INT64 = 1 << 63
 _MISSING = object()
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C, where PyYAML was built with it
 _NUMBERS = {"tag:yaml.org,2002:int": "construct_yaml_int", "tag:yaml.org,2002:float": "construct_yaml_float"}
 
 
 def plain_values(text: str) -> Any:
     """What a text of YAML says, as dicts with texts for keys, lists, texts, numbers, booleans and ``None``.
 
-    A plain scalar is read by YAML 1.1 (``yes`` is true), but dates and times (``2020-01-01``, ``12:30``) stay texts.
-
-    Args:
-        text: One document.
-
-    Returns:
-        Its values; ``None`` for an empty one.
+    A plain scalar is read by YAML 1.1 (``yes`` is true), but dates and times (``2020-01-01``, ``12:30``) stay texts. An
+    empty document is ``None``.
 
     Raises:
         ValueError: If it is no YAML, too large or too deep, or holds what a definition has no use for: aliases and
@@ -49,7 +41,7 @@ def plain_values(text: str) -> Any:
         raise ValueError(f"a text is wanted, found {type(text).__name__}")
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"it has {len(text):,} characters, at most {MAX_CHARACTERS:,} are read")
-    scalars = yaml.SafeLoader("")
+    scalars = yaml.SafeLoader("")  # for its rules of what a word means; it reads nothing itself
     root = _Open([])
     open_ = [root]
     try:
@@ -83,7 +75,11 @@ def read_plain_file(path: Path) -> Any:
         ValueError: As there, or it is no plain file or no UTF-8.
         OSError: If it cannot be read.
     """
-    return plain_values(read_text(path, 4 * MAX_CHARACTERS))  # more bytes are too many characters, too
+    try:
+        # More than four bytes a character are too many characters, too; without the mark that Windows puts first.
+        return plain_values(read_bytes(path, 4 * MAX_CHARACTERS).decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is no UTF-8 (byte {error.start:,})") from error
 
 
 class _Open:

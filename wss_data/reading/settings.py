@@ -44,11 +44,7 @@ def settings(what: str, error: type[WssError]) -> Callable[[type[_Kind]], type[_
     """Make a class a frozen dataclass whose values are checked whenever one is made; also by ``dataclasses.replace``.
 
     A whole number will do for a float, a list for a tuple; nothing else is converted: ``"3"`` and ``True`` are no
-    numbers, and no number is infinite.
-
-    Args:
-        what: Whose settings they are: the beginning of the sentence where one is refused.
-        error: What is raised then.
+    numbers, and no number is infinite. What is refused raises ``error``; its sentence begins with ``what``.
     """
 
     def refused(words: str) -> WssError:
@@ -66,8 +62,10 @@ def settings(what: str, error: type[WssError]) -> Callable[[type[_Kind]], type[_
             given = {**dict(zip(names, values, strict=False)), **named}
             unknown = [str(name) for name in given if name not in names]
             if unknown:
-                raise refused(f": there is no option {shown(unknown[0])}{_nearest(unknown[0], names)}")
+                close = "".join(f" (is {name} meant?)" for name in get_close_matches(unknown[0], names, n=1))
+                raise refused(f": there is no option {shown(unknown[0])}{close}. Known options: {', '.join(names)}.")
             try:
+                # Definitions come from YAML and JSON, which know lists alone.
                 check(self, **{name: _as_tuples(value) for name, value in given.items()})
             except pydantic.ValidationError as refusal:
                 raise refused(f": {_sentence(made, refusal)}") from None
@@ -114,29 +112,18 @@ def settings_of(where: str) -> Iterator[None]:
 
 
 def only_known(options: Mapping[str, Any], kind: type) -> None:
-    """Refuse keyword arguments that a ``TypedDict`` does not name, as Python does for a function's own.
-
-    Raises:
-        TypeError: If there is one.
-    """
+    """Raise ``TypeError`` for a keyword argument that a ``TypedDict`` does not name, as Python itself does."""
     for name in options.keys() - kind.__annotations__.keys():
         raise TypeError(f"unexpected keyword argument '{name}'; known are {', '.join(kind.__annotations__)}")
 
 
 class Option(NamedTuple):
-    """One setting, for a page or a help text.
-
-    Args:
-        name: Its name.
-        expected: Its kind and range, such as ``a whole number from 2 to 10``.
-        default: Its default; ``dataclasses.MISSING`` if a value must be given.
-        meaning: What it does, with its unit and the source of its default.
-    """
+    """One setting, for a page or a help text."""
 
     name: str
-    expected: str
-    default: Any
-    meaning: str
+    expected: str  # its kind and range, such as "a whole number from 2 to 10"
+    default: Any  # dataclasses.MISSING if a value must be given
+    meaning: str  # what it does, with its unit and the source of its default
 
 
 def options_of(kind: type) -> list[Option]:
@@ -147,7 +134,10 @@ def options_of(kind: type) -> list[Option]:
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         if isinstance(default, pydantic.fields.FieldInfo):
             default = default.get_default(call_default_factory=True, validated_data={})
-        found.append(Option(field.name, expected(hints[field.name]), default, _meaning(hints[field.name])))
+        notes = getattr(hints[field.name], "__metadata__", ())
+        meanings = [note.description for note in notes if isinstance(note, pydantic.fields.FieldInfo)]
+        meaning = next(filter(None, meanings), "")
+        found.append(Option(field.name, expected(hints[field.name]), default, meaning))
     return found
 
 
@@ -173,7 +163,8 @@ def expected(hint: Any) -> str:
         return " or ".join([", ".join(map(str, arguments[:-1])), str(arguments[-1])] if arguments[1:] else arguments)
     if origin is tuple:
         if arguments[-1] is Ellipsis:
-            return f"a list{_length(notes)}, each {expected(arguments[0])}"
+            least = [f" of at least {note.min_length}" for note in notes if isinstance(note, annotated_types.MinLen)]
+            return f"a list{''.join(least)}, each {expected(arguments[0])}"
         return f"a list of {len(arguments)}: {', '.join(expected(part) for part in arguments)}"
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
     return words.get(hint, getattr(hint, "__name__", str(hint))) + (_range(notes) if hint in (int, float) else "")
@@ -193,12 +184,6 @@ def _split(hint: Any) -> tuple[Any, list[Any]]:
     return bare, found
 
 
-def _meaning(hint: Any) -> str:
-    notes = typing.get_args(hint)[1:] if typing.get_origin(hint) is typing.Annotated else ()
-    said = [note.description for note in notes if isinstance(note, pydantic.fields.FieldInfo)]
-    return next(filter(None, said), "")
-
-
 def _range(notes: list[Any]) -> str:
     bounds = {name: getattr(note, name) for note in notes for kind, name in _BOUNDS.items() if isinstance(note, kind)}
     if {"ge", "le"} <= set(bounds):
@@ -208,18 +193,8 @@ def _range(notes: list[Any]) -> str:
     return f" {' and '.join(said)}" if said else ""
 
 
-def _length(notes: list[Any]) -> str:
-    least = [note.min_length for note in notes if isinstance(note, annotated_types.MinLen)]
-    return f" of at least {least[0]}" if least else ""
-
-
 def _as_tuples(value: Any) -> Any:
     return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    close = get_close_matches(name, names, n=1)
-    return f"{f' (is {close[0]} meant?)' if close else ''}. Known options: {', '.join(names)}."
 
 
 def _sentence(kind: type, refusal: pydantic.ValidationError) -> str:

@@ -1,8 +1,7 @@
 """Text that people hand over: lists with one item a line, and tables; whatever program and system wrote them.
 
-Whoever reads such a file reads it here. UTF-8 and UTF-16 (by its byte order mark) are read; other encodings are refused
-by name and line, as a wrong guess would change names without a word. Lines end as on any system, cells are parted by
-comma, semicolon or tab, and columns stand in any order.
+UTF-8 and UTF-16 (by its byte order mark) are read; other encodings are refused by name and line. Lines end as on any
+system, cells are parted by comma, semicolon or tab, and columns stand in any order.
 """
 
 import codecs
@@ -10,13 +9,13 @@ import csv
 import io
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from wss_data.errors import SourceError
 from wss_data.reading.checked import read_bytes
 
-MAX_BYTES = 64 << 20
-"""Bytes of a list or table at most."""
+MAX_BYTES = 64 << 20  # of a list or table at most
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -30,11 +29,7 @@ _LONGEST_HEADER = 200
 
 
 def decode_text(data: bytes, name: str) -> str:
-    """The text of a file that somebody wrote, without its byte order mark.
-
-    Args:
-        data: All its bytes.
-        name: What to call it in an error.
+    """The text in the bytes of the file ``name`` that somebody wrote, without its byte order mark.
 
     Raises:
         SourceError: If it is longer than ``MAX_BYTES``, no text, or in an encoding that is not read.
@@ -54,6 +49,7 @@ def decode_text(data: bytes, name: str) -> str:
             raise SourceError(
                 f"{name}: marked as {encoding.upper()}, but no text in it ({error.reason}). Save it in UTF-8."
             ) from error
+        # No encoding is guessed: a wrong one would change names without a word.
         line = len(data[: error.start].splitlines() or [b""])
         raise SourceError(
             f"{name}, line {line}: not UTF-8 text, the byte 0x{data[error.start]:02X} is not possible there; is it "
@@ -82,27 +78,20 @@ def read_text(path: Path) -> str:
 def lines_of(text: str) -> list[str]:
     r"""The lines of a text, without blanks around them; those of Windows and of old Macs, too. Empty ones stay.
 
-    Not ``splitlines``, which parts lines at a dozen other characters that may be in a name.
-
     >>> lines_of("a.jpg\r\n b.jpg\rc\x0b.jpg")
     ['a.jpg', 'b.jpg', 'c\x0b.jpg']
     """
+    # Not splitlines, which parts lines at a dozen other characters that may be in a name.
     return [line.strip() for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table.
+    """One row of a table."""
 
-    Args:
-        line: Its last line in the file, from 1.
-        cells: Column -> cell, without blanks around it; a cell that is missing is empty.
-        extra: Cells behind the last column, empty ones included.
-    """
-
-    line: int
-    cells: dict[str, str]
-    extra: tuple[str, ...] = ()
+    line: int  # its last line in the file, from 1
+    cells: dict[str, str]  # column -> cell, without blanks around it; a cell that is missing is empty
+    extra: tuple[str, ...] = ()  # cells behind the last column, empty ones included
 
 
 def read_table(path: Path, wanted: Collection[str] = (), example: str = "") -> tuple[list[str], list[Row]]:
@@ -139,10 +128,8 @@ def read_table(path: Path, wanted: Collection[str] = (), example: str = "") -> t
                 columns = [cell.casefold() for cell in cells]
                 _check_columns(path, columns, wanted, example)
             else:
-                filled = cells + [""] * (len(columns) - len(cells))
-                cut = len(columns)
-                row = dict(zip(columns, filled, strict=False))
-                rows.append(Row(reader.line_num + start, row, tuple(filled[cut:])))
+                named = dict(zip_longest(columns, cells[: len(columns)], fillvalue=""))
+                rows.append(Row(reader.line_num + start, named, tuple(cells[len(columns) :])))
     except csv.Error as error:  # an unclosed quote, or a cell that swallowed the rest of the file
         raise SourceError(
             f"{path}, line {reader.line_num + start}: no readable CSV ({error}). Are its quotes in pairs?"

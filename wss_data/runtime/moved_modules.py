@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 _PACKAGE = Path(__file__).parents[1]
+_RENAMED = {"pictures": "sheets"}  # on the way to their rooms
 
 
 class _MovedModules(MetaPathFinder, Loader):
@@ -17,6 +18,7 @@ class _MovedModules(MetaPathFinder, Loader):
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         package, _, module = name.rpartition(".")
+        module = _RENAMED.get(module, module)
         if package != _PACKAGE.name:
             return None
         # The commands last: masks.py there is new, and was never at the root.

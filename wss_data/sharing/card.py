@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from wss_data.errors import StoreError
 from wss_data.filtering.filters import DROPPED, KEPT
-from wss_data.imaging.pictures import DatasetImage, pair_tile, spread, write_histograms, write_sheet
+from wss_data.imaging.sheets import DatasetImage, pair_tile, spread, write_histograms, write_sheet
 from wss_data.reading.cells import csv_text
 from wss_data.records import stem_of
 from wss_data.runtime.files import write_json, write_text

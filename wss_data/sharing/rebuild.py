@@ -244,7 +244,6 @@ def decode_mask(png: bytes, size: tuple[int, int], allowed: set[int]) -> np.ndar
         allowed: Values that it may hold.
     """
     try:
-        mask = mask_files.decode_mask(png, "the manifest", size).values
+        return mask_files.decode_mask(png, "the manifest", size, allowed).values
     except MaskError:
         return None
-    return mask if set(np.unique(mask).tolist()) <= allowed else None

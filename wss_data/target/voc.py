@@ -23,7 +23,7 @@ from wss_data.imaging.images import decode_image, image_bytes, unseen_turn
 from wss_data.imaging.masks import (
     FILE_REASONS,
     IGNORE_INDEX,
-    MaskPicture,
+    DecodedMask,
     check_size,
     open_mask,
     write_mask,
@@ -467,7 +467,7 @@ def translate_mask(mask: np.ndarray, translation: np.ndarray, image_size: tuple[
     return translated.astype(np.uint8)
 
 
-def _refuse_foreground(mask: MaskPicture, record: TargetRecord, spec: DatasetSpec) -> None:
+def _refuse_foreground(mask: DecodedMask, record: TargetRecord, spec: DatasetSpec) -> None:
     """Raise ``MaskError`` with reason ``binary`` if a mask is foreground in black and white, in place of classes.
 
     White may be a class, as of 1 bit a pixel: then the image's labels name it. Where they are known and name no class

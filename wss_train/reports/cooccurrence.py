@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from wss_data.errors import TrainingDataError
 from wss_data.imaging.masks import read_mask
-from wss_data.imaging.pictures import FAINT, INK
+from wss_data.imaging.sheets import FAINT, INK
 from wss_data.records import ExampleTable
 from wss_data.runtime.files import check_outputs, output_path, write_output
 from wss_data.store import MASKS, example_table, kind_of

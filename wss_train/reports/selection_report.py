@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from wss_data.errors import CheckpointError, shown
-from wss_data.imaging.pictures import FAINT, INK, KEPT
+from wss_data.imaging.sheets import FAINT, INK, KEPT
 from wss_data.ledger import Ledger
 from wss_data.reading import checked
 from wss_data.runtime.files import check_outputs, output_folder, output_path, write_output

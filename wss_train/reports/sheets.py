@@ -9,7 +9,7 @@ import numpy as np
 
 from wss_data.imaging.images import read_image
 from wss_data.imaging.masks import read_mask
-from wss_data.imaging.pictures import Tile, fit, overlay, write_sheet
+from wss_data.imaging.sheets import Tile, fit, overlay, write_sheet
 from wss_data.records import ExampleTable
 from wss_data.runtime.files import output_path
 from wss_train.reports.failures import AT_LEAST, Failure, Kind, failures_of
