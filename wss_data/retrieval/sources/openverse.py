@@ -119,25 +119,26 @@ class OpenverseSource(WebService):
             plain["source"] = ",".join(self.sources)
         elif self.excluded_sources:
             plain["excluded_source"] = ",".join(self.excluded_sources)
-        # The plain query first, whose results fit best, then its slices.
-        first = self._page(plain, 1, pages)
-        yield from self._all_pages(plain, first, pages)
-        if self.slices and _hides_results(first):
-            yield from self._sliced(plain, self._dimensions(), pages)
+        yield from self._read(plain, self._dimensions() if self.slices else [], pages, plain=True)
 
-    def _sliced(
-        self, asked: dict[str, str], dimensions: Sequence[Sequence[dict[str, str]]], pages: Pages
+    def _read(
+        self, asked: dict[str, str], cuts: Sequence[Sequence[dict[str, str]]], pages: Pages, plain: bool = False
     ) -> Iterator[Mapping[str, Any]]:
-        """Results of a query asked once for each value of the first dimension, cut further where some are hidden."""
-        for value in dimensions[0]:
+        """Results of a query, then, where it hides some, of the parts into which the first of ``cuts`` cuts it."""
+        answer = self._page(asked, 1, pages)
+        is_cut = bool(cuts) and _hides_results(answer)
+        yield from answer["results"]
+        # The plain query's results fit best; of a part that is cut again the other pages come again in its parts.
+        number, last = 1, answer["pages"] if plain or not is_cut else 1
+        while number < last and not answer["refused"]:
+            number += 1
+            answer = self._page(asked, number, pages)
+            yield from answer["results"]
+            # The count drifts while one reads; the largest seen decides, and a page too far costs one request.
+            last = max(last, answer["pages"])
+        for value in cuts[0] if is_cut else ():
             part = {name: text for name, text in asked.items() if not (name == "excluded_source" and "source" in value)}
-            part |= value
-            first = self._page(part, 1, pages)
-            if _hides_results(first) and len(dimensions) > 1:
-                yield from first["results"]  # not its other pages: their results come again in its parts
-                yield from self._sliced(part, dimensions[1:], pages)
-            else:
-                yield from self._all_pages(part, first, pages)
+            yield from self._read(part | value, cuts[1:], pages)
 
     def _dimensions(self) -> list[list[dict[str, str]]]:
         """Ways to cut a query, each into parts that leave out as little as possible."""
@@ -153,18 +154,6 @@ class OpenverseSource(WebService):
             [{"aspect_ratio": shape} for shape in ("wide", "tall", "square")],
         ]
         return [cut for cut in cuts if len(cut) > 1]
-
-    def _all_pages(
-        self, asked: Mapping[str, str], first: Mapping[str, Any], pages: Pages
-    ) -> Iterator[Mapping[str, Any]]:
-        answer, number, last = first, 1, first["pages"]
-        yield from answer["results"]
-        while number < last and not answer["refused"]:
-            number += 1
-            answer = self._page(asked, number, pages)
-            yield from answer["results"]
-            # The count drifts while one reads; the largest seen decides, and a page too far costs one request.
-            last = max(last, answer["pages"])
 
     def _page(self, asked: Mapping[str, str], number: int, pages: Pages) -> dict[str, Any]:
         """One page of results: ``results``, ``pages``, ``page_size`` and ``count``; ``refused`` past the last page."""

@@ -185,7 +185,6 @@ def _kept(page: Mapping[str, Any]) -> dict[str, Any]:
         "page_url": info.get("descriptionurl"),
         "size": [int(info.get("width") or 0), int(info.get("height") or 0)],
         "mime": info.get("mime"),
-        "sha1": info.get("sha1"),
         "metadata": values,
     }
 
