@@ -197,7 +197,7 @@ def room_of(module: str) -> str:
 
 
 def architecture_page() -> Iterator[str]:
-    """One picture of the rooms and what imports what, without the arrows that follow from others."""
+    """One diagram of the rooms and what imports what, without the arrows that follow from others."""
     for package in ("wss_data", "wss_train"):
         arrows: dict[str, set[str]] = defaultdict(set)
         for module, used in imports(package).items():

@@ -46,7 +46,7 @@ def app(name: str, home: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
     Args:
         name: The dataset.
-        home: A folder where FiftyOne may note what it has told.
+        home: A folder where FiftyOne may note what it has reported.
 
     Yields:
         Address of the dataset's page, and the process, which is ended afterwards.

@@ -1,7 +1,7 @@
 """A Flickr of our own on loopback: the REST protocol, the OAuth signature, and the habits that make it hard to read.
 
 What it does as the real one: at most the first 4,000 results of a query, then the last page again; totals that are off;
-errors inside an HTTP 200; parameters that it does not know are ignored; dates told apart by five minutes only.
+errors inside an HTTP 200; parameters that it does not know are ignored; dates distinguished by five minutes only.
 """
 
 import base64
@@ -83,7 +83,7 @@ class FakeFlickr:
         clock: Time of the hourly limit; each request takes ``latency`` seconds of it.
         drift: Reported totals are off by up to this share, either way.
         vanishing: One photo is taken down every so many requests; 0 for never.
-        blurred: Dates are told apart by five minutes only.
+        blurred: Dates are distinguished by five minutes only.
         shuffled: The order asked for is not kept.
         overstated: Totals are too high by this share, always.
         hourly: Requests permitted an hour.

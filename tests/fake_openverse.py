@@ -25,7 +25,7 @@ NOT_THE_QUESTION = {"mature", "page_size"}
 
 
 def make_items(number: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Pictures with the mix that the service has: most of them Flickr's, large, wide."""
+    """Images with the mix that the service has: most of them Flickr's, large, wide."""
     dice = random.Random(seed)
     items = []
     for position in range(number):
@@ -65,7 +65,7 @@ def make_items(number: int, seed: int = 0) -> list[dict[str, Any]]:
 
 
 class FakeOpenverse(FakeService):
-    """Openverse with some pictures.
+    """Openverse with some images.
 
     Args:
         items: What it holds, best first.
@@ -73,7 +73,7 @@ class FakeOpenverse(FakeService):
         client: (id, secret) of the one registered key.
         verified: Whether the key's owner answered the e-mail; otherwise it has the limits of those without one.
         token_seconds: How long a token lasts.
-        drift: Whether the number of results is told a little differently each time, and pages overlap.
+        drift: Whether the number of results is reported a little differently each time, and pages overlap.
         a_day: Requests a day of those without a key.
     """
 
@@ -155,7 +155,7 @@ class FakeOpenverse(FakeService):
         count = min(total, DEPTH)
         results = found[(page - 1) * size : page * size]
         if self.drift and page > 1 and self.requests % 3 == 0:
-            # Somebody's new picture came first in the meantime: the last of the page before is seen again.
+            # Somebody's new image came first in the meantime: the last of the page before is seen again.
             results = found[(page - 1) * size - 1 : (page - 1) * size] + results
         self.answered.append("&".join(f"{k}={v}" for k, v in sorted(query.items()) if k not in NOT_THE_QUESTION))
         return Reply(

@@ -7,7 +7,7 @@ from email.utils import format_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-import fault_pictures as pictures
+import fault_images as drawn
 
 if TYPE_CHECKING:
     from fault_server import Exchange
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 Handler = Callable[["Exchange"], None]
 
 ATTEMPTS = 3
-"""Attempts that a picture gets by default while its trouble looks like passing."""
+"""Attempts that an image gets by default while its trouble looks like passing."""
 
 CORRUPT = frozenset({"truncated", "unreadable", "corrupt", "damaged"})
-"""What a decoder may call a file whose picture is not whole."""
+"""What a decoder may call a file whose image is not whole."""
 
 BOMB = CORRUPT | {"too_large", "bomb", "decoder_memory", "decoder_killed", "decoder_timeout"}
 """What a decoder may call a file that would unpack to gigabytes."""
@@ -32,11 +32,11 @@ class Case:
         name: Names it; part of its addresses.
         group: ``good``, ``bad body``, ``transient``, ``retry after``, ``permanent``, ``opt-out``, ``placeholder`` or
             ``hostile``.
-        expected: What a picture must end as: ``stored``, ``dropped`` (for good) or ``failed`` (worth another run).
+        expected: What an image must end as: ``stored``, ``dropped`` (for good) or ``failed`` (worth another run).
         reasons: Reasons that are right; empty for ``stored``.
-        requests_at_most: Requests allowed for one picture, redirects and three attempts included.
+        requests_at_most: Requests allowed for one image, redirects and three attempts included.
         fetch_decides: Whether the download alone leads to the end; if not, a decoder must look at the bytes.
-        handler: Answers a request for a picture.
+        handler: Answers a request for an image.
         robots: Answers a request for robots.txt.
         nobody_listens: Whether connections to its address are refused.
         wait_s: Seconds that must pass between its first request and its second.
@@ -62,7 +62,7 @@ def no_robots(exchange: "Exchange") -> None:
 
 
 def good(exchange: "Exchange") -> None:
-    exchange.answer(pictures.jpeg(exchange.name))
+    exchange.answer(drawn.jpeg(exchange.name))
 
 
 def robots_text(text: str) -> Handler:
@@ -91,17 +91,17 @@ def body(make: Callable[[str], bytes], content_type: str | None = "image/jpeg") 
     return lambda exchange: exchange.answer(make(exchange.name), content_type)
 
 
-# --- pictures that are good, however unusual, and must be kept -----------------------------------------------------
+# --- images that are good, however unusual, and must be kept -----------------------------------------------------
 
 
 def without_length(exchange: "Exchange") -> None:
     exchange.send(b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nConnection: close\r\n\r\n")
-    exchange.send(pictures.jpeg(exchange.name))
+    exchange.send(drawn.jpeg(exchange.name))
 
 
 def chunked(exchange: "Exchange", end: bytes = b"0\r\n\r\n") -> None:
     exchange.send(b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n\r\n")
-    data = pictures.jpeg(exchange.name)
+    data = drawn.jpeg(exchange.name)
     for start in range(0, len(data), 5000):
         part = data[start : start + 5000]
         exchange.send(b"%x\r\n%s\r\n" % (len(part), part))
@@ -116,73 +116,73 @@ def redirect_once(exchange: "Exchange") -> None:
 
 
 for name, make, content_type in (
-    ("good_jpeg", pictures.jpeg, "image/jpeg"),
-    ("good_png", pictures.png, "image/png"),
-    ("good_webp", pictures.webp, "image/webp"),
-    ("good_gif", pictures.gif, "image/gif"),
-    ("good_bmp", pictures.bmp, "image/bmp"),
-    ("good_tiff", pictures.tiff, "image/tiff"),
-    ("progressive_jpeg", pictures.progressive_jpeg, "image/jpeg"),
-    ("grey_jpeg", pictures.grey_jpeg, "image/jpeg"),
-    ("cmyk_jpeg", pictures.cmyk_jpeg, "image/jpeg"),
-    ("exif_rotated_jpeg", pictures.exif_rotated_jpeg, "image/jpeg"),
-    ("extraneous_bytes_jpeg", pictures.extraneous_bytes_jpeg, "image/jpeg"),
-    ("animated_gif", pictures.animated_gif, "image/gif"),
-    ("png_16_bit", pictures.png_16_bit, "image/png"),
-    ("png_palette_alpha", pictures.png_palette_alpha, "image/png"),
-    ("no_content_type", pictures.jpeg, None),
-    ("jpeg_called_octet_stream", pictures.jpeg, "application/octet-stream"),
-    ("jpeg_called_html", pictures.jpeg, "text/html; charset=utf-8"),
+    ("good_jpeg", drawn.jpeg, "image/jpeg"),
+    ("good_png", drawn.png, "image/png"),
+    ("good_webp", drawn.webp, "image/webp"),
+    ("good_gif", drawn.gif, "image/gif"),
+    ("good_bmp", drawn.bmp, "image/bmp"),
+    ("good_tiff", drawn.tiff, "image/tiff"),
+    ("progressive_jpeg", drawn.progressive_jpeg, "image/jpeg"),
+    ("grey_jpeg", drawn.grey_jpeg, "image/jpeg"),
+    ("cmyk_jpeg", drawn.cmyk_jpeg, "image/jpeg"),
+    ("exif_rotated_jpeg", drawn.exif_rotated_jpeg, "image/jpeg"),
+    ("extraneous_bytes_jpeg", drawn.extraneous_bytes_jpeg, "image/jpeg"),
+    ("animated_gif", drawn.animated_gif, "image/gif"),
+    ("png_16_bit", drawn.png_16_bit, "image/png"),
+    ("png_palette_alpha", drawn.png_palette_alpha, "image/png"),
+    ("no_content_type", drawn.jpeg, None),
+    ("jpeg_called_octet_stream", drawn.jpeg, "application/octet-stream"),
+    ("jpeg_called_html", drawn.jpeg, "text/html; charset=utf-8"),
 ):
     add("good", name, body(make, content_type))
 add("good", "without_length", without_length)
 add("good", "chunked", chunked)
 add("good", "redirect_once", redirect_once, at_most=2)
 
-# --- answers that are no picture, or only a part of one ------------------------------------------------------------
+# --- answers that are no image, or only a part of one ------------------------------------------------------------
 
 CORRUPT_END = " ".join(["dropped", *CORRUPT])
 BOMB_END = " ".join(["dropped", *BOMB])
 
-add("bad body", "html_called_jpeg", body(lambda name: pictures.HTML), "dropped not_an_image")
-add("bad body", "html_page", body(lambda name: pictures.HTML, "text/html"), "dropped not_an_image")
+add("bad body", "html_called_jpeg", body(lambda name: drawn.HTML), "dropped not_an_image")
+add("bad body", "html_page", body(lambda name: drawn.HTML, "text/html"), "dropped not_an_image")
 add("bad body", "json_error", body(lambda name: b'{"error": "no"}', "application/json"), "dropped not_an_image")
-add("bad body", "svg", body(lambda name: pictures.SVG, "image/svg+xml"), "dropped not_an_image")
-add("bad body", "avif", body(lambda name: pictures.avif_start(), "image/avif"), "dropped unsupported_format")
+add("bad body", "svg", body(lambda name: drawn.SVG, "image/svg+xml"), "dropped not_an_image")
+add("bad body", "avif", body(lambda name: drawn.avif_start(), "image/avif"), "dropped unsupported_format")
 add("bad body", "empty", body(lambda name: b""), "dropped empty")
 add("bad body", "no_content", lambda exchange: exchange.answer(b"", None, "204 No Content"), "dropped empty")
 for name, make, end in (
-    ("tiny_png", pictures.tiny_png, "dropped too_small"),
-    ("truncated_jpeg", pictures.truncated_jpeg, CORRUPT_END),
-    ("truncated_png", pictures.truncated_png, CORRUPT_END),
-    ("png_with_wrong_checksum", pictures.png_with_wrong_checksum, CORRUPT_END),
-    ("jpeg_header_only", pictures.jpeg_header_only, CORRUPT_END),
-    ("jpeg_without_1_kb", pictures.jpeg_without_1_kb, CORRUPT_END),
-    ("jpeg_with_zeros", pictures.jpeg_with_zeros, CORRUPT_END),
-    ("length_too_short", pictures.jpeg, CORRUPT_END),
-    ("huge_jpeg", pictures.huge_jpeg, BOMB_END),
-    ("png_bomb", lambda name: pictures.png_bomb(), BOMB_END),
-    ("png_text_bomb", pictures.png_text_bomb, BOMB_END),
-    ("gif_bomb", pictures.gif_bomb, BOMB_END),
-    ("webp_bomb", pictures.webp_bomb, BOMB_END),
-    ("tiff_bomb", lambda name: pictures.tiff_bomb(), BOMB_END),
-    ("bmp_bomb", lambda name: pictures.bmp_bomb(), BOMB_END),
+    ("tiny_png", drawn.tiny_png, "dropped too_small"),
+    ("truncated_jpeg", drawn.truncated_jpeg, CORRUPT_END),
+    ("truncated_png", drawn.truncated_png, CORRUPT_END),
+    ("png_with_wrong_checksum", drawn.png_with_wrong_checksum, CORRUPT_END),
+    ("jpeg_header_only", drawn.jpeg_header_only, CORRUPT_END),
+    ("jpeg_without_1_kb", drawn.jpeg_without_1_kb, CORRUPT_END),
+    ("jpeg_with_zeros", drawn.jpeg_with_zeros, CORRUPT_END),
+    ("length_too_short", drawn.jpeg, CORRUPT_END),
+    ("huge_jpeg", drawn.huge_jpeg, BOMB_END),
+    ("png_bomb", lambda name: drawn.png_bomb(), BOMB_END),
+    ("png_text_bomb", drawn.png_text_bomb, BOMB_END),
+    ("gif_bomb", drawn.gif_bomb, BOMB_END),
+    ("webp_bomb", drawn.webp_bomb, BOMB_END),
+    ("tiff_bomb", lambda name: drawn.tiff_bomb(), BOMB_END),
+    ("bmp_bomb", lambda name: drawn.bmp_bomb(), BOMB_END),
 ):
     handler = body(make)
     if name == "length_too_short":
-        handler = lambda exchange: exchange.answer(pictures.jpeg(exchange.name), length=9000)  # noqa: E731
+        handler = lambda exchange: exchange.answer(drawn.jpeg(exchange.name), length=9000)  # noqa: E731
     add("bad body", name, handler, end, fetch_decides=False)
-add("good", "gif_of_many_frames", body(lambda name: pictures.gif_of_many_frames(), "image/gif"))
+add("good", "gif_of_many_frames", body(lambda name: drawn.gif_of_many_frames(), "image/gif"))
 
 # --- trouble that passes, and trouble that looks like it -----------------------------------------------------------
 
 
 def status(line: str, *headers: str) -> Handler:
-    return lambda exchange: exchange.answer(pictures.HTML, "text/html", line, headers)
+    return lambda exchange: exchange.answer(drawn.HTML, "text/html", line, headers)
 
 
 def once(trouble: Handler) -> Handler:
-    """The trouble at the first request for a picture, the picture at the others."""
+    """The trouble at the first request for an image, the image at the others."""
     return lambda exchange: trouble(exchange) if exchange.count == 1 else good(exchange)
 
 
@@ -195,13 +195,13 @@ def reset(exchange: "Exchange") -> None:
 
 
 def reset_in_body(exchange: "Exchange") -> None:
-    data = pictures.jpeg(exchange.name)
+    data = drawn.jpeg(exchange.name)
     exchange.answer(data[: len(data) // 2], length=len(data))
     exchange.reset()
 
 
 def cut_short(exchange: "Exchange") -> None:
-    data = pictures.jpeg(exchange.name)
+    data = drawn.jpeg(exchange.name)
     exchange.answer(data[: len(data) // 2], length=len(data))
 
 
@@ -259,11 +259,11 @@ for code, word, reason in (
     add("permanent", f"{code}_always", status(f"{code} {word}"), f"dropped {reason}")
 add("permanent", "404_once", once(status("404 Not Found")), "dropped gone")
 
-# --- those who do not want their pictures taken --------------------------------------------------------------------
+# --- those who do not want their images taken --------------------------------------------------------------------
 
 
 def tagged(*headers: str) -> Handler:
-    return lambda exchange: exchange.answer(pictures.jpeg(exchange.name), headers=headers)
+    return lambda exchange: exchange.answer(drawn.jpeg(exchange.name), headers=headers)
 
 
 for name, text, end in (
@@ -283,13 +283,13 @@ add("opt-out", "tag_with_date", tagged("X-Robots-Tag: unavailable_after: 25 Jun 
 add("opt-out", "tdm_reserved", tagged("TDM-Reservation: 1"), "dropped opted_out")
 add("opt-out", "tdm_not_reserved", tagged("tdm-reservation: 0"))
 
-# --- pictures that say there is no picture -------------------------------------------------------------------------
+# --- images that say there is no image -------------------------------------------------------------------------
 
 
 def placeholder(path: str) -> Handler:
     def handler(exchange: "Exchange") -> None:
         if exchange.target == path:
-            exchange.answer(pictures.png("the one placeholder"), "image/png")
+            exchange.answer(drawn.png("the one placeholder"), "image/png")
         else:
             exchange.redirect(path)
 
@@ -313,20 +313,18 @@ def endlessly(part: bytes, pause_s: float = 0.0) -> Callable[["Exchange"], None]
 
 
 def after(start: bytes, rest: Handler, picture: int = 0) -> Handler:
-    """First ``start`` and so many bytes of the picture, then the rest."""
+    """First ``start`` and so many bytes of the image, then the rest."""
 
     def handler(exchange: "Exchange") -> None:
-        exchange.send(start + pictures.jpeg(exchange.name)[:picture])
+        exchange.send(start + drawn.jpeg(exchange.name)[:picture])
         rest(exchange)
 
     return handler
 
 
 def raw(head: str, with_picture: bool = True) -> Handler:
-    """Send the head as it is, then the picture, then hang up."""
-    return lambda exchange: exchange.send(
-        head.encode("latin-1") + (pictures.jpeg(exchange.name) if with_picture else b"")
-    )
+    """Send the head as it is, then the image, then hang up."""
+    return lambda exchange: exchange.send(head.encode("latin-1") + (drawn.jpeg(exchange.name) if with_picture else b""))
 
 
 def to(location: str) -> Handler:
@@ -347,7 +345,7 @@ def redirect_slowly(exchange: "Exchange") -> None:
 
 
 def gzip_bomb(exchange: "Exchange") -> None:
-    squeezed = pictures.gzip_bomb()
+    squeezed = drawn.gzip_bomb()
     exchange.answer(squeezed, headers=("Content-Encoding: deflate",))
 
 

@@ -45,7 +45,7 @@ class Exchange:
     Args:
         case: Name of the case.
         target: Path and query asked for.
-        n: Number of the picture.
+        n: Number of the image.
         count: How often this target was asked for until now, this time included.
         server: Whom it was sent to.
         headers: The request's headers, names in lower case.
@@ -63,7 +63,7 @@ class Exchange:
 
     @property
     def name(self) -> str:
-        """Name of the picture, from which it is drawn."""
+        """Name of the image, from which it is drawn."""
         return f"{self.case}/{self.n}"
 
     @property
@@ -137,11 +137,11 @@ class _Reports:
         return tuple(f"{address}:{self.port}" for address in ADDRESSES.values())
 
     def url(self, name: str, n: int = 0) -> str:
-        """Address of picture ``n`` of a case."""
+        """Address of image ``n`` of a case."""
         return f"http://{ADDRESSES[name]}:{self.port}/case/{name}/{n}.jpg"
 
     def requests(self, name: str, n: int | None = None) -> int:
-        """How many requests a case got (for picture ``n`` only), those for its robots.txt not counted."""
+        """How many requests a case got (for image ``n`` only), those for its robots.txt not counted."""
         targets = self._case(name)["targets"]
         start = "" if n is None else f"/case/{name}/{n}.jpg"
         return sum(count for target, count in targets.items() if target.startswith(start))

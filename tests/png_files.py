@@ -227,7 +227,7 @@ def mutated(random: np.random.Generator, data: bytes) -> bytes:
 
 
 def with_checksums(data: bytes) -> bytes:
-    """The bytes with the checksum of each chunk made right, as far as chunks can be told."""
+    """The bytes with the checksum of each chunk made right, as far as chunks can be known."""
     raw, position = bytearray(data), 8
     while position + 12 <= len(raw):
         length = int.from_bytes(raw[position : position + 4], "big")

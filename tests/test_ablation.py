@@ -4,7 +4,7 @@ import json
 import statistics
 
 import pytest
-from pictures import LEARNS
+from drawings import LEARNS
 
 from wss_data.errors import RecipeError
 from wss_data.imaging.images import read_image
@@ -75,7 +75,7 @@ def test_table_and_json_hold_recipe_counts_seeds_costs_and_ledger(ablation, data
     assert "context, not a comparison" in table
 
 
-def test_the_pictures_show_image_truth_and_every_row_the_pseudo_masks_and_the_web_dataset(ablation):
+def test_the_sheets_show_image_truth_and_every_row_the_pseudo_masks_and_the_web_dataset(ablation):
     folder = ablation.out / "pictures"
     assert read_image(folder / "predictions.png").shape[1] > 7 * 210
     names = {"predictions.png", "pseudo_masks.png", "cosegmentation.png", "foreground_ratio.png"}

@@ -112,7 +112,7 @@ def test_nobody_goes_while_the_pace_is_held():
     assert clock.monotonic() == 33.0
 
 
-def test_the_limits_told_in_headers_replace_those_assumed():
+def test_the_limits_reported_in_headers_replace_those_assumed():
     clock = VirtualClock()
     pace = Pace([(100, 60.0), (10_000, 86_400.0)], clock)
     pace.note_headers({"X-RateLimit-Limit-anon_burst": "2/min", "x-ratelimit-limit-anon_sustained": "3/day"})
@@ -224,7 +224,7 @@ def test_after_five_attempts_the_service_counts_as_dead_and_the_message_says_whe
         )
 
 
-def test_a_service_that_nobody_runs_is_told():
+def test_a_service_that_nobody_runs_is_reported():
     service = Scripted()
     with service:
         url = service.url
@@ -232,7 +232,7 @@ def test_a_service_that_nobody_runs_is_told():
         make_api(service).get_json(url)
 
 
-def test_a_service_that_hangs_is_told():
+def test_a_service_that_hangs_is_reported():
     lock = threading.Event()
 
     class Hanging(Scripted):

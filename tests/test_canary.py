@@ -1,4 +1,4 @@
-"""A key is told to its service and to nobody else: not to logs, files, the journal, the manifest or the database."""
+"""A key is asked to its service and to nobody else: not to logs, files, the journal, the manifest or the database."""
 
 import logging
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ KEY, SECRET = "canary0123456789canary0123456789", "secretcanary0123"
 
 
 class LocalFlickr(FlickrSource):
-    """Flickr, but its pictures are on a server of ours, which takes them by their number."""
+    """Flickr, but its images are on a server of ours, which takes them by their number."""
 
     pictures = ""
 

@@ -1,4 +1,4 @@
-"""A definition that is changed after its dataset was built: what does not fit any more is refused, the rest told."""
+"""A definition that is changed after its dataset was built: what no longer fits is refused, the rest reported."""
 
 import pytest
 from builders import definition, make_web
@@ -31,7 +31,7 @@ def test_the_ignore_index_of_imported_masks_stays(database):
         store.create_or_open(definition("changed-void"), "web")
 
 
-def test_what_a_definition_asks_for_no_more_is_told_and_its_images_stay(database, caplog):
+def test_what_a_definition_asks_for_no_more_is_reported_and_its_images_stay(database, caplog):
     dataset, name = make_web("changed-less"), "changed-less"
     more = ["folder", {"name": "openverse", "limit": 50}, "wikimedia"]
     classes = [{"name": "cat", "index": 1, "queries": ["cat", "kitten"]}, {"name": "cow", "index": 2}]

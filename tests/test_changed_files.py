@@ -1,4 +1,4 @@
-"""A folder of photographs that changed between two builds: what is told, and what --search-again makes of it."""
+"""A folder of photographs that changed between two builds: what is reported, and what --search-again makes of it."""
 
 import os
 import shutil
@@ -69,7 +69,7 @@ def replaced(photos):
 
 
 def replaced_with_its_date(photos):
-    """The bytes of another picture, as many of them and with the date of the old one."""
+    """The bytes of another image, as many of them and with the date of the old one."""
     path = photos / "cat" / "2.jpg"
     data, status = path.read_bytes(), path.stat()
     path.write_bytes(encode_jpeg(photo(9), 30).ljust(len(data), b"\0"))
@@ -98,7 +98,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-def test_what_changed_is_told_at_every_build_and_followed_where_that_is_asked_for(build, change):
+def test_what_changed_is_reported_at_every_build_and_followed_where_that_is_asked_for(build, change):
     change(build.photos)
     told, read, gone = CHANGES[change]
     for _ in range(2):

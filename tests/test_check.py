@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import H, W, make_web, target_definition, write_target
-from pictures import TINY, rectangles
+from drawings import TINY, rectangles
 from PIL import Image
 from png_files import kinds
 
@@ -37,7 +37,7 @@ def test_nothing_is_wrong_with_sound_files(table):
     assert check.is_sound(check.check_table(table))
 
 
-def test_masks_of_0_and_255_are_told_from_label_masks_of_background_and_void(table):
+def test_masks_of_0_and_255_are_distinguished_from_label_masks_of_background_and_void(table):
     foreground = np.zeros((30, 40), np.uint8)
     foreground[10:20, 10:20] = 255
     Image.fromarray(foreground).save(table.mask_paths[0])
@@ -109,7 +109,7 @@ def test_labels_classes_and_sizes_are_looked_at(table):
     assert len(scored) == 1 and scored[0].startswith("warning: 1 of 6 images have no mask, the first 0. They are not")
 
 
-def test_a_class_that_no_mask_shows_and_a_class_with_few_images_are_told(table, monkeypatch):
+def test_a_class_that_no_mask_shows_and_a_class_with_few_images_are_reported(table, monkeypatch):
     for path in table.mask_paths[::2]:
         write_mask(np.full((30, 40), 2, np.uint8), Path(path))
     monkeypatch.setattr(check, "FEW_IMAGES", 4)
@@ -130,7 +130,7 @@ def test_void_is_a_fact_until_it_is_most_of_the_pixels(table):
     assert any(line.startswith("warning: 67 % of the mask pixels are void") for line in told(table))
 
 
-def test_a_palette_that_may_have_been_made_up_is_told(table):
+def test_a_palette_that_may_have_been_made_up_is_reported(table):
     image = Image.open(table.mask_paths[0])
     image.putpalette((voc_palette() // 2 + 3).tobytes())
     image.save(table.mask_paths[0])
@@ -140,7 +140,7 @@ def test_a_palette_that_may_have_been_made_up_is_told(table):
     assert told(table) == [], "grey is no mistake"
 
 
-def test_a_palette_in_another_order_is_read_by_its_colours_and_told(table):
+def test_a_palette_in_another_order_is_read_by_its_colours_and_reported(table):
     mask = read_mask(table.mask_paths[0])
     image = Image.fromarray(255 - mask)
     image.putpalette(voc_palette()[::-1].tobytes())
@@ -183,7 +183,7 @@ def test_truth_of_0_and_255_is_an_error_though_an_import_wrote_it_in_vocs_colour
 
 
 @pytest.mark.parametrize("orientation", [2, 3, 4])
-def test_an_image_that_exif_turns_without_changing_its_size_is_told_where_its_mask_is_scored_on(table, orientation):
+def test_an_image_that_exif_turns_without_changing_its_size_is_reported_where_its_mask_is_scored_on(table, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = Path(table.image_paths[0]).with_suffix(".jpg")

@@ -151,7 +151,7 @@ def test_bad_input_is_one_line_that_says_what_to_do(zoo, tmp_path, capsys):
     )
 
 
-def test_a_share_outside_0_to_1_is_refused_by_the_parser(capsys):
+def test_a_fraction_outside_0_to_1_is_refused_by_the_parser(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["filter", "zoo", "--min-foreground", "20"])
     assert caught.value.code == 2

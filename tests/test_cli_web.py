@@ -17,7 +17,7 @@ from wss_data.runtime.home import dataset_folder
 
 
 class Museum:
-    """A source whose pictures hang on a local server: three cats, of which one is gone, and three cows."""
+    """A source whose images hang on a local server: three cats, of which one is gone, and three cows."""
 
     name, local = "museum", False
     host = ""
@@ -92,7 +92,7 @@ def test_leaks_are_listed_and_a_dry_run_changes_nothing(museum, tmp_path, capsys
     assert open_dataset("museum-cli").match_tags("dropped:leak").count() == 0
 
 
-def test_a_manifest_is_built_again_and_every_picture_is_accounted_for(museum, tmp_path, capsys, monkeypatch):
+def test_a_manifest_is_built_again_and_every_image_is_accounted_for(museum, tmp_path, capsys, monkeypatch):
     from wss_data.sharing import rebuild as module
     from wss_data.spec import DownloadSpec
 
@@ -131,7 +131,7 @@ def test_a_forgotten_author_is_gone_and_does_not_come_back(museum, capsys):
     assert json.dumps("Painter 11") in written.decode("latin-1")
 
 
-def test_what_cannot_be_done_is_told_in_one_line(museum, tmp_path, capsys):
+def test_what_cannot_be_done_is_reported_in_one_line(museum, tmp_path, capsys):
     assert "no folder, no file and no dataset" in refused(capsys, "leaks", "museum-cli", "--against", "nowhere")
     assert "there is no definition" in refused(capsys, "sources", "nowhere")
     (tmp_path / "not.jsonl").write_text("[]\n")

@@ -46,7 +46,7 @@ def engine():
     return CommonEngine(long_side=128, refine_long_side=48)
 
 
-def test_evidence_is_the_joined_map_with_the_prior_less_a_share_of_otsus_threshold():
+def test_evidence_is_the_joined_map_with_the_prior_less_a_fraction_of_otsus_threshold():
     joined = np.random.default_rng(0).normal(size=(6, 8))
     with_prior = joined + 0.3 * (centred_gaussian((6, 8), 0.3) - 0.55)
 

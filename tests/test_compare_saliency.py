@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from pictures import disc
+from drawings import disc
 from PIL import Image
 
 from wss_data.commands.cli import main
@@ -40,7 +40,7 @@ def test_the_figure_is_drawn_and_every_method_is_scored_where_truth_is_given(pho
     assert found.to_dict()["figure"].endswith("out.png")
 
 
-def test_true_masks_of_images_that_exif_turns_without_changing_their_size_are_told(photos, caplog):
+def test_true_masks_of_images_that_exif_turns_without_changing_their_size_are_reported(photos, caplog):
     exif = Image.Exif()
     exif[0x0112] = 3
     path = photos / "images" / "ball" / "0.jpg"
@@ -71,7 +71,7 @@ def test_a_wrong_argument_is_named_before_anything_is_done(photos, arguments, me
     assert not (photos / "out.png").exists()
 
 
-def test_a_folder_of_classes_or_without_images_is_told(photos):
+def test_a_folder_of_classes_or_without_images_is_reported(photos):
     with pytest.raises(SourceError, match=r"It holds folders: give one class, such as .*ball"):
         compare_saliency(photos / "images", photos / "out.png")
     with pytest.raises(SourceError, match="no such folder"):

@@ -172,7 +172,7 @@ def test_an_image_without_a_mask_is_refused(tmp_path):
 # ------------------------------------------------------------- stored datasets
 
 
-def test_a_web_dataset_is_told_that_it_has_one_label_an_image(database, capsys):
+def test_of_a_web_dataset_it_is_noted_that_it_has_one_label_an_image(database, capsys):
     make_web("together-web")
     assert main(["cooccurrence", "together-web"]) == 0
     assert "Each image has one label, as the images of a web dataset do." in capsys.readouterr().out

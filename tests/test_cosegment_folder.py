@@ -110,7 +110,7 @@ def test_an_image_of_any_name_gets_its_mask_once(tmp_path, engine, name):
     assert run(tmp_path / "in", tmp_path / "out").unchanged == 1
 
 
-def test_what_is_passed_over_is_told_with_the_masks(tmp_path, engine):
+def test_what_is_passed_over_is_reported_with_the_masks(tmp_path, engine):
     draw(tmp_path / "in" / "cow" / "a.png")
     for name in ("cow/b.heic", "cow/@eaDir/a.png/thumb.jpg", "_old/c.png", "cow/.thumbnails/a.png"):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -268,7 +268,7 @@ def test_an_unknown_method_or_a_tiny_side_is_refused(tmp_path):
         cosegment_folder(tmp_path / "in", tmp_path / "out", longest_side=10)
 
 
-def test_masks_of_images_that_are_gone_are_told_and_listed_no_more_and_no_file_is_lost(engine, tmp_path):
+def test_masks_of_images_that_are_gone_are_reported_and_listed_no_more_and_no_file_is_lost(engine, tmp_path):
     for name in ("cat/1", "cat/2", "cow/3"):
         draw(tmp_path / "images" / f"{name}.png")
     out = tmp_path / "masks"

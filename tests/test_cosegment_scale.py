@@ -106,7 +106,7 @@ def test_a_group_has_the_same_masks_on_one_process_on_two_and_on_a_cluster():
             assert np.array_equal(ours.mask, theirs.mask) and ours.confidence == theirs.confidence
 
 
-def test_a_group_with_every_kind_of_bad_image_is_done_and_each_is_told(tmp_path):
+def test_a_group_with_every_kind_of_bad_image_is_done_and_each_is_reported(tmp_path):
     group = tmp_path / "in" / "cow"
     for name in "abc":
         draw(group / f"{name}.png", size=(64, 48))
@@ -193,7 +193,7 @@ def test_a_lost_image_is_grey_to_the_engine_and_keeps_the_size_that_it_had(tmp_p
         images[2]
 
 
-def test_an_image_for_which_the_engine_gives_no_mask_is_told_and_tried_again(tmp_path, monkeypatch):
+def test_an_image_for_which_the_engine_gives_no_mask_is_reported_and_tried_again(tmp_path, monkeypatch):
     engine = use(monkeypatch, BrightEngine(skipped=[1]))
     for name in "abc":
         draw(tmp_path / "in" / "cow" / f"{name}.png")
@@ -203,7 +203,7 @@ def test_an_image_for_which_the_engine_gives_no_mask_is_told_and_tried_again(tmp
     assert run(tmp_path).dropped == {} and engine.asked[1] == (3, [1])
 
 
-def test_a_disk_that_fills_in_the_middle_is_told_and_the_next_run_goes_on(tmp_path, monkeypatch):
+def test_a_disk_that_fills_in_the_middle_is_reported_and_the_next_run_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(folder, "SAVE_EVERY", 1)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -226,7 +226,7 @@ def test_a_disk_that_fills_in_the_middle_is_told_and_the_next_run_goes_on(tmp_pa
     assert engine.asked == [(5, [0, 1, 2, 3, 4]), (5, [3, 4])]
 
 
-def test_no_room_for_descriptors_that_wait_for_their_group_is_told(tmp_path):
+def test_no_room_for_descriptors_that_wait_for_their_group_is_reported(tmp_path):
     draw(tmp_path / "in" / "cow" / "a.png")
     with full_disk(), pytest.raises(CosegmentationError, match="cow: no room left"):
         run(tmp_path, options={"long_side": 64, "memory_mb": 0})
@@ -348,7 +348,7 @@ def test_a_stored_dataset_is_cosegmented_again_with_other_settings_and_filtered_
 
     assert pipeline.cosegment_again(dataset, options={"long_side": 640}, classes=["cow"], progress=False) == 1
     assert asked == [("common", {"long_side": 640})]
-    assert dataset.match_tags("kept").count() == 1  # the bright share of the cow is none
+    assert dataset.match_tags("kept").count() == 1  # the bright fraction of the cow is none
     assert len(store.mask_ledger(dataset, "cosegmentation").entries) == 1  # of the cats' masks
     assert pipeline.cosegment_again(dataset, "outside", {"command": "x"}, progress=False) == 3
     assert asked[1] == ("outside", {"command": "x"})

@@ -110,7 +110,7 @@ def test_views_that_are_not_contiguous_give_what_their_copies_give():
 @pytest.mark.parametrize("labels", [1, 2, 3, 21])
 @pytest.mark.parametrize("size", [(1, 1), (1, 37), (37, 1), (2, 2), (5, 3)])
 @pytest.mark.parametrize("colour", ["one", "many"])
-def test_tiny_pictures_and_pictures_of_one_colour(labels, size, colour, using):
+def test_tiny_images_and_images_of_one_colour(labels, size, colour, using):
     random = np.random.default_rng(5)
     probabilities = random.dirichlet(np.ones(labels), size).transpose(2, 0, 1)
     image = np.full((*size, 3), 128, np.uint8) if colour == "one" else random.integers(0, 256, (*size, 3), np.uint8)

@@ -125,7 +125,7 @@ def test_a_killed_watcher_takes_its_server_along_and_the_next_process_starts_ane
     wait_until_stopped(tmp_path)
 
 
-def test_a_server_that_does_not_start_is_told_with_its_own_reason(tmp_path):
+def test_a_server_that_does_not_start_is_reported_with_its_own_reason(tmp_path):
     (tmp_path / database_watcher.FILES).mkdir()
     (tmp_path / database_watcher.FILES / "WiredTiger").mkdir()
     with pytest.raises(StoreError, match="did not start") as caught:
@@ -134,7 +134,7 @@ def test_a_server_that_does_not_start_is_told_with_its_own_reason(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_server_is_told_with_the_way_to_get_one(tmp_path, monkeypatch):
+def test_a_missing_server_is_reported_with_the_way_to_get_one(tmp_path, monkeypatch):
     package = tmp_path / "fiftyone"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -271,7 +271,7 @@ def test_a_fresh_database_takes_little_disk(tmp_path):
     wait_until_stopped(tmp_path)
 
 
-def test_a_server_that_went_away_is_told_in_one_line_and_another_error_is_left_alone():
+def test_a_server_that_went_away_is_reported_in_one_line_and_another_error_is_left_alone():
     from pymongo.errors import ServerSelectionTimeoutError
 
     reason = "db.example.org:27017: [Errno 111] Connection refused (configured timeouts: socketTimeoutMS: 20000.0ms)"
@@ -284,7 +284,7 @@ def test_a_server_that_went_away_is_told_in_one_line_and_another_error_is_left_a
         raise KeyError("a mistake of ours")
 
 
-def test_who_only_waits_is_told_when_the_database_ends(tmp_path):
+def test_who_only_waits_is_reported_when_the_database_ends(tmp_path):
     database.join(tmp_path)
     os.kill(process_ids(tmp_path)["mongod"], signal.SIGKILL)
     with pytest.raises(StoreError, match=r"ended while it was in use: .* Run the same command again"):

@@ -96,7 +96,7 @@ def test_a_file_is_named_by_its_original_and_shrunk_and_described(tmp_path):
     assert files_in(tmp_path / "cat") == [decoded.path.name]
 
 
-def test_the_stored_picture_is_the_area_average_of_the_original_within_compression_noise(tmp_path):
+def test_the_stored_image_is_the_area_average_of_the_original_within_compression_noise(tmp_path):
     data = encode_jpeg(photo(2))
     stored = read_image(decode_to_file(data, "picture", tmp_path, 340).path)
     wanted = resize_longest_side(decode_image(data, "picture"), 340)
@@ -290,12 +290,12 @@ def test_the_perceptual_hash_is_nearly_the_same_for_the_original_the_stored_file
         assert distance(decoded.phash, perceptual_hash(copy)) <= 4
 
 
-def test_perceptual_hashes_of_different_pictures_are_far_apart():
+def test_perceptual_hashes_of_different_images_are_far_apart():
     hashes = [perceptual_hash(photo(seed, 340, 232)) for seed in range(20)]
     assert min(distance(a, b) for i, a in enumerate(hashes) for b in hashes[:i]) >= 12
 
 
-def test_pictures_smaller_than_the_hash_are_hashed_too():
+def test_images_smaller_than_the_hash_are_hashed_too():
     assert len(perceptual_hash(photo(1, 20, 300))) == 16
 
 

@@ -38,7 +38,7 @@ def right_ones(drawings: list[Drawing]) -> list[Drawing]:
     return [d for d in drawings if not d.is_wrong]
 
 
-def test_a_picture_is_the_same_in_another_process_and_in_another_order():
+def test_an_image_is_the_same_in_another_process_and_in_another_order():
     wanted = [("car", 3), ("bird", 0), ("car", 1)]
     script = (
         "import sys, hashlib\n"
@@ -60,14 +60,14 @@ def test_a_picture_is_the_same_in_another_process_and_in_another_order():
     assert here == there.stdout.split()[::-1]
 
 
-def test_seed_class_and_index_each_make_another_picture():
+def test_seed_class_and_index_each_make_another_image():
     drawn = [draw_web_image(*what, 0.0).image for what in (("car", 0, 0), ("car", 0, 1), ("car", 1, 0), ("fish", 0, 0))]
 
     assert len({image.tobytes() for image in drawn}) == 4
 
 
 @pytest.mark.parametrize("name", DRAWN_CLASSES)
-def test_the_mask_is_where_the_picture_changes_when_the_object_is_left_out(name):
+def test_the_mask_is_where_the_image_changes_when_the_object_is_left_out(name):
     shares_inside, shares_outside = [], []
     for index in range(4):
         with_object = draw_web_image(name, 5, index, 0.0)
@@ -131,14 +131,14 @@ def test_backgrounds_do_not_give_the_class_away(pictures):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.35, 1.0])
-def test_the_share_of_wrong_pictures_is_as_asked(share):
+def test_the_fraction_of_wrong_images_is_as_asked(share):
     for name in DRAWN_CLASSES:
         for count in (40, 200):
             wrong = sum(is_wrong_image(name, 3, index, share) for index in range(count))
             assert abs(wrong - share * count) <= 2
 
 
-def test_a_wrong_picture_never_shows_the_class_and_wrong_pictures_are_of_several_kinds():
+def test_a_wrong_image_never_shows_the_class_and_wrong_images_are_of_several_kinds():
     drawings = [draw_web_image("fish", 0, index, 1.0) for index in range(16)]
 
     assert all(d.is_wrong and "fish" not in d.shown for d in drawings)
@@ -146,7 +146,7 @@ def test_a_wrong_picture_never_shows_the_class_and_wrong_pictures_are_of_several
     assert all((d.mask > 0).any() == bool(d.shown) for d in drawings)
 
 
-def test_a_right_picture_does_not_change_with_the_share_of_wrong_ones():
+def test_a_right_image_does_not_change_with_the_fraction_of_wrong_ones():
     index = next(i for i in range(20) if not is_wrong_image("car", 0, i, 0.5))
 
     assert np.array_equal(draw_web_image("car", 0, index, 0.0).image, draw_web_image("car", 0, index, 0.5).image)
@@ -160,7 +160,7 @@ def test_target_scenes_show_one_to_three_classes_and_only_those_allowed():
     assert counts >= {1, 2} and counts <= {1, 2, 3}
 
 
-def test_the_source_says_where_a_picture_comes_from_and_knows_its_mask():
+def test_the_source_says_where_an_image_comes_from_and_knows_its_mask():
     hits = list(make_source("drawn", {"seed": 2, "wrong_share": 0.0}).search(BIRD, 3, Forgetful()))
     provenance = hits[2].provenance
     image = decode_image(hits[2].read(), "drawn")
@@ -171,7 +171,7 @@ def test_the_source_says_where_a_picture_comes_from_and_knows_its_mask():
     assert image.shape[:2] == mask.shape and set(np.unique(mask)) == {0, 1}
 
 
-def test_a_wrong_picture_has_an_identity_of_its_own_so_that_an_identity_names_one_picture_for_ever():
+def test_a_wrong_image_has_an_identity_of_its_own_so_that_an_identity_names_one_image_for_ever():
     honest, noisy = (
         [hit.provenance.source_id for hit in DrawnSource(0, share).search(BIRD, 40, Forgetful())]
         for share in (0.0, 0.5)

@@ -56,19 +56,19 @@ def test_a_flat_image_is_like_no_other_not_even_another_flat_one():
     assert float((thumbnail(white) * thumbnail(grey)).sum()) == 0.0
 
 
-def test_a_thumbnail_is_like_that_of_the_same_picture_brighter():
+def test_a_thumbnail_is_like_that_of_the_same_image_brighter():
     picture = np.kron(np.random.default_rng(0).integers(0, 180, (6, 8, 3), np.uint8), np.ones((20, 20, 1), np.uint8))
     same = (thumbnail(picture) * thumbnail(picture + 40)).sum()
     assert same == pytest.approx(1.0, abs=0.05)
 
 
 def blobs(seed):
-    """A picture of soft shapes. Shape (200, 300, 3)."""
+    """An image of soft shapes. Shape (200, 300, 3)."""
     coarse = np.random.default_rng(seed).integers(0, 255, (10, 15, 3), np.uint8)
     return cv2.resize(coarse, (300, 200), interpolation=cv2.INTER_CUBIC)
 
 
-def test_a_crop_is_alike_once_it_is_laid_over_and_another_picture_is_not():
+def test_a_crop_is_alike_once_it_is_laid_over_and_another_image_is_not():
     whole, crop = thumbnail(blobs(0)), thumbnail(blobs(0)[8:-8, 12:-12])
     assert likeness(whole, crop) < 0.9
     assert likeness(whole, laid_over(whole, crop)) > 0.95
@@ -83,7 +83,7 @@ def image(name, class_name="cat", phash=0, sha256=None, pixels=100, wanted=False
 
 
 def alike(_path):
-    """Every picture looks like every other: hashes alone decide."""
+    """Every image looks like every other: hashes alone decide."""
     return np.tile(np.array([1, -1], np.float32) / 64, (64, 32))
 
 
@@ -108,7 +108,7 @@ def test_a_copy_of_a_copy_that_is_no_copy_of_what_stays_stays():
     assert tags(find_repeats(images, 3, (), alike)) == {"b": ("near_duplicate", "a")}
 
 
-def test_a_picture_found_for_two_classes_is_left_out_of_both():
+def test_an_image_found_for_two_classes_is_left_out_of_both():
     images = [image("1", "cat", sha256="same"), image("2", "cow", sha256="same", phash=2**50), image("3", "cow", 2**33)]
     assert tags(find_repeats(images, None, (), alike)) == {"1": ("ambiguous", "1"), "2": ("ambiguous", "1")}
 
@@ -153,7 +153,7 @@ def test_a_split_of_which_only_the_digests_of_bytes_are_known_is_compared_by_byt
     assert tags(find_leaks(images, [digest_alone], 4, alike)) == {"same bytes": ("leak", "line 1")}
 
 
-def test_pictures_of_one_outline_with_other_details_are_not_taken_for_copies():
+def test_images_of_one_outline_with_other_details_are_not_taken_for_copies():
     """As side views of two motorbikes on white: the hashes may agree, the thumbnails do not."""
     chance = np.random.default_rng(0)
 
@@ -193,7 +193,7 @@ def test_copies_of_real_photographs_are_found_and_different_photographs_are_not(
         add(worse, f"quality {path}", f"worse {path}")
     originals = [i for i in images if i.name.startswith("original")]
     wrong = find_repeats(originals, max_distance, (), stored.get)
-    known = {"BACKGROUND_Google_image_0072.jpg", "BACKGROUND_Google_image_0149.jpg"}  # the same picture, looked at
+    known = {"BACKGROUND_Google_image_0072.jpg", "BACKGROUND_Google_image_0149.jpg"}  # the same image, looked at
     wrong = {name for name in wrong if name.rpartition("/")[2] not in known}
     assert len(wrong) <= 0.005 * 500
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import TINY, rectangles
+from drawings import TINY, rectangles
 
 from wss_data.errors import CheckpointError, MaskError, TrainingDataError
 from wss_data.imaging.masks import read_mask, write_mask

@@ -91,7 +91,7 @@ def test_a_dataset_that_exists_is_left_alone(web, exports):
     assert web.count() == 4
 
 
-def test_a_wrong_mask_is_told_before_anything_is_stored(web, tmp_path):
+def test_a_wrong_mask_is_reported_before_anything_is_stored(web, tmp_path):
     export_dataset(web, tmp_path / "out", layout="voc")
     (path,) = (tmp_path / "out" / "SegmentationClass").glob("cow_*")
     write_mask(np.full((30, 40), 7, np.uint8), path)

@@ -187,7 +187,7 @@ def test_scores_that_differ_leave_no_file(tmp_path, run, monkeypatch, wrong):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_scores_of_another_shape_are_told():
+def test_scores_of_another_shape_are_reported():
     with pytest.raises(WssError, match=r"shape \(1, 2, 4, 4\), the PyTorch model \(1, 2, 5, 4\)"):
         largest_difference(lambda p: torch.zeros(1, 2, 4, 4), lambda p: torch.zeros(1, 2, 5, 4), [pixels(1, 3, 5, 4)])
 
@@ -213,7 +213,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, run, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "pickle.pth"]
 
 
-def test_without_the_packages_of_onnx_the_way_out_is_told(tmp_path, run, capsys, monkeypatch):
+def test_without_the_packages_of_onnx_the_way_out_is_reported(tmp_path, run, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
 
     message = refused(capsys, run, "--out", tmp_path / "model.onnx")

@@ -213,7 +213,7 @@ def log_in(error: pytest.ExceptionInfo[CosegmentationError]) -> Path:
     return Path(str(error.value).partition("(more: ")[2].partition(")")[0])
 
 
-def test_a_crash_is_told_with_the_last_lines_and_the_log(tmp_path):
+def test_a_crash_is_reported_with_the_last_lines_and_the_log(tmp_path):
     body = """
         print("\\n".join(f"step {i}" for i in range(100)), flush=True)
         sys.exit("no licence for the Image Processing Toolbox")
@@ -226,12 +226,12 @@ def test_a_crash_is_told_with_the_last_lines_and_the_log(tmp_path):
     log_in(caught).unlink()
 
 
-def test_a_killed_program_is_told_by_its_signal(tmp_path):
+def test_a_killed_program_is_reported_by_its_signal(tmp_path):
     with pytest.raises(CosegmentationError, match=r"was killed by SIGSEGV.*It printed nothing"):
         run_program([sys.executable, "-c", "import os; os.kill(os.getpid(), 11)"], tmp_path / "log", 60)
 
 
-def test_a_program_that_is_not_there_is_told(tmp_path):
+def test_a_program_that_is_not_there_is_reported(tmp_path):
     with pytest.raises(CosegmentationError, match=r"'no-such-coseg' cannot be started .*Is it installed, and in PATH"):
         masks_of(ExternalEngine(command="no-such-coseg {masks}"), group())
     with pytest.raises(CosegmentationError, match="there is no such working folder for coseg"):
@@ -335,7 +335,7 @@ BAD = """
 REASONS = ["size", "rotated", "values", "rgb", "2 unreadable", "ambiguous", "missing"]
 
 
-def test_masks_that_are_bad_or_missing_count_as_empty_and_are_told_by_reason(tmp_path, caplog):
+def test_masks_that_are_bad_or_missing_count_as_empty_and_are_reported_by_reason(tmp_path, caplog):
     engine = ExternalEngine(command=program(tmp_path, BAD), missing_at_most=0.9)
     with caplog.at_level(logging.WARNING):
         found = masks_of(engine, group(9))

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pictures import rectangles
+from drawings import rectangles
 
 from wss_data.imaging.images import read_image
 from wss_data.imaging.masks import read_mask, write_mask

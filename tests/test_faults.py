@@ -14,7 +14,7 @@ from wss_data.retrieval.journal import Journal
 
 @pytest.fixture(scope="module")
 def crawl(tmp_path_factory):
-    """How every picture ended, the server, the seconds it took, and the MiB by which the crawler grew."""
+    """How every image ended, the server, the seconds it took, and the MiB by which the crawler grew."""
     folder = tmp_path_factory.mktemp("faults")
     with FaultProcess() as server:
         urls = {name: server.url(name) for name in CASES}
@@ -37,7 +37,7 @@ def test_each_fault_ends_as_it_should(crawl, name):
     ended, server, *_ = crawl
     case = CASES[name]
     entry = ended[name]
-    # The same bytes twice are one picture of the class.
+    # The same bytes twice are one image of the class.
     status = "stored" if entry.reason == "duplicate" else entry.status
     assert (status, entry.detail) == (case.expected, entry.detail)
     assert case.expected == "stored" or entry.reason in case.reasons | {"host_given_up"}, entry.detail

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
-import fault_pictures as pictures
+import fault_images as drawn
 import pytest
 from fault_server import CASES, FaultProcess
 from raw_server import RawServer
@@ -21,7 +21,7 @@ from wss_data.retrieval.headers import retry_after, user_agent
 from wss_data.retrieval.robots import FIRST_TROUBLE_S
 from wss_data.spec import DownloadSpec
 
-JPEG = pictures.jpeg("fetch")
+JPEG = drawn.jpeg("fetch")
 
 
 def answer(body: bytes = JPEG, *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:
@@ -137,7 +137,7 @@ def test_a_server_that_sends_headers_for_ever_costs_no_more_than_the_limit(monke
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_a_file_over_the_limit_is_refused_told_or_not(told):
+def test_a_file_over_the_limit_is_refused_whether_its_length_is_announced_or_not(told):
     body = JPEG + bytes(100_000)
     head = answer(body) if told else b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s" % (10**9, body)
     with RawServer(head) as server, Fetcher(settings_for(server)) as fetcher:
@@ -151,9 +151,9 @@ def test_a_file_exactly_at_the_limit_is_taken():
         assert fetcher.fetch(server.url).data == JPEG
 
 
-def test_a_file_that_is_no_picture_is_not_read_to_its_end():
+def test_a_file_that_is_no_image_is_not_read_to_its_end():
     # The server sends the start only and then waits: reading on would end in a timeout.
-    with RawServer(answer(pictures.HTML, length=10_000_000)) as server, Fetcher(settings_for(server)) as fetcher:
+    with RawServer(answer(drawn.HTML, length=10_000_000)) as server, Fetcher(settings_for(server)) as fetcher:
         assert failure(fetcher, server.url).reason == "not_an_image"
 
 
@@ -202,7 +202,7 @@ def test_a_request_says_who_asks_wants_no_packing_and_carries_nothing_else(monke
     assert "avif" not in head
 
 
-def test_pictures_of_one_host_share_a_connection():
+def test_images_of_one_host_share_a_connection():
     with RawServer(answer()) as server, Fetcher(settings_for(server)) as fetcher:
         for n in range(10):
             fetcher.fetch(f"http://{server.host}/{n}.jpg")
@@ -218,7 +218,7 @@ def test_after_a_refusal_the_rest_of_its_body_is_never_taken_for_the_next_answer
         assert server.connections == 2
 
 
-def test_an_opted_out_picture_is_left_unread():
+def test_an_opted_out_image_is_left_unread():
     # Only the head comes; whoever wanted the body would wait for it in vain.
     head = answer(b"", "X-Robots-Tag: noai", "tdm-reservation: 1", length=10_000)
     with RawServer(head) as server, Fetcher(settings_for(server)) as fetcher:

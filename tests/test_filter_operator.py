@@ -39,7 +39,7 @@ def test_the_form_shows_the_preview_of_what_was_typed_and_changes_nothing(web):
     assert web.values("tags") == before
 
 
-def test_thresholds_that_make_no_sense_are_told_in_the_form_which_cannot_be_sent(web):
+def test_thresholds_that_make_no_sense_are_reported_in_the_form_which_cannot_be_sent(web):
     refused = form(web, min_foreground=0.9, max_foreground=0.4)["refused"]
     assert refused["invalid"] and "min_foreground 0.9 is not below" in refused["error_message"]
 

@@ -32,7 +32,7 @@ PAPER = FilterSpec(0.2, 0.8)
         (1.0, TOO_LARGE),
     ],
 )
-def test_the_foreground_share_decides_and_both_thresholds_are_kept(ratio, expected):
+def test_the_foreground_fraction_decides_and_both_thresholds_are_kept(ratio, expected):
     assert decide(ratio, None, [], PAPER) == expected
 
 
@@ -51,7 +51,7 @@ def test_without_a_mask_nothing_is_kept_even_if_a_person_says_so():
     assert decide(None, "keep", [], PAPER) == NO_MASK
 
 
-def test_a_verdict_wins_over_the_share_and_over_other_reasons():
+def test_a_verdict_wins_over_the_fraction_and_over_other_reasons():
     assert decide(0.05, "keep", [], PAPER) == KEPT
     assert decide(0.5, "keep", ["dropped:duplicate"], PAPER) == KEPT
     assert decide(0.5, "drop", [], PAPER) == BY_VERDICT

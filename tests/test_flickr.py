@@ -168,7 +168,7 @@ def test_a_burst_of_more_than_4000_in_one_minute_is_split_by_licence(clock):
     assert len(fake.requests) <= 8500 / 500 + 7 + 16
 
 
-def test_what_cannot_be_split_any_more_is_told_and_the_rest_is_still_found(clock, caplog):
+def test_what_cannot_be_split_any_more_is_reported_and_the_rest_is_still_found(clock, caplog):
     burst = many_photos(6000, start=1_500_000_000, end=1_500_000_060, licence=4)
     others = [Photo(9_000 + number, 1_400_000_000 + 86_400 * number) for number in range(500)]
     with FakeFlickr(burst + others, clock, blurred=True) as fake:
@@ -389,7 +389,7 @@ def test_a_licence_that_flickr_does_not_list_is_an_error(clock):
         ids(search(fake, licences=[4, 99]))
 
 
-def test_a_licence_unknown_here_is_told_once_and_left_out_unless_named(clock, caplog):
+def test_a_licence_unknown_here_is_reported_once_and_left_out_unless_named(clock, caplog):
     with FakeFlickr(one_of_each_licence(), clock) as fake:
         fake.licences[17] = ("CC BY 5.0", "https://creativecommons.org/licenses/by/5.0/")
         source = source_for(fake)
@@ -403,14 +403,14 @@ def test_a_licence_unknown_here_is_told_once_and_left_out_unless_named(clock, ca
     assert len(told) == 2  # once for each source
 
 
-def test_an_id_that_changed_its_meaning_is_told_and_left_out(clock, caplog):
+def test_an_id_that_changed_its_meaning_is_reported_and_left_out(clock, caplog):
     with FakeFlickr(one_of_each_licence(), clock) as fake:
         fake.licences[4] = ("Attribution-NonCommercial", "https://creativecommons.org/licenses/by-nc/4.0/")
         assert licences_found(fake) == {5, 7, 8, 9, 10, 11, 12}
     assert "Flickr's licence 4 was CC-BY-2.0 and now is" in caplog.text
 
 
-def test_photos_under_a_licence_that_was_not_asked_for_are_left_out_and_told(clock, caplog, monkeypatch):
+def test_photos_under_a_licence_that_was_not_asked_for_are_left_out_and_reported(clock, caplog, monkeypatch):
     # As if the service ignored the parameter, which it does with those that it does not know.
     match = FakeFlickr._match
     monkeypatch.setattr(FakeFlickr, "_match", lambda self, asked: match(self, {**asked, "license": ""}))
@@ -426,7 +426,7 @@ def test_the_fake_lists_the_licences_that_are_known(clock):
 # The key
 
 
-def test_a_request_is_signed_and_a_wrong_secret_is_told(clock, monkeypatch):
+def test_a_request_is_signed_and_a_wrong_secret_is_reported(clock, monkeypatch):
     monkeypatch.setenv("FLICKR_API_SECRET", "0000000000000000")
     with FakeFlickr(many_photos(1), clock) as fake, pytest.raises(SourceUnavailable) as error:
         ids(search(fake, wanted=ClassSpec(1, "cat", ("Katze & süß = 猫",))))
@@ -501,7 +501,7 @@ def test_a_key_file_that_is_open_or_wrong_is_refused_without_showing_it(text, mo
     assert CANARY not in everything_of(error.value)
 
 
-def test_a_key_file_that_is_not_there_is_told(tmp_path, monkeypatch):
+def test_a_key_file_that_is_not_there_is_reported(tmp_path, monkeypatch):
     monkeypatch.delenv("FLICKR_API_KEY")
     monkeypatch.setenv("FLICKR_KEY_FILE", str(tmp_path / "none.json"))
     assert "none.json: the file in FLICKR_KEY_FILE cannot be read (No such file" in FlickrSource().state().detail

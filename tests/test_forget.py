@@ -187,7 +187,7 @@ def test_what_the_dataset_does_not_have_is_remembered_all_the_same_and_said(zoo)
     assert digits(zoo) == "1234"
 
 
-def test_pictures_of_the_dataset_are_drawn_anew_without_it(zoo):
+def test_sheets_of_the_dataset_are_drawn_anew_without_it(zoo):
     from wss_data.pipeline import write_dataset_pictures
 
     pictures = folder_of(zoo) / "pictures"

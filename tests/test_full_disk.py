@@ -82,7 +82,7 @@ def test_what_is_written_about_a_dataset_is_whole_or_not_there(database, tmp_pat
     assert (tmp_path / name).stat().st_size > 100
 
 
-def test_pictures_of_a_dataset_are_whole_or_not_there(database, tmp_path):
+def test_sheets_of_a_dataset_are_whole_or_not_there(database, tmp_path):
     dataset = make_web("full-pictures")
     with full_disk(), pytest.raises(OSError, match="File too large"):
         write_dataset_pictures(dataset, tmp_path / "pictures")

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import yaml
 from builders import make_web, target_definition, write_target
-from pictures import TINY, rectangles
+from drawings import TINY, rectangles
 from PIL import Image
 
 from wss_data import spec, store

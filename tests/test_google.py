@@ -168,14 +168,14 @@ def test_one_query_without_results_does_not_lose_those_of_the_others(google):
 
 
 @pytest.mark.parametrize("status", [403, 429, 500])
-def test_a_refusal_is_told_and_not_repeated(google, status):
+def test_a_refusal_is_reported_and_not_repeated(google, status):
     source, server, _ = google(lambda path: (status, b"unusual traffic"))
     with pytest.raises(SourceUnavailable, match=rf"refused to answer .* \(status {status}\).*openverse"):
         urls(source)
     assert sum(server.requests.values()) == 1
 
 
-def test_no_answer_at_all_is_told(google):
+def test_no_answer_at_all_is_reported(google):
     source, server, _ = google(lambda path: (200, b""))
     server.__exit__()
     with pytest.raises(SourceUnavailable, match=r"did not answer when asked for 'cow' \(ConnectionError\)"):

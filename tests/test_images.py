@@ -163,7 +163,7 @@ def test_every_exif_orientation_is_undone_as_pillow_undoes_it(orientation, stric
         assert decode_shrunk(data, "picture", 48)[1] == upright.size
 
 
-def test_a_broken_exif_block_does_not_spoil_the_picture():
+def test_a_broken_exif_block_does_not_spoil_the_image():
     for broken in (b"Exif\0\0", b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff"):
         data = encoded(Image.fromarray(picture()), "JPEG")
         data = data[:2] + b"\xff\xe1" + (len(broken) + 2).to_bytes(2, "big") + broken + data[2:]

@@ -40,7 +40,7 @@ def test_mat_files_of_a_class_and_of_an_image_take_the_place_of_the_engines_mask
     assert store.example_table(dataset, "cosegmentation").ledger.strictly_image_level
 
 
-def test_masks_of_photographs_that_exif_turns_without_changing_their_size_are_told(tmp_path, capsys):
+def test_masks_of_photographs_that_exif_turns_without_changing_their_size_are_reported(tmp_path, capsys):
     dataset = make_web("import-turned")
     exif = Image.Exif()
     exif[0x0112] = 3

@@ -75,7 +75,7 @@ def test_two_masks_of_one_image_are_not_guessed_either(tmp_path):
     assert [item.reason for item in bad] == ["ambiguous"]
 
 
-def test_strangers_and_images_without_a_mask_are_told(tmp_path):
+def test_strangers_and_images_without_a_mask_are_reported(tmp_path):
     save(block(), tmp_path / "cow" / "nobody.png")
     _, bad = match_masks(tmp_path, [known("aaa")], ["cow"])
     assert sorted(item.reason for item in bad) == ["missing", "unknown"]
@@ -135,7 +135,7 @@ def test_a_mask_of_the_original_images_size_is_brought_to_the_stored_ones(tmp_pa
     assert np.array_equal(mask.foreground, block() > 0)
 
 
-def test_a_mask_drawn_on_the_unrotated_original_is_told_so(tmp_path):
+def test_a_mask_drawn_on_the_unrotated_original_is_reported_as_such(tmp_path):
     image = known("aaa", original=(4 * W, 4 * H))
     assert check_mask(MaskFile(image, save(block(4 * H, 4 * W), tmp_path / "aaa.png"))).reason == "rotated"
 
@@ -178,7 +178,7 @@ def test_when_every_mask_is_bad_nothing_is_imported(tmp_path):
         write_imported(tmp_path / "masks", images, ["cow"], tmp_path / "out", skip_bad=True)
 
 
-def test_a_folder_without_masks_is_told_with_the_layout_that_is_wanted(tmp_path):
+def test_a_folder_without_masks_is_reported_with_the_layout_that_is_wanted(tmp_path):
     (tmp_path / "masks" / "kuh").mkdir(parents=True)
     with pytest.raises(
         SourceError, match=r"no mask found.*<class>/<stem>\.png \(or \.mat\) with a class of cow\. Found: kuh\."
@@ -188,7 +188,7 @@ def test_a_folder_without_masks_is_told_with_the_layout_that_is_wanted(tmp_path)
         match_masks(tmp_path / "nowhere", [known("aaa")], ["cow"])
 
 
-def test_masks_of_any_spelling_meet_and_files_that_are_no_masks_are_told(tmp_path):
+def test_masks_of_any_spelling_meet_and_files_that_are_no_masks_are_reported(tmp_path):
     folder = tmp_path / "cow"
     folder.mkdir()
     for name in ("Ku\u0308he.PNG", os.fsdecode(b"v\xf6gel.png"), "c.bmp", "Thumbs.db"):

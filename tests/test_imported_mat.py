@@ -137,7 +137,7 @@ def test_a_band_of_128_is_kept_as_uncertain(tmp_path):
         assert np.array_equal(read.uncertain, values == 128)
 
 
-def test_a_sparse_mask_is_told_its_way_out(tmp_path):
+def test_a_sparse_mask_is_refused_with_the_way_out(tmp_path):
     with pytest.raises(MaskError, match=r"'mask' is sparse of size 30x40, no matrix\. Save full\(mask\)\."):
         read_mat_mask(save(tmp_path / "a.mat", mask=scipy.sparse.csc_matrix(block())))
 
@@ -159,7 +159,7 @@ def test_the_checks_of_import_hold_for_mat_files_too(tmp_path):
     assert reason(block() | True) == "full"
 
 
-def test_other_kinds_of_mat_files_are_told_how_to_be_saved(tmp_path):
+def test_other_kinds_of_mat_files_are_refused_with_how_to_save_them(tmp_path):
     new = tmp_path / "new.mat"
     header = b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM"
     new.write_bytes(header + bytes(384) + b"\x89HDF\r\n\x1a\n")
@@ -239,7 +239,7 @@ def test_one_wrong_element_does_not_cost_the_others(tmp_path):
     assert str(found[1][1]).startswith("element 2: 'masks' holds 0.3")
 
 
-def test_a_file_of_something_else_is_told_what_is_wanted(tmp_path):
+def test_a_file_of_something_else_is_refused_with_what_is_wanted(tmp_path):
     told = "neither a struct array with the fields name and mask nor a cell array of masks is inside"
     with pytest.raises(MaskError, match=told) as caught:
         list(read_mat_masks(save(tmp_path / "cow.mat", mask=block())))
@@ -270,7 +270,7 @@ def test_class_files_and_mask_files_are_imported_side_by_side(tmp_path):
         assert np.array_equal(read_mask(mask.path), 2 * block())
 
 
-def test_a_class_file_with_mistakes_is_told_element_by_element(tmp_path):
+def test_a_class_file_with_mistakes_is_reported_element_by_element(tmp_path):
     images = stored(tmp_path, "cow1.jpg", "cow2.jpg", "cow3.jpg")
     folder = tmp_path / "masks"
     names = ["cow1", "cow2", "cow3", "cow1.png", "../x"]

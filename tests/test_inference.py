@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from pictures import ColourNetwork, rectangles
+from drawings import ColourNetwork, rectangles
 from PIL import Image
 
 from wss_data.errors import RecipeError
@@ -41,7 +41,7 @@ class CellNetwork(ColourNetwork):
 
 
 def blurred_noise(folder, sizes):
-    """Pictures of coloured clouds, one of each size (width, height)."""
+    """Images of coloured clouds, one of each size (width, height)."""
     paths = []
     for seed, (width, height) in enumerate(sizes):
         small = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)

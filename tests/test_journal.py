@@ -148,7 +148,7 @@ def test_a_journal_of_a_newer_version_is_left_alone(tmp_path):
         Journal(tmp_path / "journal.sqlite")
 
 
-def test_a_damaged_journal_is_told_in_one_sentence(tmp_path):
+def test_a_damaged_journal_is_reported_in_one_sentence(tmp_path):
     path = tmp_path / "journal.sqlite"
     path.write_bytes(b"no database" * 1000)
     with pytest.raises(StoreError, match=r"cannot be read .*move it away"):

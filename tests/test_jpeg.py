@@ -155,7 +155,7 @@ def harmless(data: bytes) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("oddity", harmless(jpeg(photo(0))))
-def test_oddities_that_leave_the_picture_alone_are_taken(oddity):
+def test_oddities_that_leave_the_image_alone_are_taken(oddity):
     data = jpeg(photo(2))
     pixels = decode_jpeg(harmless(data)[oddity], "picture", SIZE)
     assert np.array_equal(pixels, simplejpeg.decode_jpeg(data))
@@ -169,7 +169,7 @@ def test_damage_behind_a_harmless_oddity_is_found(oddity):
 
 
 @pytest.mark.parametrize("data", [b"\xff\xd8", b"\xff\xd8\xff\xda", b"\xff\xd8" + b"\xff" * 9, b"\xff\xd8\xff\xc4\0\0"])
-def test_a_file_without_a_picture_is_left_to_other_decoders_or_refused(data):
+def test_a_file_without_an_image_is_left_to_other_decoders_or_refused(data):
     assert reason(data) in ("another decoder", "truncated", "corrupt")
 
 

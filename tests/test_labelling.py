@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from pictures import ColourNetwork, rectangles
+from drawings import ColourNetwork, rectangles
 
 from wss_data.crf.dense_crf import CrfSettings, dense_crf
 from wss_data.imaging.masks import read_mask

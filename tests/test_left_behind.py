@@ -259,7 +259,7 @@ def test_the_temporary_folder_of_a_killed_process_is_removed_by_the_next(tmp_pat
     assert not list((tmp_path / "tmp").iterdir())
 
 
-def test_images_that_no_record_names_go_and_other_peoples_files_stay_and_are_told(tmp_path, caplog):
+def test_images_that_no_record_names_go_and_other_peoples_files_stay_and_are_reported(tmp_path, caplog):
     names = ["a" * 20 + ".jpg", "b" * 20 + ".jpg", "holiday.jpg", "A" * 20 + ".jpg", "c" * 20 + ".png"]
     for folder in ("cow", "dog"):
         (tmp_path / folder).mkdir()

@@ -4,7 +4,7 @@ import os
 from collections import Counter
 
 import pytest
-from pictures import disc
+from drawings import disc
 
 from wss_data.errors import SourceError, WssError
 from wss_data.errors.names import printable, same_name

@@ -206,7 +206,7 @@ def test_without_a_compiler_training_goes_on_and_says_why(table, tmp_path, monke
     assert read_card(tmp_path).iterations == 1
 
 
-def test_fp16_without_a_gpu_is_float32_and_told(table, tmp_path, capsys):
+def test_fp16_without_a_gpu_is_float32_and_reported(table, tmp_path, capsys):
     train(table, with_values(TINY, {"precision": "fp16", "generator_iterations": 1}), tmp_path, workers=0, device="cpu")
 
     assert "cpu does not compute fp16: training in float32" in capsys.readouterr().err

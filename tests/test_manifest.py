@@ -93,7 +93,7 @@ def test_the_same_dataset_gives_the_same_bytes(database, from_web, tmp_path):
     assert read_manifest(tmp_path / "a.jsonl.gz").images == read_manifest(tmp_path / "a.jsonl").images
 
 
-def test_no_picture_no_path_of_this_machine_and_no_setting_of_a_source_is_published(database, from_web, tmp_path):
+def test_no_image_no_path_of_this_machine_and_no_setting_of_a_source_is_published(database, from_web, tmp_path):
     dataset = make_web("private")
     info = dict(dataset.info["wss"])
     info["definition"] = {
@@ -193,7 +193,7 @@ def test_the_least_that_a_manifest_must_say_is_enough(tmp_path):
         ({"images": 3}, "2 images are listed, the first line promises 3.*cut off"),
     ],
 )
-def test_a_wrong_first_line_is_told(tmp_path, header, message):
+def test_a_wrong_first_line_is_reported(tmp_path, header, message):
     with pytest.raises(SourceError, match=message):
         read_manifest(listed(tmp_path, **header))
 
@@ -224,7 +224,7 @@ def test_a_wrong_first_line_is_told(tmp_path, header, message):
         ({**CAT, "sha256": "c" * 64}, "class 'cat' has the image flickr:1 twice"),
     ],
 )
-def test_a_wrong_line_is_told_by_its_number(tmp_path, wrong, message):
+def test_a_wrong_line_is_reported_by_its_number(tmp_path, wrong, message):
     with pytest.raises(SourceError, match=f"1 bad lines. line 3: {message}"):
         read_manifest(listed(tmp_path, CAT, wrong))
 
@@ -278,7 +278,7 @@ def test_a_mask_that_does_not_fit_its_image_is_not_decoded():
 
 
 class Museum:
-    """A server of photographs: each path answers with a picture until told otherwise."""
+    """A server of photographs: each path answers with an image until another is set."""
 
     def __init__(self):
         self.answers = {}
@@ -339,7 +339,7 @@ def museum():
 
 @pytest.fixture
 def no_engine(monkeypatch):
-    """Leaves out the co-segmentation of pictures that have no published mask: nothing here depends on it."""
+    """Leaves out the co-segmentation of images that have no published mask: nothing here depends on it."""
     monkeypatch.setattr("wss_data.pipeline.cosegment", lambda *_, **__: 0)
 
 
@@ -377,7 +377,7 @@ def test_a_rebuilt_dataset_is_the_published_one_without_a_mask_being_made_again(
     assert sum(museum.server.requests.values()) == asked
 
 
-def test_each_image_that_is_not_what_it_was_is_told_with_its_state(museum, manifest, no_engine, tmp_path):
+def test_each_image_that_is_not_what_it_was_is_reported_with_its_state(museum, manifest, no_engine, tmp_path):
     smaller = encode_jpeg(photo(1), quality=70)
     museum.answers = {
         "/1.jpg": picture(smaller),
@@ -414,14 +414,14 @@ def test_each_image_that_is_not_what_it_was_is_told_with_its_state(museum, manif
     }
 
 
-def test_the_same_picture_in_place_of_several_is_a_placeholder(museum, manifest, no_engine):
+def test_the_same_image_in_place_of_several_is_a_placeholder(museum, manifest, no_engine):
     museum.answers = {f"/{n}.jpg": picture(jpeg(500)) for n in (1, 2, 3, 4)}
     report = rebuild(manifest, "museum-gone", **museum.settings)
     museum.answers = {}
     assert report.counts == {"alive": 5, "placeholder": 4}
 
 
-def test_a_class_without_a_single_image_left_is_told_and_so_is_every_image(museum, manifest, no_engine):
+def test_a_class_without_a_single_image_left_is_reported_and_so_is_every_image(museum, manifest, no_engine):
     museum.answers = {f"/{n}.jpg": refusal(410) for n in (7, 8, 9)}
     report = rebuild(manifest, "museum-cowless", **museum.settings)
     museum.answers = {}

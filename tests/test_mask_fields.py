@@ -39,7 +39,7 @@ def write_masks(folder: Path, share: float, digits: str = "1234") -> Path:
 
 
 def shares(dataset, field: str) -> dict[str, float]:
-    """First digit of the image's sha256 -> share of its mask in a field that is foreground, read from the files."""
+    """First digit of the image's sha256 -> fraction of its mask in a field that is foreground, read from the files."""
     rows = zip(*dataset.values(["sha256", f"{field}.mask_path"]), strict=True)
     return {sha[0]: round(float((read_mask(path) != 0).mean()), 3) for sha, path in rows if path}
 
@@ -77,7 +77,7 @@ def test_the_ledger_goes_with_the_masks_and_keeps_what_imported_masks_that_stay_
     assert store.example_table(dataset, BEFORE).ledger.strictly_image_level
 
 
-def test_training_takes_the_field_that_it_is_told(tmp_path):
+def test_training_takes_the_field_that_is_named(tmp_path):
     dataset = make_web("history-training")
     earlier = set(dataset.values("cosegmentation.mask_path"))
     store.import_masks(dataset, write_masks(tmp_path / "a", 0.5))
@@ -153,7 +153,7 @@ def test_adopted_masks_are_used_filtered_and_can_be_given_back(tmp_path):
     assert shares(dataset, "cosegmentation") == dict.fromkeys("1234", 0.5)
 
 
-def test_a_field_that_is_not_there_is_told_with_those_that_are():
+def test_a_field_that_is_not_there_is_reported_with_those_that_are():
     dataset = make_web("adopt-missing")
     with pytest.raises(StoreError, match=r"no masks in a field 'cosegmentation_9'\. Fields with masks: cosegmentation"):
         adopt_masks(dataset, "cosegmentation_9")

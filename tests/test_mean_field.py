@@ -89,7 +89,7 @@ def test_energies_that_are_far_apart_give_neither_overflow_nor_nan(labels):
     assert np.array_equal(found.argmax(axis=0), energies.argmin(axis=0))
 
 
-def test_strong_terms_make_one_label_of_an_even_picture():
+def test_strong_terms_make_one_label_of_an_even_image():
     energies, image = scene(3)
     image[:] = 77
     energies[1] -= 0.5

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from pictures import ColourNetwork
+from drawings import ColourNetwork
 
 import wss_data.crf.dense_crf as crf
 import wss_train.inference as inference
@@ -24,7 +24,7 @@ SETTINGS = CrfSettings(bilateral_px=15, iterations=5)
 
 
 def scene(height, width, labels=3, seed=0):
-    """A picture of soft patches, and soft maps that follow others: like a photograph and a network's doubt."""
+    """An image of soft patches, and soft maps that follow others: like a photograph and a network's doubt."""
     random = np.random.default_rng(seed)
     image = cv2.resize(random.integers(0, 256, (height // 20, width // 20, 3)).astype(np.uint8), (width, height))
     image = np.clip(image + random.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
@@ -145,7 +145,7 @@ def test_a_large_image_is_labelled_in_parts_as_it_would_be_in_one_piece(settings
     assert len(np.unique(whole)) > 1 and (mask() == whole).mean() >= 0.999
 
 
-def test_a_large_image_that_goes_while_the_network_runs_is_told_like_any_other(tmp_path, monkeypatch):
+def test_a_large_image_that_goes_while_the_network_runs_is_reported_like_any_other(tmp_path, monkeypatch):
     write_jpeg(scene(60, 80)[1], tmp_path / "x.jpg")
     monkeypatch.setattr(inference, "LARGEST_WHOLE", 1000)
     (predicted,) = predict_files(ColourNetwork(), [tmp_path / "x.jpg"], InferenceSettings(long_side=40))

@@ -409,7 +409,7 @@ def test_a_missing_file_of_weights_is_named():
         build_model(recipe("paper", weights="no/where.pth"), 3)
 
 
-def test_without_a_network_the_way_out_is_told(monkeypatch):
+def test_without_a_network_the_way_out_is_reported(monkeypatch):
     def offline(*args, **kwargs):
         raise urllib.error.URLError("no route to host")
 

@@ -1,4 +1,4 @@
-"""Names that FiftyOne, a disk or a table takes for one: told before anything is retrieved, read or written."""
+"""Names that FiftyOne, a disk or a table takes for one: reported before anything is retrieved, read or written."""
 
 import json
 

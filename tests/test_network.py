@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import certifi
-import fault_pictures as pictures
+import fault_images as drawn
 import pytest
 from raw_server import RawServer
 from virtual_clock import VirtualClock
@@ -90,7 +90,7 @@ PRIVATE = (
 VECTORS = LOOPBACK + PRIVATE
 
 
-JPEG = pictures.jpeg("network")
+JPEG = drawn.jpeg("network")
 
 
 class Canary:
@@ -356,7 +356,7 @@ def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
 
 @contextmanager
 def tls_server(folder: Path, answer: bytes, monkeypatch) -> Iterator[tuple[RawServer, list[str]]]:
-    """A server with a certificate for pictures.example, trusted in the test; and the names it was asked for."""
+    """A server with a certificate for images.example, trusted in the test; and the names it was asked for."""
     certificate, key = make_certificate(folder, "pictures.example")
     monkeypatch.setattr(certifi, "where", lambda: str(certificate))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

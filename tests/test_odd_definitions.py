@@ -127,7 +127,7 @@ def test_reading_the_worst_of_them_takes_less_than_500_megabytes_and_2_seconds(t
     assert int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) < 500_000, "KiB"
 
 
-def test_what_is_no_file_is_told_and_not_waited_for(tmp_path, capsys):
+def test_what_is_no_file_is_reported_and_not_waited_for(tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe.yaml")
     (tmp_path / "folder.yaml").mkdir()
     (tmp_path / "circle.yaml").symlink_to("circle.yaml")

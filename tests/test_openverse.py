@@ -124,7 +124,7 @@ def test_the_21st_request_of_a_minute_waits():
         assert service.violations == []
 
 
-def test_the_limit_of_the_day_is_told_and_the_next_day_goes_on_where_it_stopped():
+def test_the_limit_of_the_day_is_reported_and_the_next_day_goes_on_where_it_stopped():
     items = make_items(800)
     clock = VirtualClock()
     pages = KeptPages()
@@ -210,7 +210,7 @@ def test_larger_pages_are_given_up_when_the_service_refuses_them(key):
         assert service.requests == 0
 
 
-def test_a_refused_key_is_told_with_the_ways_out_and_stands_nowhere(key, monkeypatch, caplog):
+def test_a_refused_key_is_reported_with_the_ways_out_and_stands_nowhere(key, monkeypatch, caplog):
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv(SECRET_VARIABLE, "canary-wrong-secret")
     pages = KeptPages()
@@ -240,7 +240,7 @@ def test_key_and_token_are_in_no_log_repr_question_answer_hit_or_pickle(key, cap
     assert b"canary" not in pickle.dumps(hits)
 
 
-def test_half_a_key_is_told_before_anything_is_asked(monkeypatch):
+def test_half_a_key_is_reported_before_anything_is_asked(monkeypatch):
     monkeypatch.setenv(ID_VARIABLE, "an-id")
     with FakeOpenverse([], VirtualClock()) as service:
         source = make(service)
@@ -343,14 +343,14 @@ def test_every_query_of_a_class_is_asked_and_nothing_is_found_twice():
     assert {hit.provenance.query for hit in hits} == {"cow", "calf"}
 
 
-def test_a_dead_service_is_told():
+def test_a_dead_service_is_reported():
     with FakeOpenverse(make_items(60), VirtualClock(), faults={n: Reply(502, HTML) for n in range(1, 30)}) as service:
         with pytest.raises(SourceUnavailable, match=r"openverse: 127.0.0.1/v1/images/ gave no answer in 5 attempts"):
             list(make(service).search(COW, None, Forgetful()))
         assert service.requests == 5
 
 
-def test_a_blocked_address_is_told_after_one_request():
+def test_a_blocked_address_is_reported_after_one_request():
     with FakeOpenverse([], VirtualClock(), faults={1: Reply(403, HTML)}) as service:
         with pytest.raises(SourceUnavailable, match=r"refused the request \(HTTP 403\)"):
             list(make(service).search(COW, None, Forgetful()))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from builders import make_web
-from pictures import TINY, rectangles
+from drawings import TINY, rectangles
 
 from wss_data.cosegmentation.compare import compare_saliency
 from wss_data.cosegmentation.folder import cosegment_folder

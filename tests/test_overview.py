@@ -39,7 +39,7 @@ def test_classes_are_stacked_of_kept_and_dropped_images(web):
     assert {bar.label: bar.count for bar in found["reasons"].series["dropped"]} == {"too_small": 1, "too_large": 1}
 
 
-def test_foreground_shares_stand_between_the_thresholds_that_were_applied(web):
+def test_foreground_fractions_stand_between_the_thresholds_that_were_applied(web):
     chart = charts(web)["foreground_ratio"]
     there = {bar.label: bar.count for bar in chart.series["images"] if bar.count}
     assert there == {0.125: 1, 0.325: 1, 0.525: 1, 0.925: 1}

@@ -39,7 +39,7 @@ def written(folder: Path) -> dict[str, int]:
 
 
 def test_a_folder_with_odd_names_is_built_once_and_takes_masks_by_the_same_names(database, tmp_path):
-    from pictures import disc
+    from drawings import disc
 
     from wss_data import build, store
     from wss_data.imaging.images import write_jpeg
@@ -109,7 +109,7 @@ def test_a_second_build_does_nothing(built):
     assert contents(again) == contents_before
 
 
-def test_a_build_leaves_pictures_to_look_at(built):
+def test_a_build_leaves_sheets_to_look_at(built):
     names = {p.name for p in (dataset_folder("zoo-built") / "pictures").iterdir()}
     assert {"cosegmentation.png", "foreground_ratio.png"} <= names
 
@@ -135,7 +135,7 @@ def test_a_dataset_of_that_name_with_other_classes_is_not_overwritten(built):
     assert built.count() == 12
 
 
-def test_a_class_without_a_usable_image_is_told_with_the_reasons(database, tmp_path):
+def test_a_class_without_a_usable_image_is_reported_with_the_reasons(database, tmp_path):
     from wss_data import build
 
     (tmp_path / "cat").mkdir()

@@ -3,7 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
-from pictures import TINY, rectangles
+from drawings import TINY, rectangles
 from PIL import Image
 
 from wss_data.errors import CheckpointError, SourceError
@@ -42,7 +42,7 @@ def test_an_unreadable_image_is_counted_and_the_others_go_on(model, photos, tmp_
     assert not (tmp_path / "out" / "broken.png").exists()
 
 
-def test_any_name_is_predicted_and_what_is_passed_over_is_told(model, photos, tmp_path):
+def test_any_name_is_predicted_and_what_is_passed_over_is_reported(model, photos, tmp_path):
     names = [os.fsdecode(b"v\xf6gel"), "a\nb", "x" * 251]
     for i, name in enumerate(names):
         (photos / "images" / f"{i}.png").rename(photos / "images" / f"{name}.png")

@@ -1,4 +1,4 @@
-"""A batch in parts: several processes, or several pieces, train as one process with the whole batch does."""
+"""A batch in parts: several processes, or several parts, train as one process with the whole batch does."""
 
 import csv
 import os
@@ -105,8 +105,8 @@ except WssError as error:
 
 
 @pytest.mark.parametrize("resolution", ["mask", "stride"])
-def test_two_pieces_train_as_the_whole_batch_does(table, tmp_path, resolution):
-    # Quality tells weights apart: the pieces' shares count them too.
+def test_two_parts_train_as_the_whole_batch_does(table, tmp_path, resolution):
+    # Quality tells weights apart: the parts' shares count them too.
     table = replace(table, quality=np.linspace(0.2, 1.0, len(table), dtype=np.float32))
     runs = [
         train_generator(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import TINY, rectangles
+from drawings import TINY, rectangles
 
 from wss_data.errors import CheckpointError, TrainingDataError
 from wss_data.imaging.masks import read_mask

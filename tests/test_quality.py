@@ -32,7 +32,7 @@ def test_a_single_pixel_and_a_line_are_convex():
     assert solidity(dot) == solidity(line) == 1.0
 
 
-def test_two_blobs_are_two_pieces_and_specks_are_not_counted():
+def test_two_blobs_are_two_components_and_specks_are_not_counted():
     mask = blank(40, 40)
     mask[2:14, 2:14] = mask[20:34, 20:34] = True
     mask[0, 39] = True
@@ -40,14 +40,14 @@ def test_two_blobs_are_two_pieces_and_specks_are_not_counted():
     assert connected_components(mask) == 2
 
 
-def test_pieces_that_touch_at_a_corner_are_one():
+def test_components_that_touch_at_a_corner_are_one():
     mask = blank()
     mask[2:5, 2:5] = mask[5:8, 5:8] = True
 
     assert connected_components(mask) == 1
 
 
-def test_border_contact_is_the_share_of_border_pixels():
+def test_border_contact_is_the_fraction_of_border_pixels():
     mask = np.zeros((4, 5), bool)
     mask[0] = True
 

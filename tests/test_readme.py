@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pictures import LEARNS
+from drawings import LEARNS
 
 from wss_data.spec import read_spec
 

@@ -27,7 +27,7 @@ def rows(tmp_path):
     return found
 
 
-def test_images_are_shown_at_even_steps_of_the_foreground_share_not_for_their_looks():
+def test_images_are_shown_at_even_steps_of_the_foreground_fraction_not_for_their_looks():
     members = [image_of(share, f"{share:.2f}") for share in np.linspace(0, 1, 11)]
     assert [round(m.foreground_ratio, 1) for m in spread(members[::-1], 3)] == [0.0, 0.5, 1.0]
     assert spread([image_of(0.4), image_of(None)], 5)[0].foreground_ratio is None
@@ -50,7 +50,7 @@ def test_an_image_that_is_gone_leaves_an_empty_tile_and_no_error(rows, tmp_path)
     write_sheets([*rows, gone], tmp_path / "pictures", (0.2, 0.8))
 
 
-def test_no_images_no_pictures(tmp_path):
+def test_without_images_no_sheet_is_written(tmp_path):
     assert write_sheets([], tmp_path / "pictures", (0.2, 0.8)) == []
 
 

@@ -182,7 +182,7 @@ def serve(pages, address="127.0.0.1"):
     return WebServer(lambda path, count: pages[path](count) if callable(pages[path]) else pages[path], address)
 
 
-def test_pictures_of_the_web_are_stored_in_the_order_of_the_search_whoever_answers_first(tmp_path):
+def test_images_of_the_web_are_stored_in_the_order_of_the_search_whoever_answers_first(tmp_path):
     def slow(count):
         time.sleep(0.3)
         return picture(jpeg(1))
@@ -257,7 +257,7 @@ def test_a_host_that_only_fails_is_given_up_for_this_run(tmp_path):
     assert dropped == {"cat": {"server_error": 10, "host_given_up": 30}}
 
 
-def test_a_host_behind_which_another_fails_is_not_blamed_and_goes_on_with_its_own_pictures(tmp_path):
+def test_a_host_behind_which_another_fails_is_not_blamed_and_goes_on_with_its_own_images(tmp_path):
     with serve({f"/{n}": refusal(500) for n in range(40)}, address="127.0.0.2") as behind:
         led_on = {f"/{n}": refusal(302, Location=f"http://{behind.host}/{n}") for n in range(20)}
         own = {f"/own{n}": picture(jpeg(n)) for n in range(3)}
@@ -304,7 +304,7 @@ def test_the_pause_that_robots_txt_asks_for_is_kept_and_a_pause_of_an_hour_is_no
         assert all(later - earlier >= 0.39 for earlier, later in itertools.pairwise(times[1:]))
 
 
-def test_a_picture_behind_an_opt_out_is_asked_for_once_whatever_class_wants_it(tmp_path):
+def test_an_image_behind_an_opt_out_is_asked_for_once_whatever_class_wants_it(tmp_path):
     opted_out = picture(jpeg(1), **{"X-Robots-Tag": "noai"})
     with serve({"/1": opted_out}) as server:
         source = Web(server, {"cat": ["/1"], "cow": ["/1"]})
@@ -400,7 +400,7 @@ def test_what_was_forgotten_is_not_asked_for_by_address_by_author_or_by_bytes(tm
     assert len(list((tmp_path / "images" / "cat").iterdir())) == 1
 
 
-def test_a_picture_that_is_not_the_expected_one_is_dropped_and_a_new_encoding_of_it_is_stored(tmp_path):
+def test_an_image_that_is_not_the_expected_one_is_dropped_and_a_new_encoding_of_it_is_stored(tmp_path):
     expected = {
         "expected_sha256": hashlib.sha256(jpeg(1)).hexdigest(),
         "expected_phash": perceptual_hash(photo(1)),
@@ -500,7 +500,7 @@ def check_crawl(tmp_path, images, faults, requests, killed):
 
 
 IN_FLIGHT = 16 + 32 + 16
-"""Pictures that are under way at once: connections, what waits for the decoder, what is to be noted together."""
+"""Images that are under way at once: connections, what waits for the decoder, what is to be noted together."""
 
 
 def test_killed_at_random_moments_a_crawl_loses_doubles_and_corrupts_nothing(tmp_path):

@@ -3,7 +3,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import fault_pictures as pictures
+import fault_images as drawn
 import pytest
 from raw_server import RawServer
 from virtual_clock import VirtualClock
@@ -243,13 +243,13 @@ def test_the_fetcher_reads_a_robots_txt_however_it_is_served(answer):
 
 
 def test_a_robots_txt_that_unpacks_to_a_gigabyte_is_read_no_further_than_any_other():
-    answer = served(pictures.gzip_bomb(), b"Content-Encoding: deflate")
+    answer = served(drawn.gzip_bomb(), b"Content-Encoding: deflate")
     with RawServer(answer) as server, Fetcher(DownloadSpec(allow_hosts=(server.host,))) as fetcher:
         assert len(fetcher._read_robots(f"http://{server.host}/robots.txt")) == robots.MAX_BYTES
 
 
 def test_without_respect_for_robots_none_is_asked_for():
-    answer = served(pictures.jpeg("robots"))
+    answer = served(drawn.jpeg("robots"))
     with (
         RawServer(answer) as server,
         Fetcher(DownloadSpec(allow_hosts=(server.host,), respect_robots=False)) as fetcher,

@@ -1,7 +1,7 @@
 import cv2
 import numpy as np
 import pytest
-from pictures import disc
+from drawings import disc
 
 from wss_data.cosegmentation.saliency import (
     BASELINES,
@@ -107,7 +107,7 @@ def test_an_image_of_one_colour_has_no_salient_pixel_however_small(size):
 
 @pytest.mark.parametrize("name", [*BASELINES])
 @pytest.mark.parametrize("image", [disc()[0], np.zeros((16, 16, 3), np.uint8), np.full((1, 9, 3), 255, np.uint8)])
-def test_every_baseline_gives_a_mask_of_the_images_size_and_a_share_as_confidence(name, image):
+def test_every_baseline_gives_a_mask_of_the_images_size_and_a_fraction_as_confidence(name, image):
     segmented = BASELINES[name](image)
 
     assert segmented.mask.shape == image.shape[:2] and segmented.mask.dtype == bool

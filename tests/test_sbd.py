@@ -169,7 +169,7 @@ def test_a_list_with_an_image_of_val_is_an_error_and_the_made_list_the_way_out(t
         read_voc_layout(voc, definition(), sbd=sbd)
 
 
-def test_what_is_missing_of_sbd_is_told_in_one_sentence(tmp_path):
+def test_what_is_missing_of_sbd_is_reported_in_one_sentence(tmp_path):
     voc, sbd = trees(tmp_path)
     (tmp_path / "packed").mkdir()
     (tmp_path / "packed" / "benchmark.tgz").touch()
@@ -221,7 +221,7 @@ def test_the_mask_beside_the_list_has_no_say(tmp_path):
         ("cow", "'CategoriesPresent' is text"),
     ],
 )
-def test_a_wrong_list_of_classes_is_told(tmp_path, present, wanted):
+def test_a_wrong_list_of_classes_is_reported(tmp_path, present, wanted):
     with pytest.raises(SourceError, match=wanted):
         categories_present(write_mat(tmp_path / "a.mat", present))
 
@@ -246,7 +246,7 @@ def test_a_damaged_file_gives_an_error_and_never_wrong_classes(tmp_path):
         categories_present(tmp_path / "none.mat")
 
 
-# ------------------------------------------------------------- labels and pictures
+# ------------------------------------------------------------- labels and images
 
 
 def test_labels_are_vocs_annotations_and_sbds_only_where_these_are_missing(tmp_path):
@@ -268,7 +268,7 @@ def test_without_annotations_sbd_labels_all_that_it_has(tmp_path):
         read_voc_layout(voc, definition())
 
 
-def test_a_damaged_file_of_sbd_costs_its_image_and_is_told(tmp_path):
+def test_a_damaged_file_of_sbd_costs_its_image_and_is_reported(tmp_path):
     voc, sbd = trees(tmp_path)
     (voc / "VOC2012" / "Annotations" / "s2.xml").unlink()
     (sbd / "dataset" / "cls" / "s2.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(100))
@@ -294,7 +294,7 @@ def test_an_image_that_only_sbd_has_is_taken_from_there(tmp_path):
     assert "1 train images are not used (1 missing)" in report.problems[0]
 
 
-def test_images_of_test_are_a_split_without_labels_where_their_pictures_are_there(tmp_path):
+def test_images_of_test_are_a_split_without_labels_where_their_images_are_there(tmp_path):
     voc, sbd = trees(tmp_path)
     test = voc / "VOC2012" / "ImageSets" / "Segmentation" / "test.txt"
     write_names(test, ["x1", "x2"])
@@ -365,7 +365,7 @@ def test_the_counts_say_what_came_from_where(tmp_path):
     report.check("sbd-target")
 
 
-def test_another_number_than_expected_is_told_with_the_difference_and_why(tmp_path):
+def test_another_number_than_expected_is_reported_with_the_difference_and_why(tmp_path):
     voc, sbd = trees(tmp_path)
     report = report_of(voc, sbd, tmp_path, train=10_582, val=2)
     assert report.problems == (

@@ -56,7 +56,7 @@ def test_other_thresholds_change_the_tags_in_one_pass_and_only_where_they_differ
     store.apply_filter(web, FilterSpec(0.2, 0.8))
     with patch.object(type(web), "set_values", autospec=True) as set_values:
         report = store.apply_filter(web, FilterSpec(0.05, 0.8))
-    # Of the shares 0.1, 0.3, 0.9 and 0.5 the first alone is judged otherwise.
+    # Of the fractions 0.1, 0.3, 0.9 and 0.5 the first alone is judged otherwise.
     assert report.kept == 3
     ((_, field, values), _), *more = [tuple(call) for call in set_values.call_args_list]
     assert not more

@@ -102,7 +102,7 @@ def test_a_missing_or_empty_folder_is_an_error(tmp_path):
         score_folder(tmp_path / "empty", tmp_path / "empty")
 
 
-def test_a_band_counts_as_neither_right_nor_wrong_and_its_share_is_told(tmp_path):
+def test_a_band_counts_as_neither_right_nor_wrong_and_its_fraction_is_reported(tmp_path):
     mask, truth, band = row(1, 1, 0, 0), row(1, 0, 0, 1), row(0, 1, 0, 1)
     assert score_mask(mask, truth) == (0.5, pytest.approx(1 / 3), 1.0)
     assert score_mask(mask, truth, band) == (1.0, 1.0, 0.5)

@@ -14,7 +14,7 @@ from wss_data.spec import FilterSpec
 
 
 def add(name, class_name, picture, digit, pixels=100):
-    """Store a picture with a digest of its own; returns its name in the dataset."""
+    """Store an image with a digest of its own; returns its name in the dataset."""
     sha256 = digit * 64
     path = dataset_folder(name) / "images" / class_name / f"{sha256[:20]}.jpg"
     write_jpeg(picture, path)
@@ -27,7 +27,7 @@ def add(name, class_name, picture, digit, pixels=100):
 
 @pytest.fixture
 def zoo(database, request):
-    """Two cats of one picture, a cat that is a cow as well, and a cow of its own."""
+    """Two cats of one image, a cat that is a cow as well, and a cow of its own."""
     name = f"screen-{request.node.name[:60].replace('[', '-').replace(']', '')}"
     dataset = store.create_or_open(definition(name), "web")
     names = {
@@ -98,7 +98,7 @@ def test_the_filter_leaves_the_reason_of_a_screening_alone(zoo):
     assert found(dataset)[names["cow"]] == ("no_mask", None)
 
 
-def test_a_class_of_which_screening_leaves_nothing_is_told_with_the_reasons(database, tmp_path):
+def test_a_class_of_which_screening_leaves_nothing_is_reported_with_the_reasons(database, tmp_path):
     from wss_data.errors import SourceError
     from wss_data.pipeline import build
 

@@ -220,7 +220,7 @@ def test_last_looks_at_nothing_and_leaves_the_images(web):
     assert plan_selection("last", web, TINY, "generator") == (web, None)
 
 
-def test_agreement_holds_the_share_out_that_hashes_choose(web, monkeypatch):
+def test_agreement_holds_the_fraction_out_that_hashes_choose(web, monkeypatch):
     monkeypatch.setattr(module, "HELD_OUT", 0.3)
     rest, selection = plan_selection("agreement", web, TINY, "generator", settings=SelectionSettings())
 
@@ -435,7 +435,7 @@ class Killed(BaseException):
     pass
 
 
-def test_a_run_killed_after_it_was_told_to_stop_stops_there_again(web, target, tmp_path, monkeypatch):
+def test_a_run_killed_after_it_was_asked_to_stop_stops_there_again(web, target, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SMOOTH", 1)
     options = {"select": "labels", "target": target, "settings": replace(EVERY_2, every=3, settle=1.0)}
     with monkeypatch.context() as patch:
@@ -505,7 +505,7 @@ def test_a_final_model_is_selected_on_held_out_images(target, tmp_path):
     assert json.loads((run / "data.json").read_text())["images"] == 5
 
 
-def test_a_held_out_mask_that_holds_no_class_is_told_before_training(web, tmp_path):
+def test_a_held_out_mask_that_holds_no_class_is_reported_before_training(web, tmp_path):
     bad = np.full((30, 40), 9, np.uint8)
     write_mask(bad, tmp_path / "bad.png")
     _, selection = plan_selection("agreement", web, TINY, "generator", settings=EVERY_2)
@@ -527,7 +527,7 @@ def test_a_bad_held_out_mask_leaves_nothing_half_made(web, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_signals_that_cannot_be_read_are_told(tmp_path):
+def test_signals_that_cannot_be_read_are_reported(tmp_path):
     (tmp_path / "signals.csv").write_text("iteration,labels\n2,x\n")
     with pytest.raises(CheckpointError, match="signals cannot be read"):
         read_signals(tmp_path)

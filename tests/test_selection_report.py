@@ -136,7 +136,7 @@ def test_the_page_says_how_much_longer_is_worse_and_that_the_truth_chose_nothing
     assert "keep-snapshots" not in page
 
 
-def test_the_picture_has_a_panel_a_signal(tmp_path):
+def test_the_chart_has_a_panel_a_signal(tmp_path):
     one, two = report_of(labels=[1, 2, 3, 4, 5]), report_of(labels=[1, 2, 3, 4, 5], change=[nan, 1, 1, 1, 1])
     small, large = (np.asarray(Image.open(write_picture(r, tmp_path / "p.png"))).shape for r in (one, two))
     assert large[0] > small[0] and large[1] == small[1]

@@ -1,4 +1,4 @@
-"""Several processes on one database, and a database that is killed while they work: nothing is lost, and it is told."""
+"""Several processes on one database, and a database killed meanwhile: nothing is lost, all is reported."""
 
 import json
 import os

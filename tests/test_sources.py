@@ -207,7 +207,7 @@ def test_pip_installs_a_third_partys_source_from_a_folder_with_four_lines_of_con
     )
 
 
-def test_an_unknown_source_and_an_unknown_option_are_told_with_those_that_are_known(photos):
+def test_an_unknown_source_and_an_unknown_option_are_reported_with_those_that_are_known(photos):
     with pytest.raises(SourceError, match=r"no source 'bing'\. Known sources: drawn, flickr, folder, google, manifest"):
         make_source("bing", {})
     with pytest.raises(SourceError, match=r"no option 'colour'\. Known options: path"):

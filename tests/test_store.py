@@ -103,7 +103,7 @@ def test_a_dataset_of_someone_else_is_not_taken_over():
         foreign.delete()
 
 
-def test_an_unknown_dataset_is_told_with_those_that_are_there(web):
+def test_an_unknown_dataset_is_reported_with_those_that_are_there(web):
     with pytest.raises(StoreError, match=r"there is no dataset 'store-wbe'\. Known: .*store-web"):
         store.open_dataset("store-wbe")
 
@@ -347,7 +347,7 @@ def test_an_empty_table_says_why(web):
         store.example_table(web.match_tags("dropped:too_small"), "cosegmentation")
 
 
-def test_a_field_without_masks_is_told_with_those_that_have_them(web):
+def test_a_field_without_masks_is_reported_with_those_that_have_them(web):
     with pytest.raises(StoreError, match=r"no masks in a field 'cosegmentaton'\. Fields with masks: cosegmentation"):
         store.example_table(web, "cosegmentaton")
     with pytest.raises(StoreError, match="no masks in a field 'sha256'"):

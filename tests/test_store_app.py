@@ -31,7 +31,7 @@ def test_an_address_that_others_can_reach_needs_to_be_forced(web):
         store.view_in_app("app-web", address="0.0.0.0")
 
 
-def test_a_port_in_use_is_told_instead_of_showing_another_database(web):
+def test_a_port_in_use_is_reported_instead_of_showing_another_database(web):
     with socket.socket() as taken:
         taken.bind(("localhost", 0))
         taken.listen()
@@ -79,7 +79,7 @@ def in_new_process(code: str, **environment: str) -> subprocess.CompletedProcess
     )
 
 
-def test_a_database_of_a_newer_fiftyone_is_told_in_one_line(tmp_path):
+def test_a_database_of_a_newer_fiftyone_is_reported_in_one_line(tmp_path):
     code = (
         "import os, pathlib, pymongo\n"
         "from wss_data import store; from wss_data.runtime import database\n"
@@ -102,7 +102,7 @@ def test_fiftyone_imported_first_still_meets_our_database(web):
     assert result.stdout.strip() == "4", result.stderr
 
 
-def test_an_unreachable_server_is_told_in_one_line():
+def test_an_unreachable_server_is_reported_in_one_line():
     code = (
         "from wss_data import store\n"
         "try:\n    store.list_datasets()\nexcept Exception as error:\n    print(type(error).__name__, error)"

@@ -112,7 +112,7 @@ def test_importing_again_reads_nothing_and_keeps_what_models_made(tmp_path, monk
 
 @pytest.mark.parametrize("noted", [True, False], ids=["noted", "of an earlier version"])
 @pytest.mark.parametrize("changed", ["labels", "image"])
-def test_masks_made_from_other_labels_or_images_are_told_and_not_used(tmp_path, caplog, changed, noted):
+def test_masks_made_from_other_labels_or_images_are_reported_and_not_used(tmp_path, caplog, changed, noted):
     spec, folder = target_definition(f"store-stale-{changed}-{noted}".lower()), write_target(tmp_path)
     dataset = store.import_target(spec, folder)
     masks = {name: tmp_path / "p" / f"{name}.png" for name in ("t1", "t2")}
@@ -189,7 +189,7 @@ def test_voc_and_sbd_become_one_target_and_the_counts_stay_with_it(tmp_path, cap
     assert store.open_dataset("store-sbd-target").match_tags("dropped:no_labels").values("image_id") == ["s2"]
 
 
-def test_a_definition_without_a_target_is_told_how_to_get_one(tmp_path):
+def test_a_definition_without_a_target_is_refused_with_how_to_get_one(tmp_path):
     with pytest.raises(SpecError, match="'store-none' has no target"):
         store.import_target(definition("store-none"), tmp_path)
     with pytest.raises(SpecError, match="give the folder that holds JPEGImages"):

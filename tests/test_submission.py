@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import TINY
+from drawings import TINY
 from PIL import Image
 
 from wss_data import store

@@ -65,7 +65,7 @@ def test_letters_that_python_takes_for_line_ends_are_parts_of_a_line():
     assert lines_of("a\x0bb\x0cc\x1cd\x85e\u2028f") == ["a\x0bb\x0cc\x1cd\x85e\u2028f"]
 
 
-def test_a_file_that_cannot_be_opened_is_told_in_one_sentence(tmp_path):
+def test_a_file_that_cannot_be_opened_is_reported_in_one_sentence(tmp_path):
     with pytest.raises(SourceError, match="cannot be read"):
         read_text(tmp_path)
     with pytest.raises(SourceError, match="cannot be read"):
@@ -170,7 +170,7 @@ def test_a_dot_in_a_name_is_no_suffix():
     assert image_name("a.png", "", {"a.png"}) == "a.png", "a file a.png.jpg has that name"
 
 
-def test_words_that_are_no_class_are_told_with_their_number_and_the_nearest_class():
+def test_words_that_are_no_class_are_reported_with_their_number_and_the_nearest_class():
     words = ClassWords(("bird", "cow"), ("person",))
     for cell in ("brid", "brid, cow", "BRID person", "zzz"):
         words.several(cell)
@@ -273,7 +273,7 @@ def picture(mode, path):
 
 @pytest.mark.parametrize("mode", ["L", "P", "1", "I;16"])
 @pytest.mark.parametrize("grey", [False, True])
-def test_a_photograph_is_told_from_the_mask_beside_it(tmp_path, mode, grey):
+def test_a_photograph_is_distinguished_from_the_mask_beside_it(tmp_path, mode, grey):
     layout(tmp_path)
     if grey:
         picture("L", tmp_path / "JPEGImages" / "v1.jpg")
@@ -388,7 +388,7 @@ def test_an_annotation_nested_a_hundred_thousand_deep_ends_in_a_sentence_or_with
     assert read_annotation(path, WORDS) == set()
 
 
-def test_annotations_are_found_with_capital_suffixes_and_their_unknown_names_are_told(tmp_path):
+def test_annotations_are_found_with_capital_suffixes_and_their_unknown_names_are_reported(tmp_path):
     layout(tmp_path, labels=None)
     (tmp_path / "Annotations").mkdir()
     annotation(tmp_path / "Annotations" / "t1.XML", "utf-8", "cow")

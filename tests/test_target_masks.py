@@ -109,7 +109,7 @@ def test_palettes_that_were_read_by_their_colours_are_counted(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turn_that_the_size_of_a_mask_does_not_show_is_told(tmp_path, monkeypatch, orientation):
+def test_a_turn_that_the_size_of_a_mask_does_not_show_is_reported(tmp_path, monkeypatch, orientation):
     monkeypatch.setattr("wss_data.imaging.images.MIN_SIDE", 1)
     upright = checked(tmp_path, png(shape(1)), orientation=orientation)
     square = checked(tmp_path, png(shape(1)[:, :12]), orientation=orientation, size=(12, 12), name="v2")

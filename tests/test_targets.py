@@ -101,7 +101,7 @@ def test_an_image_in_both_splits_is_an_error(tmp_path):
         read_voc_layout(layout(tmp_path, val=("v1", "t2")), definition())
 
 
-def test_what_is_missing_is_told_in_one_sentence(tmp_path):
+def test_what_is_missing_is_reported_in_one_sentence(tmp_path):
     with pytest.raises(SourceError, match="no such folder"):
         read_voc_layout(tmp_path / "nowhere", definition())
     with pytest.raises(SourceError, match="no folder JPEGImages inside"):
@@ -225,7 +225,7 @@ def test_a_drawn_target_is_read_like_any_other(tmp_path):
     assert all(image.dropped is None for image in check_targets(records, spec, tmp_path / "out"))
 
 
-def test_a_wrong_option_of_a_drawn_target_is_told(tmp_path):
+def test_a_wrong_option_of_a_drawn_target_is_reported(tmp_path):
     spec = definition(layout="drawn", mask_classes=None, options={"trainn": 3})
     with pytest.raises(SpecError, match="definition 'small': target: there is no option 'trainn'"):
         write_drawn(spec, tmp_path)

@@ -110,7 +110,7 @@ def test_a_state_is_chosen_without_true_masks_and_compared_with_them_afterwards(
     assert "--patience: '0' is no whole number from 1" in capsys.readouterr().err
 
 
-def test_an_unreadable_image_is_told_and_ends_with_status_1(zoo, tmp_path, capsys):
+def test_an_unreadable_image_is_reported_and_ends_with_status_1(zoo, tmp_path, capsys):
     (tmp_path / "broken.jpg").write_text("no image")
     run = str(zoo / "other")
     assert main(["generator", "zoo-train", "--out", run, *SETTINGS, "--set", "generator_iterations=1"]) == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import rectangles
+from drawings import rectangles
 from PIL import Image
 from safetensors.torch import save_file
 

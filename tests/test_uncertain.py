@@ -83,8 +83,8 @@ def strips(foreground: int, band: int, seed: int = 0) -> np.ndarray:
     return image
 
 
-PICTURES = {"half": (48, 24), "small": (16, 48), "large": (72, 16), "lost": (0, 96)}
-"""Columns of foreground and band, of 96. Shares of the decided pixels: 2/3, 1/3, 9/10 and none."""
+COLUMNS = {"half": (48, 24), "small": (16, 48), "large": (72, 16), "lost": (0, 96)}
+"""Columns of foreground and band, of 96. Fractions of the decided pixels: 2/3, 1/3, 9/10 and none."""
 
 # ------------------------------------------------------------- on disk
 
@@ -148,7 +148,7 @@ def test_resizing_keeps_the_band_and_invents_no_value():
 # ------------------------------------------------------------- shares and measures
 
 
-def test_the_foreground_share_is_that_of_the_decided_pixels():
+def test_the_foreground_fraction_is_that_of_the_decided_pixels():
     foreground, band = np.array([[True, True, False, False]]), np.array([[False, True, True, False]])
     assert foreground_ratio(foreground) == 0.5
     assert foreground_ratio(foreground, band) == 0.5
@@ -205,7 +205,7 @@ def test_a_band_of_another_size_is_refused():
         mask_quality(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), bool), np.zeros((4, 5), bool))
 
 
-# ------------------------------------------------------------- pictures and export
+# ------------------------------------------------------------- images and export
 
 
 def test_a_cut_out_shows_the_band_in_grey_between_object_and_background():
@@ -338,7 +338,7 @@ def test_in_a_truth_the_band_counts_in_no_metric():
 
 def test_a_folder_of_masks_holds_the_band_at_the_images_own_size_and_counts_it_as_neither(tmp_path, toy):
     (tmp_path / "in" / "cow").mkdir(parents=True)
-    for name, columns in PICTURES.items():
+    for name, columns in COLUMNS.items():
         picture = Image.fromarray(strips(*columns)).resize((4 * W, 4 * H), Image.Resampling.NEAREST)
         picture.save(tmp_path / "in" / "cow" / f"{name}.png")
 
@@ -374,10 +374,10 @@ def definition(name: str, images: Path, **values) -> DatasetSpec:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
-    """Four cats and four cows, named as ``PICTURES``."""
+    """Four cats and four cows, named as ``COLUMNS``."""
     folder = tmp_path_factory.mktemp("photographs")
     for number, class_name in enumerate(("cat", "cow")):
-        for position, (name, columns) in enumerate(PICTURES.items()):
+        for position, (name, columns) in enumerate(COLUMNS.items()):
             write_jpeg(strips(*columns, seed=10 * number + position), folder / class_name / f"{name}.jpg")
     return folder
 
@@ -398,11 +398,11 @@ def test_a_build_with_a_band_writes_it_filters_by_decided_pixels_and_trains(data
     assert (masks["cat/half"] == VOID).mean() == pytest.approx(24 / 96, abs=0.02)
     assert np.unique(masks["cow/lost"]).tolist() == [VOID]
     ratios = named(dataset, "foreground_ratio")
-    assert [ratios[f"cow/{name}"] for name in PICTURES] == pytest.approx([2 / 3, 1 / 3, 0.9, 0.0], abs=0.02)
+    assert [ratios[f"cow/{name}"] for name in COLUMNS] == pytest.approx([2 / 3, 1 / 3, 0.9, 0.0], abs=0.02)
     assert named(dataset, "quality.uncertain")["cow/small"] == pytest.approx(48 / 96, abs=0.02)
     tags = named(dataset, "tags")
     # Of all pixels, small would be 1/6 (dropped) and large 3/4 (kept).
-    assert [tags[f"cat/{name}"] for name in PICTURES] == [
+    assert [tags[f"cat/{name}"] for name in COLUMNS] == [
         ["kept"],
         ["kept"],
         ["dropped:too_large"],

@@ -44,7 +44,7 @@ def test_void_pixels_of_a_weighted_image_have_no_gradient(logits, masks):
 
 def test_the_mean_counts_an_image_of_twice_the_weight_twice(logits, masks):
     def mean(first, second):
-        """Of the three decided pixels of each image, counted as often as told."""
+        """Of the three decided pixels of each image, counted as often as reported."""
         losses = torch.nn.functional.cross_entropy(logits, masks, ignore_index=VOID, reduction="none").flatten(1)
         return float((losses.sum(dim=1) * torch.tensor([first, second])).sum() / (3 * first + 3 * second))
 

@@ -113,7 +113,7 @@ def test_a_killed_search_asks_nothing_twice_and_finds_the_same(dies_after):
         assert service.violations == []
 
 
-def test_without_a_contact_nothing_is_asked_and_the_way_out_is_told(monkeypatch):
+def test_without_a_contact_nothing_is_asked_and_the_way_out_is_reported(monkeypatch):
     monkeypatch.delenv(CONTACT_VARIABLE)
     with FakeWikimedia(make_items(5), VirtualClock()) as service:
         source = make(service)
@@ -134,7 +134,7 @@ def test_lag_is_waited_for_as_long_as_the_service_says():
         assert clock.monotonic() == 10.0
 
 
-def test_an_error_that_does_not_pass_is_told_in_the_services_words():
+def test_an_error_that_does_not_pass_is_reported_in_the_services_words():
     refusal = Reply(200, {"error": {"code": "blocked", "info": "Your address is blocked."}})
     with FakeWikimedia(make_items(5), VirtualClock(), faults={1: refusal}) as service:
         with pytest.raises(
@@ -144,7 +144,7 @@ def test_an_error_that_does_not_pass_is_told_in_the_services_words():
         assert service.requests == 1
 
 
-def test_a_dead_service_is_told():
+def test_a_dead_service_is_reported():
     with FakeWikimedia([], VirtualClock(), faults={n: Reply(503, HTML) for n in range(1, 9)}) as service:
         with pytest.raises(SourceUnavailable, match=r"wikimedia: 127.0.0.1/w/api.php gave no answer in 5 attempts"):
             list(make(service).search(COW, None, Forgetful()))

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("database")
 
 
 def queued(dataset, operator: str, **params):
-    """The id of an operator that the App was told to run in the background."""
+    """The id of an operator that the App was asked to run in the background."""
     from fiftyone.operators.delegated import DelegatedOperationService
     from fiftyone.operators.executor import ExecutionContext
 

@@ -47,7 +47,7 @@ def write_annotation(folder: Path, name: str, *classes: str) -> None:
 
 
 def trees(root: Path) -> tuple[Path, Path]:
-    """VOCdevkit and benchmark_RELEASE as people have them; the masks of what teaches are no pictures."""
+    """VOCdevkit and benchmark_RELEASE as people have them; the masks of what teaches are no images."""
     voc = root / "VOCdevkit" / "VOC2012"
     lists = voc / "ImageSets" / "Segmentation"
     write_names(lists / "train.txt", VOC_TRAIN)

@@ -13,7 +13,7 @@ Answer = tuple[int, dict[str, str], bytes]
 
 
 def photo(seed: int, width: int = 160, height: int = 120) -> np.ndarray:
-    """A picture of coloured tiles that no other seed gives. Shape (height, width, 3), uint8."""
+    """An image of coloured tiles that no other seed gives. Shape (height, width, 3), uint8."""
     coarse = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8)
     return np.kron(coarse, np.ones((height // 6, width // 8, 1), np.uint8))
 
@@ -24,7 +24,7 @@ def jpeg(seed: int) -> bytes:
 
 
 def picture(data: bytes, **headers: str) -> Answer:
-    """An answer that brings a picture."""
+    """An answer that brings an image."""
     return 200, {"Content-Type": "image/jpeg", **headers}, data
 
 

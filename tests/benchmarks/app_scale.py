@@ -2,7 +2,7 @@
 
     python tests/benchmarks/app_scale.py [--images 75800] [--keep FOLDER]
 
-The records are made up; their pictures and masks are a few drawn files again and again. The database is one of its own,
+The records are made up; their images and masks are a few drawn files again and again. The database is one of its own,
 in a temporary folder. ``--keep`` puts it, and the dataset ``app-scale``, into FOLDER, so that one can look at it later.
 
 Building goes by turns with FiftyOne's own ``add_samples`` on the same records, part by part in one process; the ratios
@@ -256,7 +256,7 @@ def mark_repeats(dataset: Any) -> None:
 
 
 def draw_files(folder: Path, classes: Sequence[str], count: int) -> None:
-    """One drawn picture and mask a class, and a link to it under the name of each record."""
+    """One drawn image and mask a class, and a link to it under the name of each record."""
     from wss_data.imaging.images import write_jpeg
     from wss_data.imaging.masks import write_mask
 

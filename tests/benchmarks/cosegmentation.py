@@ -32,7 +32,7 @@ from wss_data.imaging.images import list_images
 from wss_data.imaging.masks import foreground_ratio, read_mask
 
 KEPT = (0.2, 0.8)
-"""Foreground shares that the filter keeps: Shen et al., BMVC 2017, section 3.1."""
+"""Foreground fractions that the filter keeps: Shen et al., BMVC 2017, section 3.1."""
 
 TRUSTED = 0.5
 """The smallest confidence that the noise table tries."""
@@ -50,7 +50,7 @@ class Measured:
         precision: P, in [0, 1].
         jaccard: J, in [0, 1].
         confidence: The method's own, in [0, 1].
-        foreground: Share of the mask that is foreground, in [0, 1].
+        foreground: Fraction of the mask that is foreground, in [0, 1].
     """
 
     name: str
@@ -200,7 +200,7 @@ class Group:
 
     Args:
         images: The true images, scored.
-        noise: Confidence and foreground share of the images that were mixed in.
+        noise: Confidence and foreground fraction of the images that were mixed in.
         cpu_s: CPU seconds for all of them.
     """
 
@@ -260,7 +260,7 @@ def noise_count(true: int, share: float) -> int:
 
 
 def noise(arguments: argparse.Namespace) -> list[dict[str, float]]:
-    """What shares of noise in each group cost the true images, and whether confidence tells them apart."""
+    """What fractions of noise in each group cost the true images, and whether confidence tells them apart."""
     classes = classes_of(arguments.folder, arguments.classes, arguments.every)
     pool = sorted(list_images(arguments.noise))
     rows: list[dict[str, float]] = []
@@ -270,7 +270,7 @@ def noise(arguments: argparse.Namespace) -> list[dict[str, float]]:
             count = noise_count(len(pairs), share)
             if count > len(pool):
                 raise CosegmentationError(f"{arguments.noise}: {len(pool)} noise images, {count} wanted for {name}.")
-            # A share takes the smaller share's images along, so that the rows differ by the added ones alone.
+            # A fraction takes the smaller share's images along, so that the rows differ by the added ones alone.
             chosen = [pool[i] for i in np.random.default_rng(arguments.seed).permutation(len(pool))[:count]]
             groups.append(run_group(arguments, name, pairs, chosen))
         row = {"share": share, "jaccard": float(np.mean([class_row("", g.images).jaccard for g in groups]))}
@@ -296,7 +296,7 @@ def noise(arguments: argparse.Namespace) -> list[dict[str, float]]:
 
 
 def filtered(groups: Sequence[Group]) -> dict[str, float]:
-    """What a smallest confidence makes of the masks that the filter by foreground share keeps."""
+    """What a smallest confidence makes of the masks that the filter by foreground fraction keeps."""
     true = np.array([image.confidence for group in groups for image in group.images if image.kept])
     kept = [confidence for group in groups for confidence, ratio in group.noise if KEPT[0] <= ratio <= KEPT[1]]
     mixed_in = np.array(kept)

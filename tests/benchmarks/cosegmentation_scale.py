@@ -3,7 +3,7 @@
     python tests/benchmarks/cosegmentation_scale.py --images photos --count 4000 --workers 2
 
 Where there are fewer photographs than are asked for, they are taken again mirrored,
-cropped a little and lit a little differently, so that every file is another picture.
+cropped a little and lit a little differently, so that every file is another image.
 The group runs through ``cosegment_folder`` in a process of its own, as a user's would.
 """
 
@@ -24,7 +24,7 @@ IMAGES, CORES = 75_800, 16
 
 LONGEST_SIDE = 340
 MOST_CROPPED = 0.08
-"""Share of a side that a repeated photograph loses at most, at one end."""
+"""Fraction of a side that a repeated photograph loses at most, at one end."""
 
 
 def varied(image: np.ndarray, seed: int) -> np.ndarray:

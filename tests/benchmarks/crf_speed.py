@@ -26,7 +26,7 @@ from wss_data.imaging.images import read_image
 from wss_data.imaging.masks import read_mask
 
 SAME = 0.999
-"""Share of the pixels whose labels must be equal, in each image."""
+"""Fraction of the pixels whose labels must be equal, in each image."""
 
 CASES = (
     ("co-segmentation, 160 px, 5 iterations", 2, 160, CrfSettings(3, 3, 25, 5, 6, 5)),

@@ -1,8 +1,8 @@
-"""CPU time of downloading pictures and shrinking them: ours, img2dataset, requests + Pillow, on the same pictures.
+"""CPU time of downloading images and shrinking them: ours, img2dataset, requests + Pillow, on the same images.
 
     python tests/benchmarks/download_speed.py --img2dataset-python /path/to/venv/bin/python
 
-A local server sends the pictures; its own CPU time is not counted. The contenders take
+A local server sends the images; its own CPU time is not counted. The contenders take
 turns, the order rotates from round to round, and each ratio is taken within one round:
 what else happens on the machine then meets them alike. CPU time is counted, not wall
 time, so a busy machine may run this, though a quiet one gives steadier figures.
@@ -22,20 +22,20 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from image_server import draw_picture, image_server
 from measure import Run, own_environment, run
-from picture_server import draw_picture, picture_server
 
 CONNECTIONS = 16
 SIDE = 340
 QUALITY = 95
 FEW = 16
-"""Pictures of the short run whose cost stands for the start-up."""
+"""Images of the short run whose cost stands for the start-up."""
 
 CHECKED = 8
-"""How many pictures of each contender are compared with the plainly shrunk original."""
+"""How many images of each contender are compared with the plainly shrunk original."""
 
 MOST_OFF = 6.0
-"""Largest mean difference accepted, in grey levels (0 to 255): filters differ, a wrong picture is some 60 off."""
+"""Largest mean difference accepted, in grey levels (0 to 255): filters differ, a wrong image is some 60 off."""
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"
 
@@ -47,7 +47,7 @@ class Contender:
     Args:
         name: Its name in the table.
         command: Makes the command from the file of addresses, the folder for results and the server's address.
-        find: Finds the file made of picture ``n``, given the folder, ``n`` and the sha256 of the picture's bytes.
+        find: Finds the file made of image ``n``, given the folder, ``n`` and the sha256 of the image's bytes.
         environment: Variables set for it.
     """
 
@@ -62,9 +62,9 @@ class Turn:
     """The long and the short run of one contender in one round.
 
     Args:
-        all: The run over all pictures.
-        few: The run over ``FEW`` pictures.
-        count: How many pictures ``all`` had.
+        all: The run over all images.
+        few: The run over ``FEW`` images.
+        count: How many images ``all`` had.
     """
 
     all: Run
@@ -73,12 +73,12 @@ class Turn:
 
     @property
     def whole_ms(self) -> float:
-        """CPU milliseconds a picture, start-up included."""
+        """CPU milliseconds an image, start-up included."""
         return 1e3 * self.all.cpu_s / self.count
 
     @property
     def running_ms(self) -> float:
-        """CPU milliseconds for one picture more: the start-up, which both runs have, cancels out."""
+        """CPU milliseconds for one image more: the start-up, which both runs have, cancels out."""
         return 1e3 * (self.all.cpu_s - self.few.cpu_s) / (self.count - FEW)
 
 
@@ -129,16 +129,16 @@ def _lines(urls: Path) -> int:
 
 
 def _img2dataset_files(out: Path) -> list[Path]:
-    """Its pictures in the order of the addresses: shards and keys are numbered in that order."""
+    """Its images in the order of the addresses: shards and keys are numbered in that order."""
     return sorted(out.glob("*/*.jpg"))
 
 
 def play(contenders: Sequence[Contender], count: int, rounds: int, folder: Path) -> dict[str, list[Turn]]:
-    """Let every contender download all pictures and a few, once a round, and check what it made.
+    """Let every contender download all images and a few, once a round, and check what it made.
 
     Args:
         contenders: Who takes part; the order rotates from round to round.
-        count: How many pictures there are.
+        count: How many images there are.
         rounds: How many rounds.
         folder: Empty folder for what they write.
 
@@ -146,10 +146,10 @@ def play(contenders: Sequence[Contender], count: int, rounds: int, folder: Path)
         Name of each contender -> its turns, one a round.
 
     Raises:
-        RuntimeError: If one failed, or its files are not the pictures at 340 px.
+        RuntimeError: If one failed, or its files are not the images at 340 px.
     """
     turns: dict[str, list[Turn]] = {contender.name: [] for contender in contenders}
-    with picture_server(count) as server:
+    with image_server(count) as server:
         with urllib.request.urlopen(f"{server}/digests") as answer:
             digests: list[str] = json.load(answer)
         for number in range(rounds):
@@ -176,7 +176,7 @@ def _download(contender: Contender, server: str, digests: list[str], folder: Pat
 
 
 def _check(contender: Contender, out: Path, digests: list[str]) -> None:
-    """Raise unless there is one file a picture, each 340 px long, the compared ones showing the right picture."""
+    """Raise unless there is one file an image, each 340 px long, the compared ones showing the right image."""
     found = [path for path in out.rglob("*.jpg") if path.is_file()]
     if len(found) != len(digests):
         raise RuntimeError(f"{contender.name}: {len(found)} files were made of {len(digests)} pictures")
@@ -196,7 +196,7 @@ def _check(contender: Contender, out: Path, digests: list[str]) -> None:
 
 
 def _pixels(data: bytes) -> np.ndarray:
-    """The pixels of an encoded picture. Shape (H, W, 3), uint8, BGR."""
+    """The pixels of an encoded image. Shape (H, W, 3), uint8, BGR."""
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise RuntimeError(f"a file of {len(data)} bytes that was made of a picture cannot be decoded")

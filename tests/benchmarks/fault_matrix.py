@@ -5,7 +5,7 @@
 Every program runs in an environment of its own; one that is not given is left out. The
 cases are those of ``tests/fault_server.py``. Every run gets a fresh server. Cases that
 cannot disturb each other share a run; those that can have one each. With each run goes
-a good picture from an innocent server, which must arrive whatever the others do.
+a good image from an innocent server, which must arrive whatever the others do.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from measure import Run, run
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import fault_pictures
+import fault_images
 from fault_server import CASES, Case, FaultServer
 
 LIMIT_S = 45
@@ -60,7 +60,7 @@ LEFT_OUT = frozenset(
 
 COMPANION = "good_jpeg"
 COMPANION_NUMBER = 7
-"""The good picture that goes with every run."""
+"""The good image that goes with every run."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ class Outcome:
     Args:
         case: The case.
         kept: Whether a file of it was kept.
-        right: Whether that file shows the picture that the server drew.
+        right: Whether that file shows the image that the server drew.
         requests: Requests for it, redirects included, robots.txt not.
         gap_s: Seconds between its first request and its second; infinite if there was none.
         canary_hits: Connections to the address that nobody may connect to, in the whole run.
-        companion: Whether the good picture beside it arrived.
+        companion: Whether the good image beside it arrived.
         disk_mb: What the run left on disk.
         cost: What the run cost.
     """
@@ -96,7 +96,7 @@ class Outcome:
 
 
 def try_cases(tool: Tool, cases: Sequence[Case], folder: Path) -> list[Outcome]:
-    """Let one program download one picture of each case and the good one, in one run.
+    """Let one program download one image of each case and the good one, in one run.
 
     Args:
         tool: The program.
@@ -150,7 +150,7 @@ def _shows(path: Path, name: str) -> bool:
             small = np.asarray(image.convert("RGB").resize((40, 30), Image.Resampling.BOX), dtype=float)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False
-    drawn = fault_pictures.drawing(name).resize((40, 30), Image.Resampling.BOX)
+    drawn = fault_images.drawing(name).resize((40, 30), Image.Resampling.BOX)
     return float(np.abs(small - np.asarray(drawn, dtype=float)).mean()) < 10
 
 
@@ -205,7 +205,7 @@ class Row:
     Args:
         title: What is good here.
         concerns: Picks the cases.
-        passes: Judges an outcome; the second argument is the memory in MB that the program takes for good pictures.
+        passes: Judges an outcome; the second argument is the memory in MB that the program takes for good images.
     """
 
     title: str
@@ -214,13 +214,13 @@ class Row:
 
 
 def _was_calm(outcome: Outcome, usual_mb: float) -> bool:
-    """Whether the run came to its end, brought the good picture, and took little memory and disk."""
+    """Whether the run came to its end, brought the good image, and took little memory and disk."""
     modest = outcome.cost.peak_mb <= usual_mb + EXTRA_MEMORY_MB and outcome.disk_mb <= EXTRA_DISK_MB
     return outcome.ended_well and outcome.companion and modest
 
 
 def _survived(outcome: Outcome, usual_mb: float) -> bool:
-    # A program that gets a whole picture where ours would rather not look has done nothing wrong.
+    # A program that gets a whole image where ours would rather not look has done nothing wrong.
     harmless = outcome.right or (not outcome.kept and outcome.case.expected != "stored")
     return _was_calm(outcome, usual_mb) and harmless
 
@@ -345,7 +345,7 @@ def main() -> None:
         and (not options.group or case.group in options.group)
         and (not options.case or case.name in options.case)
     ]
-    # The memory that a program takes for good pictures is what all its other runs are compared with.
+    # The memory that a program takes for good images is what all its other runs are compared with.
     if not any(case.group == "good" for case in cases):
         cases.insert(0, CASES[COMPANION])
 

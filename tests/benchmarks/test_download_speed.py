@@ -8,7 +8,7 @@ ROUNDS = 3
 PICTURES = 90
 
 
-def test_with_all_its_checks_a_picture_costs_two_thirds_of_the_unchecked_loop_at_most(tmp_path: Path) -> None:
+def test_with_all_its_checks_an_image_costs_two_thirds_of_the_unchecked_loop_at_most(tmp_path: Path) -> None:
     checked, usual = ours(), requests_and_pillow()
 
     turns = play([checked, usual], PICTURES, ROUNDS, tmp_path)

@@ -10,7 +10,7 @@ must end in the same loss. *Loader*: images a second that ``wss_train.data.batch
 JPEG files of 500 x 375 px, against what the step takes.
 
 On a processor seconds are CPU seconds of this process, so that a busy machine disturbs little; with ``--device cuda``
-wall seconds after a synchronisation, and the arithmetic's share of what the device can do is shown for ``--peak``.
+wall seconds after a synchronisation, and the arithmetic's fraction of what the device can do is shown for ``--peak``.
 """
 
 import argparse

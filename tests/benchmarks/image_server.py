@@ -1,11 +1,11 @@
-"""Serve distinct pictures of photograph size on loopback, from memory, over kept-alive HTTP/1.1 connections.
+"""Serve distinct images of photograph size on loopback, from memory, over kept-alive HTTP/1.1 connections.
 
 Its own process, so that its work is not counted to who downloads. It ends when its
 standard input is closed, thus also when the program that started it is killed.
 
-    python tests/benchmarks/picture_server.py --count 600
+    python tests/benchmarks/image_server.py --count 600
 
-prints ``ready PORT`` when it listens. ``/picture/<n>.jpg`` is a picture, ``/digests``
+prints ``ready PORT`` when it listens. ``/picture/<n>.jpg`` is an image, ``/digests``
 a JSON list of the sha256 of all.
 """
 
@@ -25,13 +25,13 @@ import cv2
 import numpy as np
 
 WIDTH, HEIGHT = 1024, 768
-"""Size of a picture in pixels."""
+"""Size of an image in pixels."""
 
 JPEG_QUALITY = 88
 
 
 def draw_picture(index: int) -> bytes:
-    """Picture number ``index`` as a JPEG of about 150 to 200 KB: soft colours, sharp shapes, texture and grain.
+    """Image number ``index`` as a JPEG of about 150 to 200 KB: soft colours, sharp shapes, texture and grain.
 
     The same index always gives the same pixels; no two indices do.
     """
@@ -94,7 +94,7 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def picture_server(count: int) -> Iterator[str]:
+def image_server(count: int) -> Iterator[str]:
     """Start the server as a process of its own and yield its address, such as ``http://127.0.0.1:40123``."""
     process = subprocess.Popen(
         [sys.executable, str(Path(__file__).resolve()), "--count", str(count)],
@@ -115,7 +115,7 @@ def picture_server(count: int) -> Iterator[str]:
 
 
 def main() -> None:
-    """Draw the pictures, then serve them until standard input is closed."""
+    """Draw the images, then serve them until standard input is closed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=600, help="how many pictures (default: 600)")
     count = parser.parse_args().count

@@ -1,6 +1,6 @@
-"""Pictures for the fault server: drawn ones in every format, and files that are broken or hostile on purpose.
+"""Images for the fault server: drawn ones in every format, and files that are broken or hostile on purpose.
 
-Every function takes a name that seeds the drawing, so that no two addresses show the same picture.
+Every function takes a name that seeds the drawing, so that no two addresses show the same image.
 """
 
 import io
@@ -32,7 +32,7 @@ def _drawing(name: str) -> bytes:
 
 
 def drawing(name: str) -> Image.Image:
-    """A picture of ellipses on a slope of colour, with grain; the same name gives the same one."""
+    """An image of ellipses on a slope of colour, with grain; the same name gives the same one."""
     return Image.frombytes("RGB", (WIDTH, HEIGHT), _drawing(name))
 
 
@@ -110,7 +110,7 @@ def _start_of_scan(data: bytes) -> int:
 
 
 def extraneous_bytes_jpeg(name: str) -> bytes:
-    """A whole picture with stray bytes between two header segments: decoders complain and go on; it must be kept."""
+    """A whole image with stray bytes between two header segments: decoders complain and go on; it must be kept."""
     data = jpeg(name)
     at = _start_of_scan(data)
     return data[:at] + b"\x12\x34\x56\x78" + data[at:]
@@ -122,14 +122,14 @@ def truncated_jpeg(name: str) -> bytes:
 
 
 def jpeg_without_1_kb(name: str) -> bytes:
-    """A kilobyte of the coded picture is missing in the middle; Pillow and OpenCV decode it without a word."""
+    """A kilobyte of the coded image is missing in the middle; Pillow and OpenCV decode it without a word."""
     data = jpeg(name)
     middle = (_start_of_scan(data) + len(data)) // 2
     return data[: middle - 512] + data[middle + 512 :]
 
 
 def jpeg_with_zeros(name: str) -> bytes:
-    """512 bytes of the coded picture are zeros."""
+    """512 bytes of the coded image are zeros."""
     data = jpeg(name)
     middle = (_start_of_scan(data) + len(data)) // 2
     return data[: middle - 256] + bytes(512) + data[middle + 256 :]
@@ -145,7 +145,7 @@ def truncated_png(name: str) -> bytes:
 
 
 def png_with_wrong_checksum(name: str) -> bytes:
-    """One bit of the picture's data is flipped, so that neither its checksum nor its code holds."""
+    """One bit of the image's data is flipped, so that neither its checksum nor its code holds."""
     data = bytearray(png(name))
     data[len(data) // 2] ^= 0x10
     return bytes(data)
@@ -185,7 +185,7 @@ def png_bomb() -> bytes:
 
 
 def png_text_bomb(name: str) -> bytes:
-    """A good picture with a comment that unpacks to 200 MB."""
+    """A good image with a comment that unpacks to 200 MB."""
     data = png(name)
     return data[:33] + _chunk(b"zTXt", b"Comment\0\0" + _squeezed_zeros(200_000_000)) + data[33:]
 
