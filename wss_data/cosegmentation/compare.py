@@ -6,7 +6,7 @@ Source:
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -132,12 +132,11 @@ def compare_saliency(
             turned[0],
         )
 
-    def with_masks(positions: Sequence[int]) -> Iterator[_Shown]:
-        for at in positions:
-            yield _Shown(paths[at], truths.get(paths[at]), {name: masks.get(at) for name, masks in made.items()})
-
-    _draw(figure, title, list(with_masks(shown)))
-    found = list(filter(None, map_images(_score, with_masks(scored), workers, total=len(scored))))
+    every = [
+        _Shown(path, truths.get(path), {n: masks.get(at) for n, masks in made.items()}) for at, path in enumerate(paths)
+    ]
+    _draw(figure, title, [every[at] for at in shown])
+    found = list(filter(None, map_images(_score, [every[at] for at in scored], workers)))
     means = {name: np.mean([scores[name] for scores in found], axis=0) for name in (found[0] if found else ())}
     return SaliencyComparison(
         figure,

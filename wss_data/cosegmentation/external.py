@@ -146,7 +146,7 @@ class ExternalEngine:
             if not _is_done(folder):
                 self._take(images, folder / IMAGES)
                 (folder / MASKS).mkdir(exist_ok=True)
-                names = [f"{_stem(position)}.{self.settings.image_format}\n" for position in range(len(images))]
+                names = [f"{position:06d}.{self.settings.image_format}\n" for position in range(len(images))]
                 write_text(folder / LIST, "".join(names))
                 places = {name: str(folder / place) for name, place in _PLACES.items()}
                 places["workers"] = str(workers or default_workers())
@@ -175,7 +175,7 @@ class ExternalEngine:
             sizes.append((image.shape[1], image.shape[0]))
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
-                path = folder / f"{_stem(position)}.{self.settings.image_format}"
+                path = folder / f"{position:06d}.{self.settings.image_format}"
                 if self.settings.image_format == "jpg":
                     path.write_bytes(encode_jpeg(image))
                 else:
@@ -205,10 +205,6 @@ class ExternalEngine:
         return bad
 
 
-def _stem(position: int) -> str:
-    return f"{position:06d}"
-
-
 def _is_done(folder: Path) -> bool:
     """Whether the program ended well for the group in ``folder``, and its masks are still there."""
     try:
@@ -219,11 +215,11 @@ def _is_done(folder: Path) -> bool:
 
 def _read_mask(masks: Path, position: int, size: tuple[int, int]) -> Segmented:
     """The program's mask of one image; raises ``MaskError`` if there is none, or no good one."""
-    there = [path for suffix in MASK_SUFFIXES if (path := masks / f"{_stem(position)}{suffix}").is_file()]
+    there = [path for suffix in MASK_SUFFIXES if (path := masks / f"{position:06d}{suffix}").is_file()]
     if len(there) != 1:
         if there:
             raise MaskError("ambiguous", f"{there[0]} and {there[1].name} are masks of one image.")
-        raise MaskError("missing", f"{masks / _stem(position)}.png (or .mat): there is no such mask.")
+        raise MaskError("missing", f"{masks}/{position:06d}.png (or .mat): there is no such mask.")
     values, band = split_band(read_values(there[0]), 1)
     try:
         return Segmented(check_foreground(values, size, str(there[0])), NOBODY_KNOWS, band)

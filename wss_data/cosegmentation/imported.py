@@ -60,6 +60,8 @@ REASONS: Mapping[str, str] = {
 MASK_SUFFIXES = (".png", ".mat")
 FEW = 2000  # below this many masks, starting processes takes longer than reading the masks
 
+_Found = tuple[str, str, Path, str | None]  # class, path below its folder without suffix, file, what to call it
+
 
 @dataclass(frozen=True)
 class KnownImage:
@@ -157,8 +159,8 @@ def match_masks(
     """
     if not folder.is_dir():
         raise SourceError(f"{folder}: there is no such folder of masks.")
-    found: list[_FoundMask] = [
-        _FoundMask(name, path.relative_to(folder / name).with_suffix("").as_posix(), path)
+    found: list[_Found] = [
+        (name, path.relative_to(folder / name).with_suffix("").as_posix(), path, None)
         for name in classes
         for path in _mask_files(folder, [name])
     ]
@@ -212,16 +214,7 @@ def _mask_files(folder: Path, classes: Sequence[str]) -> Listing:
     return sum((list_files(own, MASK_SUFFIXES) for own in present), Listing())
 
 
-class _FoundMask(NamedTuple):
-    """A mask before it is known whose it is; ``stem`` is its path below the class's folder, without suffix."""
-
-    class_name: str
-    stem: str
-    path: Path
-    name: str | None = None
-
-
-def _unpacked(folder: Path, classes: Sequence[str], out: Path) -> Iterator[_FoundMask | MaskError]:
+def _unpacked(folder: Path, classes: Sequence[str], out: Path) -> Iterator[_Found | MaskError]:
     """The masks in each ``<class>.mat`` in ``folder``, each as a file in ``out``, and what is wrong with them."""
     for class_name in classes:
         file, listed = folder / f"{class_name}.mat", folder / f"{class_name}.txt"
@@ -239,7 +232,7 @@ def _unpacked(folder: Path, classes: Sequence[str], out: Path) -> Iterator[_Foun
                 key = PurePosixPath(name.strip().replace("\\", "/"))
                 key = key.with_suffix("") if key.suffix.lower() in (*SUFFIXES, *MASK_SUFFIXES) else key
                 shown = f"{file}, element {position} ({name or 'without a name'})"
-                yield _FoundMask(class_name, key.as_posix(), path, shown)
+                yield class_name, key.as_posix(), path, shown
         except MaskError as error:
             yield error
 

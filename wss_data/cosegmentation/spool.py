@@ -2,11 +2,12 @@
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 
 
-class ArraySpool:
+class ArraySpool(AbstractContextManager["ArraySpool"]):
     """Rows of arrays, written once one after the other, then read in any order and as often as one likes."""
 
     def __init__(self, memory_bytes: int) -> None:
@@ -28,9 +29,6 @@ class ArraySpool:
         """``count`` neighbouring arrays of one row, after the first ``skip``, as they were written."""
         self._file.seek(self._rows[row])
         return [np.load(self._file) for _ in range(skip + count)][skip:]
-
-    def __enter__(self) -> "ArraySpool":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()

@@ -63,7 +63,7 @@ class Finding(NamedTuple):
     distance: int | None = None  # bits in which they differ
 
 
-def hash_values(phashes: Sequence[str]) -> np.ndarray:
+def hash_values(phashes: Iterable[str]) -> np.ndarray:
     """Perceptual hashes (16 hex digits each) as numbers. Shape (N,), uint64."""
     return np.array([int(phash, 16) for phash in phashes], dtype=np.uint64)
 
@@ -127,7 +127,8 @@ def find_leaks(
     by_sha256 = {other.sha256: other for other in against if other.sha256}
     found = {image.key: Finding(LEAK, by_sha256[image.sha256].name, 0) for image in images if image.sha256 in by_sha256}
     hashed = [other for other in against if other.phash]
-    pairs = near_pairs(_hashes(images), max_distance, _hashes(hashed))
+    ours, theirs = (hash_values(image.phash for image in side) for side in (images, hashed))
+    pairs = near_pairs(ours, max_distance, theirs)
     for i, j, distance in sorted(zip(*(part.tolist() for part in pairs), strict=True), key=lambda pair: pair[2]):
         image, other = images[i], hashed[j]
         if image.key not in found and _look_alike(image.path, other.path, look):
@@ -174,7 +175,7 @@ def _neighbours(images: Sequence[Screened], max_distance: int | None, look: Look
             found[i][j] = found[j][i] = 0
         same_bytes[image.sha256].append(i)
     if max_distance is not None:
-        pairs = near_pairs(_hashes(images), max_distance)
+        pairs = near_pairs(hash_values(image.phash for image in images), max_distance)
         for i, j, distance in zip(*(part.tolist() for part in pairs), strict=True):
             if j not in found[i] and _look_alike(images[i].path, images[j].path, look):
                 found[i][j] = found[j][i] = distance
@@ -220,7 +221,3 @@ def laid_over(one: np.ndarray, two: np.ndarray) -> np.ndarray:
         return np.full_like(two, np.nan)
     how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(two, moved, (LOOK_SIDE, LOOK_SIDE), flags=how, borderValue=float("nan"))
-
-
-def _hashes(images: Sequence[Screened]) -> np.ndarray:
-    return hash_values([image.phash for image in images])
