@@ -69,11 +69,11 @@ def test_what_is_written_is_read_back_with_everything_known_of_each_image(databa
     assert "3 of them have no address on the web" in str(written)
 
     manifest = read_manifest(tmp_path / "zoo.jsonl")
-    assert manifest.classes == ("cat", "cow")
+    assert manifest.spec.class_names == ("cat", "cow")
     assert manifest.spec.name == "listed"
     assert manifest.ledger == builders.ENGINE
     assert [image.class_name for image in manifest.images] == ["cat", "cat", "cat", "cow"]
-    cow = manifest.of_class("cow")[0]
+    cow = manifest.images[3]
     assert cow.provenance == WEB
     assert (cow.sha256, cow.phash, cow.size) == ("4" * 64, "4" * 16, (80, 60))
     assert cow.tags == ("kept",)

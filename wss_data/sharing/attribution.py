@@ -35,15 +35,14 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+!|~&-])")
 class Credit:
     """One image's line: texts as their sources gave them, on one line; empty where nothing is known.
 
-    ``image`` is class and stem of the stored file, ``source_url`` the page that shows it, else the address of its
-    bytes; addresses are of the web (http, https) or empty.
+    Addresses are of the web (http, https) or empty.
     """
 
-    image: str
+    image: str  # class and stem of the stored file
     title: str
     author: str
     author_url: str
-    source_url: str
+    source_url: str  # of the page that shows it, else of its bytes
     source: str
     license: str
     license_url: str
@@ -142,8 +141,7 @@ def _sentence(item: Credit, link: Callable[[str, str], str], escape: Callable[[s
     return f"{link(title, item.source_url)} by {author}, from {escape(item.source)}, {licence}. Changes: {changes}."
 
 
-def _markdown_link(text: str, url: str) -> str:
-    # Round brackets would end the address of the link.
+def _markdown_link(text: str, url: str) -> str:  # round brackets would end the address of the link
     return f"[{_escaped(text)}]({url.replace('(', '%28').replace(')', '%29')})" if url else _escaped(text)
 
 

@@ -31,8 +31,7 @@ Shown = Literal["licensed", "all", "none"]
 
 SHOWN: tuple[Shown, ...] = get_args(Shown)
 
-PER_CLASS = 6
-"""Images of a class in the card's picture."""
+PER_CLASS = 6  # images of a class in the overview
 
 # SPDX identifiers up to the version: CC BY-NC and CC BY-ND do not match, as a letter follows where a digit must.
 _FREE = re.compile(r"(CC0-\d|CC-PDM-\d|PDM-\d|CC-BY-\d|CC-BY-SA-\d|LAL-|OGL-)")
@@ -40,17 +39,13 @@ _FREE = re.compile(r"(CC0-\d|CC-PDM-\d|PDM-\d|CC-BY-\d|CC-BY-SA-\d|LAL-|OGL-)")
 
 @dataclass(frozen=True)
 class WrittenCard:
-    """What was written; prints as a few lines.
-
-    ``images`` are listed in the manifest, of which nobody can fetch those ``without_url``; ``shown`` stand in the card,
-    ``hidden`` are kept images whose licence is not known or does not allow that.
-    """
+    """What was written; prints as a few lines."""
 
     folder: Path
-    images: int
-    shown: int
-    hidden: int
-    without_url: int
+    images: int  # in the manifest
+    shown: int  # in the card
+    hidden: int  # kept images whose licence is not known or does not allow to show them
+    without_url: int  # images that nobody can fetch
 
     def __str__(self) -> str:
         lines = [f"card of {self.images:,} images written to {self.folder}: README.md, croissant.json, a manifest."]

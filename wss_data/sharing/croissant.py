@@ -42,24 +42,17 @@ _FILES = {
     "ledger.json": ("application/json", "What the masks learned from."),
 }
 
-_KINDS = {
+_KINDS = {  # of the columns that are no text
     **dict.fromkeys(("width", "height"), "sc:Integer"),
     **dict.fromkeys(("image_url", "page_url", "author_url", "license_url"), "sc:URL"),
 }
-"""Data types of the columns that are no text."""
 
 
 def croissant(facts: Facts, folder: Path, columns: tuple[str, ...], url: str | None = None) -> dict[str, Any]:
     """The description of a dataset whose card lies in ``folder``, as plain values for JSON.
 
-    The files are named relative to the description, with their digests. Two record sets: ``images``, the lines of
-    ``images.csv``, and ``classes``, the meaning of the mask values.
-
-    Args:
-        facts: What the card is written from.
-        folder: Holds the files that are described.
-        columns: Those of ``images.csv``.
-        url: Where the dataset will be published, or ``None``.
+    Two record sets: ``images``, the lines of ``images.csv`` with its ``columns``, and ``classes``, the meaning of the
+    mask values. ``url``: where the dataset will be published.
     """
     licences = {address or f"https://spdx.org/licenses/{name}.html" for name, address in facts.licences if name}
     return {
@@ -86,11 +79,7 @@ def croissant(facts: Facts, folder: Path, columns: tuple[str, ...], url: str | N
         ],
         "distribution": [_file(folder / name) for name in _FILES],
         "recordSet": [_classes(facts), _images(columns)],
-        **(
-            {"rai:dataCollectionTimeframe": [moment.isoformat() for moment in facts.retrieved]}
-            if facts.retrieved
-            else {}
-        ),
+        **({"rai:dataCollectionTimeframe": [at.isoformat() for at in facts.retrieved]} if facts.retrieved else {}),
     }
 
 
@@ -120,9 +109,6 @@ def _classes(facts: Facts) -> dict[str, Any]:
     }
 
 
-_IMAGES = "The images: where each is, and how to recognise it. Dropped ones are listed, too."
-
-
 def _images(columns: tuple[str, ...]) -> dict[str, Any]:
     fields = []
     for name in columns:
@@ -132,11 +118,8 @@ def _images(columns: tuple[str, ...]) -> dict[str, Any]:
         if name == "class":
             field["references"] = {"field": {"@id": "classes/name"}}
         fields.append(field)
-    return {
-        **_named("cr:RecordSet", "images", _IMAGES),
-        "key": {"@id": "images/image"},
-        "field": fields,
-    }
+    meaning = "The images: where each is, and how to recognise it. Dropped ones are listed, too."
+    return {**_named("cr:RecordSet", "images", meaning), "key": {"@id": "images/image"}, "field": fields}
 
 
 def _named(kind: str, identity: str, description: str) -> dict[str, Any]:

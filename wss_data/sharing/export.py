@@ -29,10 +29,9 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 def export_dataset(
     dataset: "Dataset", folder: Path | str, layout: Layout = "voc", mask_field: str | None = None
 ) -> int:
-    """Write the images that are in use, and their masks, to a new folder.
+    """Write the images that are in use, and their masks, to a new folder; with those of a web dataset its manifest.
 
-    With the images of a web dataset goes its manifest, so that nothing that is known of
-    them is lost: ``wss_data.import_dataset`` makes a dataset of the layout ``voc`` again.
+    ``wss_data.import_dataset`` makes a dataset of the layout ``voc`` again.
 
     Args:
         dataset: A dataset of ours: of a web dataset the kept images, of a target dataset those not dropped.
@@ -82,11 +81,11 @@ def export_dataset(
 
 
 def _take_out_what_is_private(metadata: Path) -> None:
-    """Leave in FiftyOne's file what a manifest would say of the definition: no command line, no folder of ours."""
+    """Leave in FiftyOne's file what a manifest would say of the definition."""
     value = json.loads(metadata.read_text(encoding="utf-8"))
     info = value["info"][TAG]
     info["definition"] = {"name": info["definition"]["name"], **public_definition(info["definition"])}
-    for key in ("source_folder", "image_folders"):
+    for key in ("source_folder", "image_folders"):  # folders of this machine
         info.pop(key, None)
     write_text(metadata, json.dumps(value))
 
@@ -99,9 +98,7 @@ def _rows(
     layout: Layout,
     published: Mapping[str, ManifestImage],
 ) -> tuple[ExportRow, ...]:
-    """The rows of an export, in the order of ``table``. ``published``: by file, what the manifest of a web dataset
-    says of each image.
-    """
+    """The rows of an export, in the order of ``table``. ``published``: by file, what the manifest says of an image."""
     tags = dict(zip(*view.values(["image_id", "tags"]), strict=True))
     masks = dict(zip(with_masks.ids, with_masks.mask_paths, strict=True))
     facts = _mask_facts(view, field) if published else {}

@@ -1,10 +1,5 @@
 """Take an image out of a dataset with all that was derived from it, and never fetch it again.
 
-The order makes a kill harmless: what must not come back is remembered first, then files
-go, then the entries of the journal, then the records in the database. As long as an entry
-or a record is there, the same command finds the image again and finishes; and a build in
-between brings nothing back.
-
 What is remembered are digests: neither an address nor a name stays readable.
 """
 
@@ -29,39 +24,24 @@ if TYPE_CHECKING:
 
 Kind = Literal["url", "sha256", "author"]
 
-LOOK_ALIKE = 8
-"""Perceptual hashes that differ in at most so many of 64 bits belong to images that look alike."""
-
-REASON = "forgotten on request"
-"""What the journal says of it; nothing of the request itself."""
+LOOK_ALIKE = 8  # bits of 64 in which perceptual hashes of images that look alike differ at most
+REASON = "forgotten on request"  # all that the journal says: nothing of the request itself
 
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 
 
 @dataclass(frozen=True)
 class ForgetReport:
-    """What was, or would be, forgotten; prints as a few lines.
-
-    Args:
-        dataset_name: The dataset.
-        kind: What was given: ``url``, ``sha256`` or ``author``.
-        images: ``<class>/<stem>`` of the images taken out.
-        files: Files removed: images and masks.
-        results: Search results of the journal that were erased, those that never became an image included.
-        own_files: Files of the user's own that the images were copied from; they are left alone.
-        look_alikes: ``<class>/<stem>`` of other images that look like them and stay.
-        classes: Classes that lost an image.
-        dry_run: Whether nothing was changed.
-    """
+    """What was, or would be (``dry_run``), forgotten; prints as a few lines. Images are ``<class>/<stem>``."""
 
     dataset_name: str
-    kind: Kind
+    kind: Kind  # what was given
     images: tuple[str, ...]
-    files: tuple[Path, ...]
-    results: int
-    own_files: tuple[str, ...]
-    look_alikes: tuple[str, ...]
-    classes: tuple[str, ...]
+    files: tuple[Path, ...]  # images and masks
+    results: int  # search results of the journal that were erased, those that never became an image included
+    own_files: tuple[str, ...]  # of the user's own, that the images were copied from: they are left alone
+    look_alikes: tuple[str, ...]  # other images, which stay
+    classes: tuple[str, ...]  # those that lost an image
     dry_run: bool
 
     @property
@@ -94,9 +74,7 @@ class ForgetReport:
 
 
 def forget(dataset: "Dataset", what: str, dry_run: bool = False) -> ForgetReport:
-    """Remove an image, or all of an author, with masks, records and traces; and remember not to fetch it again.
-
-    Killed on the way, the same call finishes it.
+    """Remove an image, or all of an author, with masks, records and traces. After a kill the same call finishes it.
 
     Args:
         dataset: A web dataset.
@@ -121,17 +99,27 @@ def forget(dataset: "Dataset", what: str, dry_run: bool = False) -> ForgetReport
         erased = [e for e in entries if e.sha256 in digests or _matches(kind, what, e.sha256, e.provenance)]
         ids = [row.sample_id for row in gone]
         stems = {stem_of(digest) for digest in digests}
-        # Those of the dataset's folder that are named by a digest, without a record too.
+        # Those that are named by a digest, too: a kill may have left files without a record.
         named = (path for path in folder.rglob("*") if path.stem in stems) if stems else ()
         paths = {*derived_files(dataset, ids), *(Path(row.path) for row in gone), *named}
         files = sorted(path for path in paths if _is_inside(path, folder))
+        forgotten = _provenances(gone, erased)
         report = ForgetReport(
             dataset_name=dataset.name,
             kind=kind,
             images=tuple(map(_name, gone)),
             files=tuple(files),
             results=len(erased),
-            own_files=tuple(sorted(_own_files(_provenances(gone, erased)))),
+            # By their place in the user's folder where the address was replaced by another's.
+            own_files=tuple(
+                sorted(
+                    {
+                        at.image_url if at.image_url and at.image_url.startswith("file:") else at.source_id
+                        for at in forgotten
+                        if at.source == "folder"
+                    }
+                )
+            ),
             look_alikes=tuple(map(_name, _look_alikes(stay, gone))),
             classes=tuple(dict.fromkeys(row.class_name for row in gone)),
             dry_run=dry_run,
@@ -139,8 +127,9 @@ def forget(dataset: "Dataset", what: str, dry_run: bool = False) -> ForgetReport
         if not dry_run:
             keys = {e.key for e in erased}
             left = [e for e in entries if e.key not in keys]
-            _remember(journal, kind, what, digests, _provenances(gone, erased), _provenances(stay, left))
-            # Files before entries and records: as long as one of these is there, a second call finds the files.
+            # This order makes a kill harmless: a build in between brings nothing back that is remembered, and as long
+            # as an entry or a record is there, a second call finds the files.
+            _remember(journal, kind, what, digests, forgotten, _provenances(stay, left))
             for path in files:
                 path.unlink(missing_ok=True)
             journal.erase(erased)
@@ -152,7 +141,7 @@ def _kind(what: str, known: Iterable[Provenance]) -> Kind:
     """What ``what`` is. An author's page is an author: all of theirs is meant."""
     if _DIGEST.fullmatch(what):
         return "sha256"
-    if is_web_address(what) and any(at.author_url and _same_address(at.author_url, what) for at in known):
+    if is_web_address(what) and _bare(what) in {_bare(at.author_url) for at in known if at.author_url}:
         return "author"
     return "url" if is_web_address(what) or what.startswith(("file:", "drawn:")) else "author"
 
@@ -163,13 +152,9 @@ def _matches(kind: Kind, what: str, sha256: str | None, at: Provenance | None) -
     if at is None:
         return False
     if kind == "url":
-        return any(url and _same_address(url, what) for url in (at.image_url, at.page_url))
+        return any(url and _bare(url) == _bare(what) for url in (at.image_url, at.page_url))
     named = at.author is not None and secret_of(at.author) == secret_of(what)
-    return named or (at.author_url is not None and _same_address(at.author_url, what))
-
-
-def _same_address(one: str, other: str) -> bool:
-    return _bare(one) == _bare(other)
+    return named or (at.author_url is not None and _bare(at.author_url) == _bare(what))
 
 
 def _bare(url: str) -> str:
@@ -186,12 +171,7 @@ def _provenances(rows: Sequence[ImageRow], entries: Sequence[Entry]) -> list[Pro
 
 
 def _remember(
-    journal: Journal,
-    kind: Kind,
-    what: str,
-    digests: set[str],
-    gone: Sequence[Provenance],
-    others: Sequence[Provenance],
+    journal: Journal, kind: Kind, what: str, digests: set[str], gone: list[Provenance], others: list[Provenance]
 ) -> None:
     """Put everything by which the images could come back on the list of what is never fetched."""
     # A photo's page names it in all sizes; a page that shows other images, too, must not take them along.
@@ -227,18 +207,9 @@ def _is_inside(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve()) and path.is_file()
 
 
-def _own_files(provenances: Iterable[Provenance]) -> set[str]:
-    """Files that a folder of the user's own holds, as an address, or by their place in it where that was replaced."""
-    return {
-        at.image_url if at.image_url and at.image_url.startswith("file:") else at.source_id
-        for at in provenances
-        if at.source == "folder"
-    }
-
-
 def _look_alikes(rows: Sequence[ImageRow], gone: Sequence[ImageRow]) -> list[ImageRow]:
-    known, forgotten = ([row for row in part if row.phash] for part in (rows, gone))
-    hashes, against = (hash_values([row.phash or "" for row in part]) for part in (known, forgotten))
+    known = [row for row in rows if row.phash]
+    hashes, against = (hash_values([row.phash for row in part if row.phash]) for part in (known, gone))
     return [known[i] for i in sorted(set(near_pairs(hashes, LOOK_ALIKE, against).first.tolist()))]
 
 

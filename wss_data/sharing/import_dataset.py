@@ -8,7 +8,7 @@ and sizes are checked (``wss_data.reading.checked``).
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,68 +37,46 @@ if TYPE_CHECKING:
     from wss_data.store.types import Dataset
 
 _BATCH = 256  # images a write to the database; their masks are held at once, 30 MB at 340 pixels a side
-
+# Bits of 64 in which the hashes of an image and of its shrunk copy may differ; those of two images differ in 32.
 _SAME_LOOKS = 16
-"""Bits of 64 in which the hashes of an image and of its shrunk copy may differ; those of two images differ in 32."""
-
 _IMAGES, _MASKS = "JPEGImages", "SegmentationClass"
 _FRACTIONS = ("confidence", "foreground_ratio")
 _QUALITY = "quality."
-_ROUNDING = 1e-6
-"""By so much a fraction that was computed may lie beyond its range."""
+_ROUNDING = 1e-6  # by so much a fraction that was computed may lie beyond its range
 
 
 @dataclass(frozen=True)
 class ExportedImage:
-    """One image of an export: what the manifest says of it, what will be stored, its files, and what the table of masks
-    says of its mask (``confidence``, ``foreground_ratio``, ``quality``).
-    """
+    """One image of an export."""
 
-    listed: ManifestImage
-    record: ImageRecord
+    listed: ManifestImage  # what the manifest says of it
+    record: ImageRecord  # what will be stored
     path: Path
     mask: Path | None
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any]  # confidence, foreground_ratio and quality, as far as the table of masks has them
 
 
 @dataclass(frozen=True)
 class Export:
-    """An export that was checked.
+    """An export that was checked."""
 
-    Args:
-        spec: The definition of the dataset to be made.
-        manifest: The dataset that was exported, dropped images included.
-        images: The images whose files are there.
-        acts: What people judged.
-        passed_over: What of the folder was not read or is odd, one sentence each.
-    """
-
-    spec: DatasetSpec
-    manifest: Manifest
-    images: tuple[ExportedImage, ...]
-    acts: tuple[Act, ...]
-    passed_over: tuple[str, ...]
+    spec: DatasetSpec  # of the dataset to be made
+    manifest: Manifest  # of the dataset that was exported, dropped images included
+    images: tuple[ExportedImage, ...]  # those whose files are there
+    acts: tuple[Act, ...]  # what people judged
+    passed_over: tuple[str, ...]  # what of the folder was not read or is odd, one sentence each
 
 
 @dataclass(frozen=True)
 class ImportedDataset:
-    """What was imported; prints as a few lines.
-
-    Args:
-        name: The dataset.
-        folder: The export that it was made from.
-        images: Number of images.
-        masks: Number of masks.
-        not_there: Number of images that the manifest lists and the export lacks: those that were dropped.
-        passed_over: What else of the folder was not read or is odd, one sentence each.
-    """
+    """What was imported; prints as a few lines."""
 
     name: str
     folder: Path
     images: int
     masks: int
-    not_there: int
-    passed_over: tuple[str, ...] = ()
+    not_there: int  # images that the manifest lists and the export lacks: those that were dropped
+    passed_over: tuple[str, ...] = ()  # what else of the folder was not read or is odd, one sentence each
 
     def __str__(self) -> str:
         lines = [f"{self.images:,} images and {self.masks:,} masks of {self.folder}."]
@@ -113,8 +91,8 @@ class ImportedDataset:
 def import_dataset(folder: Path | str, name: str | None = None) -> ImportedDataset:
     """Make a web dataset of what ``export_dataset`` wrote in the layout ``voc``.
 
-    The files are copied. Masks count as imported: a later build leaves them alone. Everything in the folder is checked
-    before anything is stored.
+    The files are copied, after everything in the folder was checked. Masks count as imported: a later build leaves them
+    alone.
 
     Args:
         folder: The export.
@@ -133,7 +111,7 @@ def import_dataset(folder: Path | str, name: str | None = None) -> ImportedDatas
     _refuse_existing(name)
     export.manifest.warn_of_program()
     with dataset_owner(name):
-        if store.dataset_exists(name):  # another process was faster
+        if store.dataset_exists(name):  # another process was faster; its folder is there by now in any case
             _refuse_existing(name)
         try:
             masks = _store(store.create_or_open(export.spec, "web"), export)
@@ -166,9 +144,8 @@ def check_export(folder: Path, name: str | None = None) -> Export:
             "`wss-data export` that is `voc`: export the dataset again with --layout voc."
         )
     # A link in place of a folder would lead the checks of single files to anywhere.
-    for part in (_IMAGES, _MASKS):
-        if (folder / part).is_symlink():
-            raise StoreError(f"{folder / part} is a link; the folder itself is wanted. Nothing was imported.")
+    if links := [folder / part for part in (_IMAGES, _MASKS) if (folder / part).is_symlink()]:
+        raise StoreError(f"{links[0]} is a link; the folder itself is wanted. Nothing was imported.")
     if _file(folder, MANIFEST_FILE) is None:
         raise StoreError(
             f"{folder}: has no {MANIFEST_FILE}, so that it is no export of a web dataset. "
@@ -190,7 +167,13 @@ def check_export(folder: Path, name: str | None = None) -> Export:
         raise StoreError(f"{folder}: none of the {len(manifest.images):,} images of its manifest is there.")
     acts = read_acts(folder / FILE) if _file(folder, FILE) else []
     passed_over += [manifest.unknown_note] if manifest.unknown_note else []
-    passed_over += _unlisted(folder, {item.path.stem for item in images})
+    taken = {item.path.stem for item in images}
+    for part in (_IMAGES, _MASKS):
+        if unlisted := [path.name for path in (folder / part).glob("*") if path.stem not in taken]:
+            passed_over.append(
+                f"Passed over are {len(unlisted):,} files in {part} that belong to no image of the manifest, such as "
+                f"{shown(min(unlisted))}."
+            )
     if others := [item.path.name for item in images if not _check_files(item, spec)]:
         passed_over.append(
             f"{len(others):,} images look like others than those that the manifest lists, such as {others[0]}: "
@@ -206,21 +189,8 @@ def _file(folder: Path, *parts: str, largest: int | None = None) -> Path | None:
         raise StoreError(f"{folder}: {error}. Nothing was imported.") from error
 
 
-def _unlisted(folder: Path, taken: set[str]) -> list[str]:
-    """Files of images and masks that belong to no image that is taken, one sentence each."""
-    sentences = []
-    for part in (_IMAGES, _MASKS):
-        others = [path.name for path in (folder / part).glob("*") if path.stem not in taken]
-        if others:
-            sentences.append(
-                f"Passed over are {len(others):,} files in {part} that belong to no image of the manifest, such as "
-                f"{shown(min(others))}."
-            )
-    return sentences
-
-
 def _read_facts(folder: Path, listed: Mapping[str, ManifestImage]) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """What the table of masks says of each image of the manifest, and what of the table was passed over."""
+    """What the table of masks says of each image, and what of the table was passed over."""
     path = _file(folder, MASK_TABLE)
     if path is None:
         return {}, []
@@ -252,7 +222,6 @@ def _read_facts(folder: Path, listed: Mapping[str, ManifestImage]) -> tuple[dict
 
 
 def _facts(row: Mapping[str, str]) -> dict[str, Any]:
-    """Confidence, foreground ratio and quality, as far as the cells of a line hold them."""
     facts: dict[str, Any] = {name: _number(row[name], name, 0, 1) for name in _FRACTIONS if row.get(name)}
     measures: dict[str, Any] = {}
     for measure in fields(MaskQuality):
@@ -333,7 +302,7 @@ def take_masks(
 
     Args:
         dataset: A web dataset.
-        spec: The definition whose indices the masks hold.
+        spec: Its definition, whose indices the masks hold.
         ledger: What they were made from.
         masks: Image, a function that reads its label mask, (H, W) uint8, or gives ``None`` where it does not fit, and
             what is known of the mask: ``confidence``, ``foreground_ratio`` and ``quality``, both computed if missing.
@@ -341,25 +310,22 @@ def take_masks(
     store.set_ledger(dataset, store.MASKS, ledger, origin=store.IMPORTED)
     taken = 0
     for start in range(0, len(masks), _BATCH):
-        read = [(row, mask_of(), facts) for row, mask_of, facts in masks[start : start + _BATCH]]
-        values = [_mask_values(dataset.name, spec, row, mask, facts) for row, mask, facts in read if mask is not None]
+        values = []
+        for row, mask_of, facts in masks[start : start + _BATCH]:
+            if (mask := mask_of()) is None:
+                continue
+            foreground, band = mask == spec.class_index(row.class_name), mask == spec.ignore_index
+            path = dataset_folder(dataset.name) / store.IMPORTED / row.class_name / f"{Path(row.path).stem}.png"
+            write_mask(mask, path)
+            ratio, quality = facts.get("foreground_ratio"), facts.get("quality")
+            if quality is None:
+                # An empty mask has none, nor has an image that was removed by hand; the filter sees to both.
+                with suppress(ImageError, ValueError):
+                    quality = mask_quality(read_image(row.path), foreground, band)
+            if ratio is None:
+                ratio = foreground_ratio(foreground, band)
+            known = (facts.get("confidence"), ratio, quality, store.IMPORTED, None)
+            values.append(store.MaskValues(row.sample_id, str(path), *known))
         store.set_masks(dataset, store.MASKS, values)
         taken += len(values)
     return taken
-
-
-def _mask_values(
-    dataset_name: str, spec: DatasetSpec, row: ImageRow, mask: np.ndarray, facts: Mapping[str, Any]
-) -> store.MaskValues:
-    """Write a mask to its place in the dataset's folder; what is stored of it."""
-    foreground, band = mask == spec.class_index(row.class_name), mask == spec.ignore_index
-    path = dataset_folder(dataset_name) / store.IMPORTED / row.class_name / f"{Path(row.path).stem}.png"
-    write_mask(mask, path)
-    ratio, quality = facts.get("foreground_ratio"), facts.get("quality")
-    if quality is None:
-        # An empty mask has none, nor has an image that was removed by hand; the filter sees to both.
-        with suppress(ImageError, ValueError):
-            quality = mask_quality(read_image(row.path), foreground, band)
-    if ratio is None:
-        ratio = foreground_ratio(foreground, band)
-    return store.MaskValues(row.sample_id, str(path), facts.get("confidence"), ratio, quality, store.IMPORTED, None)

@@ -1,9 +1,7 @@
 """A dataset as a list without images, to be published: written, read and checked, built again.
 
-JSON Lines, gzipped where the name ends in ``.gz``. The first line says what the
-dataset is, each other line one image: where it was found, the digest of its bytes, its
-perceptual hash, who made it, under which licence, and the mask where it was asked for.
-Nothing of this machine is in it: no path, no setting of a source, no key.
+JSON Lines, gzipped where the name ends in ``.gz``: a line for the dataset, and one for each image. Nothing of this
+machine is in it: no path, no setting of a source, no key.
 """
 
 import base64
@@ -41,29 +39,23 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger(__name__)
 
 FORMAT = "wss-manifest"
-VERSION = 1
-"""Goes up when an older reader would misunderstand a manifest."""
-
-MANIFEST_FILE = "manifest.jsonl.gz"
-"""In every card, and in every export of a web dataset: where each image came from, and what its licence asks for."""
+VERSION = 1  # goes up when an older reader would misunderstand a manifest
+MANIFEST_FILE = "manifest.jsonl.gz"  # in every card, and in every export of a web dataset
 
 _SHOWN = 5  # wrong lines, unknown fields: a sentence with more is not read
 _MOST_WRONG = 1_000  # wrong lines after which the rest of the file says nothing new
 _MOST_TEXTS = 100
 _MOST_IMAGES = 10**9
-_LARGEST_RATIO = 100
-"""Bytes that a gzipped byte may become; hex digits, addresses and masks become far fewer."""
-
-_GZIP = b"\x1f\x8b"
+_LARGEST_RATIO = 100  # bytes that a gzipped byte may become; hex digits, addresses and masks become far fewer
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LOCAL_PATH = re.compile(r"(?<![\w/:])(?:~|[A-Za-z]:)?[/\\](?=\S).*$|file:.*$", re.DOTALL)
 _URLS = ("image_url", "page_url", "author_url", "license_url")
 _TEXTS = ("title", "author", "license", "query")
-_TAG = r"(dropped:)?\w[^:]{0,199}"
+_TAG = r"(dropped:)?\w[^:]{0,199}"  # a person's own words included
 _LONGEST_ID = 1_000
 _LONGEST_PNG_HEAD = 1 << 17  # bytes: palette, transparency and texts of an editor are far below
+# What the dataset is; sources, downloads and target are the builder's own.
 _DEFINITION = ("classes", "cosegmentation", "filters", "duplicates", "ignore_index", "longest_side")
-"""Parts of the definition that say what the dataset is; sources, downloads and target are the builder's own."""
 
 
 @dataclass(frozen=True)
@@ -77,46 +69,29 @@ class ManifestMask:
 
 @dataclass(frozen=True)
 class ManifestImage:
-    """One image of a manifest.
-
-    Digests are hex: ``sha256`` of the original bytes, ``phash`` of its looks (64 bits). ``size`` is the original
-    (width, height) in pixels, ``provenance`` says where it was found first. ``tags`` are ``kept`` or
-    ``dropped:<reason>`` from when the manifest was written, ``verdict`` is a person's ``keep`` or ``drop``.
-    """
+    """One image of a manifest; digests are hex."""
 
     class_name: str
-    sha256: str
-    phash: str | None
-    size: tuple[int, int] | None
-    provenance: Provenance
-    tags: tuple[str, ...] = ()
-    verdict: str | None = None
+    sha256: str  # of the original bytes
+    phash: str | None  # of its looks, 64 bits
+    size: tuple[int, int] | None  # the original's (width, height) in pixels
+    provenance: Provenance  # where it was found first
+    tags: tuple[str, ...] = ()  # kept, dropped:<reason>, or a person's own, from when the manifest was written
+    verdict: str | None = None  # a person's: keep or drop
     mask: ManifestMask | None = None
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A dataset as a list.
+    """A dataset as a list."""
 
-    Args:
-        spec: What it was built by, as far as that can be published; its source is the manifest.
-        ledger: What its masks were made from.
-        images: By class and digest.
-        program: Name of the engine that its masks were made by where that runs a program. ``spec`` asks for the usual
-            engine then: what others name to be run is not taken over.
-        unknown: Names of fields that this version does not read, each with the first line that has it.
-    """
-
-    spec: DatasetSpec
-    ledger: Ledger
-    images: tuple[ManifestImage, ...]
+    spec: DatasetSpec  # what it was built by, as far as that can be published; its source is the manifest
+    ledger: Ledger  # what its masks were made from
+    images: tuple[ManifestImage, ...]  # by class and digest
+    # The engine that made its masks where that runs a program. `spec` asks for the usual engine then: what others name
+    # to be run is not taken over.
     program: str | None = None
-    unknown: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes 1..C."""
-        return self.spec.class_names
+    unknown: Mapping[str, int] = field(default_factory=dict)  # fields that nobody reads -> first line that has them
 
     @property
     def unknown_note(self) -> str | None:
@@ -125,10 +100,6 @@ class Manifest:
         if not names:
             return None
         return f"Not read, because this version of wss does not know these fields: {_first(names, ', ')}."
-
-    def of_class(self, name: str) -> list[ManifestImage]:
-        """The images of one class."""
-        return [image for image in self.images if image.class_name == name]
 
     def warn_of_program(self) -> None:
         """Log that missing masks are made by the usual engine, where an external program had made the others."""
@@ -145,21 +116,9 @@ class WrittenManifest:
 
     path: Path
     listed: tuple[ManifestImage, ...]
-
-    @property
-    def images(self) -> int:
-        """Number of images listed."""
-        return len(self.listed)
-
-    @property
-    def masks(self) -> int:
-        """Number of masks inside."""
-        return sum(image.mask is not None for image in self.listed)
-
-    @property
-    def without_url(self) -> int:
-        """Images without an address on the web: listed, but nobody can fetch them again."""
-        return sum(image.provenance.image_url is None for image in self.listed)
+    images: int  # listed
+    masks: int  # inside
+    without_url: int  # listed, but without an address on the web: nobody can fetch them again
 
     def __str__(self) -> str:
         lines = [f"{self.images:,} images listed in {self.path}, {self.masks:,} masks and no image inside."]
@@ -178,7 +137,7 @@ def write_manifest(
 
     Args:
         dataset: A web dataset.
-        path: Where to write; gzipped if it ends in ``.gz``. It is either whole or not there.
+        path: Gzipped if it ends in ``.gz``; either whole or not there.
         masks: Whether the co-segmentation masks are written, too.
         rows: Its ``image_rows``, where the caller has read them.
 
@@ -189,15 +148,17 @@ def write_manifest(
     check_outputs([path])
     rows = image_rows(dataset, "listed in a manifest") if rows is None else rows
     definition = info_of(dataset)["definition"]
-    written = WrittenManifest(path, tuple(_public_image(row, masks) for row in rows))
+    listed = tuple(_public_image(row, masks) for row in rows)
+    inside = sum(image.mask is not None for image in listed)
+    without_url = sum(image.provenance.image_url is None for image in listed)
     header = {
         "format": FORMAT,
         "version": VERSION,
         "name": definition["name"],
         "created": dataset.created_at.replace(tzinfo=UTC, microsecond=0).isoformat(),
         "classes": [item["name"] for item in definition["classes"]],
-        "images": written.images,
-        "images_without_url": written.without_url,
+        "images": len(listed),
+        "images_without_url": without_url,
         "definition": public_definition(definition),
         "ledger": public_ledger(store.mask_ledger(dataset, store.MASKS)).to_dict(),
     }
@@ -205,9 +166,9 @@ def write_manifest(
         # Neither name nor time of writing inside: the same dataset gives the same bytes.
         zipped = gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) if path.name.endswith(".gz") else None
         with zipped or nullcontext(raw) as file:
-            for line in (header, *map(_line, written.listed)):
+            for line in (header, *map(_line, listed)):
                 file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-    return written
+    return WrittenManifest(path, listed, len(listed), inside, without_url)
 
 
 def _public_image(row: ImageRow, masks: bool) -> ManifestImage:
@@ -302,11 +263,7 @@ def public_ledger(ledger: Ledger) -> Ledger:
 
 
 def read_manifest(path: Path | str, masks: bool = True) -> Manifest:
-    """Read a manifest and check every line of it.
-
-    Args:
-        path: The file, gzipped or not, whatever its name.
-        masks: Whether masks are read, too.
+    """Read a manifest, gzipped or not, and check every line of it. ``masks``: whether masks are read, too.
 
     Raises:
         SourceError: If there is no such file, a newer version of wss wrote it, it is cut off, or lines are wrong; these
@@ -361,21 +318,19 @@ def read_manifest(path: Path | str, masks: bool = True) -> Manifest:
             f"{path}: {len(images):,} images are listed, the first line promises {expected:,}. "
             "The file was cut off or edited; get it again."
         )
-    order = {name: position for position, name in enumerate(manifest.classes)}
-    listed = sorted(images.values(), key=lambda image: (order[image.class_name], image.sha256))
+    listed = sorted(images.values(), key=lambda image: (manifest.spec.class_index(image.class_name), image.sha256))
     return replace(manifest, images=tuple(listed), unknown=unknown)
 
 
 def _first(texts: Sequence[str], between: str) -> str:
-    """The first texts, and how many more there are."""
     more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
     return f"{between.join(texts[:_SHOWN])}{more}"
 
 
 def _opened(path: Path) -> IO[bytes]:
     with path.open("rb") as file:
-        start = file.read(2)
-    return gzip.open(path, "rb") if start == _GZIP else path.open("rb")  # type: ignore[return-value]
+        zipped = file.read(2) == b"\x1f\x8b"  # the name may say otherwise
+    return gzip.open(path, "rb") if zipped else path.open("rb")  # type: ignore[return-value]
 
 
 def _values(data: bytes) -> dict[str, Any]:
@@ -461,10 +416,6 @@ def _texts(value: Any, name: str) -> tuple[str, ...]:
     return tuple(checked.text(text, name) for text in value)
 
 
-def _tags(value: Any, name: str) -> tuple[str, ...]:
-    return tuple(_tag(text, name) for text in _texts(value, name))
-
-
 def _size(value: Any, name: str) -> tuple[int, int]:
     whole = isinstance(value, list) and len(value) == 2 and all(type(n) is int and n > 0 for n in value)
     if not whole or value[0] * value[1] > MAX_PIXELS:
@@ -475,6 +426,7 @@ def _size(value: Any, name: str) -> tuple[int, int]:
     return value[0], value[1]
 
 
+# Fields of an image that may be missing, and who reads them.
 _PROVENANCE: dict[str, Callable[[Any, str], Any]] = {
     **dict.fromkeys(_TEXTS, checked.text),
     **dict.fromkeys(_URLS, _address),
@@ -484,11 +436,9 @@ _PROVENANCE: dict[str, Callable[[Any, str], Any]] = {
 _IMAGE: dict[str, Callable[[Any, str], Any]] = {
     "phash": _text_like("[0-9a-f]{16}", "lower-case hex digits are wanted"),
     "size": _size,
-    "tags": _tags,
+    "tags": lambda value, name: tuple(_tag(text, name) for text in _texts(value, name)),
     "verdict": _text_like("keep|drop", "keep or drop is wanted"),
 }
-"""Fields of an image that may be missing, and who reads them."""
-
 _FIELDS = ("class", "sha256", "source", "source_id", *_IMAGE, *_PROVENANCE, "mask")
 
 

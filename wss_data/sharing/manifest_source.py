@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from wss_data.errors import SourceError
@@ -13,14 +14,7 @@ from wss_data.spec import ClassSpec
 
 
 class ManifestSource:
-    """Offers the images of a manifest, with the provenance that they were published with.
-
-    Args:
-        path: The manifest, ``.jsonl`` or ``.jsonl.gz``.
-
-    Raises:
-        SourceError: If there is no such file, none was given, or a line of it is wrong.
-    """
+    """Offers the images of a manifest (``path``), with the provenance that they were published with."""
 
     name = MANIFEST_SOURCE
     local = False
@@ -44,13 +38,13 @@ class ManifestSource:
         Raises:
             SourceError: If the manifest has no such class.
         """
-        if wanted.name not in self._manifest.classes:
+        if wanted.name not in self._manifest.spec.class_names:
             raise SourceError(
                 f"{self.path}: class '{wanted.name}' is not in the manifest. "
-                f"Its classes: {', '.join(self._manifest.classes)}."
+                f"Its classes: {', '.join(self._manifest.spec.class_names)}."
             )
-        reachable = [image for image in self._manifest.of_class(wanted.name) if image.provenance.image_url]
-        for image in reachable[:limit]:
+        images = (image for image in self._manifest.images if image.class_name == wanted.name)
+        for image in islice((image for image in images if image.provenance.image_url), limit):
             # The first source stays readable in the identity: `flickr:123`.
             provenance = replace(image.provenance, source=self.name, source_id=source_id_of(image.provenance))
             yield Hit(wanted.name, provenance, None, image.sha256, image.phash)

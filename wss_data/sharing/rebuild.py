@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from wss_data.store.types import Dataset
 
 State = Literal["alive", "changed", "placeholder", "dead", "opted_out", "failed", "no_url"]
-
-STATES: tuple[State, ...] = get_args(State)
 
 _MEANING: Mapping[State, str] = {
     "alive": "the same bytes",
@@ -58,23 +56,14 @@ class RebuiltImage:
 
 @dataclass(frozen=True)
 class RebuildReport:
-    """What became of a manifest; prints as a table.
-
-    Args:
-        dataset_name: The dataset that was built.
-        images: Every image of the manifest.
-        masks: Number of masks taken from the manifest.
-        masks_left: Number of masks not taken: their image is not the same any more, or they do not fit it.
-        problem: Why the build ended early, or ``None``.
-        passed_over: What of the manifest was not read, or ``None``.
-    """
+    """What became of a manifest; prints as a table."""
 
     dataset_name: str
-    images: tuple[RebuiltImage, ...]
-    masks: int = 0
-    masks_left: int = 0
-    problem: str | None = None
-    passed_over: str | None = None
+    images: tuple[RebuiltImage, ...]  # every image of the manifest
+    masks: int = 0  # taken from the manifest
+    masks_left: int = 0  # not taken: their image is not the same any more, or they do not fit it
+    problem: str | None = None  # why the build ended early
+    passed_over: str | None = None  # what of the manifest was not read
 
     @property
     def counts(self) -> Counter[str]:
@@ -87,7 +76,7 @@ class RebuildReport:
         return self.counts["alive"] == len(self.images)
 
     def __str__(self) -> str:
-        shown = [state for state in STATES if state == "alive" or self.counts[state]]
+        shown = [state for state in _MEANING if state == "alive" or self.counts[state]]
         by_class: dict[str, Counter[str]] = {}
         for item in self.images:
             by_class.setdefault(item.image.class_name, Counter())[item.state] += 1
@@ -118,10 +107,9 @@ def rebuild(
 ) -> RebuildReport:
     """Build the dataset of a manifest again, or go on where an earlier rebuild stopped.
 
-    Images are downloaded from where they were found first. One whose bytes are the
-    published ones takes its published mask, so that it is not co-segmented again; a
-    person's verdicts are taken over. What failed for a reason that may pass is tried
-    again by every further call. A program that had made the masks is not run here.
+    Images are downloaded from where they were found first. One whose bytes are the published ones takes its published
+    mask, so that it is not co-segmented again; a person's verdicts are taken over. What failed for a reason that may
+    pass is tried again by every further call. A program that had made the masks is not run here.
 
     Args:
         manifest: The file.
@@ -129,9 +117,6 @@ def rebuild(
         workers: Worker processes; ``None`` for one a processor.
         download: How images are downloaded.
         progress: Whether to show progress bars.
-
-    Returns:
-        What became of each image.
 
     Raises:
         SourceError: If the manifest is wrong.
@@ -200,15 +185,8 @@ def _became(
 def take_over(dataset: "Dataset", manifest: Manifest) -> tuple[int, int]:
     """Give the images of a rebuilt dataset the verdicts and masks that the manifest has for them.
 
-    Masks count as imported: a build leaves them alone. They go to images with the same
-    bytes only, and only where they fit.
-
-    Args:
-        dataset: Its images are stored, perhaps not all.
-        manifest: What it is built from.
-
-    Returns:
-        Number of masks taken, those of an earlier call included, and of those not taken.
+    Masks count as imported: a build leaves them alone. They go to images with the same bytes only, and only where they
+    fit. Returns the number of masks taken, those of an earlier call included, and of those not taken.
     """
     rows = {(row.class_name, source_id_of(row.provenance)): row for row in image_rows(dataset)}
     verdicts: dict[str, str] = {}
@@ -236,13 +214,7 @@ def take_over(dataset: "Dataset", manifest: Manifest) -> tuple[int, int]:
 
 
 def decode_mask(png: bytes, size: tuple[int, int], allowed: set[int]) -> np.ndarray | None:
-    """The label mask, (H, W) uint8, in the bytes of a palette or grey PNG; ``None`` if it does not fit.
-
-    Args:
-        png: The file's bytes.
-        size: (width, height) that it must have, in pixels; looked at before a pixel is decoded.
-        allowed: Values that it may hold.
-    """
+    """The label mask, (H, W) uint8, of a PNG; ``None`` if its ``size``, (width, height), or a value differs."""
     try:
         return mask_files.decode_mask(png, "the manifest", size, allowed).values
     except MaskError:

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 
 def prepare(folder: Path | str, definition: str = "drawn", manifest: str | None = None) -> tuple[None, int, list[str]]:
-    """Build the kept images and masks of a definition or of a published manifest into the zoo's folder.
-
-    Goes on where an earlier call was stopped; what is there already is left as it is.
+    """Build the kept images and masks of a definition or of a published manifest into the zoo's folder, unless there.
 
     Args:
         folder: The zoo's folder for this repository.
@@ -47,7 +45,7 @@ def prepare(folder: Path | str, definition: str = "drawn", manifest: str | None 
             build(replace(spec, name=_working_name(spec)))
         working = store.open_dataset(_working_name(spec))
         export_dataset(working, place, layout="fiftyone")
-        # The export holds all of it: the zoo's own folder is the only copy that stays.
+        # The export holds all of it: two copies would be twice the disk.
         working.delete()
         shutil.rmtree(dataset_folder(_working_name(spec)), ignore_errors=True)
     samples = json.loads((place / "samples.json").read_text(encoding="utf-8"))["samples"]

@@ -17,12 +17,7 @@ WRITERS: dict[str, Callable[[Contents, Path], None]] = {
 
 
 def write_layout(layout: str, contents: Contents, folder: Path) -> None:
-    """Write an export.
-
-    Args:
-        layout: One of ``WRITERS``.
-        contents: What it holds.
-        folder: An empty folder; receives the files of the layout and those of ``write_meaning``.
+    """Write an export to an empty folder, in one of the layouts of ``WRITERS``.
 
     Raises:
         ImageError, MaskError: If an image or a mask has to be read and cannot be.

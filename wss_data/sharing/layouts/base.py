@@ -14,54 +14,33 @@ from wss_data.reading.cells import csv_text
 from wss_data.records import Provenance
 from wss_data.runtime.files import WRITTEN, expanded, sweep, unfinished, write_json, write_text
 
-MASK_TABLE = "masks.csv"
-"""What is known of each mask, one line a mask; in every layout."""
+MASK_TABLE = "masks.csv"  # what is known of each mask, one line a mask; in every layout
 
 
 @dataclass(frozen=True)
 class ExportRow:
-    """One image to write.
+    """One image to write; ``None`` is what is not known."""
 
-    Args:
-        name: Its file name without suffix; unique in the whole export (layout ``folders``: in its class).
-        image_path: Its file.
-        mask_path: Its label mask (palette PNG), or ``None``.
-        labels: Classes that it shows; the first one names its folder in the layout ``folders``.
-        split: Name of the list it goes on, such as ``kept``.
-        sha256: Hex digest of the original bytes, or ``None``.
-        provenance: Where it came from, or ``None``.
-        mask_facts: What is known of the mask: ``method``, ``confidence``, ``foreground_ratio`` and its quality.
-    """
-
-    name: str
+    name: str  # of its file, without suffix; unique in the whole export (layout `folders`: in its class)
     image_path: Path
-    mask_path: Path | None
-    labels: tuple[str, ...]
-    split: str
-    sha256: str | None = None
+    mask_path: Path | None  # its label mask (palette PNG)
+    labels: tuple[str, ...]  # classes that it shows; the first one names its folder in the layout `folders`
+    split: str  # the list it goes on, such as `kept`
+    sha256: str | None = None  # hex digest of the original bytes
     provenance: Provenance | None = None
-    mask_facts: Mapping[str, str | float | None] = field(default_factory=dict)
+    mask_facts: Mapping[str, str | float | None] = field(default_factory=dict)  # method, confidence, quality, ...
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What an export holds, whatever its layout.
-
-    Args:
-        rows: The images.
-        classes: Names of the classes 1..C.
-        ledger: What the masks and labels were made from.
-        ignore_index: Value of void pixels in the masks.
-        name: Name of the dataset.
-        card: What a README says of it, in Markdown, or ``None``.
-    """
+    """What an export holds, whatever its layout."""
 
     rows: tuple[ExportRow, ...]
-    classes: tuple[str, ...]
-    ledger: Ledger
-    ignore_index: int = IGNORE_INDEX
-    name: str = ""
-    card: str | None = None
+    classes: tuple[str, ...]  # 1..C
+    ledger: Ledger  # what the masks and labels were made from
+    ignore_index: int = IGNORE_INDEX  # value of void pixels in the masks
+    name: str = ""  # of the dataset
+    card: str | None = None  # what a README says of it, in Markdown
 
     def splits(self) -> dict[str, list[ExportRow]]:
         """Split -> its images."""
@@ -127,18 +106,15 @@ def copy_mask(source: Path | None, target: Path) -> None:
 
 
 def write_meaning(contents: Contents, folder: Path) -> None:
-    """Write what the mask values mean, what they were made from, and what is known of each mask.
-
-    ``classes.txt`` (line n is class n), ``ledger.json`` and, where anything is known of a mask, ``masks.csv``.
-    """
+    """Write ``classes.txt`` (line n is class n), ``ledger.json`` and, if anything is known of a mask, ``masks.csv``."""
     write_text(folder / "classes.txt", "".join(f"{name}\n" for name in contents.classes))
     write_json(folder / "ledger.json", contents.ledger.to_dict())
-    known = [row for row in contents.rows if row.mask_facts]
-    if not known:
-        return
-    columns = list(dict.fromkeys(key for row in known for key in row.mask_facts))
+    columns = list(dict.fromkeys(key for row in contents.rows for key in row.mask_facts))
     table = (
-        (row.name, row.labels[0] if row.labels else "", *(row.mask_facts.get(key) for key in columns)) for row in known
+        (row.name, *(row.labels[:1] or [""]), *map(row.mask_facts.get, columns))
+        for row in contents.rows
+        if row.mask_facts
     )
-    # Cells as they are: repr of a float reads back as the same float; nothing is an empty cell.
-    write_text(folder / MASK_TABLE, csv_text(["image", "class", *columns], table, cell=lambda value: value))
+    if columns:
+        # Cells as they are: repr of a float reads back as the same float; nothing is an empty cell.
+        write_text(folder / MASK_TABLE, csv_text(["image", "class", *columns], table, cell=lambda value: value))

@@ -19,8 +19,7 @@ from wss_data.runtime.files import write_json, write_text
 from wss_data.sharing.layouts.base import Contents, ExportRow, copy_image, copy_mask
 from wss_data.sharing.layouts.coco import provenance_values
 
-SPLITS = {"kept": "train"}
-"""Our name of a split -> the name that ``datasets`` expects; others stay."""
+SPLITS = {"kept": "train"}  # our name of a split -> the name that `datasets` expects; others stay
 
 # https://huggingface.co/docs/hub/datasets-cards, `size_categories`
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -81,9 +80,9 @@ def front_matter(name: str, licences: set[str | None], images: int, configs: Seq
     """The head of a README, by which the Hub and ``datasets`` know what is there: YAML between two ``---``.
 
     Args:
-        name: Name of the dataset.
-        licences: SPDX identifiers of the images; ``None`` for a licence not known.
-        images: Number of images.
+        name: Of the dataset.
+        licences: As in ``licence_keys``.
+        images: Their number.
         configs: Which files ``datasets`` loads.
     """
     head = {
