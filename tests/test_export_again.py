@@ -95,7 +95,7 @@ def test_a_wrong_mask_is_reported_before_anything_is_stored(web, tmp_path):
     export_dataset(web, tmp_path / "out", layout="voc")
     (path,) = (tmp_path / "out" / "SegmentationClass").glob("cow_*")
     write_mask(np.full((30, 40), 7, np.uint8), path)
-    with pytest.raises(MaskError, match="holds 7, wanted are"):
+    with pytest.raises(MaskError, match="holds the value 7, wanted are"):
         import_dataset(tmp_path / "out", "again-wrong")
     write_mask(np.full((3, 4), 2, np.uint8), path)
     with pytest.raises(MaskError, match="4x3 pixels, the image 40x30"):
