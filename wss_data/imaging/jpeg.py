@@ -1,13 +1,8 @@
 """JPEG decoded strictly, and at a fraction of its size where a smaller image is wanted.
 
-libjpeg repairs what it can and says so in a warning that image libraries
-swallow: a file with a kilobyte missing becomes an image with shifted blocks.
-Here a warning is a refusal, unless it is about bytes that do not matter to the
+libjpeg repairs what it can and says so in a warning that image libraries swallow: a file with a kilobyte missing
+becomes an image with shifted blocks. Here a warning is a refusal, unless it is about bytes that do not matter to the
 image; then the file is decoded again without those bytes, just as strictly.
-
-One thing no decoder notices: in files coded with the common Huffman tables a
-run of zeros can decode to harmless-looking blocks. Such holes, left by broken
-downloads and disks, are looked for in the bytes.
 """
 
 import re
@@ -17,11 +12,8 @@ import numpy as np
 
 from wss_data.errors import ImageError
 
-_HOLE = bytes(64)
-"""Zeros that make a hole. A block of common Huffman tables has at most 24 zero bytes in a row."""
-
-_PADDING = 4
-"""So many stray bytes before the end of a file are put down to careless software, more to lost blocks."""
+_HOLE = bytes(64)  # zeros that make a hole; a block of common Huffman tables has at most 24 zero bytes in a row
+_PADDING = 4  # stray bytes before the end of a file that are put down to careless software, more to lost blocks
 
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
@@ -33,8 +25,8 @@ _DHT, _EOI, _SOS = 0xC4, 0xD9, 0xDA
 def decode_jpeg(data: bytes, name: str, size: tuple[int, int], longest_side: int | None = None) -> np.ndarray | None:
     """Decode a JPEG and refuse it if any part of its image is damaged.
 
-    Damage to the last refinement of a progressive file can stay unseen; it
-    changes pixels by about as much as the compression itself does.
+    Damage to the last refinement of a progressive file can stay unseen; it changes pixels by about as much as the
+    compression itself does.
 
     Args:
         data: The whole file's bytes.
@@ -56,7 +48,9 @@ def decode_jpeg(data: bytes, name: str, size: tuple[int, int], longest_side: int
     import simplejpeg
 
     width, height = size
-    fraction = _fraction(max(size), longest_side)
+    wanted = longest_side or max(size)
+    # Powers of two alone: the decoder's other eighths are slow.
+    fraction = next((by for by in (8, 4, 2) if -(-max(size) // by) >= wanted), 1)
     # The decoder takes the smallest scale at which both sides are at least as asked.
     least = {"min_width": -(-width // fraction), "min_height": -(-height // fraction)} if fraction > 1 else {}
     while True:
@@ -69,38 +63,22 @@ def decode_jpeg(data: bytes, name: str, size: tuple[int, int], longest_side: int
             break
         except ValueError as error:
             warning = str(error)
+        # The decoder gives only its first warning: what is behind a harmless one shows when its cause is gone.
         mended = _without_stray_bytes(data, warning)
         if mended == data:
-            reason = _reason(warning)
-            if reason is None:
-                return None
-            raise ImageError(reason, f"{name}: the JPEG data is damaged ({warning}).")
+            if "Premature end of JPEG file" in warning:
+                raise ImageError("truncated", f"{name}: the JPEG data is damaged ({warning}).")
+            if "Corrupt JPEG data" in warning:
+                raise ImageError("corrupt", f"{name}: the JPEG data is damaged ({warning}).")
+            return None
         data = mended
     if _has_hole(data):
         raise ImageError("corrupt", f"{name}: the JPEG data is damaged (a hole of {len(_HOLE)} or more zero bytes).")
     return pixels
 
 
-def _fraction(longest: int, wanted: int | None) -> int:
-    """Largest of 8, 4, 2, 1 by which ``longest`` pixels can be divided and still be ``wanted`` pixels."""
-    if wanted is None:
-        return 1
-    return next((by for by in (8, 4, 2) if -(-longest // by) >= wanted), 1)
-
-
-def _reason(warning: str) -> str | None:
-    """What a warning of the decoder says about the image; ``None`` if nothing."""
-    if "Premature end of JPEG file" in warning:
-        return "truncated"
-    return "corrupt" if "Corrupt JPEG data" in warning else None
-
-
 def _without_stray_bytes(data: bytes, warning: str) -> bytes:
-    """The file without bytes that its image does not need; itself if there are none.
-
-    A decoder tells only its first warning. So what is behind a harmless one is
-    found by taking the cause away and decoding again.
-    """
+    """The file without bytes that its image does not need; itself if there are none."""
     parts, scan = [data[:2]], len(data)
     for marker, start, end in _segments(data):
         if marker == _APP0 and data[start + 4 : start + 9] == b"JFIF\0":
@@ -137,11 +115,9 @@ def _segments(data: bytes, position: int = 2) -> Iterator[tuple[int, int, int]]:
 
 
 def _has_hole(data: bytes) -> bool:
-    """Whether there is a run of zeros inside coded blocks that no encoder writes.
+    """Whether there is a run of zeros inside coded blocks that no encoder writes, left by broken downloads and disks.
 
-    Zeros are the code of an even area where the first code of every table in
-    use is "end of block"; in all other tables they would be noise of one exact
-    shape, block after block.
+    No decoder notices it where the common Huffman tables are used: there zeros decode to harmless-looking blocks.
     """
     if data.find(_HOLE) == -1:
         return False
@@ -151,7 +127,11 @@ def _has_hole(data: bytes) -> bool:
         scan = None
         for marker, start, end in _segments(data, position):
             if marker == _DHT:
-                first_symbols.update(_first_symbols(data[start + 4 : end]))
+                # The first symbol of each table, by class and number: the one whose code is all zeros.
+                tables = data[start + 4 : end]
+                while len(tables) > 17:
+                    first_symbols[tables[0]] = tables[17]
+                    tables = tables[17 + sum(tables[1:17]) :]
             elif marker == _SOS:
                 scan = data[start + 4 : end]
                 position = end
@@ -164,21 +144,14 @@ def _has_hole(data: bytes) -> bool:
         position = stop
 
 
-def _first_symbols(tables: bytes) -> dict[int, int]:
-    """First symbol of each Huffman table in a segment, the one whose code is all zeros, by class and number."""
-    first = {}
-    while len(tables) > 17:
-        first[tables[0]] = tables[17]
-        tables = tables[17 + sum(tables[1:17]) :]
-    return first
-
-
 def _zeros_are_even(scan: bytes, first_symbols: dict[int, int]) -> bool:
-    """Whether zeros code an even area in a scan with this header."""
+    """Whether zeros code an even area in a scan with this header.
+
+    They do where the first code of every table in use is "end of block"; in all other tables they would be noise of one
+    exact shape, block after block.
+    """
     count = scan[0]
-    spectral_start = scan[1 + 2 * count] if len(scan) > 1 + 2 * count else 0
-    spectral_end = scan[2 + 2 * count] if len(scan) > 2 + 2 * count else 0
-    if spectral_start == 0 and spectral_end == 0:
+    if not any(scan[1 + 2 * count : 3 + 2 * count]):  # first and last frequency
         return True  # a progressive file's scan of mean values
     ac_tables = (0x10 | (choice & 0x0F) for choice in scan[2 : 2 + 2 * count : 2])
     return all(first_symbols.get(table, 0) & 0x0F == 0 for table in ac_tables)
