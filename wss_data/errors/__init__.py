@@ -1,26 +1,7 @@
-"""What can go wrong, as one tree.
+"""What can go wrong, as one tree below ``WssError``.
 
-::
-
-    WssError
-    ├── SpecError           a definition in ``datasets/`` is wrong
-    ├── SourceError         a source of images cannot deliver (missing folder)
-    │   └── SourceUnavailable   ... now, for want of a key or of the service; the others can go on without it
-    ├── DownloadError       one address gave no file                (has ``reason`` and ``transient``)
-    ├── ImageError          one file is no usable image            (has ``reason``)
-    ├── MaskError           one file is no usable mask             (has ``reason``)
-    ├── CosegmentationError a group cannot be co-segmented
-    ├── WorkerError         worker processes or a cluster are not to be had, or an item kills them
-    ├── StoreError          the dataset or its database is not as asked
-    │   └── BusyError           ... now, since another process works on it; run folders and other outputs, too
-    ├── OutputError         a file or folder of somebody else stands where a result should go
-    ├── RecipeError         a training recipe is wrong
-    ├── TrainingDataError   a dataset cannot teach (no kept image, labels missing)
-    └── CheckpointError     a checkpoint is truncated, foreign or for other classes
-
-The message of each is one complete sentence for the user: what was found, what
-was wanted, where, and the way out. The command line prints it and exits with
-status 2; it never shows a traceback for one of these.
+The message of each is one complete sentence for the user: what was found, what was wanted, where, and the way out. The
+command line prints it and exits with status 2; it never shows a traceback for one of these.
 """
 
 import reprlib
@@ -47,13 +28,10 @@ def shown(value: object) -> str:
 
 
 class WssError(Exception):
-    """Base of every error that this project raises on purpose.
-
-    Its words are on one line, and what is not printable in them is escaped, such as bytes of file names and colours of
-    a terminal: they go to screens, tables and databases.
-    """
+    """Base of every error that this project raises on purpose; its words are printable and on one line."""
 
     def __init__(self, *words: object) -> None:
+        # They go to screens, tables and databases, with bytes of file names and colours of a terminal in them.
         super().__init__(*(_one_line(word) if isinstance(word, str) else word for word in words))
 
 
@@ -66,7 +44,7 @@ class SpecError(WssError):
 
 
 class SourceError(WssError):
-    """A source of images cannot deliver."""
+    """A source of images or of labels cannot deliver, such as a folder that is missing."""
 
 
 class SourceUnavailable(SourceError):
@@ -137,7 +115,7 @@ class RecipeError(WssError):
 
 
 class TrainingDataError(WssError):
-    """A dataset cannot teach."""
+    """A dataset cannot teach: no kept image, or labels are missing."""
 
 
 class StaleMasksError(TrainingDataError):

@@ -52,14 +52,10 @@ def read_mat_mask(path: Path | str) -> np.ndarray:
 def read_mat_masks(
     path: Path | str, names: Sequence[str] | None = None
 ) -> Iterator[tuple[str, np.ndarray | MaskError]]:
-    """The masks of many images from one .mat file.
+    """The masks of many images from one .mat file; ``names`` are the images' in order, for a file that holds none.
 
     Two layouts are known: a struct array with a field for the mask and one for the name (``MASK_NAMES``,
     ``FILE_NAMES``), and a cell array of masks with as many names in a cell array or in the rows of a text.
-
-    Args:
-        path: The file.
-        names: The images' names in order, for a file that holds none.
 
     Returns:
         Name of each image as the file has it, and the mask's values, (H, W) uint8, or what is wrong with this one; each
@@ -76,13 +72,9 @@ def read_mat_masks(
 def read_mat_numbers(path: Path | str, name: str, wanted: str) -> set[int] | None:
     """The numbers in a variable, or in a field of a struct of one element, called ``name``, whatever its dimensions.
 
-    Args:
-        path: The file.
-        name: Of the variable or field.
-        wanted: What an error says of other numbers, such as ``"1 to 20 are wanted"``.
-
     Returns:
-        Whole numbers from 0 to 255; ``None`` if nothing is called so.
+        Whole numbers from 0 to 255; ``None`` if nothing is called so. What an error says of others is ``wanted``, such
+        as ``"1 to 20 are wanted"``.
 
     Raises:
         MaskError: With reason ``missing``, ``unreadable``, ``mat_version``, ``too_large`` or ``values``.
@@ -179,20 +171,20 @@ def _check_version(path: str) -> None:
     """Raise ``MaskError`` for what only looks like a .mat file, or is one of a version that is not read."""
     with open(path, "rb") as file:
         head = file.read(128)
-    saved = "Save it again with save(file, 'mask', '-v7')."
     if head.startswith(b"\x89HDF"):
-        raise MaskError("mat_version", f"this is an HDF5 file, which is not read. {saved}")
-    if len(head) == 128 and head[126:] in (b"IM", b"MI"):
+        found = "an HDF5 file"
+    elif len(head) == 128 and head[126:] in (b"IM", b"MI"):  # the letters MI as the writer's byte order has them
         version = int.from_bytes(head[124:126], "little" if head[126:] == b"IM" else "big")
         if version == 0x0100:
             return
-        found = "7.3 (HDF5)" if version == 0x0200 else f"{version >> 8}.{version & 255}"
-        raise MaskError("mat_version", f"this is a .mat file of version {found}, which is not read. {saved}")
-    if len(head) >= 20 and b"\0" in head[:4]:
-        raise MaskError("mat_version", f"this is no .mat file, or one of version 4, which is not read. {saved}")
-    if head.startswith(b"# ") or b"Octave" in head:
-        raise MaskError("mat_version", f"this is a text file of GNU Octave. {saved}")
-    raise MaskError("unreadable", "the .mat file is damaged (it does not begin as a .mat file).")
+        found = f"a .mat file of version {'7.3 (HDF5)' if version == 0x0200 else f'{version >> 8}.{version & 255}'}"
+    elif len(head) >= 20 and b"\0" in head[:4]:  # there version 5 has text, and version 4 a small number
+        found = "no .mat file, or one of version 4"
+    elif head.startswith(b"# ") or b"Octave" in head:
+        found = "a text file of GNU Octave"
+    else:
+        raise MaskError("unreadable", "the .mat file is damaged (it does not begin as a .mat file).")
+    raise MaskError("mat_version", f"this is {found}, which is not read. Save it again with save(file, 'mask', '-v7').")
 
 
 def _variables(path: str) -> list[_Array]:
@@ -225,10 +217,9 @@ def _inside(path: str) -> list[_Array]:
         if array.kind not in ("struct", "cell") or array.size != 1:
             found.append(array)
             continue
-        (whole,) = _loaded(path, [array])
-        names = whole.value.dtype.names or ()
-        found += [_array(name, whole.value.flat[0][name]) for name in names]
-        found += [] if names else [_array(array.name, whole.value.flat[0])]
+        value = _loaded(path, [array])[0].value
+        inner, names = value.flat[0], value.dtype.names
+        found += [_array(name, inner[name]) for name in names] if names else [_array(array.name, inner)]
     return found
 
 

@@ -1,8 +1,7 @@
 """Cells of tables that people open in a spreadsheet: none is taken for a formula, whoever wrote it.
 
-Titles, authors and names of files come from strangers, and a cell such as ``=cmd|'/C calc'!A0`` runs a program where a
-spreadsheet is careless. Two kinds are told apart: text for people, which may be changed, and names that a program reads
-back, which must come out as they went in.
+A cell such as ``=cmd|'/C calc'!A0`` runs a program where a spreadsheet is careless. Text for people may be changed;
+names that a program reads back must come out as they went in.
 
 Source:
     https://owasp.org/www-community/attacks/CSV_Injection

@@ -78,18 +78,15 @@ class ClassWords:
         """Which words are no class, how often, and what each may mean, as a sentence; ``None`` if there is none."""
         if not self.unknown:
             return None
-        total = self.unknown.total()
-        shown = [self._with_nearest(word, count) for word, count in self.unknown.most_common(_SHOWN)]
-        more = len(self.unknown) - _SHOWN
+        shown = []
+        for word, count in self.unknown.most_common(_SHOWN):
+            nearest = [f"; nearest: {self._folded[n]}" for n in get_close_matches(_folded(word), self._folded, n=1)]
+            shown.append(f"{word[:40]!r} ({'once' if count == 1 else f'{count:,} times'}{''.join(nearest)})")
+        total, more = self.unknown.total(), len(self.unknown) - _SHOWN
         return (
             f"labels: {total:,} word{' is' if total == 1 else 's are'} no class of the definition: {', '.join(shown)}"
             + (f" and {more:,} other words." if more > 0 else ".")
         )
-
-    def _with_nearest(self, word: str, count: int) -> str:
-        often = "once" if count == 1 else f"{count:,} times"
-        near = get_close_matches(_folded(word), self._folded, n=1)
-        return f"{word[:40]!r} ({often}{f'; nearest: {self._folded[near[0]]}' if near else ''})"
 
 
 def _folded(word: str) -> str:
@@ -126,11 +123,10 @@ class LabelTable:
 
 
 def read_label_table(path: Path, words: ClassWords, known: Container[str] = ()) -> LabelTable:
-    """Read a table of image-level labels.
+    """Read a table of image-level labels with the columns ``image`` and ``classes``.
 
     Args:
-        path: A table with the columns ``image`` and ``classes``, as ``read_table`` takes it; classes are parted by
-            spaces, commas, semicolons, tabs or ``|``, in quotes or not.
+        path: As ``read_table`` takes it; classes are parted as ``ClassWords.several`` does, in quotes or not.
         words: The classes; counts words that are none.
         known: Names of the images that there are.
 
@@ -141,7 +137,7 @@ def read_label_table(path: Path, words: ClassWords, known: Container[str] = ()) 
     table = LabelTable(path, {}, {})
     for row in rows:
         where = f"{path}, line {row.line}"
-        extra = [cell for cell in row.extra if cell]
+        extra = [cell for cell in row.extra if cell]  # classes parted by what parts the cells, without quotes
         if extra and columns[-1] != "classes":
             raise SourceError(
                 f"{where}: {len(extra)} cells more than columns, such as {extra[0][:40]!r}. Put classes in "

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import overload
+from typing import Any
 
 from wss_data.errors import SourceError
 from wss_data.errors.names import is_hidden, is_of_tool, is_own_table, is_text, same_name
@@ -47,11 +47,7 @@ class Listing(Sequence[Path]):
     def __len__(self) -> int:
         return len(self.files)
 
-    @overload
-    def __getitem__(self, key: int) -> Path: ...
-    @overload
-    def __getitem__(self, key: slice) -> Sequence[Path]: ...
-    def __getitem__(self, key: int | slice) -> Path | Sequence[Path]:
+    def __getitem__(self, key: Any) -> Any:
         return self.files[key]
 
     def __add__(self, other: "Listing") -> "Listing":
@@ -113,12 +109,10 @@ def list_files(folder: Path, suffixes: Iterable[str], deep: bool = True) -> List
 
 
 def wanted_of(paths: Iterable[Path], suffixes: Iterable[str], folders: Callable[[Path], Collection[str]]) -> Listing:
-    """Those of some paths that are files with one of some suffixes, and what the others are.
+    """Those of some paths that are files with one of some ``suffixes``, in lower case, and what the others are.
 
-    Args:
-        paths: Of files; folders among them, and tables of our own, are left out without a count.
-        suffixes: Wanted suffixes, in lower case.
-        folders: Path -> names of the folders above it that may make it a tool's.
+    Folders among them, and tables of our own, are left out without a count. ``folders`` gives for a path the names of
+    the folders above it that may make it a tool's.
     """
     wanted, files, passed_over = frozenset(suffixes), list[Path](), Counter[str]()
     for path in paths:

@@ -36,8 +36,6 @@ _WHERE: ContextVar[str] = ContextVar("where settings stand", default="")
 
 _STRICT = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 
-_BOUNDS = {annotated_types.Ge: "ge", annotated_types.Gt: "gt", annotated_types.Le: "le", annotated_types.Lt: "lt"}
-
 
 @dataclass_transform(frozen_default=True)
 def settings(what: str, error: type[WssError]) -> Callable[[type[_Kind]], type[_Kind]]:
@@ -77,7 +75,7 @@ def settings(what: str, error: type[WssError]) -> Callable[[type[_Kind]], type[_
 
 
 class Expected(NamedTuple):
-    """A note on a field: what is expected, where its kind and range do not say it in the best words."""
+    """A note on a field: what is expected, where its kind and range do not say it best."""
 
     words: str
 
@@ -177,15 +175,13 @@ def _split(hint: Any) -> tuple[Any, list[Any]]:
     bare, *notes = typing.get_args(hint)
     found: list[Any] = []
     for note in notes:
-        if isinstance(note, pydantic.fields.FieldInfo):
-            found += note.metadata
-        else:
-            found += note if isinstance(note, annotated_types.GroupedMetadata) else [note]
+        inner = note.metadata if isinstance(note, pydantic.fields.FieldInfo) else note
+        found += inner if isinstance(inner, (list, annotated_types.GroupedMetadata)) else [inner]
     return bare, found
 
 
 def _range(notes: list[Any]) -> str:
-    bounds = {name: getattr(note, name) for note in notes for kind, name in _BOUNDS.items() if isinstance(note, kind)}
+    bounds = {name: getattr(note, name) for note in notes for name in ("ge", "gt", "le", "lt") if hasattr(note, name)}
     if {"ge", "le"} <= set(bounds):
         return f" from {bounds['ge']} to {bounds['le']}"
     words = {"ge": "of at least", "gt": "over", "le": "of at most", "lt": "under"}
