@@ -9,16 +9,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-MODULES = ("operators", "overview")
-"""Modules of this package that hold operators and panels, each in a tuple ``OPERATORS``."""
+MODULES = ("operators", "overview")  # each with its operators and panels in a tuple ``OPERATORS``
 
 
 def register(plugin: Any) -> None:
-    """Called by FiftyOne.
-
-    Args:
-        plugin: FiftyOne's context of this plugin.
-    """
+    """Called by FiftyOne; ``plugin``: its context of this plugin."""
     # The App's server starts in a folder of its own: a checkout that is not installed is found by the link's target.
     checkout = str(Path(__file__).resolve().parents[2])
     if checkout not in sys.path:

@@ -21,9 +21,7 @@ from wss_data.store.info import web_info
 from wss_data.store.mask_fields import check_new_field, disagreement_view, other_mask_fields
 from wss_data.store.verdicts import ChoiceChange
 
-WHOLE_VIEW = "whole_view"
-"""Parameter: whether all images of the view are meant where none is selected."""
-
+WHOLE_VIEW = "whole_view"  # parameter: whether all images of the view are meant where none is selected
 _ALL_CLASSES = "all classes"
 _SECOND_FIELD = f"{store.MASKS}_2"
 
@@ -31,15 +29,13 @@ _SECOND_FIELD = f"{store.MASKS}_2"
 class FormOperator(foo.Operator, ABC):
     """An operator that asks in a form, changes the dataset, and reports what it did in one sentence.
 
-    Its name is that of the class, and the App shows the first line of the class's docstring as its description.
-    Subclasses write ``_ask`` and ``_act``. An error of ours in ``_ask`` is shown in the form, which cannot be submitted
-    then; one in ``_act`` is shown as a notification.
+    The App shows the first line of the class's docstring as its description. An error of ours in ``_ask`` is shown in
+    the form, which cannot be submitted then; one in ``_act`` is shown as a notification.
     """
 
     heading: ClassVar[str]
     icon: ClassVar[str]
-    background: ClassVar[bool] = False
-    """Whether it is run in the background, unless the user wants otherwise."""
+    background: ClassVar[bool] = False  # whether it is run in the background, unless the user wants otherwise
 
     @property
     def config(self) -> foo.OperatorConfig:
@@ -49,7 +45,7 @@ class FormOperator(foo.Operator, ABC):
             label=self.heading,
             description=(type(self).__doc__ or "").splitlines()[0].rstrip("."),
             icon=self.icon,
-            dynamic=True,
+            dynamic=True,  # asks `resolve_input` again when an input changes: previews follow
             allow_delegated_execution=self.background,
             default_choice_to_delegated=self.background,
         )
@@ -62,10 +58,6 @@ class FormOperator(foo.Operator, ABC):
     def _act(self, ctx: Any) -> str:
         """Change the dataset; returns what was done."""
 
-    def _title(self, ctx: Any) -> str:
-        """Above the form."""
-        return self.heading
-
     def resolve_input(self, ctx: Any) -> types.Property:
         """Called by FiftyOne whenever the form is opened or changed."""
         form = types.Object()
@@ -74,7 +66,7 @@ class FormOperator(foo.Operator, ABC):
         except WssError as error:
             refused = form.view("refused", types.Error(label="This cannot be done here", description=str(error)))
             refused.invalid, refused.error_message = True, str(error)
-        return types.Property(form, view=types.View(label=self._title(ctx)))
+        return types.Property(form, view=types.View(label=self.heading))
 
     def execute(self, ctx: Any) -> dict[str, str]:
         """Called by FiftyOne; returns ``done`` or ``error`` with the sentence, for callers outside the App."""
@@ -85,7 +77,7 @@ class FormOperator(foo.Operator, ABC):
         except WssError as error:
             ctx.ops.notify(str(error), variant="error")
             return {"error": str(error)}
-        ctx.ops.clear_selected_samples()
+        ctx.ops.clear_selected_samples()  # else the next form would be about the same images
         ctx.ops.reload_dataset()
         ctx.ops.notify(done, variant="success")
         return {"done": done}
@@ -220,19 +212,14 @@ class ChangeFilter(FormOperator):
 
 
 def preview_rows(now: FilterReport, then: FilterReport) -> list[dict[str, str]]:
-    """A row for each class and one for all: images, how many are kept now, and how many would be.
-
-    Args:
-        now: With the thresholds in force.
-        then: With others.
-    """
-    pairs: list[tuple[str, Any, Any]] = [("all", now, then)]
-    pairs[:0] = [(a.class_name, a, b) for a, b in zip(now.classes, then.classes, strict=True)]
-    return [{"class": n, "images": f"{a.images:,}", "now": f"{a.kept:,}", "then": _change(a, b)} for n, a, b in pairs]
-
-
-def _change(now: Any, then: Any) -> str:
-    return f"{then.kept:,}" + (f" ({then.kept - now.kept:+,})" if then.kept != now.kept else "")
+    """A row for each class and one for all: images, how many are kept now, and how many would be (``then``)."""
+    rows: list[dict[str, str]] = []
+    pairs: list[tuple[Any, Any]] = [*zip(now.classes, then.classes, strict=True), (now, then)]
+    for a, b in pairs:
+        change = f" ({b.kept - a.kept:+,})" if b.kept != a.kept else ""
+        kept = {"now": f"{a.kept:,}", "then": f"{b.kept:,}{change}"}
+        rows.append({"class": getattr(a, "class_name", "all"), "images": f"{a.images:,}", **kept})
+    return rows
 
 
 class _WithMaskField(FormOperator):
@@ -256,8 +243,10 @@ class AdoptMasks(_WithMaskField):
 
     heading, icon = "Adopt masks", "published_with_changes"
 
-    def _title(self, ctx: Any) -> str:
-        return f"Adopt for {_count(len(ctx.selected), 'selected image')}" if ctx.selected else "Adopt for all"
+    def _ask(self, ctx: Any, form: types.Object) -> None:
+        whose = _count(len(ctx.selected), "selected image") if ctx.selected else "all images"
+        form.view("which", types.Notice(label=f"Adopt for {whose}"))
+        super()._ask(ctx, form)
 
     def _act(self, ctx: Any) -> str:
         count = store.adopt_masks(ctx.dataset, ctx.params["field"], sample_ids=list(ctx.selected) or None)
@@ -314,13 +303,5 @@ def _show_progress(ctx: Any, class_name: str, done: int, wanted: int) -> None:
         ctx.set_progress(progress=done / wanted, label=f"{class_name}: {done:,} of {wanted:,} masks")
 
 
-OPERATORS = (
-    KeepImages,
-    DropImages,
-    UndoVerdict,
-    SendToTraining,
-    ChangeFilter,
-    CosegmentAgain,
-    CompareMasks,
-    AdoptMasks,
-)
+_JUDGING = (KeepImages, DropImages, UndoVerdict, SendToTraining, ChangeFilter)
+OPERATORS = (*_JUDGING, CosegmentAgain, CompareMasks, AdoptMasks)

@@ -4,8 +4,8 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
-from typing import Any
+from itertools import combinations_with_replacement, pairwise
+from typing import Any, NamedTuple
 
 import fiftyone as fo
 import fiftyone.operators as foo
@@ -17,14 +17,10 @@ from wss_data.filtering.filters import DROPPED, KEPT
 from wss_data.store.info import SCORE, applied_filters, class_names, kind_of
 from wss_data.store.types import Dataset
 
+# Edges of a histogram's bars over [0, 1]. Each bar holds its lower edge alone, so the last ends just above 1.
 EDGES = (*(number / 20 for number in range(20)), 1.000001)
-"""Of a histogram's bars over [0, 1]; each holds its lower edge, the last one 1, too."""
-
-MOST_BARS = 20
-"""Sources or licences that get a bar; the rest share one."""
-
-HEIGHT_PX = 280
-"""Of a chart; FiftyOne gives it the panel's width."""
+MOST_BARS = 20  # sources or licences that get a bar; the rest share one, so that the labels stay readable
+HEIGHT_PX = 280  # of a chart; FiftyOne gives it the panel's width
 
 _COLOURS = {"kept": "#2a9d5c", "dropped": "#8a919c"}
 _OTHER_COLOUR, _LINE_COLOUR = "#4c86d6", "#e4572e"
@@ -38,18 +34,14 @@ _HISTOGRAMS = {
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar of a chart: a number of images, and which, as MongoDB's ``$match`` wants it.
-
-    ``label``: what is written below it; the middle of the interval in a histogram.
-    """
+    """One bar of a chart: what is written below it, a number of images, and which, for MongoDB's ``$match``."""
 
     label: str | float
     count: int
     condition: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Chart:
+class Chart(NamedTuple):
     """One chart: name of each series of bars -> its bars; with ``matrix``, the series are rows of a matrix.
 
     ``name``: a word without blanks; ``lines``: positions of vertical lines, the filter's thresholds.
@@ -96,7 +88,7 @@ class Overview(foo.Panel):
             ctx.ops.set_view(ctx.dataset.match(json.loads(condition)))
 
     def render(self, ctx: Any) -> types.Property:
-        """Two buttons, and a chart below the other."""
+        """Two buttons, and one chart below the other."""
         panel = types.Object()
         if error := ctx.panel.get_state("error"):
             panel.view("refused", types.Error(label="There is nothing to count", description=error))
@@ -104,7 +96,7 @@ class Overview(foo.Panel):
         buttons = panel.h_stack("buttons", gap=2)
         buttons.btn("show_all", label="Show all images", on_click=self.show_all)
         buttons.btn("count_again", label="Count again", on_click=self.on_load)
-        config = {"displayModeBar": False}
+        config = {"displayModeBar": False}  # Plotly's own buttons hide the title
         for name, shown in (ctx.panel.get_state("layouts") or {}).items():
             panel.plot(name, layout=shown, config=config, on_click=self.show_images, height=HEIGHT_PX)
         return types.Property(panel)
@@ -112,10 +104,6 @@ class Overview(foo.Panel):
 
 def overview(dataset: Dataset) -> list[Chart]:
     """The charts of a dataset; those without a single image are left out.
-
-    Of a web dataset: classes and what is kept of them, why the others were dropped, foreground fractions with the
-    filter's thresholds, confidence, quality, sources and licences. Of a target dataset: splits, classes, and which of
-    them are shown together.
 
     Raises:
         StoreError: If the dataset is not ours.
@@ -125,30 +113,35 @@ def overview(dataset: Dataset) -> list[Chart]:
 
 
 def _web(dataset: Dataset) -> list[Chart]:
+    """What is kept of each class, why the others were dropped, numbers of the masks, sources and licences."""
     paths = ("label.label", "provenance.source", "provenance.license", "tags")
-    by_class, sources, licences, tags = dataset.aggregate([fo.CountValues(path) for path in paths])
+    images, sources, licences, tags = dataset.aggregate([fo.CountValues(path) for path in paths])
     kept = dataset.match_tags(KEPT).count_values("label.label")
-    names = class_names(dataset)
-    series = {
-        "kept": [Bar(n, kept.get(n, 0), {"label.label": n, "tags": KEPT}) for n in names],
-        "dropped": [
-            Bar(n, by_class.get(n, 0) - kept.get(n, 0), {"label.label": n, "tags": {"$ne": KEPT}}) for n in names
-        ],
-    }
+    series: dict[str, list[Bar]] = {"kept": [], "dropped": []}
+    for name in class_names(dataset):
+        series["kept"].append(Bar(name, kept.get(name, 0), {"label.label": name, "tags": KEPT}))
+        dropped = images.get(name, 0) - kept.get(name, 0)
+        series["dropped"].append(Bar(name, dropped, {"label.label": name, "tags": {"$ne": KEPT}}))
     charts = [Chart("classes", "Images of each class", series), _reasons(tags)]
     lines: dict[str, tuple[float, ...]] = {}
     if filters := applied_filters(dataset):
         lines["foreground_ratio"] = (filters.min_foreground, filters.max_foreground)
+        # 0 drops nothing: no line for it.
         lines["confidence"] = (filters.min_confidence,) if filters.min_confidence else ()
-    numbers = [path for path in _HISTOGRAMS if dataset.has_field(path)]
-    for path, values in zip(numbers, dataset.values(numbers), strict=True):
-        charts.append(_histogram(path, values, lines.get(path, ())))
+    for path in filter(dataset.has_field, _HISTOGRAMS):
+        counts, _ = np.histogram([value for value in dataset.values(path) if value is not None], EDGES)
+        bars = [
+            Bar(round((low + high) / 2, 4), int(count), {path: {"$gte": low, "$lt": high}})
+            for count, (low, high) in zip(counts, pairwise(EDGES), strict=True)
+        ]
+        charts.append(Chart(path.split(".")[-1], _HISTOGRAMS[path], {"images": bars}, lines.get(path, ())))
     charts.append(_counts("sources", "Sources", "provenance.source", sources))
     charts.append(_counts("licences", "Licences", "provenance.license", licences))
     return charts
 
 
 def _target(dataset: Dataset) -> list[Chart]:
+    """Splits, what was dropped, classes, and which of them are shown together."""
     names, tags, field = class_names(dataset), dataset.count_sample_tags(), "labels.classifications.label"
     pairs: Counter[tuple[str, str]] = Counter()
     # Each pair once, in the order of the alphabet, and each class with itself: its images.
@@ -182,41 +175,30 @@ def _counts(name: str, title: str, path: str, counts: Mapping[Any, int], series:
     return Chart(name, title, {series: bars})
 
 
-def _histogram(path: str, values: Sequence[float | None], lines: tuple[float, ...]) -> Chart:
-    counts, _ = np.histogram([value for value in values if value is not None], EDGES)
-    bars = [
-        Bar(round((low + high) / 2, 4), int(count), {path: {"$gte": low, "$lt": high}})
-        for count, low, high in zip(counts, EDGES[:-1], EDGES[1:], strict=True)
-    ]
-    return Chart(path.split(".")[-1], _HISTOGRAMS[path], {"images": bars}, lines)
-
-
 def traces(chart: Chart) -> list[dict[str, Any]]:
-    """A chart as Plotly's data. The condition of each bar goes along as its id, which a click sends back."""
-    x = [[bar.label for bar in bars] for bars in chart.series.values()]
-    y = [[bar.count for bar in bars] for bars in chart.series.values()]
-    ids = [[json.dumps(bar.condition) for bar in bars] for bars in chart.series.values()]
+    """A chart as Plotly's data."""
+    # A click sends back the id of its bar, which is why a bar's condition goes along as its id.
+    rows = {
+        name: {"x": [bar.label for bar in bars], "y": [bar.count for bar in bars]}
+        | {"ids": [json.dumps(bar.condition) for bar in bars]}
+        for name, bars in chart.series.items()
+    }
     if chart.matrix:
-        names = list(chart.series)
+        x, z, ids = ([row[key] for row in rows.values()] for key in ("x", "y", "ids"))
         shown = {"colorscale": "Blues", "texttemplate": "%{z}"}
-        return [{"type": "heatmap", "x": x[0], "y": names, "z": y, "ids": ids, **shown}]
+        return [{"type": "heatmap", "x": x[0], "y": list(rows), "z": z, "ids": ids, **shown}]
     return [
         {
-            "type": "bar",
-            "name": name,
-            "x": x[row],
-            "y": y[row],
-            "ids": ids[row],
-            "marker": {"color": _COLOURS.get(name, _OTHER_COLOUR)},
-            "hovertemplate": "%{x}: %{y} images<extra>" + (name if len(chart.series) > 1 else "") + "</extra>",
+            **{"type": "bar", "name": name, **row, "marker": {"color": _COLOURS.get(name, _OTHER_COLOUR)}},
+            "hovertemplate": f"%{{x}}: %{{y}} images<extra>{name if len(rows) > 1 else ''}</extra>",
         }
-        for row, name in enumerate(chart.series)
+        for name, row in rows.items()
     ]
 
 
 def layout(chart: Chart) -> dict[str, Any]:
     """A chart's layout for Plotly; the filter's thresholds are lines."""
-    dotted = {"color": _LINE_COLOUR, "width": 2, "dash": "dot"}
+    dotted = {"type": "line", "line": {"color": _LINE_COLOUR, "width": 2, "dash": "dot"}}
     return {
         "title": {"text": chart.title, "x": 0.02, "xanchor": "left"},
         "barmode": "stack",
@@ -224,11 +206,10 @@ def layout(chart: Chart) -> dict[str, Any]:
         "showlegend": len(chart.series) > 1 and not chart.matrix,
         "legend": {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"},
         "margin": {"l": 50, "r": 20, "t": 50, "b": 40},
-        "xaxis": {"automargin": True},
+        "xaxis": {"automargin": True},  # long names of classes and licences would be cut off
         "yaxis": {"automargin": True},
-        "shapes": [
-            {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": x, "x1": x, "line": dotted} for x in chart.lines
-        ],
+        # "paper": from the bottom of the chart to its top, whatever the counts.
+        "shapes": [{**dotted, "yref": "paper", "y0": 0, "y1": 1, "x0": x, "x1": x} for x in chart.lines],
     }
 
 

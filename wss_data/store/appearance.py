@@ -12,17 +12,11 @@ from wss_data.store.connection import fiftyone
 from wss_data.store.info import GROUND_TRUTH, MASKS, PROVENANCE_TEXTS, SCORE, Kind, mask_fields
 from wss_data.store.types import Dataset, View
 
-MASK_FIELDS: dict[Kind, tuple[str, ...]] = {
-    "web": (MASKS,),
-    "target": (GROUND_TRUTH, "pseudo_mask", "prediction"),
-}
-"""Fields of masks that a new dataset has."""
-
+# Fields of masks that a new dataset has.
+MASK_FIELDS: dict[Kind, tuple[str, ...]] = {"web": (MASKS,), "target": (GROUND_TRUTH, "pseudo_mask", "prediction")}
+# Field of the image-level labels: one class on the web (what was searched for), any number on a target.
 LABELS: dict[Kind, str] = {"web": "label", "target": "labels"}
-"""Field of the image-level labels: one class on the web (what was searched for), any number on a target."""
-
-_SORTED = ("confidence", "foreground_ratio", SCORE)
-"""Numbers by which saved views sort the images with one tag."""
+_SORTED = ("confidence", "foreground_ratio", SCORE)  # numbers by which saved views sort the images with one tag
 
 
 def set_up(dataset: Dataset, spec: DatasetSpec, kind: Kind) -> None:
@@ -168,11 +162,8 @@ def _views(dataset: Dataset, spec: DatasetSpec, kind: Kind) -> dict[str, View]:
     if kind == "target":
         field = fiftyone().ViewField
         dropped = field("tags").filter(field().starts_with(DROPPED)).length() > 0
-        return {
-            "train": dataset.match_tags("train"),
-            "val": dataset.match_tags("val"),
-            "dropped": dataset.match(dropped),
-        }
+        splits = {split: dataset.match_tags(split) for split in ("train", "val")}
+        return {**splits, "dropped": dataset.match(dropped)}
     return {
         "kept": dataset.match_tags(KEPT),
         "too small": dataset.match_tags(TOO_SMALL).sort_by("foreground_ratio"),

@@ -17,13 +17,12 @@ def companion(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run Python ``code`` in a process of its own while the block runs; yields the process.
 
-    It holds one end of a pipe, its standard input, and has to end when the other is closed (``end_with_parent``):
-    that is so however this process ends. ``arguments`` are its ``sys.argv[1:]``; it shares the file descriptors
+    It has to call ``end_with_parent``. ``arguments`` are its ``sys.argv[1:]``; it shares the file descriptors
     ``inherited``, and its standard error goes to ``errors``, by default where this process's goes.
     """
     process = subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
-        stdin=subprocess.PIPE,
+        stdin=subprocess.PIPE,  # its other end is closed however this process ends
         stdout=subprocess.DEVNULL,
         stderr=errors,
         pass_fds=inherited,

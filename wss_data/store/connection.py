@@ -60,11 +60,8 @@ def fiftyone() -> Any:
 
 
 def _offer_plugin(fiftyone: Any) -> None:
-    """Let FiftyOne, the module, find our plugin, in this process and in those that it starts.
-
-    It looks for plugins in one folder, and is given one of ours with two links: to the plugin in this package, and to
-    the folder where it would have looked. Without a place to write, the App lacks our plugin, and a warning says so.
-    """
+    """Let FiftyOne, the module, find our plugin, in this process and in those that it starts."""
+    # It looks for plugins in one folder: it is given one of ours, with links to our plugin and to where it would look.
     folder = home_folder() / ".plugins"
     theirs = Path(fiftyone.config.plugins_dir or "~/fiftyone/__plugins__").expanduser().absolute()
     try:
@@ -90,10 +87,8 @@ def samples_of(dataset: Dataset) -> Any:
 
 
 def correct_count(dataset: Dataset) -> None:
-    """Let the server count the samples of a dataset again if the number it keeps is wrong.
-
-    It is wrong after a server was killed, for ever, and may be 0. FiftyOne and its App take it for the dataset's size.
-    """
+    """Let the server count the samples of a dataset again if the number it keeps is wrong."""
+    # It is wrong after a server was killed, for ever, and may be 0. FiftyOne and its App take it for the size.
     from pymongo.errors import OperationFailure
 
     samples = samples_of(dataset)
@@ -107,12 +102,9 @@ def correct_count(dataset: Dataset) -> None:
 
 
 def wait_until_on_disk(dataset: Dataset) -> None:
-    """Return when the server has on disk all that it confirmed for a dataset.
-
-    MongoDB confirms a write before it is on disk, and writes every tenth of a second: a server that
-    is killed in between forgets what it confirmed. To be called before anything else takes note,
-    as of a thing done, of what was stored.
-    """
+    """Return when the server has on disk all that it confirmed: to be called before anything takes note of it."""
+    # MongoDB confirms a write before it is on disk, and writes every tenth of a second: a server that is killed in
+    # between forgets what it confirmed.
     from pymongo import WriteConcern
 
     samples = samples_of(dataset)

@@ -18,18 +18,12 @@ from wss_data.store.types import Dataset, View
 
 DESCRIPTOR, NETWORK, ODDNESS = "descriptor", "descriptor_network", "oddness"
 
-MAP, SIMILAR = "map", "similar"
-"""Names under which the App finds the map of the images, and the index for search by example."""
-
+MAP, SIMILAR = "map", "similar"  # what the App calls the map of the images, and the index for search by example
 ODD_VIEW = "odd ones out first"
-
 MapMethod = Literal["tsne", "pca"]
 
-MOST_FOR_TSNE = 10_000
-"""Images up to which t-SNE draws the map by default; it takes minutes beyond."""
-
-FEWEST = 3
-"""Images that a map needs."""
+MOST_FOR_TSNE = 10_000  # images up to which t-SNE draws the map by default; it takes minutes beyond
+FEWEST = 3  # images that a map needs: t-SNE's perplexity is below 1 with fewer
 
 _BATCH = 256  # descriptors: at most so many are lost when a run is killed
 
@@ -68,13 +62,8 @@ def embed(
 ) -> Embedded:
     """Make the App's map of a web dataset, search by example, and find the images that are odd in their class.
 
-    Descriptors come from the co-segmentation where it gave them; no model is downloaded.
-
-    Args:
-        dataset: A web dataset.
-        method: What draws the map: ``tsne``, ``pca``, or ``None`` for t-SNE up to 10,000 images.
-        workers: Images described at a time; ``None`` for one a processor.
-        progress: Whether to show a bar.
+    Descriptors come from the co-segmentation where it gave them; no model is downloaded. ``method`` draws the map,
+    ``None`` is t-SNE up to 10,000 images; ``workers``: images described at a time, ``None`` for one a processor.
 
     Raises:
         StoreError: If it is no web dataset, has fewer than 3 images, or another process is building it.
@@ -87,7 +76,11 @@ def embed(
     with dataset_owner(dataset.name):
         _declare_fields(dataset)
         described = _describe_rest(dataset, workers, progress)
-        _forget_other_networks(dataset)
+        # What networks other than the most frequent saw is left on images that cannot be read: not to be compared.
+        for other, _ in Counter(dataset.exists(NETWORK).values(NETWORK)).most_common()[1:]:
+            nothing = dict.fromkeys(dataset.match({NETWORK: other}).values("id"))
+            for field in (DESCRIPTOR, NETWORK):
+                dataset.set_values(field, nothing, key_field="id")
         view = dataset.exists(DESCRIPTOR)
         if len(view) < FEWEST:
             raise StoreError(
@@ -123,14 +116,6 @@ def _describe_rest(dataset: Dataset, workers: int | None, progress: bool) -> int
     finally:
         set_descriptors(dataset, found, ours)  # an interrupted run goes on from there
     return done
-
-
-def _forget_other_networks(dataset: Dataset) -> None:
-    """Clear what networks other than the most frequent saw: left on images that cannot be read, not to be compared."""
-    for other, _ in Counter(dataset.exists(NETWORK).values(NETWORK)).most_common()[1:]:
-        nothing = dict.fromkeys(dataset.match({NETWORK: other}).values("id"))
-        for field in (DESCRIPTOR, NETWORK):
-            dataset.set_values(field, nothing, key_field="id")
 
 
 def _store_oddness(dataset: Dataset, keys: list[str], classes: np.ndarray, matrix: np.ndarray) -> None:

@@ -1,25 +1,15 @@
 """A filter before FiftyOne's server: the App's own page is answered, pages of other sites are not.
 
-FiftyOne's server has no login and asks nobody where a request comes from. While it runs, any web page that is open in
-the same browser can send it orders, and one whose name was made to lead to this machine (DNS rebinding) can read the
-answers, files of the user included. So each request is looked at before FiftyOne sees it:
-
-- ``Host`` is the name under which the browser reached the server. Loopback names are no site's. With an address that
-  others can reach, that address and numeric ones count, too: no site's name is made of numbers.
-- ``Origin`` is the site whose page sends the request: it is the App's, or there is none.
-- ``Sec-Fetch-Site`` is what newer browsers say of the same: the App's page, or the user himself. From elsewhere a page
-  may be opened in a tab by a link, and nothing else.
-- A request that may change something and has neither is a program's, which says that it sends JSON. No browser lets a
-  page send that to another site without asking it first, and the answer to that question is no.
-- The program that connects from this machine is the user's own, or the system's.
-- ``filepath``, in whatever request, names a file in a folder that may be served.
-
-Answers forbid other pages to show the App in a frame, or to read anything by way of another origin.
+FiftyOne's server has no login. While it runs, any web page that is open in the same browser can send it orders, and one
+whose name was made to lead to this machine (DNS rebinding) can read the answers, files of the user included. So each
+request is checked before FiftyOne sees it (``refusal``): the host, the page that sends it, the user whose program it
+is, and that ``filepath``, in whatever request, names a file in a folder that may be served.
 """
 
 import errno
 import ipaddress
 import os
+import re
 import socket
 import struct
 from collections.abc import Callable
@@ -31,11 +21,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
+_HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^\[\]:]+))(?::[0-9]+)?")  # an IPv6 address has colons, so it is in brackets
 _READING = ("GET", "HEAD", "OPTIONS")
 _PAGES = ("/", "/datasets/")
-
+# FiftyOne's one route that writes a file, to wherever a record says. None of our masks is changed by it.
 _WRITES_WHERE_RECORDS_SAY = "/commit-mask"
-"""FiftyOne's one route that writes a file, to wherever a record says. None of our masks is changed by it."""
 
 _FORBIDS = {
     "content-security-policy": "frame-ancestors 'none'",
@@ -43,9 +33,8 @@ _FORBIDS = {
     "cross-origin-resource-policy": "same-origin",
     "x-content-type-options": "nosniff",
 }
+# A file of a dataset that is opened as a page of its own runs no script there.
 _FILE_POLICY = "sandbox; default-src 'none'; frame-ancestors 'none'"
-"""A file of a dataset that is opened as a page of its own runs no script there."""
-
 
 # sock_diag(7), Linux's way to ask whose a connection is: a request for one, and what is read of the answer.
 _SOCK_DIAG = 4  # NETLINK_SOCK_DIAG
@@ -56,19 +45,14 @@ _WANTED = struct.Struct("=BBBxI")  # family, protocol, extensions, states
 _ENDS = struct.Struct("!HH16s16s")  # ports of the owner and of the other, their addresses
 _ANY_INTERFACE_AND_COOKIE = struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
 _FOUND = struct.Struct("=BBxx48xIIII")  # family, state, ..., expires, queues, user
-
-_ESTABLISHED = 1
-"""The only state in which Linux says whose a connection is: of one that is being closed it says the system's."""
+_ESTABLISHED = 1  # the one state in which Linux says whose a connection is: of a closing one it says the system's
 
 
 class Guard:
-    """An ASGI application that answers for another one what does not come from that one's own page.
+    """An ASGI application that answers for ``app``, FiftyOne's server at ``address``, what its own page did not send.
 
-    Args:
-        app: FiftyOne's server.
-        address: The address that it listens on.
-        serves: Whether a file may be served, by its path; called in a thread.
-        owner: Id of the user whose programs on this machine are answered; ``None`` for everybody's.
+    ``serves``: whether a file may be served, by its path; called in a thread. ``owner``: id of the user whose programs
+    on this machine are answered; ``None`` for everybody's.
     """
 
     def __init__(self, app: ASGIApp, address: str, serves: Callable[[str], bool], owner: int | None = None) -> None:
@@ -106,23 +90,25 @@ class Guard:
 
 
 def refusal(scope: Scope, address: str) -> str | None:
-    """Why a request is not of the App's own page or of a program of the user; ``None`` if it is.
+    """Why a request, HTTP or websocket, is not of the App's own page or of a program of the user; ``None`` if it is.
 
-    Args:
-        scope: The request, HTTP or websocket, in ASGI's form.
-        address: The address that the server listens on.
+    ``address``: the address that the server listens on.
     """
     headers = Headers(scope=scope)
     hosts, origins, sites = (headers.getlist(name) for name in ("host", "origin", "sec-fetch-site"))
-    if len(hosts) != 1 or not _is_own(_name_of(hosts[0]), address):
+    # The name under which the browser reached the server: loopback names are no site's.
+    if len(hosts) != 1 or not _is_own(hosts[0], address):
         return f"the request is for the host {', '.join(hosts) or '(none)'}, this server is {address}."
+    # The site whose page sends the request: it is the App's, or there is none.
     if any(origin.lower() != f"http://{hosts[0].lower()}" for origin in origins):
         return f"the request comes from a page of {', '.join(origins)}."
+    # What newer browsers say of the same. From elsewhere a link may open a page in a tab, and nothing else.
     if not {"same-origin", "none"}.issuperset(sites) and not _opens_page(scope, headers):
         return f"the request comes from a page of another site ({', '.join(sites)})."
     if scope.get("path", "").rstrip("/").endswith(_WRITES_WHERE_RECORDS_SAY):
         return "the App writes no files."
     reads = scope["type"] == "http" and scope["method"] in _READING
+    # No browser lets a page send JSON to another site without asking it first, and the answer to that question is no.
     kinds = {kind.split(";")[0].strip().lower() for kind in headers.getlist("content-type")}
     if reads or origins or sites == ["same-origin"] or kinds == {"application/json"}:
         return None
@@ -148,40 +134,25 @@ def _opens_page(scope: Scope, headers: Headers) -> bool:
     )
 
 
-def _name_of(host: str) -> str:
-    """The name in a ``Host`` header, in lower case, without port and brackets; empty if it has no such form."""
-    # An IPv6 address has colons of its own, so it is in brackets.
-    name, colon, port = host.lower().rpartition(":")
-    if not colon or host.endswith("]"):
-        name = host.lower()
-    elif not (port.isascii() and port.isdigit()):
-        return ""
-    if name.startswith("[") and name.endswith("]"):
-        return name[1:-1]
-    return "" if ":" in name else name
-
-
-def _is_own(name: str, address: str) -> bool:
+def _is_own(host: str, address: str) -> bool:
+    """Whether a ``Host`` header names this server: no name of a site, which may lead anywhere."""
+    found = _HOST.fullmatch(host.lower())
+    name = (found[1] or found[2]) if found else ""
     if name in LOOPBACK or name == address.lower():
         return bool(name)
     if address in LOOPBACK:
         return False
+    # Others were let in by force: no site's name is made of numbers.
     try:
-        ipaddress.ip_address(name)
+        return bool(ipaddress.ip_address(name))
     except ValueError:
         return False
-    return True
 
 
 def user_of(client: tuple[str, int], server: tuple[str, int]) -> int | None:
-    """Id of the user whose program holds the client's end of a connection on this machine.
+    """Id of the user whose program holds the client's end of a connection; ``None`` if it is not there (any more).
 
-    Args:
-        client: Numeric address and port of its end.
-        server: The same of ours.
-
-    Returns:
-        ``None`` if the connection is not there (any more).
+    ``client``, ``server``: numeric address and port of the two ends, both on this machine.
 
     Raises:
         OSError: If the system does not say: only Linux does, and not everywhere.

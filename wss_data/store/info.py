@@ -1,8 +1,4 @@
-"""What we store beside the samples, in ``dataset.info["wss"]`` as plain values.
-
-The kind (``web`` or ``target``), the definition, the ledger of each mask field, how
-many search results were dropped, and which filter was applied.
-"""
+"""What we store beside the samples, in ``dataset.info["wss"]`` as plain values, and the names of fields."""
 
 from collections.abc import Iterator
 from dataclasses import fields
@@ -17,25 +13,17 @@ from wss_data.store.types import Collection, Dataset
 
 Kind = Literal["web", "target"]
 
-FORMAT = 1
-"""Version of ``info["wss"]``."""
-
-TAG = "wss"
-"""Tag of every dataset that is ours, so that foreign ones need not be opened to be recognised."""
+FORMAT = 1  # version of ``info["wss"]``
+TAG = "wss"  # of every dataset that is ours, so that foreign ones need not be opened to be recognised
 
 MASKS = "cosegmentation"
 BEFORE_IMPORT = "cosegmentation_before_import"
 GROUND_TRUTH = "ground_truth"
 SCORE = "quality.score"
-
+BASIS = "basis"  # attribute of a model's mask: ``records.mask_basis`` of the image and labels it was made from
+IMPORTED = "imported"  # method of masks that were made elsewhere
+# What the field ``provenance`` holds as text.
 PROVENANCE_TEXTS = tuple(field.name for field in fields(Provenance) if field.name not in ("retrieved_at", "opt_outs"))
-"""What the field ``provenance`` holds as text."""
-
-BASIS = "basis"
-"""Attribute of a mask that a model made: ``records.mask_basis`` of the image and labels that it was made from."""
-
-IMPORTED = "imported"
-"""Method of masks that were made elsewhere."""
 
 
 def new_info(spec: DatasetSpec, kind: Kind) -> dict[str, Any]:
@@ -135,13 +123,11 @@ def mask_ledger(view: Collection, field: str) -> Ledger:
     stored = info_of(view)["ledgers"].get(field, {})
     methods = set(view.distinct(f"{field}.method")) if len(stored) > 1 else set()
     # Of a field that holds both kinds, a view may hold one of them.
-    if IMPORTED in methods and methods == {IMPORTED}:
-        stored = {IMPORTED: stored[IMPORTED]}
-    elif methods and IMPORTED not in methods:
-        stored = {key: value for key, value in stored.items() if key != IMPORTED}
+    only = {method == IMPORTED for method in methods}
     ledger = Ledger()
-    for value in stored.values():
-        ledger = ledger.merged_with(Ledger.from_dict(value))
+    for origin, value in stored.items():
+        if len(only) != 1 or (origin == IMPORTED) in only:
+            ledger = ledger.merged_with(Ledger.from_dict(value))
     return ledger
 
 
@@ -152,12 +138,9 @@ def applied_filters(dataset: Collection) -> FilterSpec | None:
 
 
 def filters_to_apply(dataset: Dataset, spec: DatasetSpec) -> FilterSpec | None:
-    """The thresholds that a build has to apply, or ``None`` if the tags are right as they are.
-
-    The definition's, if they were never applied or have changed since. Else the
-    ones applied last (a user's own, say), if images or masks came after them.
-    """
+    """The thresholds that a build has to apply, or ``None`` if the tags are right as they are."""
     state = info_of(dataset)["filter"]
+    # Compared with the definition's of then, not with those applied: a user's own thresholds stay in force.
     if state["applied"] is None or FilterSpec(**state["of_definition"]) != spec.filters:
         return spec.filters
     return None if state["current"] else FilterSpec(**state["applied"])

@@ -17,14 +17,9 @@ def export_whole(view: "fo.DatasetView", folder: Path) -> None:
 
 
 def add_whole(dataset: "fo.Dataset", folder: Path, spec: DatasetSpec) -> None:
-    """Add what ``export_whole`` wrote to a dataset without images, which becomes ours.
+    """Add what ``export_whole`` wrote of a web dataset, built by ``spec``, to a dataset without images.
 
     For what this machine wrote itself: FiftyOne takes every path, field and name in such a folder as it stands.
-
-    Args:
-        dataset: Without images.
-        folder: The export of a web dataset, written by this program; its files are used where they are.
-        spec: What it was built by; its name is the dataset's own.
     """
     # A view was exported, and with a view no saved views are; FiftyOne then takes away those that are here.
     views = {name: dataset.load_saved_view(name) for name in dataset.list_saved_views()}

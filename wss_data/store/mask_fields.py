@@ -6,6 +6,7 @@ Each function raises ``StoreError`` for a target dataset.
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,12 +22,10 @@ from wss_data.store.types import Dataset, View
 from wss_data.store.web import MaskValues, replace_masks
 
 
-@dataclass(frozen=True)
-class ClassAgreement:
+class ClassAgreement(NamedTuple):
     """How far two mask fields agree on the images of one class that have both.
 
-    ``mean_iou``: mean of their intersection over union, in [0, 1], or ``None`` without an image; ``differing``: images
-    where it is below one half.
+    ``mean_iou``: in [0, 1], ``None`` without an image; ``differing``: images whose IoU is below one half.
     """
 
     class_name: str
@@ -37,10 +36,7 @@ class ClassAgreement:
 
 @dataclass(frozen=True)
 class MaskComparison:
-    """What ``compare_masks`` found of two mask fields; prints as a table.
-
-    ``number`` is the sample field that holds the intersection over union of each image.
-    """
+    """What ``compare_masks`` found; prints as a table. ``number``: the field that holds the IoU of each image."""
 
     first: str
     second: str
@@ -77,11 +73,7 @@ def foreground_iou(first: np.ndarray, second: np.ndarray, ignore_index: int) -> 
 
 
 def other_mask_fields(dataset: Dataset) -> list[str]:
-    """Names of the mask fields beside the one in use.
-
-    Raises:
-        StoreError: If there is none.
-    """
+    """Names of the mask fields beside the one in use; ``StoreError`` if there is none."""
     web_info(dataset, "given other masks")
     if found := [field for field in mask_fields(dataset) if field != MASKS]:
         return found
@@ -92,11 +84,7 @@ def other_mask_fields(dataset: Dataset) -> list[str]:
 
 
 def check_new_field(field: str) -> None:
-    """Refuse a name that a second mask field cannot have.
-
-    Raises:
-        StoreError: If it does not begin with ``cosegmentation_``, or is one that holds history.
-    """
+    """Raise ``StoreError`` for a name that a second mask field cannot have."""
     if not re.fullmatch(rf"{MASKS}_[a-z0-9_]+", field) or field.startswith(BEFORE_IMPORT):
         raise StoreError(
             f"a second mask field cannot be called '{field}': it is '{MASKS}_' and small letters, digits or "
@@ -105,11 +93,7 @@ def check_new_field(field: str) -> None:
 
 
 def declare_mask_field(dataset: Dataset, field: str) -> None:
-    """Make a second mask field, shown in the App; does nothing if it exists.
-
-    Raises:
-        StoreError: If it cannot have that name.
-    """
+    """Make a second mask field, shown in the App, under a name that it can have; does nothing if it exists."""
     check_new_field(field)
     declare_masks(dataset, field)
 

@@ -18,8 +18,7 @@ def find_moved_files(dataset: Dataset) -> int:
     """Update the paths of images and masks whose file is gone, and lies below the dataset's present folder.
 
     ``/old/place/pets/images/cat/1.jpg`` becomes ``<WSS_HOME>/pets/images/cat/1.jpg`` if nothing is at the first place
-    and a file at the second. All other paths stay. Killed on the way, the next call goes on. Returns the number of
-    paths that were updated.
+    and a file at the second. Returns the number of paths that were updated.
     """
     folder = dataset_folder(dataset.name)
     if not folder.is_dir():

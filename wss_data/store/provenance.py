@@ -38,12 +38,8 @@ class ImageRow:
 def image_rows(dataset: Dataset, action: str = "described") -> list[ImageRow]:
     """All images of a web dataset, by class index and then by digest: always in the same order.
 
-    Args:
-        dataset: A web dataset.
-        action: What cannot be done with a target dataset, for the error.
-
     Raises:
-        StoreError: If it is no web dataset.
+        StoreError: If it is no web dataset; ``action`` says what cannot be done with one.
     """
     web_info(dataset, action)
     names = ("id", "label.label", "filepath", "sha256", "phash", "tags", "verdict", "confidence")
@@ -75,11 +71,7 @@ def derived_files(dataset: Dataset, sample_ids: Sequence[str]) -> list[Path]:
 
 
 def remove_samples(dataset: Dataset, sample_ids: Collection[str]) -> int:
-    """Take images out of a web dataset; their files are left alone. Returns how many were there.
-
-    Raises:
-        StoreError: If it is no web dataset.
-    """
+    """Take images out of a web dataset; their files are left alone. Returns how many were there."""
     web_info(dataset, "made to forget an image")
     before = dataset.count()
     # First: a process that finds the images gone then also finds the overview images out of date.

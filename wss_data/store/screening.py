@@ -22,15 +22,10 @@ from wss_data.store.datasets import open_dataset
 from wss_data.store.info import class_names, info_of, kind_of, mark_filter_stale, rows, update, web_info
 from wss_data.store.types import Dataset
 
-ROWS_AT_ONCE = 2000
-"""Images of which the database is asked in one go."""
+ROWS_AT_ONCE = 2000  # images of which the database is asked in one go
+LOOKS_REMEMBERED = 4096  # thumbnails kept while one screening goes on; 16 KiB each
 
-LOOKS_REMEMBERED = 4096
-"""Thumbnails kept while one screening goes on; 16 KiB each."""
-
-_State = tuple[str | None, str | None]
-"""Screening tag of an image, and what its ``duplicate_of`` holds."""
-
+_State = tuple[str | None, str | None]  # screening tag of an image, and what its ``duplicate_of`` holds
 _NOTHING: _State = (None, None)
 
 
@@ -79,9 +74,8 @@ def screen(
 ) -> ScreenReport:
     """Tag what is no photograph of its class alone, and keep the tags up to date. Returns what was found.
 
-    Every tag is decided again, but a leak that was found once stays one: the split it
-    leaks into need not be at hand each time. A person's verdict ``keep`` wins over
-    these tags. Does nothing if nothing changed since the last time.
+    Every tag is decided again, but a leak stays one: the split it leaks into need not be at hand each time. A person's
+    verdict ``keep`` wins over these tags. Does nothing if nothing changed since the last time.
 
     Args:
         dataset: A web dataset.
@@ -140,19 +134,17 @@ def leaks(dataset: Dataset, against: str, max_distance: int | None, dry_run: boo
         if found:
             update(dataset, screening=None)
     listed = [(image, found[image.key]) for image in images if image.key in found]
+    # By class and name: the same report whatever order the images were stored in.
     lines = [(image.class_name, image.name, str(leak.duplicate_of), leak.distance or 0) for image, leak in listed]
     return LeakReport(against, len(others), tuple(sorted(lines)), left_out)
 
 
 def evaluation_splits(target: str) -> list[str]:
-    """The splits of a target dataset that are scored on and hold an image to compare with, as ``leaks`` takes them.
-
-    There need not be a dataset called ``target``, and a target without test images is the rule, not a fault.
-    """
+    """The splits of a target dataset that are scored on and hold an image to compare with, as ``leaks`` takes them."""
     try:
         dataset = open_dataset(target)
     except StoreError:
-        return []
+        return []  # most definitions have no target
     return [f"{target}:{split}" for split in ("val", "test") if any(dataset.match_tags(split).values("phash"))]
 
 
@@ -165,11 +157,13 @@ def read_split(split: str) -> tuple[list[Screened], str]:
     path = expanded(split)
     left_out = ""
     if path.is_dir():
-        found, left_out = _folder_split(path)
-    elif path.is_file():
-        found = _hash_file(path)
+        paths = list_images(path)
+        looks = list(map_images(_of_file, paths, description="hash", total=len(paths)))
+        found = [look for look in looks if look is not None]
+        unread = f"{len(looks) - len(found)} images cannot be read" if len(found) < len(looks) else ""
+        left_out = "; ".join(filter(None, [unread, str(paths)]))  # a list of files prints as what it passed over
     else:
-        found = _dataset_split(split)
+        found = _hash_file(path) if path.is_file() else _dataset_split(split)
     if not found:
         seen = f" ({left_out})" if left_out else ""
         raise StoreError(f"{split}: there is no image in it to compare with{seen}.")
@@ -188,14 +182,6 @@ def _dataset_split(split: str) -> list[Screened]:
         for key, image, sha256, phash, path in rows(view, "id", "image_id", "sha256", "phash", "filepath")
         if phash
     ]
-
-
-def _folder_split(folder: Path) -> tuple[list[Screened], str]:
-    paths = list_images(folder)
-    looks = list(map_images(_of_file, paths, description="hash", total=len(paths)))
-    found = [look for look in looks if look is not None]
-    unread = f"{len(looks) - len(found)} images cannot be read" if len(found) < len(looks) else ""
-    return found, "; ".join(filter(None, [unread, str(paths)]))
 
 
 def _of_file(path: Path) -> Screened | None:

@@ -27,11 +27,8 @@ from wss_data.store.guard import Guard, users_are_seen
 _START_SECONDS = 150.0  # importing FiftyOne took up to half a minute on a busy machine
 _LOOK_AGAIN_SECONDS = 1.0  # so that a page of many refused files does not read the database once a file
 
-_JOURNAL = "journal.sqlite"
-"""In every folder that a build made."""
-
-_TARGET_FOLDERS = ("JPEGImages", "img")
-"""What the folders of VOC's and SBD's images are called."""
+_JOURNAL = "journal.sqlite"  # in every folder that a build made
+_TARGET_FOLDERS = ("JPEGImages", "img")  # what the folders of VOC's and SBD's images are called
 
 
 @contextmanager
@@ -40,13 +37,17 @@ def guarded_server(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Serve the App at ``address`` and ``port`` while the block runs; yields the server's process when it answers.
 
-    Files of the folders ``media`` are served beside those of the datasets; ``others`` says whether other users of this
-    machine are answered.
+    Files of the folders ``media`` are served, too; ``others``: whether other users of this machine are answered.
 
     Raises:
         StoreError: If the port is taken, or the server does not start with its guard.
     """
-    with _listening(address, port) as listening, tempfile.TemporaryFile() as errors:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        opened = socket.create_server((address, port), family=family)
+    except (OSError, OverflowError) as error:
+        raise StoreError(f"port {port} of {address} cannot be used ({error}). Choose another with --port.") from error
+    with opened as listening, tempfile.TemporaryFile() as errors:
         code = "from wss_data.store.server import main; main()"
         arguments = (str(listening.fileno()), address, str(int(others)), *(str(folder) for folder in media))
         with companion(code, *arguments, inherited=[listening.fileno()], errors=errors) as server:
@@ -54,14 +55,6 @@ def guarded_server(
             listening.close()  # so that it refuses when the server has ended
             _wait_until_guarded(server, here[0], here[1], errors)
             yield server
-
-
-def _listening(address: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
-        return socket.create_server((address, port), family=family)
-    except (OSError, OverflowError) as error:
-        raise StoreError(f"port {port} of {address} cannot be used ({error}). Choose another with --port.") from error
 
 
 def _wait_until_guarded(server: subprocess.Popen[bytes], address: str, port: int, errors: Any) -> None:
@@ -97,10 +90,11 @@ def _status(address: str, port: int, host: str) -> int:
 class Media:
     """Which files the App may show: those below the folders of the database's datasets, and below ``more``.
 
-    What a record says counts for nothing, because records come from others, too. The folders are those below
-    ``WSS_HOME``, those of builds elsewhere, the images of VOC and SBD that targets were imported from, and FiftyOne's
-    own two. Links are followed first.
+    The folders are those below ``WSS_HOME``, those of builds elsewhere, the images of VOC and SBD that targets were
+    imported from, and FiftyOne's own two.
     """
+
+    # What a record says counts for nothing, because records come from others, too.
 
     def __init__(self, more: Sequence[Path | str] = ()) -> None:
         self._more = [expanded(folder) for folder in more]
@@ -111,7 +105,7 @@ class Media:
     def serves(self, path: str) -> bool:
         """Whether the file, or folder, at an absolute path may be shown."""
         try:
-            real = Path(path).resolve()
+            real = Path(path).resolve()  # links are followed first: one in a dataset's folder may lead anywhere
         except (OSError, ValueError, RuntimeError):
             return False
         if not os.path.isabs(path):

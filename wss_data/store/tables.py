@@ -41,10 +41,9 @@ def example_table(
 ) -> ExampleTable:
     """Paths and labels of a dataset or view as plain values, in the order of their ids.
 
-    Left out are images that were dropped (unless a person's verdict keeps them) and,
-    with ``mask_field``, images without such a mask. Of a whole web dataset only the
-    images tagged ``kept`` are taken, and of these, where a person chose some for training
-    (``choose_for_training``), only those; a view is taken as the user made it.
+    Left out are images that were dropped (unless a person's verdict keeps them) and, with ``mask_field``, images
+    without such a mask. Of a whole web dataset only images tagged ``kept`` are taken, and of these, where a person
+    chose some for training, only those; a view is taken as the user made it.
 
     Args:
         examples: A dataset of ours, or any view of one.
@@ -135,10 +134,8 @@ def _label_ledger(name: str, info: dict[str, Any], judged: int, picked: int, use
 
 
 def masks_fit(view: Collection, field: str) -> list[bool]:
-    """Whether each sample's mask was made from the image and the labels that the sample has now.
-
-    True where there is no mask, and where it is not recorded what it was made from.
-    """
+    """Whether each sample's mask, if it has one, was made from the image and the labels that the sample has now."""
+    # An earlier version did not note what masks were made from: theirs count as right.
     if not view.has_sample_field(f"{field}.{BASIS}"):
         return [True] * len(view)
     noted = view.values(f"{field}.{BASIS}")
@@ -159,14 +156,12 @@ def _label_path(view: Collection) -> str:
 
 def _refuse_masks_in_database(name: str, view: Collection, field: str, considered: Values[str]) -> None:
     """Raise ``StoreError`` if masks of a field are arrays in the database: processes that train do not open it."""
-    inside = [key for key in view.exists(f"{field}.mask").values("image_id") if key in considered]
-    if not inside:
-        return
-    raise StoreError(
-        f"dataset '{name}': {len(inside)} images have their '{field}' as arrays in the database, the first is "
-        f"{inside[0]}. Masks must be files: for each sample of wss_data.open_dataset('{name}'), "
-        f"sample['{field}'].export_mask(FOLDER + '/' + sample.id + '.png', update=True), then sample.save()."
-    )
+    if inside := [key for key in view.exists(f"{field}.mask").values("image_id") if key in considered]:
+        raise StoreError(
+            f"dataset '{name}': {len(inside)} images have their '{field}' as arrays in the database, the first is "
+            f"{inside[0]}. Masks must be files: for each sample of wss_data.open_dataset('{name}'), "
+            f"sample['{field}'].export_mask(FOLDER + '/' + sample.id + '.png', update=True), then sample.save()."
+        )
 
 
 def _plausibility(view: Collection, chosen: list[int]) -> dict[str, np.ndarray]:

@@ -38,8 +38,7 @@ from wss_data.target.report import TargetReport, no_class_shown, target_report
 
 LOGGER = logging.getLogger(__name__)
 
-TRAIN_LIST = "train_aug.txt"
-"""In the dataset's folder: the list of training images that was made of VOC's and SBD's."""
+TRAIN_LIST = "train_aug.txt"  # in the dataset's folder: the training images of VOC's and SBD's lists
 
 
 def import_target(
@@ -53,10 +52,9 @@ def import_target(
 ) -> Dataset:
     """Read the target dataset of a definition: image-level labels for train and val, masks for val only.
 
-    Images stay where they are. Images that cannot be used are stored with their
-    reason as a tag (``dropped:no_labels``). Copies of validation images in the web
-    dataset of the definition are tagged ``dropped:leak``. Imported again, only what changed on
-    disk is read again; masks that a model made for the images stay.
+    Images stay where they are; those that cannot be used are stored with their reason as a tag (``dropped:no_labels``).
+    Copies of validation images in the definition's web dataset are tagged ``dropped:leak``. Imported again, only what
+    changed on disk is read again; masks that a model made stay.
 
     Args:
         spec: A definition with a target, its name or its file.
@@ -102,7 +100,13 @@ def import_target(
                 owned.enter_context(dataset_owner(dataset_name))
         checked = voc.check_targets(layout.records, spec, dataset_folder(name) / GROUND_TRUTH, workers)
         images = voc.without_copies(checked)
-        _refuse_useless(images, folder)
+        for split in ("train", "val"):
+            members = [image for image in images if image.record.split == split]
+            if all(image.dropped for image in members):
+                found = f"none of the {len(members)} {split} images can be used"
+                raise SourceError(f"{folder}: {found}. {members[0].detail}")
+        if problem := no_class_shown(images):
+            raise SourceError(f"{folder}: {problem}")
         report = target_report(layout, images, spec)
         if strict:
             report.check(name)
@@ -122,15 +126,6 @@ def import_target(
             labels_from=dict(Counter(record.labels_from for record in layout.records if record.labels_from)),
         )
     return dataset
-
-
-def _refuse_useless(images: Sequence[voc.TargetImage], folder: Path) -> None:
-    for split in ("train", "val"):
-        members = [image for image in images if image.record.split == split]
-        if all(image.dropped for image in members):
-            raise SourceError(f"{folder}: none of the {len(members)} {split} images can be used. {members[0].detail}")
-    if problem := no_class_shown(images):
-        raise SourceError(f"{folder}: {problem}")
 
 
 def import_report(dataset: Dataset) -> str:
@@ -256,6 +251,7 @@ def set_target_masks(
             f"field '{field}' of dataset '{dataset.name}' is not for masks that a model made; "
             "use pseudo_mask or prediction."
         )
+    # All ids are looked up before anything is written: an unknown one leaves the field as it was.
     sample_ids = dict(rows(dataset, "image_id", "id"))
     unknown = [key for key in values if key not in sample_ids]
     if unknown:

@@ -16,11 +16,8 @@ from wss_data.store.connection import fiftyone
 from wss_data.store.info import applied_filters, mark_filter_stale, rows, update, web_info
 from wss_data.store.types import Dataset
 
-CHOSEN = "train"
-"""Tag of the images of a web dataset that a person chose to train on. Where no image has it, all kept ones are."""
-
+CHOSEN = "train"  # tag of the images of a web dataset that a person chose; where none has it, all kept ones teach
 ChoiceChange = Literal["replace", "add", "clear"]
-
 _ACTION = "judged"
 
 
@@ -52,11 +49,7 @@ def judge(dataset: Dataset, sample_ids: Collection[str], verdict: Verdict | None
 
 
 def undo_verdict(dataset: Dataset) -> Act:
-    """Undo what was judged last, on all of its images; once more undoes what came before it. Returns what was undone.
-
-    Raises:
-        StoreError: If nothing is left to undo.
-    """
+    """Undo what was judged last, on all of its images, and return it; ``StoreError`` if nothing is left to undo."""
     acts = verdict_acts(dataset)
     number = last_standing_act(acts)
     if number is None:
@@ -70,19 +63,13 @@ def undo_verdict(dataset: Dataset) -> Act:
 
 
 def verdict_acts(dataset: Dataset) -> list[Act]:
-    """All that was ever judged of a web dataset, in its order.
-
-    Raises:
-        StoreError: If the file is damaged.
-    """
+    """All that was ever judged of a web dataset, in its order; ``StoreError`` if the file is damaged."""
     web_info(dataset, _ACTION)
     return read_acts(verdict_file(dataset))
 
 
 def restore_verdicts(dataset: Dataset) -> int:
-    """Give images that have no verdict the one that the file has for them. Returns how many got one.
-
-    For images that came back: a dataset that was deleted and built again, or crawled again.
+    """Give images without a verdict, which came back or were crawled again, that of the file. Returns how many got one.
 
     Raises:
         StoreError: If the file is damaged.
@@ -98,10 +85,7 @@ def restore_verdicts(dataset: Dataset) -> int:
 
 
 def take_over_verdicts(dataset: Dataset, verdicts: Mapping[str, str], reason: str) -> None:
-    """Give images the verdicts that came with them, from a manifest or an export; ``reason`` says from where.
-
-    ``verdicts``: sample id -> ``keep`` or ``drop``.
-    """
+    """Give images the verdicts that came with them (sample id -> keep or drop); ``reason`` says from where."""
     for verdict in get_args(Verdict):
         if of_these := [key for key, given in verdicts.items() if given == verdict]:
             judge(dataset, of_these, verdict, reason)

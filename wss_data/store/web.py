@@ -3,10 +3,10 @@
 Each function raises ``StoreError`` for a target dataset.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,8 @@ from wss_data.store.info import (
 )
 from wss_data.store.types import Dataset
 
+# Fields that the quality score is made of: each asks for the mask a second time, in a way of its own.
 MEASURES = ("confidence", "quality.agreement", "quality.crf_agreement")
-"""Fields that the quality score is made of: each asks for the mask a second time, in a way of its own."""
 
 
 @dataclass(frozen=True)
@@ -138,12 +138,12 @@ def _sample(record: ImageRecord) -> Any:
 def group_members(dataset: Dataset, class_name: str, field: str = MASKS) -> list[Member]:
     """The images of one class that are co-segmented together, with the state of their masks in ``field``.
 
-    Repeats, leaks and the like (``SCREENING_TAGS``) stay out, unless a person's verdict is to keep them; so do images
-    whose original is gone, and those that a person dropped, which would teach the group what the class is not. They
-    are in the order of their digests: the same whatever order they came in.
+    Those that screening tagged stay out, unless a person's verdict is to keep them; so do images whose original is
+    gone. They are in the order of their digests: the same whatever order they came in.
     """
     fo = fiftyone()
     verdict = fo.ViewField("verdict")
+    # What a person dropped would teach the group what the class is not.
     wanted = (verdict == "keep") | ((verdict != "drop") & ~fo.ViewField("tags").contains(list(SCREENING_TAGS)))
     wanted &= ~fo.ViewField("tags").contains(GONE)
     # The class first, as MongoDB's own condition: it finds the class by its index.
@@ -175,16 +175,10 @@ def set_masks(dataset: Dataset, field: str, values: Sequence[MaskValues]) -> Non
 
 
 def apply_filter(dataset: Dataset, filters: FilterSpec | None = None, dry_run: bool = False) -> FilterReport:
-    """Step 3 on a stored dataset: tag each image as kept, or dropped with the reason. Nothing is deleted.
+    """Step 3 on a stored dataset: tag each image as kept, or dropped with the reason (``decide``). Nothing is deleted.
 
-    May be applied again with other thresholds at any time: the tags of the earlier
-    filter go, reasons found elsewhere (``dropped:duplicate``) stay, and a person's
-    ``verdict`` (``keep`` or ``drop``) wins.
-
-    Args:
-        dataset: A web dataset.
-        filters: The thresholds; ``None`` for those applied last, or the definition's if none were.
-        dry_run: Whether only to count.
+    ``filters``: the thresholds; ``None`` for those applied last, or the definition's if none were. ``dry_run``: whether
+    only to count.
     """
     info = web_info(dataset, "filtered")
     filters = filters or applied_filters(dataset) or FilterSpec(**info["definition"]["filters"])
@@ -198,41 +192,34 @@ def apply_filter(dataset: Dataset, filters: FilterSpec | None = None, dry_run: b
     if not dry_run:
         if not info["filter"]["current"]:
             rank_masks(dataset)  # images or masks came since: ranks have changed
-        wanted = {key: retagged(old, decision) for key, old, decision in zip(ids, tags, decisions, strict=True)}
-        changed = {key: wanted[key] for key, old in zip(ids, tags, strict=True) if wanted[key] != old}
-        if changed:
+        decided = zip(ids, tags, decisions, strict=True)
+        # Most tags stay when thresholds change a little: of 75,800 images only the others are written.
+        if changed := {key: now for key, old, decision in decided if (now := retagged(old, decision)) != old}:
             dataset.set_values("tags", changed, key_field="id")
         state = {"applied": asdict(filters), "of_definition": info["definition"]["filters"], "current": True}
         update(dataset, filter=state)
     return report
 
 
-def rank_masks(dataset: Dataset) -> int:
-    """Give each mask its score, ``quality.score``: 1 is the least suspicious of the dataset, 0 the most.
-
-    It is the mask's rank among all of the dataset, so it changes whenever masks do. Returns how many changed.
-    """
-    web_info(dataset, "ranked")
+def rank_masks(dataset: Dataset) -> None:
+    """Give each mask its score, ``quality.score``: its rank in the dataset, 1 for the least suspicious, 0 the most."""
     for path in (*MEASURES, SCORE):  # of an earlier version's dataset some are missing
         dataset.add_sample_field(path, fiftyone().FloatField)
     ids, measured, before, *measures = dataset.values(["id", "quality.pieces", SCORE, *MEASURES])
     # Three digits: a new image moves all ranks a little, which is not worth a write.
     scores = [None if score is None else round(score, 3) for score in quality_scores(measures)]
     found = zip(ids, measured, scores, before, strict=True)
-    changed = {key: new for key, mask, new, old in found if None not in (mask, new) and new != old}
-    if changed:
+    if changed := {key: new for key, mask, new, old in found if None not in (mask, new) and new != old}:
         dataset.set_values(SCORE, changed, key_field="id")
-    return len(changed)
 
 
 def import_masks(
     dataset: Dataset, folder: Path | str, skip_bad: bool = False, supervision: str = Supervision.UNKNOWN
 ) -> ImportReport:
-    """Take masks that were computed elsewhere in place of the engine's.
+    """Take masks that were computed elsewhere in place of the engine's; all are checked before the first is taken.
 
-    All are checked before the first is taken. The earlier masks stay in the field ``cosegmentation_before_import``,
-    those that a second import replaces in ``cosegmentation_before_import_2``, and so on; a later build leaves
-    imported masks alone. The filter is applied again with the thresholds in force.
+    The earlier masks stay in the field ``cosegmentation_before_import``, those that a second import replaces in
+    ``cosegmentation_before_import_2``, and so on; a later build leaves imported masks alone.
 
     Args:
         dataset: A web dataset.
@@ -256,7 +243,9 @@ def import_masks(
         index = classes.index(name) + 1
         images.append(KnownImage(key, name, path, source_id, stored, original, index, file_of_url(url)))
     with dataset_owner(dataset.name):
-        out = _new_folder(dataset_folder(dataset.name))
+        # A folder of its own for each import: the masks of an earlier one stay.
+        home = dataset_folder(dataset.name)
+        out = next(home / name for name in _numbered(IMPORTED) if not (home / name).exists())
         masks, report = write_imported(folder, images, classes, out, skip_bad, definition(dataset).ignore_index)
         values = [
             MaskValues(m.image.sample_id, str(m.path), None, m.foreground_ratio, m.quality, IMPORTED, None)
@@ -302,11 +291,5 @@ def _keep_earlier_masks(dataset: Dataset, sample_ids: list[str]) -> None:
     set_ledger(dataset, field, ledger)
 
 
-def _new_folder(folder: Path) -> Path:
-    """Where the masks of one import go, so that those of an earlier one stay."""
-    return next(folder / name for name in _numbered(IMPORTED) if not (folder / name).exists())
-
-
-def _numbered(name: str) -> Iterator[str]:
-    yield name
-    yield from (f"{name}_{number}" for number in count(2))
+def _numbered(name: str) -> chain[str]:
+    return chain([name], (f"{name}_{number}" for number in count(2)))

@@ -1,8 +1,7 @@
 """The background worker beside the App: it runs, one by one, the operators that are sent to the background.
 
-FiftyOne puts such an operator into a queue in the database and leaves it to somebody to run it. ``wss-data view``
-starts this module as a process of its own, so that a long co-segmentation neither stops the App nor needs a second
-command. The worker ends with the view, also when the view is killed.
+FiftyOne only puts such an operator into a queue in the database. ``wss-data view`` starts this module as a process of
+its own, so that a long co-segmentation neither stops the App nor needs a second command.
 """
 
 import logging
@@ -44,10 +43,7 @@ def shown_failure(error: str) -> str:
 
 
 def main() -> None:
-    """Work until the view ends; then end at once.
-
-    An operator that runs at that moment is marked as failed: what it stored stays.
-    """
+    """Work until the view ends; then end at once, and mark an operator that was running as failed."""
     running: list[Any] = []
 
     def mark() -> None:
