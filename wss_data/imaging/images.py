@@ -84,13 +84,14 @@ def read_at_least(path: Path | str, longest_side: int) -> tuple[np.ndarray, tupl
 
 
 @contextmanager
-def _header(path: Path | str) -> Iterator[Image.Image]:
-    """An image file of which the header alone was read."""
+def _header(source: Path | str | bytes) -> Iterator[Image.Image]:
+    """An image, a file or its bytes, of which the header alone was read."""
+    name = "the image" if isinstance(source, bytes) else str(source)
     try:
-        with Path(path).open("rb") as file:
-            yield _open(file, str(path))
+        with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
+            yield _open(file, name)
     except OSError as error:
-        raise ImageError("missing", f"{path}: the image cannot be opened ({error.strerror}).") from error
+        raise ImageError("missing", f"{name}: the image cannot be opened ({error.strerror}).") from error
 
 
 def read_size(path: Path | str) -> tuple[int, int]:
@@ -110,23 +111,17 @@ def count_pixels(path: Path | str) -> int:
 def unseen_turn(source: bytes | Path) -> int:
     """The EXIF orientation of an image whose size does not tell whether a mask was drawn on it before or after turning.
 
-    That is half a turn, a mirrored image, or a quarter turn of a square one.
-
-    Args:
-        source: The file, or its bytes.
-
-    Returns:
-        2 to 8, as in ``TURNED``; 1 where the image lies upright, its size tells, or it cannot be read.
+    That is half a turn, a mirrored image, or a quarter turn of a square one: 2 to 8, as in ``TURNED``; 1 where the
+    image, a file or its bytes, lies upright, its size tells, or it cannot be read.
     """
     if isinstance(source, Path) and not source.is_file():
         return 1  # a pipe would be waited for
     try:
-        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-            image = _open(file, "")
+        with _header(source) as image:
             orientation = exif_orientation(image.getexif)
-    except (ImageError, OSError, ValueError):
+            return orientation if orientation < 5 or image.width == image.height else 1
+    except (ImageError, ValueError):
         return 1
-    return orientation if orientation < 5 or image.width == image.height else 1
 
 
 def image_bytes(path: Path | str) -> bytes:

@@ -250,11 +250,7 @@ def _is_grey(code: int) -> bool:
 
 
 def _meant(codes: list[int], used: list[int]) -> tuple[np.ndarray, np.ndarray | None] | None:
-    """What the values of a mask stand for where its palette's colours contradict them.
-
-    Args:
-        codes: The palette's entries, as from ``_codes``.
-        used: The values that occur.
+    """What the values ``used`` in a mask stand for where its palette's colours ``codes`` contradict them.
 
     Returns:
         Value -> what it stands for, shape (256,), uint8, and the palette of that: VOC's, or ``None`` for grey; ``None``
@@ -293,10 +289,11 @@ def _meant(codes: list[int], used: list[int]) -> tuple[np.ndarray, np.ndarray | 
     return table, voc_palette()
 
 
-def encode_mask(mask: np.ndarray) -> bytes:
-    """The bytes of a palette PNG in VOC colours. ``mask``: (H, W), uint8 or bool, values are the indices."""
+def encode_mask(mask: np.ndarray, coloured: bool = True) -> bytes:
+    """The bytes of a PNG in VOC colours, or in grey. ``mask``: (H, W), uint8 or bool, values are the indices."""
     image = Image.fromarray(np.asarray(mask, dtype=np.uint8))
-    image.putpalette(voc_palette().tobytes())
+    if coloured:
+        image.putpalette(voc_palette().tobytes())
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
@@ -312,9 +309,7 @@ def write_foreground(mask: np.ndarray, path: Path, uncertain: np.ndarray | None 
     values = np.asarray(mask, dtype=np.uint8) * 255
     if uncertain is not None:
         values[uncertain] = UNCERTAIN_GREY
-    buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, "PNG")
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, encode_mask(values, coloured=False))
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -334,7 +329,7 @@ def foreground_ratio(mask: np.ndarray, uncertain: np.ndarray | None = None) -> f
 
     Args:
         mask: Foreground mask (bool), or label mask (uint8) in which 255 counts as neither. Shape (H, W).
-        uncertain: The band of a foreground mask, which counts as neither. Shape (H, W), bool, or ``None``.
+        uncertain: The band of a foreground mask, which counts as neither, too. Shape (H, W), bool.
 
     >>> foreground_ratio(np.array([[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]], bool))
     0.25
@@ -354,11 +349,7 @@ def label_mask(
 ) -> np.ndarray:
     """The label mask, (H, W) uint8, in which the foreground takes the class index, and the band the ignore index.
 
-    Args:
-        foreground: Shape (H, W), bool.
-        class_index: Of its class, 1..C.
-        uncertain: The band, shape (H, W), bool, or ``None``.
-        ignore_index: Value of void pixels.
+    ``foreground`` and ``uncertain``, the band: shape (H, W), bool.
 
     Source:
         Shen et al., BMVC 2017, section 3.1; the band is our own.
@@ -379,12 +370,8 @@ def split_band(
     """Take the uncertain band out of a mask from disk, so that a plain foreground mask of 0 and 255 is left.
 
     Three things are understood: a foreground mask with a band (0, 128, 255), a label mask of one class (0 and its
-    index), and a label mask with a band (0, index, ignore index). Whatever else comes back as it is.
-
-    Args:
-        values: What ``read_mask`` returned. Shape (H, W), uint8.
-        class_index: The index that a label mask may hold; ``None`` for any.
-        ignore_index: The value of the band in a label mask.
+    index: ``class_index``, or any), and a label mask with a band (0, index, ignore index). Whatever else comes back as
+    it is.
 
     Returns:
         The mask, its band background, shape (H, W), uint8; and the band, shape (H, W), bool, or ``None`` without one.
@@ -424,18 +411,9 @@ def check_size(size: tuple[int, int], image_size: tuple[int, int], name: str) ->
 
 
 def check_foreground(values: np.ndarray, image_size: tuple[int, int], name: str) -> np.ndarray:
-    """Turn a mask computed elsewhere into a foreground mask, or say what is wrong with it.
+    """The foreground, (H, W) bool, of a mask of 0 and 255, or 0 and 1, that was computed elsewhere.
 
-    Accepted: 0 and 255, or 0 and 1. An uncertain band is taken out first (``split_band``): whoever forgets that must
-    not get it as background.
-
-    Args:
-        values: What ``read_mask`` returned. Shape (H, W), uint8.
-        image_size: (width, height) of the stored image in pixels, after EXIF rotation.
-        name: What to call it in an error.
-
-    Returns:
-        The foreground. Shape (H, W), bool.
+    An uncertain band is taken out first (``split_band``): whoever forgets that must not get it as background.
 
     Raises:
         MaskError: As ``check_size``, or with reason ``values`` (more than two values, or neither 0/1 nor 0/255),

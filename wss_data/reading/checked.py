@@ -49,7 +49,7 @@ def parse_json(data: bytes | str) -> Any:
         value = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=_object,
-            parse_constant=_no_constant,
+            parse_constant=_finite,  # NaN and Infinity, which are no JSON
             parse_int=_short_whole,
             parse_float=_finite,
         )
@@ -76,10 +76,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _no_constant(word: str) -> float:
-    raise ValueError(f"{word} is no number")
-
-
 def _short_whole(digits: str) -> int:
     if len(digits) > 32:  # converting takes the square of their number
         raise ValueError(f"a whole number of {len(digits):,} digits")
@@ -89,7 +85,7 @@ def _short_whole(digits: str) -> int:
 def _finite(digits: str) -> float:
     value = float(digits) if len(digits) <= 64 else math.inf
     if not math.isfinite(value):
-        raise ValueError(f"{digits[:20]} is too large or too long a number")
+        raise ValueError(f"{digits[:20]} is no number, or too large or too long a one")
     return value
 
 

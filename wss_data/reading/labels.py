@@ -1,6 +1,5 @@
 """Image-level labels from files: a table of images and classes, and VOC's annotations. Pure but for reading files."""
 
-import codecs
 import re
 import unicodedata
 import xml.etree.ElementTree as ElementTree
@@ -13,7 +12,7 @@ from pathlib import Path
 from wss_data.errors import SourceError
 from wss_data.reading.checked import read_bytes
 from wss_data.reading.lists import image_name
-from wss_data.reading.tables import read_table
+from wss_data.reading.tables import MARKS, read_table
 
 MAX_ANNOTATION = 4 << 20  # bytes of one annotation at most; VOC's largest has 40 thousand
 
@@ -191,13 +190,7 @@ def read_annotation(path: Path, words: ClassWords) -> set[str]:
 
 def _encoding(data: bytes) -> str:
     """Of an XML file, by its byte order mark, its first bytes, or as it declares."""
-    for start, encoding in (
-        (codecs.BOM_UTF8, "utf-8"),
-        (codecs.BOM_UTF16_LE, "utf-16"),
-        (codecs.BOM_UTF16_BE, "utf-16"),
-        (b"<\0", "utf-16-le"),
-        (b"\0<", "utf-16-be"),
-    ):
+    for start, encoding in {**MARKS, b"<\0": "utf-16-le", b"\0<": "utf-16-be"}.items():
         if data.startswith(start):
             return encoding
     declared = _DECLARED.match(data)

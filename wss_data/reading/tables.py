@@ -17,13 +17,14 @@ from wss_data.reading.checked import read_bytes
 
 MAX_BYTES = 64 << 20  # of a list or table at most
 
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16: its mark begins with that
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
+# Byte order mark -> encoding.
+MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16: its mark begins with that
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 _SEPARATORS = ",;\t"
 _LONGEST_HEADER = 200
 
@@ -36,7 +37,7 @@ def decode_text(data: bytes, name: str) -> str:
     """
     if len(data) > MAX_BYTES:
         raise SourceError(f"{name}: more than {MAX_BYTES >> 20} MB, no list or table. An archive must be unpacked.")
-    encoding = next((encoding for mark, encoding in _MARKS if data.startswith(mark)), "")
+    encoding = next((encoding for mark, encoding in MARKS.items() if data.startswith(mark)), "")
     if not encoding and b"\0" in data:
         raise SourceError(
             f"{name}: no text, it holds zero bytes. An archive must be unpacked; text in UTF-16 needs its byte order "
