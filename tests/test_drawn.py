@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from wss_data.errors import SourceError
+from wss_data.errors import SourceError, SpecError
 from wss_data.imaging.images import decode_image
 from wss_data.imaging.masks import read_mask
 from wss_data.retrieval.sources import make_source
@@ -24,6 +24,7 @@ from wss_data.retrieval.sources.drawing.scene import (
 from wss_data.retrieval.sources.drawing.textures import TEXTURES
 from wss_data.retrieval.sources.drawn import DrawnSource, target_mask, write_drawn_target
 from wss_data.spec import ClassSpec, read_spec
+from wss_data.target.voc import DrawnOptions
 
 IMAGES = 24
 BIRD = ClassSpec(1, "bird", ("bird",))
@@ -279,19 +280,24 @@ def test_a_target_for_classes_in_another_order_is_drawn_anew(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("classes", "train", "complaint"),
+    ("classes", "complaint"),
     [
-        (("cow",), 1, "'cow'.*of bird, car"),
-        ((), 1, "at least one"),
-        (("car", "car"), 1, "each once"),
-        (("car",), -1, "train"),
+        (("cow",), "'cow'.*of bird, car"),
+        ((), "at least one"),
+        (("car", "car"), "each once"),
     ],
 )
-def test_a_target_that_cannot_be_drawn_is_refused_before_anything_is_written(tmp_path, classes, train, complaint):
+def test_a_target_that_cannot_be_drawn_is_refused_before_anything_is_written(tmp_path, classes, complaint):
     with pytest.raises(SourceError, match=complaint):
-        write_drawn_target(tmp_path / "target", classes, train=train, val=1, seed=0)
+        write_drawn_target(tmp_path / "target", classes, train=1, val=1, seed=0)
 
     assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize("number", ["train", "val", "seed"])
+def test_no_number_of_a_drawn_target_is_below_0(number):
+    with pytest.raises(SpecError, match=f"{number} is -1"):
+        DrawnOptions(**{number: -1})
 
 
 def test_a_filled_outline_covers_all_inside_it_and_smooths_the_pixel_beyond():

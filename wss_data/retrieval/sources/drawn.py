@@ -88,13 +88,6 @@ def _read(source_id: str) -> bytes:
     return encode_jpeg(draw_web_image(*_parsed(source_id)).image, _JPEG_QUALITY)
 
 
-@settings("drawn target", SourceError)
-class _Target:
-    train: Annotated[int, Field(ge=0)]
-    val: Annotated[int, Field(ge=0)]
-    seed: Annotated[int, Field(ge=0)]
-
-
 def write_drawn_target(folder: Path, classes: Sequence[str], train: int, val: int, seed: int) -> None:
     """Write a drawn target dataset in the layout of PASCAL VOC, unless the folder holds it already.
 
@@ -102,9 +95,8 @@ def write_drawn_target(folder: Path, classes: Sequence[str], train: int, val: in
     every image; the marker ``drawn.json``, written last, says what the folder holds.
 
     Raises:
-        SourceError: If a class cannot be drawn, or a number is out of its range.
+        SourceError: If a class cannot be drawn.
     """
-    _Target(train, val, seed)
     if not classes or len(set(classes)) != len(classes) or not set(classes) <= set(DRAWN_CLASSES):
         known = ", ".join(DRAWN_CLASSES)
         raise SourceError(f"drawn target: classes are {list(classes)}; wanted: at least one, each once, of {known}.")

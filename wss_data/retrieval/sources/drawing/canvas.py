@@ -95,11 +95,9 @@ def turned(points: Points, angle: float) -> np.ndarray:
 
 
 def fill(outlines: Sequence[np.ndarray], width: int, height: int) -> np.ndarray:
-    """What lies inside outlines given in pixels, smooth at the edge. Shape (height, width), uint8, 0 to 255.
-
-    An edge reaches up to a pixel too far, which closes the seams between parts; image and mask share it.
-    """
+    """What lies inside outlines given in pixels, smooth at the edge. Shape (height, width), uint8, 0 to 255."""
     covered = np.zeros((height, width), np.uint8)
+    # An edge reaches up to a pixel too far, which closes the seams between parts, in image and mask alike.
     for outline in outlines:
         # OpenCV puts whole numbers at the middle of a pixel, we at its upper left corner.
         points = np.rint((outline - 0.5) * 2**_SHIFT).astype(np.int32)
@@ -162,10 +160,7 @@ def _weight(pattern: Pattern, own: np.ndarray) -> np.ndarray:
 
 
 def _relief(covered: np.ndarray, roundness: float, towards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Light on a flat shape, ``covered`` (h, w), as if it were blown up like a cushion.
-
-    Returns brightness, 1 for what faces the viewer, and highlight in [0, 1]; each (h, w), float32.
-    """
+    """Brightness (1 faces the viewer) and highlight of a flat shape as if blown up like a cushion; (h, w) float32."""
     height, width = covered.shape
     # Relief is smooth: a quarter of the size is enough.
     small = cv2.resize(covered, (max(3, width // 4), max(3, height // 4)), interpolation=cv2.INTER_AREA)

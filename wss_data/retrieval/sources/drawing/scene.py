@@ -52,9 +52,8 @@ def is_wrong_image(class_name: str, seed: int, index: int, wrong_share: float) -
 def draw_web_image(class_name: str, seed: int, index: int, wrong_share: float, with_object: bool = True) -> Drawing:
     """Draw what an image search for a class could return. The image depends on nothing but the arguments.
 
-    Most images show one object that fills a quarter to a half of the frame; some are too small or too large for the
-    20-80 % filter, and a fraction ``wrong_share`` shows something else: another class, only a place, or clip art.
-    False for ``with_object`` leaves out the object and its shadow, and changes nothing else.
+    A fraction ``wrong_share`` shows something else: another class, only a place, or clip art. False for ``with_object``
+    leaves out the object and its shadow, and changes nothing else.
     """
     streams = partial(_stream, _WEB, seed, class_name, index)
     rng, shown = streams(_WRONG), class_name
@@ -73,6 +72,7 @@ def draw_web_image(class_name: str, seed: int, index: int, wrong_share: float, w
     wide, high = np.ptp(_points(sketch), axis=0)
     # People frame what they photograph: a wide thing gets a wide image, more or less.
     aspect = (wide / high) ** rng.uniform(0.4, 1.0) * rng.uniform(0.9, 1.25)
+    # Most fill a quarter to a half of the frame; some are too small or too large for the 20-80 % filter.
     sizes = (rng.uniform(0.05, 0.14), rng.uniform(0.85, 1.6), 0.2 + 0.38 * rng.beta(2, 2))
     wanted = [(shown, sketch, float(rng.choice(sizes, p=[0.08, 0.06, 0.86])), (0.0, 1.0))]
     return _compose(streams, _frame(rng, float(np.clip(aspect, 0.66, 1.6))), wanted if with_object else [], wrong)
@@ -148,10 +148,7 @@ def _compose(
 
 
 def _surroundings(rng: np.random.Generator, width: int, height: int) -> tuple[np.ndarray, int | None, str]:
-    """A ground before a backdrop, or one surface that fills the frame; nothing here knows the class of the object.
-
-    Returns the place, (H, W, 3) float32; the row where the ground begins, ``None`` without one; and both in words.
-    """
+    """A ground before a backdrop, or one surface: the place, the row where the ground begins if it does, and words."""
     ground, backdrop = str(rng.choice(GROUNDS)), str(rng.choice(BACKDROPS))
     behind = _out_of_focus(rng, texture(rng, backdrop, width, height), 3.0)
     kind = rng.random()

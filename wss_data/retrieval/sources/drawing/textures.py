@@ -36,18 +36,13 @@ TEXTURES = {
     "foliage": Texture((0.18, 0.36), (0.4, 0.65), (0.05, 0.6), 20, 1.0, 16, "cells", (9, 16)),
 }
 
+# What something can stand or lie on, and what can be seen behind something.
 GROUNDS = ("grass", "sand", "water", "gravel", "wood", "concrete", "straw", "cloth", "snow")
-"""What something can stand or lie on."""
-
 BACKDROPS = ("sky", "brick", "foliage", "concrete", "wood", "cloth", "water")
-"""What can be seen behind something."""
 
 
 def noise(rng: np.random.Generator, width: int, height: int, cell: float, stretch: float = 1.0) -> np.ndarray:
-    """Smooth noise with features of about ``cell`` pixels, ``stretch`` times as wide, and of smaller sizes.
-
-    Mean about 0, deviation about 1. Shape (height, width), float32.
-    """
+    """Smooth noise with features of ``cell`` pixels, ``stretch`` times as wide, and smaller; deviation about 1."""
     total = np.zeros((height, width), np.float32)
     for octave in range(4):  # each half as large and 0.6 times as strong as the one before
         rows, columns = (max(2, int(side / size) + 2) for side, size in ((height, cell), (width, cell * stretch)))
