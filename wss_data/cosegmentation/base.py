@@ -40,11 +40,9 @@ class Engine(Protocol):
     @property
     def ledger(self) -> Ledger:
         """What the engine learned from."""
-        ...
 
     def fingerprint(self) -> str:
         """Short text that changes whenever a setting that changes masks does."""
-        ...
 
     def segment_group(
         self, images: Sequence[np.ndarray], wanted: Collection[int] | None = None, workers: int | None = None
@@ -61,7 +59,6 @@ class Engine(Protocol):
         Raises:
             CosegmentationError: If the group is empty.
         """
-        ...
 
 
 class ImageFiles(Sequence[np.ndarray]):

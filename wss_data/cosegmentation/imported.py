@@ -121,7 +121,7 @@ class ImportReport:
         lines = [f"{total:,} masks imported ({', '.join(f'{n} {name}' for name, n in self.imported.items())})."]
         if self.resized:
             lines.append(
-                f"{self.resized:,} of them had the original image's size and were brought to the stored image's."
+                f"{self.resized:,} of them had the original image's size and were brought to the stored one's."
             )
         if self.passed_over:
             lines.append(self.passed_over)

@@ -51,10 +51,7 @@ def mask_quality(image: np.ndarray, mask: np.ndarray, uncertain: np.ndarray | No
     """Measure one mask, (H, W) bool, of an image, (H, W, 3) uint8; ``ValueError`` if it or the band differs in size."""
     band = np.zeros(mask.shape, bool) if uncertain is None else uncertain
     if image.shape != (*mask.shape, 3) or band.shape != mask.shape:
-        raise ValueError(
-            f"mask_quality wants an image (H, W, 3) and its mask and band (H, W): {image.shape}, {mask.shape}, "
-            f"{band.shape}"
-        )
+        raise ValueError(f"mask_quality wants one size, not {image.shape}, {mask.shape} and {band.shape}")
     mask = mask & ~band
     return MaskQuality(
         solidity(mask, band),
