@@ -1,13 +1,8 @@
 """Masks: read, check, write, resize; the palette.
 
-A *foreground mask* is (H, W) bool. A *label mask* is (H, W) uint8: 0 background,
-1..C classes, 255 ignore; on disk it is a palette PNG whose pixel values are the
-indices.
-
-An *uncertain band* is (H, W) bool beside a foreground mask: pixels that count as
-neither foreground nor background, whatever the mask says of them. On disk it is
-255 in a label mask, and 128 between 0 and 255 in a foreground mask, as in the
-trimaps of the matting literature: there 255 is taken.
+A *foreground mask* is (H, W) bool. A *label mask* is (H, W) uint8: 0 background, 1..C classes, 255 ignore; on disk it
+is a palette PNG whose pixel values are the indices. An *uncertain band* is (H, W) bool beside a foreground mask: pixels
+that count as neither foreground nor background, whatever the mask says of them.
 """
 
 import io
@@ -24,20 +19,12 @@ from PIL import Image
 
 from wss_data.errors import MaskError
 from wss_data.imaging.images import MAX_PIXELS, TURNED
-from wss_data.imaging.png import (
-    COLOURS,
-    COLOURS_ALPHA,
-    GREY,
-    GREY_ALPHA,
-    Png,
-    promised_size,
-    read_png,
-    samples,
-)
+from wss_data.imaging.png import COLOURS, COLOURS_ALPHA, GREY, GREY_ALPHA, Png, promised_size, read_png, samples
 from wss_data.runtime.files import write_bytes
 
 IGNORE_INDEX = 255
-UNCERTAIN_GREY = 128  # the uncertain band in a foreground mask on disk
+# The uncertain band in a foreground mask on disk, as in the trimaps of the matting literature: there 255 is taken.
+UNCERTAIN_GREY = 128
 MAX_BYTES = 128 * 2**20  # of a mask file; 100 million pixels without any compression have less
 
 # Why a file is no mask, whatever image it belongs to: the reasons of open_mask.
@@ -55,12 +42,11 @@ _WANTED = (
 def voc_palette() -> np.ndarray:
     """The colours of PASCAL VOC: index -> RGB. Shape (256, 3), uint8, read-only.
 
-    The bits of the index are dealt out to red, green and blue, highest colour
-    bit first, as in the VOC development kit's ``VOClabelcolormap``.
-
     >>> voc_palette()[[0, 1, 10, 255]].tolist()  # background, aeroplane, cow, void
     [[0, 0, 0], [128, 0, 0], [64, 128, 0], [224, 224, 192]]
     """
+    # The bits of the index are dealt out to red, green and blue, highest colour bit first, as in the VOC development
+    # kit's VOClabelcolormap.
     index = np.arange(256)
     palette = np.zeros((256, 3), np.uint8)
     for step in range(8):

@@ -103,18 +103,9 @@ def read_png(data: bytes) -> Png:
         block.load(found.get(b"eXIf", b""))
         return block
 
-    return Png(
-        width,
-        height,
-        depth,
-        colour,
-        bool(interlacing),
-        np.frombuffer(colours, np.uint8).reshape(-1, 3) if colour == PALETTE else None,
-        found.get(b"tRNS", b""),
-        b"acTL" in found,
-        exif_orientation(exif),
-        b"".join(parts),
-    )
+    palette = np.frombuffer(colours, np.uint8).reshape(-1, 3) if colour == PALETTE else None
+    clear, animated, turned = found.get(b"tRNS", b""), b"acTL" in found, exif_orientation(exif)
+    return Png(width, height, depth, colour, bool(interlacing), palette, clear, animated, turned, b"".join(parts))
 
 
 def samples(png: Png) -> np.ndarray:
