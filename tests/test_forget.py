@@ -188,10 +188,10 @@ def test_what_the_dataset_does_not_have_is_remembered_all_the_same_and_said(zoo)
 
 
 def test_sheets_of_the_dataset_are_drawn_anew_without_it(zoo):
-    from wss_data.pipeline import write_dataset_pictures
+    from wss_data.pipeline import write_dataset_sheets
 
     pictures = folder_of(zoo) / "pictures"
-    write_dataset_pictures(zoo, pictures)
+    write_dataset_sheets(zoo, pictures)
     before = (pictures / "cosegmentation_cat.png").read_bytes()
     forget(zoo, "https://pictures.example/4.jpg")
     assert (pictures / "cosegmentation_cat.png").read_bytes() == before
@@ -228,7 +228,7 @@ def test_killed_at_any_moment_nothing_else_is_lost_and_the_same_command_finishes
         elif moment == "erased":
             patch.setattr(forget_module, "remove_samples", stop)
         elif moment == "records":
-            patch.setattr(forget_module, "write_dataset_pictures", stop)
+            patch.setattr(forget_module, "write_dataset_sheets", stop)
         with pytest.raises(Killed):
             forget(zoo, ANN)
     assert {"1", "2"} == {v[0] for kind, v in forgotten(zoo) if kind == "sha256"}

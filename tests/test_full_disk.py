@@ -11,7 +11,7 @@ from limits import full_disk
 from wss_data.errors import StoreError
 from wss_data.imaging.images import encode_jpeg, write_jpeg
 from wss_data.imaging.masks import write_mask
-from wss_data.pipeline import write_dataset_pictures
+from wss_data.pipeline import write_dataset_sheets
 from wss_data.records import Provenance
 from wss_data.retrieval.decode_pool import decode_to_file
 from wss_data.retrieval.journal import Entry, Journal
@@ -85,5 +85,5 @@ def test_what_is_written_about_a_dataset_is_whole_or_not_there(database, tmp_pat
 def test_sheets_of_a_dataset_are_whole_or_not_there(database, tmp_path):
     dataset = make_web("full-pictures")
     with full_disk(), pytest.raises(OSError, match="File too large"):
-        write_dataset_pictures(dataset, tmp_path / "pictures")
+        write_dataset_sheets(dataset, tmp_path / "pictures")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

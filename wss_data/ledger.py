@@ -12,8 +12,7 @@ from typing import Any
 from wss_data.errors import shown
 from wss_data.reading import checked
 
-MOST_ENTRIES = 1_000
-"""Entries of a ledger that is read."""
+MOST_ENTRIES = 1_000  # Entries of a ledger that is read
 
 
 class Supervision(StrEnum):
@@ -40,16 +39,10 @@ class UsedFor(StrEnum):
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """One thing that was learned from.
+    """One thing that was learned from."""
 
-    Args:
-        what: The thing in words, such as ``"efficientnet_lite0 weights, ImageNet-1k classification"``.
-        supervision: What people had to give for it.
-        used_for: Where it entered.
-    """
-
-    what: str
-    supervision: Supervision
+    what: str  # The thing in words, such as ``"efficientnet_lite0 weights, ImageNet-1k classification"``
+    supervision: Supervision  # What people had to give for it
     used_for: UsedFor
 
 

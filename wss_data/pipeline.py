@@ -1,4 +1,4 @@
-"""The steps of the web dataset in order: retrieve, co-segment, filter, picture. Resumable."""
+"""The steps of the web dataset in order: retrieve, co-segment, filter, draw sheets. Resumable."""
 
 import logging
 from collections import Counter
@@ -33,6 +33,7 @@ from wss_data.spec import CosegmentationSpec, DatasetSpec, FilterSpec, SourceSpe
 
 LOGGER = logging.getLogger(__name__)
 
+# Reasons for which a file of a folder could not be read as an image
 NOT_READ = frozenset(
     {
         "missing",
@@ -46,7 +47,6 @@ NOT_READ = frozenset(
         "decoder_memory",
     }
 )
-"""Reasons for which a file of a folder could not be read as an image."""
 
 Watch = Callable[[str, int, int], object]
 
@@ -56,28 +56,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How a dataset is built; what is built stands in its definition.
+    """How a dataset is built; what is built stands in its definition."""
 
-    Args:
-        workers: Worker processes; ``None`` for one a processor.
-        retry: ``failed`` tries search results again that failed for a reason that may pass (a timeout, say), and
-            nothing else that is known; ``dropped`` all that gave no image, but never what is behind an opt-out.
-        search_again: Whether sources are asked again for what they answered before; what is new is added. Of a folder's
-            photographs the dataset then follows what was moved, replaced or deleted, which is only reported otherwise.
-        strict: Whether a source that cannot be asked (no key, dead service) is an error while others remain.
-        progress: Whether to show progress bars.
-        allow_programs: Whether the program that the definition's co-segmentation names (method ``external``) is run;
-            otherwise such a definition is refused.
-        before_masks: Called with the dataset when its images are stored and before they are co-segmented, to give it
-            masks that are known already; as those of ``import_masks`` they are left alone.
-    """
-
-    workers: int | None = None
+    workers: int | None = None  # Worker processes; ``None`` for one a processor
+    # ``failed`` tries search results again that failed for a reason that may pass (a timeout, say), and nothing else
+    # that is known; ``dropped`` all that gave no image, but never what is behind an opt-out
     retry: Literal["failed", "dropped"] | None = None
+    # Whether sources are asked again for what they answered before; what is new is added. Of a folder's photographs the
+    # dataset then follows what was moved, replaced or deleted, which is only reported otherwise.
     search_again: bool = False
-    strict: bool = False
+    strict: bool = False  # Whether a source that cannot be asked (no key, dead service) is an error while others remain
     progress: bool = True
+    # Whether the program that the definition's co-segmentation names (method ``external``) is run; otherwise such a
+    # definition is refused
     allow_programs: bool = False
+    # Called with the dataset when its images are stored and before they are co-segmented, to give it masks that are
+    # known already; as those of ``import_masks`` they are left alone
     before_masks: Callable[["Dataset"], object] | None = None
 
 
@@ -124,7 +118,7 @@ def build(spec: DatasetSpec | str | Path, images: str | Path | None = None, **op
         cosegment(dataset, spec, engine, workers=how.workers, progress=how.progress)
         if (filters := store.filters_to_apply(dataset, spec)) is not None:
             store.apply_filter(dataset, filters)
-            write_dataset_pictures(dataset, folder / "pictures")
+            write_dataset_sheets(dataset, folder / "pictures")
         return dataset
 
 
@@ -219,14 +213,9 @@ def without_mask(dataset: "Dataset") -> int:
     return sum(counts.no_mask for counts in store.apply_filter(dataset, dry_run=True).classes)
 
 
-def write_dataset_pictures(dataset: "Dataset", folder: Path) -> None:
-    """Write the pictures of a web dataset, its masks and its foreground ratios, into a folder."""
+def write_dataset_sheets(dataset: "Dataset", folder: Path) -> None:
+    """Write the sheets of a web dataset, with its images, masks and foreground ratios, into a folder."""
     filters = store.applied_filters(dataset) or FilterSpec()
-    write_sheets(picture_rows(dataset), folder, (filters.min_foreground, filters.max_foreground))
-
-
-def picture_rows(dataset: "Dataset") -> list[DatasetImage]:
-    """The images of a web dataset as pictures need them, class by class."""
     ignore_index = store.definition(dataset).ignore_index
     values = dataset.values(["label.label", "filepath", f"{store.MASKS}.mask_path", "foreground_ratio", "tags"])
     order = {name: position for position, name in enumerate(store.class_names(dataset))}
@@ -234,7 +223,8 @@ def picture_rows(dataset: "Dataset") -> list[DatasetImage]:
     for class_name, path, mask_path, ratio, tags in zip(*values, strict=True):
         reasons = [tag.removeprefix(DROPPED) for tag in tags if tag.startswith(DROPPED)]
         rows.append(DatasetImage(class_name, path, mask_path, ratio, KEPT in tags, ", ".join(reasons), ignore_index))
-    return sorted(rows, key=lambda row: order[row.class_name])
+    rows.sort(key=lambda row: order[row.class_name])
+    write_sheets(rows, folder, (filters.min_foreground, filters.max_foreground))
 
 
 def with_images(spec: DatasetSpec, images: str | Path) -> DatasetSpec:
@@ -362,7 +352,7 @@ def cosegment_again(
         made = cosegment(dataset, spec, engine, workers, progress, classes, field)
         if (filters := store.filters_to_apply(dataset, spec)) is not None:
             store.apply_filter(dataset, filters)
-            write_dataset_pictures(dataset, folder / "pictures")
+            write_dataset_sheets(dataset, folder / "pictures")
     return made
 
 

@@ -11,8 +11,7 @@ import numpy as np
 from wss_data.errors.text import clean_text
 from wss_data.ledger import Ledger
 
-MANIFEST_SOURCE = "manifest"
-"""Name of the source that reads published manifests."""
+MANIFEST_SOURCE = "manifest"  # Name of the source that reads published manifests
 
 
 def stem_of(sha256: str) -> str:
@@ -32,35 +31,20 @@ def mask_basis(sha256: str, labels: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where an image came from. Texts lose what would steer a terminal (``wss_data.errors.text.clean_text``).
+    """Where an image came from. Texts lose what would steer a terminal (``wss_data.errors.text.clean_text``)."""
 
-    Args:
-        source: Name of the source, such as ``folder``.
-        source_id: The image's identity at that source (a relative path, a photo id).
-        query: What was asked for to find it.
-        image_url: Address of the image's bytes.
-        page_url: Address of the page that shows it.
-        title: Title given by its author.
-        author: Author's name.
-        author_url: Author's page.
-        license: SPDX identifier, or ``None`` where it is not known.
-        license_url: Address of the licence text.
-        retrieved_at: When its bytes were read, with time zone.
-        opt_outs: Opt-out signals seen, such as ``X-Robots-Tag: noai``.
-    """
-
-    source: str
-    source_id: str
-    query: str | None = None
-    image_url: str | None = None
-    page_url: str | None = None
-    title: str | None = None
+    source: str  # Name of the source, such as ``folder``
+    source_id: str  # The image's identity at that source (a relative path, a photo id)
+    query: str | None = None  # What was asked for to find it
+    image_url: str | None = None  # Address of the image's bytes
+    page_url: str | None = None  # Address of the page that shows it
+    title: str | None = None  # Title given by its author
     author: str | None = None
-    author_url: str | None = None
-    license: str | None = None
-    license_url: str | None = None
-    retrieved_at: datetime | None = None
-    opt_outs: tuple[str, ...] = ()
+    author_url: str | None = None  # Author's page
+    license: str | None = None  # SPDX identifier, or ``None`` where it is not known
+    license_url: str | None = None  # Address of the licence text
+    retrieved_at: datetime | None = None  # When its bytes were read, with time zone
+    opt_outs: tuple[str, ...] = ()  # Opt-out signals seen, such as ``X-Robots-Tag: noai``
 
     def __post_init__(self) -> None:
         # Here, because every source, manifest, journal and database passes here. What finds the image again stays as it
@@ -100,25 +84,15 @@ def first_source(provenance: Provenance) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One stored image.
+    """One stored image."""
 
-    Args:
-        sha256: Hex digest of the *original* bytes; names the stored file.
-        class_name: The class it was searched for.
-        path: The stored file.
-        size: Stored (width, height) in pixels.
-        original_size: (width, height) of the original in pixels, after EXIF rotation.
-        phash: Perceptual hash, 16 hex digits.
-        provenance: Where it came from.
-    """
-
-    sha256: str
-    class_name: str
-    path: Path
-    size: tuple[int, int]
-    original_size: tuple[int, int]
-    phash: str
-    provenance: Provenance
+    sha256: str  # Hex digest of the *original* bytes; names the stored file
+    class_name: str  # The class it was searched for
+    path: Path  # The stored file
+    size: tuple[int, int]  # Stored (width, height) in pixels
+    original_size: tuple[int, int]  # (width, height) of the original in pixels, after EXIF rotation
+    phash: str  # Perceptual hash, 16 hex digits
+    provenance: Provenance  # Where it came from
 
 
 @dataclass(frozen=True)
@@ -127,32 +101,22 @@ class ExampleTable:
 
     No database stands behind it, so it may cross into loader workers and
     training ranks.
-
-    Args:
-        ids: One identity an image, unique.
-        image_paths: Image files.
-        mask_paths: Label masks (palette PNG), or ``None`` where an image has none.
-        labels: Which classes each image shows. Shape (N, C), bool; column c is class index c + 1.
-        classes: Names of the classes 1..C, in order of their index.
-        ignore_index: Value of the mask pixels that count as void.
-        ledger: What the masks and labels were made from.
-        source: Name of the dataset it was taken from, for reports.
-        confidence: Confidence of the co-segmentation, in [0, 1]; nan where there is none. Shape (N,), float32.
-        quality: How plausible the mask is by its looks, in [0, 1]: compactness times colour contrast
-            (``wss_data.cosegmentation.quality``); nan where it was not measured. Shape (N,), float32.
-        sha256: Hex digest that each image's file had when it was imported; ``None`` where the files cannot change.
     """
 
-    ids: tuple[str, ...]
+    ids: tuple[str, ...]  # One identity an image, unique
     image_paths: tuple[str, ...]
-    mask_paths: tuple[str | None, ...]
-    labels: np.ndarray
-    classes: tuple[str, ...]
-    ignore_index: int = 255
-    ledger: Ledger = field(default_factory=Ledger)
-    source: str = ""
+    mask_paths: tuple[str | None, ...]  # Label masks (palette PNG), or ``None`` where an image has none
+    labels: np.ndarray  # Which classes each image shows. Shape (N, C), bool; column c is class index c + 1.
+    classes: tuple[str, ...]  # Names of the classes 1..C, in order of their index
+    ignore_index: int = 255  # Value of the mask pixels that count as void
+    ledger: Ledger = field(default_factory=Ledger)  # What the masks and labels were made from
+    source: str = ""  # Name of the dataset it was taken from, for reports
+    # Confidence of the co-segmentation, in [0, 1]; nan where there is none. Shape (N,), float32.
     confidence: np.ndarray | None = None
+    # How plausible the mask is by its looks, in [0, 1]: solidity times colour contrast
+    # (``wss_data.cosegmentation.quality``); nan where it was not measured. Shape (N,), float32.
     quality: np.ndarray | None = None
+    # Hex digest that each image's file had when it was imported; ``None`` where the files cannot change
     sha256: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:

@@ -21,11 +21,9 @@ from wss_data.runtime.files import expanded
 
 _Kind = TypeVar("_Kind")
 
-MAX_CLASSES = 254
-"""Masks are 8 bit: 0 is background and 255 ignore."""
+MAX_CLASSES = 254  # Masks are 8 bit: 0 is background and 255 ignore
 
-LONGEST_NAME = 200
-"""Characters of a name: it becomes a folder's with others behind it, and no disk takes more than 255."""
+LONGEST_NAME = 200  # Characters of a name: it becomes a folder's with others behind it, and no disk takes more than 255
 
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{LONGEST_NAME - 1}}}")
 _LONGEST_QUERY = 500
@@ -71,8 +69,8 @@ class SourceSpec:
     options: Annotated[_Options, Field(description="Settings of that source.")] = field(default_factory=dict)
 
 
+# Where images come from when a definition does not say: the sources that need no key
 DEFAULT_SOURCES = (SourceSpec("openverse"), SourceSpec("wikimedia"))
-"""Where images come from when a definition does not say: the sources that need no key."""
 
 
 @settings("cosegmentation", SpecError)

@@ -35,11 +35,10 @@ FOLDER_VARIABLE = "WSS_DATABASE_DIR"
 
 _START_SECONDS = 150.0
 
+# A server on this machine that cannot be reached for so long is gone; MongoDB's own default is six times that
 _GONE_MS = 5_000
-"""A server on this machine that cannot be reached for so long is gone; MongoDB's own default is six times that."""
 
-_WATCHER_SECONDS = 2.0
-"""Within so long the watcher has noticed that its server died."""
+_WATCHER_SECONDS = 2.0  # Within so long the watcher has noticed that its server died
 
 _joined: dict[Path, tuple[str, IO[str]]] = {}
 

@@ -39,10 +39,8 @@ WATCHER = "watcher.lock"
 ADDRESS = "address.json"
 LOG = "mongod.log"
 PASSWORD = "password"
-USER = "__system"
-"""The user whose password MongoDB takes from its key file; it may do everything."""
-USER_SOURCE = "local"
-"""MongoDB's database that this user belongs to."""
+USER = "__system"  # The user whose password MongoDB takes from its key file; it may do everything
+USER_SOURCE = "local"  # MongoDB's database that this user belongs to
 FILES = "mongo"
 
 _READY = re.compile(r'"msg":"Waiting for connections","attr":\{"port":(\d+)')

@@ -25,14 +25,12 @@ from typing import IO, Any
 
 from wss_data.errors import BusyError, OutputError, SourceError, shown
 
+# Table of the files that this program wrote into a folder that a user named; locked while a command fills it
 WRITTEN = ".wss-written"
-"""Table of the files that this program wrote into a folder that a user named; locked while a command fills it."""
 
-_UNFINISHED = ".writing-"
-"""Start of the name of a file that is being written."""
+_UNFINISHED = ".writing-"  # Start of the name of a file that is being written
 
-_TEMPORARY = "wss-"
-"""Start of the name of a folder among the temporary files."""
+_TEMPORARY = "wss-"  # Start of the name of a folder among the temporary files
 
 _OURS = re.compile(r"(\.writing|wss)-(?P<here>[0-9a-f]{4})-(?P<process>\d+)-[0-9a-f]{4,16}(\.|$)")
 _DAY_S = 86_400
@@ -257,8 +255,8 @@ def is_ours(path: Path) -> bool:
     return any(digest in _TABLES.of(above).get(str(place.relative_to(above)), ()) for above in place.parents)
 
 
+# Folders that this process fills: the files below them are listed in the one table of the folder
 _FILLED: list[Path] = []
-"""Folders that this process fills: the files below them are listed in the one table of the folder."""
 
 
 def _place(path: Path) -> tuple[Path, str]:

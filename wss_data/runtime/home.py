@@ -21,7 +21,7 @@ def home_folder() -> Path:
 
 
 def dataset_folder(name: str) -> Path:
-    """The folder of one dataset's images, masks, journal and pictures.
+    """The folder of one dataset's images, masks, journal and sheets.
 
     Raises:
         StoreError: If the name leads elsewhere: a dataset of a shared database may have been given any.

@@ -29,39 +29,31 @@ LOGGER = logging.getLogger(__name__)
 
 ExecutorName = Literal["process", "dask"]
 
-WINDOW = 32
-"""Items a worker between two waits for all of them: bounds the results that a slow reader leaves waiting."""
+WINDOW = 32  # Items a worker between two waits for all of them: bounds the results that a slow reader leaves waiting
 
+# Runs of the same items side by side: if a worker dies in each, they go on one at a time. Runs of one item alone: if
+# its worker dies in each, it is the item that kills. Dask has tried four times by itself before it reports a death.
 TRIES = 2
-"""Runs of the same items side by side: if a worker dies in each, they go on one at a time. Runs of one item alone: if
-its worker dies in each, it is the item that kills. Dask has tried four times by itself before it reports a death."""
 
-CONNECT_S = 30
-"""Seconds to wait for a cluster's scheduler, and for its first worker."""
+CONNECT_S = 30  # Seconds to wait for a cluster's scheduler, and for its first worker
 
 
-Call: TypeAlias = tuple[Callable[[T], R], T]
-"""A function and what it is called with."""
+Call: TypeAlias = tuple[Callable[[T], R], T]  # A function and what it is called with
 
+# Runs calls on workers, takes them a few ahead, and gives the results in order
 Run: TypeAlias = Callable[[Iterator[Call[Any, Any]]], Iterator[Any]]
-"""Runs calls on workers, takes them a few ahead, and gives the results in order."""
 
 
 @dataclass(frozen=True)
 class _Workers:
-    """Where calls run.
+    """Where calls run."""
 
-    Args:
-        start: Given a number of workers, a context in which calls run on as many, or on all of a cluster.
-        deaths: Exceptions that mean that a worker died.
-        count: Workers there are, asked anew each time: clusters grow. ``None``: as many as ``map_images`` asks for.
-        tries: See ``TRIES``.
-    """
-
+    # Given a number of workers, a context in which calls run on as many, or on all of a cluster
     start: Callable[[int], AbstractContextManager[Run]]
-    deaths: Callable[[], tuple[type[BaseException], ...]]
+    deaths: Callable[[], tuple[type[BaseException], ...]]  # Exceptions that mean that a worker died
+    # Workers there are, asked anew each time: clusters grow. ``None``: as many as ``map_images`` asks for.
     count: Callable[[], int] | None = None
-    tries: int = TRIES
+    tries: int = TRIES  # See ``TRIES``
 
 
 def default_workers() -> int:

@@ -10,8 +10,8 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
+# Pixels of the images that are taken and not yet yielded, where their sizes are known; one may be larger
 HELD = 64_000_000
-"""Pixels of the images that are taken and not yet yielded, where their sizes are known; one may be larger."""
 
 
 class Room:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from wss_data import store
 from wss_data.errors import StoreError
 from wss_data.filtering.duplicates import hash_values, near_pairs
-from wss_data.pipeline import write_dataset_pictures
+from wss_data.pipeline import write_dataset_sheets
 from wss_data.reading.addresses import is_web_address
 from wss_data.records import Provenance, stem_of
 from wss_data.retrieval.journal import Entry, Journal, secret_of
@@ -199,7 +199,7 @@ def _remove_records(dataset: "Dataset", journal: Journal, pictures: Path, sample
     # Pictures are missing, too, after a kill that came when the records had gone.
     if sample_ids or not (pictures / "cosegmentation.png").exists():
         store.apply_filter(dataset)
-        write_dataset_pictures(dataset, pictures)
+        write_dataset_sheets(dataset, pictures)
 
 
 def _is_inside(path: Path, folder: Path) -> bool:

@@ -7,19 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Disagreement:
-    """Where masks and labels differ; prints as the end of a sentence.
+    """Where masks and labels differ; prints as the end of a sentence."""
 
-    Args:
-        of: Number of images that have both.
-        positions: The images that differ, by their place among those.
-        other: Classes shown that the labels do not name: one set an image.
-        lacking: Classes named that the mask does not show: likewise.
-    """
-
-    of: int
-    positions: tuple[int, ...]
-    other: tuple[frozenset[str], ...]
-    lacking: tuple[frozenset[str], ...]
+    of: int  # Number of images that have both
+    positions: tuple[int, ...]  # The images that differ, by their place among those
+    other: tuple[frozenset[str], ...]  # Classes shown that the labels do not name: one set an image
+    lacking: tuple[frozenset[str], ...]  # Classes named that the mask does not show: likewise
 
     @property
     def with_others(self) -> int:

@@ -12,8 +12,8 @@ from wss_data.target.agreement import disagreement
 from wss_data.target.sbd import USUAL_SIZES
 from wss_data.target.voc import Split, TargetImage, TargetLayout, voc_options
 
+# Where more than this fraction of the masks disagree with the labels, something is wrong with all of them. Ours.
 _MANY = 0.1
-"""Where more than this fraction of the masks disagree with the labels, something is wrong with all of them. Ours."""
 
 _ORIGINS = {"table": "a table", "annotation": "Annotations", "sbd": "SBD's lists of classes"}
 

@@ -18,12 +18,14 @@ from wss_data.imaging.mat import read_mat_numbers
 from wss_data.reading.listing import SUFFIXES, by_name, list_files
 from wss_data.reading.lists import read_list
 
+# VOC's classes 1..20: what the numbers in SBD's files mean
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-"""VOC's classes 1..20: what the numbers in SBD's files mean."""
 
+# Images on each list as published. ``SBD cls`` is SBD's folder of .mat files, taken where its lists are missing; ``SBD
+# masks`` the folder SegmentationClassAug: the 10,582, and VOC's val.
 USUAL_SIZES = {
     "VOC train": 1_464,
     "VOC val": 1_449,
@@ -32,29 +34,20 @@ USUAL_SIZES = {
     "SBD cls": 11_355,
     "SBD masks": 12_031,
 }
-"""Images on each list as published. ``SBD cls`` is SBD's folder of .mat files, taken where its lists are missing;
-``SBD masks`` the folder SegmentationClassAug: the 10,582, and VOC's val."""
 
 # The archive as it is unpacked, and as torchvision unpacks it.
-_RELEASES = ("", "dataset", "benchmark_RELEASE/dataset")
-"""Where SBD's files may be below the folder that a user names."""
+_RELEASES = ("", "dataset", "benchmark_RELEASE/dataset")  # Where SBD's files may be below the folder that a user names
 
 
 @dataclass(frozen=True)
 class Sbd:
-    """SBD, or what is left of it, as found on disk.
+    """SBD, or what is left of it, as found on disk."""
 
-    Args:
-        lists: Name of each list, as in ``USUAL_SIZES`` where it is one of these -> its images, in order.
-        label_files: Image -> its .mat file; ``None`` where there is no folder of them.
-        images: Image -> file, for SBD's own copies of the images.
-        notes: What of the lists was passed over, as sentences.
-    """
-
+    # Name of each list, as in ``USUAL_SIZES`` where it is one of these -> its images, in order
     lists: Mapping[str, tuple[str, ...]]
-    label_files: Mapping[str, Path] | None = None
-    images: Mapping[str, Path] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    label_files: Mapping[str, Path] | None = None  # Image -> its .mat file; ``None`` where there is no folder of them
+    images: Mapping[str, Path] = field(default_factory=dict)  # Image -> file, for SBD's own copies of the images
+    notes: tuple[str, ...] = ()  # What of the lists was passed over, as sentences
 
     def classes_of(self, name: str) -> set[str] | None:
         """Names of the classes present in an image; ``None`` if SBD has no file for it."""
@@ -64,19 +57,12 @@ class Sbd:
 
 @dataclass(frozen=True)
 class TrainAug:
-    """The list of training images made of VOC's and SBD's, and how.
+    """The list of training images made of VOC's and SBD's, and how."""
 
-    Args:
-        ids: The images, in order of the lists.
-        parts: Name of each list that went in -> its number of images.
-        in_both: Images of SBD that VOC's train has, too.
-        left_out: Images of SBD that stand in VOC's val.
-    """
-
-    ids: tuple[str, ...]
-    parts: Mapping[str, int]
-    in_both: int
-    left_out: int
+    ids: tuple[str, ...]  # The images, in order of the lists
+    parts: Mapping[str, int]  # Name of each list that went in -> its number of images
+    in_both: int  # Images of SBD that VOC's train has, too
+    left_out: int  # Images of SBD that stand in VOC's val
 
 
 def train_aug(voc_train: Sequence[str], voc_val: Sequence[str], sbd_lists: Mapping[str, Sequence[str]]) -> TrainAug:

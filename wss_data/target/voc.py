@@ -40,33 +40,29 @@ from wss_data.target.sbd import VOC_CLASSES, Sbd, TrainAug, find_sbd, train_aug
 
 Split = Literal["train", "val", "test"]
 Origin = Literal["table", "annotation", "sbd", ""]
-Labels = Mapping[str, tuple[set[str], Origin]]
-"""Image -> its classes, and where they came from."""
+Labels = Mapping[str, tuple[set[str], Origin]]  # Image -> its classes, and where they came from
 
 LABELS_FILE = "image_labels.csv"
 LIST_FOLDER = Path("ImageSets") / "Segmentation"
+# Lists that are tried for the training split before VOC's own: with SBD's images, as the paper trains on them
 AUGMENTED_LISTS = tuple(
     Path("ImageSets") / folder / f"{name}.txt"
     for folder in ("Segmentation", "SegmentationAug")
     for name in ("train_aug", "trainaug")
 )
-"""Lists that are tried for the training split before VOC's own: with SBD's images, as the paper trains on them."""
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 _LIST_NAME = r"^[^/\\\x00-\x1f.][^/\\\x00-\x1f]{0,199}$"
 
+# Why an image of a target dataset is not used. ``not_listed``: an earlier import's lists had it; ``leak``: a train
+# image with the bytes of one that is scored on; ``mask_binary``: its mask is foreground in black and white, which does
+# not say of which class.
 DROP_REASONS = frozenset(
     ("no_labels", "not_listed", "leak", "missing", "unreadable", "unsupported_format", "truncated", "too_large")
     + ("too_small", *(f"mask_{reason}" for reason in (*FILE_REASONS, "size", "rotated", "values", "binary")))
 )
-"""Why an image of a target dataset is not used.
 
-``not_listed``: an earlier import's lists had it; ``leak``: a train image with the bytes of one that is scored on;
-``mask_binary``: its mask is foreground in black and white, which does not say of which class.
-"""
-
-_READING = 2
-"""Counts up when masks are read in another way, so that what was imported before is read again."""
+_READING = 2  # Counts up when masks are read in another way, so that what was imported before is read again
 
 ListName = Annotated[str, Field(pattern=_LIST_NAME)]
 _NAMED = f"Name of the list in {LIST_FOLDER}, without '.txt'"
@@ -102,46 +98,28 @@ _Options = TypeVar("_Options", VocOptions, DrawnOptions)
 
 @dataclass(frozen=True)
 class TargetRecord:
-    """One image of a target dataset, as the lists and labels describe it.
+    """One image of a target dataset, as the lists and labels describe it."""
 
-    Args:
-        id: Its name in the lists, such as ``2007_000528``.
-        image_path: Its file.
-        split: The list that it stands on.
-        labels: The definition's classes that it shows, in order of their index; of ``test`` none is known.
-        mask_path: Its mask, on ``val`` only.
-        labels_from: Where the labels came from; empty where nobody has them.
-    """
-
-    id: str
+    id: str  # Its name in the lists, such as ``2007_000528``
     image_path: Path
-    split: Split
+    split: Split  # The list that it stands on
+    # The definition's classes that it shows, in order of their index; of ``test`` none is known
     labels: tuple[str, ...]
-    mask_path: Path | None = None
-    labels_from: Origin = ""
+    mask_path: Path | None = None  # Its mask, on ``val`` only
+    labels_from: Origin = ""  # Where the labels came from; empty where nobody has them
 
 
 @dataclass(frozen=True)
 class TargetLayout:
-    """A target dataset as its lists and labels describe it.
+    """A target dataset as its lists and labels describe it."""
 
-    Args:
-        folder: Holds ``JPEGImages``.
-        records: The images: train first, then val, then test, each in order of its list.
-        lists: Split -> the file of its list.
-        made: How the list of train was made of VOC's and SBD's; ``None`` if it is a file.
-        same_list: A list on disk that names the same images as the one made.
-        notes: What is not as it should be, as sentences.
-        counts: What was passed over, as sentences; it may be as it should be.
-    """
-
-    folder: Path
-    records: tuple[TargetRecord, ...]
-    lists: Mapping[Split, Path]
-    made: TrainAug | None = None
-    same_list: Path | None = None
-    notes: tuple[str, ...] = ()
-    counts: tuple[str, ...] = ()
+    folder: Path  # Holds ``JPEGImages``
+    records: tuple[TargetRecord, ...]  # The images: train first, then val, then test, each in order of its list
+    lists: Mapping[Split, Path]  # Split -> the file of its list
+    made: TrainAug | None = None  # How the list of train was made of VOC's and SBD's; ``None`` if it is a file
+    same_list: Path | None = None  # A list on disk that names the same images as the one made
+    notes: tuple[str, ...] = ()  # What is not as it should be, as sentences
+    counts: tuple[str, ...] = ()  # What was passed over, as sentences; it may be as it should be
 
     def split(self, split: Split) -> list[TargetRecord]:
         """The images of one split."""
@@ -150,30 +128,19 @@ class TargetLayout:
 
 @dataclass(frozen=True)
 class TargetImage:
-    """A ``TargetRecord`` whose files were read.
-
-    Args:
-        record: What was read.
-        size: (width, height) in pixels; ``None`` if the image cannot be read.
-        sha256: Hex digest of the file; empty if there is none.
-        phash: Perceptual hash, 16 hex digits; empty if the image cannot be read.
-        mask_path: Its mask in the definition's indices.
-        dropped: Why it must not be used, one of ``DROP_REASONS``.
-        detail: The same as a sentence.
-        shown: The definition's classes that its mask shows.
-        by_colour: Whether its mask was read by the colours of its palette, which stand in another order than VOC's.
-        turned: EXIF orientation of an image with a mask whose size does not say to which way up it belongs; 1 if none.
-    """
+    """A ``TargetRecord`` whose files were read."""
 
     record: TargetRecord
-    size: tuple[int, int] | None
-    sha256: str
-    phash: str
-    mask_path: Path | None = None
-    dropped: str | None = None
-    detail: str | None = None
-    shown: tuple[str, ...] = ()
+    size: tuple[int, int] | None  # (width, height) in pixels; ``None`` if the image cannot be read
+    sha256: str  # Hex digest of the file; empty if there is none
+    phash: str  # Perceptual hash, 16 hex digits; empty if the image cannot be read
+    mask_path: Path | None = None  # Its mask in the definition's indices
+    dropped: str | None = None  # Why it must not be used, one of ``DROP_REASONS``
+    detail: str | None = None  # The same as a sentence
+    shown: tuple[str, ...] = ()  # The definition's classes that its mask shows
+    # Whether its mask was read by the colours of its palette, which stand in another order than VOC's
     by_colour: bool = False
+    # EXIF orientation of an image with a mask whose size does not say to which way up it belongs; 1 if none
     turned: int = 1
 
 

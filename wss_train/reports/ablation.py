@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wss_data.ledger import Ledger
-from wss_data.pipeline import write_dataset_pictures
+from wss_data.pipeline import write_dataset_sheets
 from wss_data.reading import checked
 from wss_data.records import ExampleTable
 from wss_data.runtime.files import (
@@ -293,7 +293,7 @@ def _write(ablation: Ablation, val: ExampleTable, pseudo: ExampleTable) -> None:
     write_masks(pseudo, f"Pseudo masks of {pseudo.source}", figures / "pseudo_masks.png")
     drawn = unfinished(out)
     try:
-        write_dataset_pictures(open_dataset(ablation.counts["web"]), drawn)
+        write_dataset_sheets(open_dataset(ablation.counts["web"]), drawn)
         for figure in drawn.iterdir():
             with output_path(figures / figure.name) as temporary:
                 figure.replace(temporary)
