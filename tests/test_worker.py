@@ -77,8 +77,8 @@ def test_the_worker_ends_with_the_view_even_when_that_is_killed(database):
 
 
 COMPANION = (
-    "import time; from wss_data.store.companion import companion\n"
-    "code = 'import time; from wss_data.store.companion import end_with_parent; end_with_parent(); time.sleep(600)'\n"
+    "import time; from wss_data.store.worker import companion\n"
+    "code = 'import time; from wss_data.store.worker import end_with_parent; end_with_parent(); time.sleep(600)'\n"
     "with companion(code) as process:\n    print(process.pid, flush=True); time.sleep(600)"
 )
 

@@ -10,17 +10,17 @@ from wss_data.store.datasets import (
     check_name,
     create_or_open,
     dataset_exists,
+    find_moved_files,
     list_datasets,
     open_dataset,
     target_name,
 )
-from wss_data.store.descriptors import ODD_VIEW, Embedded, embed, set_descriptors
+from wss_data.store.descriptors import ODD_VIEW, embed, set_descriptors
 from wss_data.store.info import (
     BEFORE_IMPORT,
     GROUND_TRUTH,
     IMPORTED,
     MASKS,
-    Kind,
     applied_filters,
     class_names,
     definition,
@@ -34,8 +34,7 @@ from wss_data.store.info import (
     update,
 )
 from wss_data.store.mask_fields import adopt_masks, compare_masks, declare_mask_field
-from wss_data.store.moved import find_moved_files
-from wss_data.store.screening import LeakReport, ScreenReport, evaluation_splits, leaks, screen, screened
+from wss_data.store.screening import ScreenReport, evaluation_splits, leaks, screen, screened
 from wss_data.store.tables import example_table
 from wss_data.store.target import import_report, import_target, set_target_masks, target_summary
 from wss_data.store.verdicts import (

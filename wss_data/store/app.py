@@ -90,7 +90,7 @@ def _check(server: subprocess.Popen[bytes]) -> None:
 
 
 def _not_shown(dataset: Dataset, media: Sequence[Path]) -> Counter[str]:
-    """Folder -> number of the dataset's files in it, of those that the App does not serve."""
+    """Folder -> number of the dataset's files in it that the App does not serve."""
     columns = dataset.values(["filepath", *(f"{field}.mask_path" for field in mask_fields(dataset))])
     files = Counter(os.path.dirname(path) for column in columns for path in column if path)
     serves = Media(media).serves

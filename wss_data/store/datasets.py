@@ -1,16 +1,20 @@
-"""Making, opening and listing the datasets that are ours."""
+"""Making, opening and listing the datasets that are ours, and finding their files where a folder was moved."""
 
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from functools import reduce
+from operator import getitem
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from wss_data.errors import StoreError
 from wss_data.filtering.filters import KEPT
+from wss_data.runtime.home import dataset_folder
 from wss_data.spec import DatasetSpec
 from wss_data.store.appearance import set_up
-from wss_data.store.connection import correct_count, fiftyone
-from wss_data.store.info import IMPORTED, MASKS, TAG, Kind, class_names, info_of, new_info, update
-from wss_data.store.moved import find_moved_files
+from wss_data.store.connection import correct_count, fiftyone, samples_of
+from wss_data.store.info import IMPORTED, MASKS, TAG, Kind, class_names, info_of, kind_of, mask_fields, new_info, update
 from wss_data.store.types import Dataset
 
 LOGGER = logging.getLogger(__name__)
@@ -63,6 +67,7 @@ def open_dataset(name: str) -> Dataset:
     """
     fo = fiftyone()
     if not fo.dataset_exists(name):
+        # Those with our tag: the user's others are not for us to open.
         known = ", ".join(sorted(fo.list_datasets(tags=TAG)))
         raise StoreError(f"there is no dataset '{name}'. {'Known: ' + known if known else 'None was built yet'}.")
     try:
@@ -182,3 +187,45 @@ def create_or_open(spec: DatasetSpec, kind: Kind) -> Dataset:
         update(dataset, definition=spec.to_dict())
     dataset.persistent = True  # killed between its name and this line, it was not
     return dataset
+
+
+def find_moved_files(dataset: Dataset) -> int:
+    """Update the paths of images and masks whose file is gone, and lies below the dataset's present folder.
+
+    ``/old/place/pets/images/cat/1.jpg`` becomes ``<WSS_HOME>/pets/images/cat/1.jpg`` if nothing is at the first place
+    and a file at the second. Returns the number of paths that were updated.
+    """
+    folder = dataset_folder(dataset.name)
+    if not folder.is_dir():
+        return 0
+    # Only `filepath` has an index. All images of a web dataset lie in its folder, or none of its files was moved.
+    if kind_of(dataset) == "web" and next(_outside(dataset, "filepath", folder), None) is None:
+        return 0
+    found = 0
+    # Images last: by them the next call sees that there is something left to do.
+    for field in [*(f"{masks}.mask_path" for masks in mask_fields(dataset)), "filepath"]:
+        moved = {key: there for key, path in _outside(dataset, field, folder) if (there := _place_now(path, folder))}
+        if moved:
+            dataset.set_values(field, moved, key_field="id")
+            found += len(moved)
+    if found:
+        LOGGER.warning("%s: the paths of %d files were updated: they lie in %s now.", dataset.name, found, folder)
+    return found
+
+
+def _outside(dataset: Dataset, field: str, folder: Path) -> Iterator[tuple[str, str]]:
+    """(sample id, path) of the samples whose path in ``field`` is not below ``folder``."""
+    # Two ranges, which an index answers; a pattern would read every image.
+    first, behind = f"{folder}{os.sep}", f"{folder}{chr(ord(os.sep) + 1)}"
+    condition = {"$or": [{field: {"$lt": first}}, {field: {"$gte": behind}}]}
+    for row in samples_of(dataset).find(condition, {field: True}):
+        yield str(row["_id"]), str(reduce(getitem, field.split("."), row))
+
+
+def _place_now(path: str, folder: Path) -> str | None:
+    """Where in ``folder`` the file is that was at ``path``; ``None`` if it still is there, or nowhere."""
+    if Path(path).exists():
+        return None
+    parts = Path(path).parts
+    rests = (parts[position + 1 :] for position, part in enumerate(parts) if part == folder.name)
+    return next((str(there) for rest in rests if rest and (there := folder.joinpath(*rest)).is_file()), None)

@@ -123,7 +123,7 @@ def compare_masks(
             except ValueError as error:
                 raise StoreError(f"{one} and {other} cannot be compared: {error}. Make one of them again.") from error
             by_class[class_name].append(iou)
-    number = f"iou_{first}_{second}"
+    number = f"iou_{first}_{second}"  # a field for each pair, so that comparisons can be seen side by side
     dataset.add_sample_field(number, fiftyone().FloatField)
     dataset.set_values(number, found, key_field="id")
     agreements = tuple(
@@ -139,15 +139,12 @@ def disagreement_view(dataset: Dataset, comparison: MaskComparison) -> View:
 
 
 def adopt_masks(
-    dataset: Dataset,
-    field: str,
-    classes: Collection[str] | None = None,
-    sample_ids: Sequence[str] | None = None,
+    dataset: Dataset, field: str, classes: Collection[str] | None = None, sample_ids: Sequence[str] | None = None
 ) -> int:
     """Make the masks of a field those that the filter and training use; the earlier ones stay as history.
 
-    Adopted masks count as imported: a later build leaves them alone. Their ledger comes with them. ``classes`` and
-    ``sample_ids`` choose the images. Returns the number of masks adopted.
+    Adopted masks count as imported: a later build leaves them alone. ``classes`` and ``sample_ids`` choose the images.
+    Returns the number of masks adopted.
 
     Raises:
         SpecError: If the dataset has no such class.

@@ -20,9 +20,9 @@ from typing import Any
 from wss_data.errors import StoreError
 from wss_data.runtime.files import expanded
 from wss_data.runtime.home import dataset_folder
-from wss_data.store.companion import companion, end_with_parent
 from wss_data.store.connection import fiftyone
 from wss_data.store.guard import Guard, users_are_seen
+from wss_data.store.worker import companion, end_with_parent
 
 _START_SECONDS = 150.0  # importing FiftyOne took up to half a minute on a busy machine
 _LOOK_AGAIN_SECONDS = 1.0  # so that a page of many refused files does not read the database once a file

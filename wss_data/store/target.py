@@ -138,7 +138,7 @@ def _drop_leaks(spec: DatasetSpec, target: str) -> None:
     try:
         web = open_dataset(spec.name)
     except StoreError:
-        return
+        return  # not built yet: a build screens against the target by itself
     for split in evaluation_splits(target) if len(web) else ():
         report = leaks(web, split, spec.duplicates.max_distance)
         if report.leaks:
@@ -232,11 +232,11 @@ def set_target_masks(
     keep_others: bool = False,
     bases: Mapping[str, str] | None = None,
 ) -> None:
-    """Store masks that a model made, such as ``pseudo_mask`` or ``prediction``.
+    """Store masks that a model made.
 
     Args:
         dataset: A dataset of ours.
-        field: Field for the masks; made if it is missing.
+        field: Field for the masks, such as ``pseudo_mask`` or ``prediction``; made if it is missing.
         values: Image id, as in ``ExampleTable.ids`` -> label mask (palette PNG).
         ledger: What the masks were made from.
         keep_others: Whether masks of other images in the field stay; by default the field then holds these alone.

@@ -94,9 +94,8 @@ def take_over_verdicts(dataset: Dataset, verdicts: Mapping[str, str], reason: st
 def choose_for_training(dataset: Dataset, sample_ids: Collection[str], how: ChoiceChange = "replace") -> int:
     """Say which images of a web dataset are trained on; without a choice it is all that are kept.
 
-    A choice keeps nothing that the filter drops: that is what the verdict ``keep`` is for. ``replace`` makes the images
-    the choice, ``add`` adds them to it, ``clear`` ends the choice: all that are kept are trained on again. Returns the
-    number of images chosen now.
+    ``replace`` makes the images the choice, ``add`` adds them to it, ``clear`` ends it. A choice keeps nothing that the
+    filter drops: that is what the verdict ``keep`` is for. Returns the number of images chosen now.
 
     Raises:
         StoreError: If none of the images is in the dataset.
@@ -116,8 +115,7 @@ def choose_for_training(dataset: Dataset, sample_ids: Collection[str], how: Choi
 
 
 def find_images(dataset: Dataset, names: Collection[str]) -> list[str]:
-    """Sample ids of images named by a person: by ``image_id`` (class/start of the digest), by digest, by the start of
-    one of the two, or by sample id.
+    """Sample ids of images named by ``image_id`` (class/start of the digest), digest, start of these, or sample id.
 
     Raises:
         StoreError: If a name fits no image or several.

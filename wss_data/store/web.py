@@ -44,9 +44,9 @@ MEASURES = ("confidence", "quality.agreement", "quality.crf_agreement")
 
 @dataclass(frozen=True)
 class Member:
-    """One image of a group: the stored file, the hex digest of the original, and, if it has one, its mask.
+    """One image of a group; ``fingerprint``: of the group and settings that made its mask, if it has one.
 
-    ``fingerprint``: of the group and settings that made the mask; ``method``: name of the engine, or ``imported``.
+    ``sha256``: hex digest of the original's bytes; ``method``: name of the engine, or ``imported``.
     """
 
     sample_id: str
@@ -154,13 +154,11 @@ def group_members(dataset: Dataset, class_name: str, field: str = MASKS) -> list
 
 
 def set_masks(dataset: Dataset, field: str, values: Sequence[MaskValues]) -> None:
-    """Store masks and what is known of them in ``field``; masks that were there are replaced.
-
-    The numbers of an image are those of its mask in ``cosegmentation``; masks of other fields leave them alone.
-    """
+    """Store masks and what is known of them in ``field``; masks that were there are replaced."""
     if not values:
         return
     fo = fiftyone()
+    # The numbers of an image are those of the mask in use; masks of other fields leave them alone.
     if field == MASKS:
         mark_filter_stale(dataset)
         quality = {v.sample_id: fo.DynamicEmbeddedDocument(**asdict(v.quality)) if v.quality else None for v in values}
@@ -257,10 +255,7 @@ def import_masks(
 
 
 def replace_masks(dataset: Dataset, values: Sequence[MaskValues], ledger: Ledger) -> None:
-    """Put masks from elsewhere, of method ``imported``, in place of those in use; the earlier ones stay as history.
-
-    ``ledger``: what the new masks were made from. The filter is applied again with the thresholds in force.
-    """
+    """Put masks from elsewhere, made from what ``ledger`` says, in place of those in use, and filter again."""
     taken = [value.sample_id for value in values]
     _keep_earlier_masks(dataset, taken)
     others = dataset.exclude(taken).match({f"{MASKS}.method": IMPORTED})
