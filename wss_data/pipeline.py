@@ -162,25 +162,19 @@ def _retrieve(
     store.update(dataset, passed_over={name: passed_over_summary(counts) for name, counts in passed_over.items()})
     store.restore_verdicts(dataset)
     report = screen_dataset(dataset, spec, placeholders)
-    without = (dropped, passed_over, {name: report.counts[name] for name in spec.class_names})
-    _check_groups(
-        dataset,
-        spec,
-        {name: sum((part.get(name, Counter()) for part in without), Counter()) for name in spec.class_names},
-    )
+    for name in spec.class_names:
+        if not store.group_members(dataset, name):
+            none = Counter[str]()
+            counts = dropped.get(name, none) + passed_over.get(name, none) + report.counts[name]
+            reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+            raise SourceError(
+                f"class '{name}' has no usable image ({'dropped: ' + reasons if reasons else 'none was found'}). "
+                "Add images for it, or take the class out of the definition. Images of other classes are kept."
+            )
 
 
 def screen_dataset(dataset: "Dataset", spec: DatasetSpec, placeholders: frozenset[str]) -> store.ScreenReport:
-    """Tag repeats, placeholders and what leaks into the evaluation splits of the definition's own target dataset.
-
-    Args:
-        dataset: A web dataset.
-        spec: Its definition.
-        placeholders: Digests of placeholders: images that say that there is none.
-
-    Returns:
-        What was found.
-    """
+    """Tag repeats, images that say that there is none, and what leaks into the target's evaluation splits."""
     against = store.evaluation_splits(store.target_name(spec))
     return store.screen(dataset, spec.duplicates.max_distance, placeholders, against)
 
@@ -232,16 +226,6 @@ def with_images(spec: DatasetSpec, images: str | Path) -> DatasetSpec:
     limit = next((source.limit for source in spec.sources if source.name == "folder"), None)
     folder = SourceSpec("folder", limit, {"path": str(expanded(images).absolute())})
     return replace(spec, sources=(folder,))
-
-
-def _check_groups(dataset: "Dataset", spec: DatasetSpec, dropped: Mapping[str, Counter[str]]) -> None:
-    for class_name in spec.class_names:
-        if not store.group_members(dataset, class_name):
-            reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.get(class_name, {}).items())
-            raise SourceError(
-                f"class '{class_name}' has no usable image ({'dropped: ' + reasons if reasons else 'none was found'}). "
-                "Add images for it, or take the class out of the definition. Images of other classes are kept."
-            )
 
 
 def cosegment(

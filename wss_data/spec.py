@@ -203,11 +203,7 @@ class DatasetSpec:
         return tuple(c.name for c in self.classes)
 
     def class_index(self, name: str) -> int:
-        """Index of the class called ``name``.
-
-        Raises:
-            SpecError: If there is no such class.
-        """
+        """Index of the class called ``name``; raises ``SpecError`` if there is none."""
         if name not in self.class_names:
             raise SpecError(
                 f"definition '{self.name}' has no class '{name}'. Its classes: {', '.join(self.class_names)}."
@@ -215,11 +211,7 @@ class DatasetSpec:
         return self.class_names.index(name) + 1
 
     def check_classes(self, names: Collection[str] | None) -> None:
-        """Refuse names that are no classes; ``None`` stands for all.
-
-        Raises:
-            SpecError: If there is no such class.
-        """
+        """Raise ``SpecError`` if a name is no class; ``None`` stands for all."""
         for name in names or ():
             self.class_index(name)
 
@@ -390,11 +382,7 @@ def _read_sources(value: Any, where: str) -> tuple[SourceSpec, ...]:
 
 
 def read_filters(value: Any, where: str) -> FilterSpec:
-    """Check the thresholds of the filter.
-
-    Raises:
-        SpecError: If one is no fraction in [0, 1] or they are in the wrong order.
-    """
+    """The thresholds of the filter; raises ``SpecError`` if one is no fraction or they are in the wrong order."""
     return _made(FilterSpec, _mapping(value, FilterSpec, where), where)
 
 

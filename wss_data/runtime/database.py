@@ -1,18 +1,7 @@
 """Which database FiftyOne uses: a private one in a folder, or the user's own.
 
-With the environment variable ``WSS_DATABASE_DIR`` the database lives in that
-folder and nowhere else; ``make demo`` and ``make test`` set it, so that the
-database a user already has is never touched. The first process that needs it
-starts it, others join, and it ends with the last of them. It answers only
-processes of the folder's owner: they find its password in a file of mode 0600
-(``database_watcher.py``).
-
-It also starts faster: 0.2 to 0.3 s. FiftyOne's own service first imports the whole
-of FiftyOne a second time, in a process of its own, before it starts the same
-``mongod``: 3 s at best, and up to half a minute has been seen on a busy machine.
-
-Without ``WSS_DATABASE_DIR``, FiftyOne's own rules hold (``FIFTYONE_DATABASE_URI``,
-``FIFTYONE_DATABASE_DIR``, its configuration file).
+With ``WSS_DATABASE_DIR`` the database lives in that folder and nowhere else: the first process that needs it starts it,
+others join, and it ends with the last of them (``database_watcher.py``). Otherwise FiftyOne's own rules hold.
 """
 
 import fcntl
@@ -148,11 +137,7 @@ def leave(folder: Path) -> None:
 
 @contextmanager
 def loss_reported() -> Iterator[None]:
-    """Turn what the database's driver raises into a sentence for the user; a decorator, too.
-
-    Raises:
-        StoreError: If the database ended or cannot be reached while the block runs.
-    """
+    """Raise ``StoreError`` where the database ends or cannot be reached while the block runs; a decorator, too."""
     try:
         yield
     except Exception as error:
@@ -256,6 +241,8 @@ def _is_watched(folder: Path) -> bool:
     return False
 
 
+# 0.2 to 0.3 s. FiftyOne's own service imports all of FiftyOne a second time before it starts the same ``mongod``: 3 s
+# at best, and half a minute on a busy machine.
 def _start_watcher(folder: Path, mongod: Path) -> subprocess.Popen[bytes]:
     # A session of its own: Ctrl-C in a terminal is meant for the command, not for a database that others may use.
     with (folder / "watcher.log").open("wb") as log:

@@ -1,10 +1,7 @@
 """Runs one ``mongod`` for as long as some process uses it. Started by ``database.py`` as a script of its own.
 
-Nothing but the standard library is imported, and nothing of this package: the
-interpreter runs it isolated, in a few hundredths of a second.
-
-Three files in the folder say everything, so that a process killed at any moment
-leaves nothing that must be cleaned up by hand:
+Only the standard library is imported, so that the isolated interpreter starts in a few hundredths of a second. Three
+files in the folder say everything, so that a kill leaves nothing to clean up:
 
 - ``users.lock``: each process that uses the database holds a *shared* lock for as long as it lives. The operating
   system drops it when the process ends, however it ends. The watcher waits for the *exclusive* lock: it gets it when

@@ -38,16 +38,9 @@ _DAY_S = 86_400
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` and rename it to ``path`` if the block succeeds.
+    """Yield a hidden path beside ``path``, of the same suffix, and rename it to ``path`` if the block succeeds.
 
-    A process killed inside the block leaves at most a hidden temporary file,
-    never a truncated one under the final name.
-
-    Args:
-        path: Where the finished file shall be. Missing parent folders are made.
-
-    Yields:
-        A path in the same folder with the same suffix, for the caller to write.
+    A process killed inside the block never leaves a truncated file under the final name. Missing parents are made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Made by whoever writes it, so that it gets the permissions of any new file: a dataset is meant to be shared.
@@ -346,13 +339,7 @@ def _record(path: Path, digest: str) -> None:
 
 @contextmanager
 def only_one(path: Path) -> Iterator[bool]:
-    """Hold the lock file ``path`` while the block runs, as the only process that does.
-
-    The operating system lets go of it when the process ends, however it ends.
-
-    Yields:
-        Whether the lock was free; if not, somebody else holds it and the block must not go on.
-    """
+    """Hold the lock file ``path`` in the block; yields whether it was free. It is let go however the process ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with path.open("a") as file:
@@ -376,11 +363,7 @@ def _is_at(file: IO[Any], path: Path) -> bool:
 
 @contextmanager
 def sole_owner(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file ``path`` while the block runs, or refuse.
-
-    Args:
-        path: The lock file; stays.
-        what: What another holder is doing, such as ``dataset 'pets' is being built``.
+    """Hold the lock file ``path``, which stays, in the block; ``what`` is done: ``dataset 'pets' is being built``.
 
     Raises:
         BusyError: If another process, or another thread of this one, holds it.
@@ -393,9 +376,7 @@ def sole_owner(path: Path, what: str) -> Iterator[None]:
 
 @contextmanager
 def output_folder(folder: Path) -> Iterator[None]:
-    """Fill a folder that a user named as the only process that does.
-
-    Nothing is left of it if the block wrote nothing.
+    """Fill a folder that a user named as the only process; nothing is left of it if the block wrote nothing.
 
     Raises:
         BusyError: If another process fills the folder.

@@ -36,17 +36,13 @@ def dataset_folder(name: str) -> Path:
 
 @contextmanager
 def dataset_owner(name: str) -> Iterator[Path]:
-    """Work on a dataset as the only process that does; every command that changes images, masks or tags asks for this.
-
-    Those that only read a dataset (``manifest``, ``export``, ``card``, ``check``) do not: records are read in one go,
-    and files are only ever replaced whole. A person's verdict is added to its file under a lock of its own.
-
-    Yields:
-        The dataset's folder.
+    """Work on a dataset as the only process that changes images, masks or tags; yields its folder.
 
     Raises:
         BusyError: If another process builds or changes it.
     """
+    # Commands that only read do not ask: records are read in one go, and files are only ever replaced whole. A person's
+    # verdict is added to its file under a lock of its own.
     folder = dataset_folder(name)
     with sole_owner(folder / "lock", f"dataset '{name}' is being built or changed"):
         yield folder

@@ -86,10 +86,8 @@ def workers_on(
     if executor == "process" and address is not None:
         raise WorkerError(f"an address ({address}) needs a cluster: take the executor dask, or no address.")
     with ExitStack() as stack:
-        if executor == "dask":
-            token = _IN_FORCE.set(_on_dask(stack, address, count or default_workers()))
-        else:
-            token = _IN_FORCE.set(_HERE)
+        dask = executor == "dask"
+        token = _IN_FORCE.set(_on_dask(stack, address, count or default_workers()) if dask else _HERE)
         try:
             yield
         finally:
@@ -112,7 +110,12 @@ def _on_dask(stack: ExitStack, address: str | None, count: int) -> _Workers:
         client = stack.enter_context(Client(where, timeout=CONNECT_S, set_as_default=False))
         client.wait_for_workers(1, timeout=CONNECT_S)
     except (OSError, ValueError) as error:
-        raise _unreachable(address, error) from error
+        there = f"at {address}" if address else "on this machine"
+        raise WorkerError(
+            f"no Dask cluster with a worker answers {there} ({str(error)[:200] or type(error).__name__}). Are "
+            "scheduler and workers running, and reachable from here? docs/how_to/use_a_cluster.md shows "
+            "how to start them."
+        ) from error
 
     def cores() -> int:
         return sum(client.ncores().values())
@@ -141,15 +144,6 @@ def _on_client(client: Any, cores: Callable[[], int], calls: Iterator[Call[T, R]
         client.cancel(list(under_way), force=True)
 
 
-def _unreachable(address: str | None, error: Exception) -> WorkerError:
-    where = f"at {address}" if address else "on this machine"
-    why = str(error)[:200] or type(error).__name__
-    return WorkerError(
-        f"no Dask cluster with a worker answers {where} ({why}). Are scheduler and workers running, and reachable "
-        "from here? docs/how_to/use_a_cluster.md shows how to start them."
-    )
-
-
 def map_images(
     function: Callable[[T], R],
     items: Iterable[T],
@@ -161,12 +155,8 @@ def map_images(
 ) -> Iterator[R]:
     """Yield ``function(item)`` for each item, in the items' order.
 
-    Items are taken a few ahead of the results, and at most ``WINDOW`` results a
-    worker wait for their reader, so memory does not grow with the number of items.
-
-    If a worker dies, the items that have no result yet run again on fresh workers,
-    in the end one at a time, so that nothing is lost and an item that kills its
-    worker each time is found.
+    At most ``WINDOW`` results a worker wait for their reader, so memory does not grow with the number of items. If a
+    worker dies, the items without a result run again, in the end one at a time: so the one that kills is found.
 
     Args:
         function: Pure and importable by name, so that another process can run it.
