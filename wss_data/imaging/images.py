@@ -64,12 +64,9 @@ def read_at_least(path: Path | str, longest_side: int) -> tuple[np.ndarray, tupl
     A JPEG is averaged over 2, 4 or 8 pixels while it is decoded, other formats over whole pixels afterwards. Damage is
     painted over where ``read_image`` does.
 
-    Args:
-        path: The file.
-        longest_side: Longest side in pixels that will be made of it; an image larger than that stays at least as long.
-
     Returns:
-        The image, (h, w, 3) uint8, and the (width, height) of the original in pixels, both upright.
+        The image, (h, w, 3) uint8, at least ``longest_side`` pixels long if it was, and the (width, height) of the
+        original in pixels, both upright.
 
     Raises:
         ImageError: As ``read_image``.
@@ -143,15 +140,11 @@ def decode_image(data: bytes, name: str, strict: bool = False) -> np.ndarray:
 
 
 def decode_shrunk(data: bytes, name: str, longest_side: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """Decode the bytes of an image strictly, straight to the size that is wanted.
-
-    Args:
-        data: The whole file's bytes.
-        name: What to call it in an error.
-        longest_side: Longest side wanted, in pixels; smaller images keep their size.
+    """Decode the bytes of an image, called ``name`` in an error, strictly and straight to the size that is wanted.
 
     Returns:
-        The upright image, (h, w, 3) uint8 RGB, and the (width, height) of the upright original in pixels.
+        The upright image, (h, w, 3) uint8 RGB, of at most ``longest_side`` pixels a side, and the (width, height) of
+        the upright original in pixels.
 
     Raises:
         ImageError: As ``decode_image`` with ``strict``.

@@ -25,8 +25,6 @@ MEMORY_BYTES = 2 << 30
 TIME_LIMIT_S = 60.0  # after which a file is given up; 2 GiB are unpacked in a tenth of that
 MAX_ITEMS = 1_000_000  # elements of a cell or struct array, or of a list of numbers, at most
 
-_TOO_LARGE = "reading it takes more memory than is allowed."
-
 # Names of a variable or field, in small or capital letters, the first that is there; also with an s: MASK_NAMES hold a
 # mask, FILE_NAMES the images' names.
 MASK_NAMES = ("mask", "seg", "segmentation", "foreground", "fg", "bw")
@@ -121,8 +119,8 @@ def _in_process(read: Callable[..., Any], path: Path | str, *details: Any) -> An
         return _reader().submit(_read, os.path.abspath(path), read, *details).result()
     except MaskError as error:
         raise MaskError(error.reason, f"{path}: {error}") from error
-    except MemoryError as error:  # for the answer itself
-        raise MaskError("too_large", f"{path}: {_TOO_LARGE}") from error
+    except MemoryError as error:  # of the file's arrays, or of the answer
+        raise MaskError("too_large", f"{path}: reading it takes more memory than is allowed.") from error
 
 
 # ------------------------------------------------------------- what runs in that process
@@ -132,10 +130,8 @@ def _read(path: str, read: Callable[..., Any], *details: Any) -> Any:
     try:
         _check_version(path)
         return read(path, *details)
-    except MaskError:
+    except (MaskError, MemoryError):
         raise
-    except MemoryError:
-        raise MaskError("too_large", _TOO_LARGE) from None
     except FileNotFoundError:
         raise MaskError("missing", "there is no such .mat file.") from None
     except Exception as error:  # SciPy raises whatever the bytes make it stumble over

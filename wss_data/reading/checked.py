@@ -224,13 +224,10 @@ def table_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 def file_inside(folder: Path, *parts: str, largest: int | None = None) -> Path | None:
     """A plain file in a folder that somebody handed on, or ``None`` if there is nothing of that name.
 
-    Args:
-        folder: The folder; a link to it is fine.
-        parts: Names on the way to the file, from names that were checked.
-        largest: Bytes that it may have.
+    ``folder`` may be a link itself; ``parts`` are names on the way to the file, which were checked.
 
     Raises:
-        ValueError: If it is no plain file, it is too large, or a link leads out of the folder.
+        ValueError: If it is no plain file, has more than ``largest`` bytes, or a link leads out of the folder.
     """
     path = folder.joinpath(*parts)
     try:

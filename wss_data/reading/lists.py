@@ -69,10 +69,8 @@ def read_list(path: Path, known: Container[str] = ()) -> ImageList:
     one class have it: there -1 is an image without the class, and 0 one where it is hard to see, which counts. What
     stands behind ``#`` is no name.
 
-    Args:
-        path: The list.
-        known: Names of the images that there are, in the form of ``same_name``: whether ``photo 1.jpg`` or ``photo`` is
-            meant shows by what there is.
+    ``known`` are names of the images that there are, in the form of ``same_name``: whether ``photo 1.jpg`` or ``photo``
+    is meant shows by what there is.
 
     Raises:
         SourceError: If there is no such list, nothing is on it, or it is something else.
