@@ -2,7 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
-from wss_train.data import Augmentation, augment, draw_augmentation, scaled_size
+from wss_data.imaging.images import longest_side_size
+from wss_train.data import Augmentation, augment, draw_augmentation
 from wss_train.recipes import preset, with_values
 
 VOID = 255
@@ -20,7 +21,7 @@ def picture(height, width, seed=0):
 
 def literal_augment(image, mask, drawn, recipe):
     """The same in the order of the textbook: resize, mirror, pad on all sides, crop; pixel by pixel."""
-    width, height = scaled_size(image.shape[1], image.shape[0], recipe.long_side * drawn.scale)
+    width, height = longest_side_size(image.shape[1], image.shape[0], recipe.long_side * drawn.scale, enlarge=True)
     grows = width >= image.shape[1]
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR if grows else cv2.INTER_AREA)
     mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
@@ -109,6 +110,6 @@ def test_drawn_numbers_keep_to_the_recipe():
 
 
 def test_small_images_are_enlarged_to_the_long_side_and_large_ones_shrunk():
-    assert scaled_size(340, 255, 500) == (500, 375)
-    assert scaled_size(1000, 500, 500) == (500, 250)
-    assert scaled_size(1, 1000, 10) == (1, 10)
+    assert longest_side_size(340, 255, 500, enlarge=True) == (500, 375)
+    assert longest_side_size(1000, 500, 500, enlarge=True) == (500, 250)
+    assert longest_side_size(1, 1000, 10, enlarge=True) == (1, 10)

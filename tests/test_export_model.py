@@ -152,7 +152,7 @@ def test_both_formats_carry_classes_recipe_and_ledger(tmp_path, run):
     assert json.loads(props["classes"]) == ["background", "cow", "sheep"]
     assert json.loads(props["strictly_image_level"]) is True
     assert props["long_side"] == "40"
-    assert ModelCard.from_dict(json.loads(props["wss_train"]), "the file") == load_model(run)[1]
+    assert ModelCard.from_json(props["wss_train"], "the file") == load_model(run)[1]
     assert {name: text.decode() for name, text in texts.items()} == props
 
 

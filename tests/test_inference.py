@@ -133,10 +133,9 @@ def test_images_wait_for_company_only_while_they_are_few(tmp_path, monkeypatch):
     results = predict_files(CellNetwork(), paths, InferenceSettings(long_side=200, batch=100))
     first = next(results).position
     assert sorted([first, *(result.position for result in results)]) == list(range(8))
-    held = []
-    monkeypatch.setattr(inference, "_predict_bucket", lambda model, bucket, settings: held.append(len(bucket)) or ())
-    list(predict_files(CellNetwork(), paths, InferenceSettings(long_side=200, batch=100)))
-    assert held == [1] * 8
+    network = CellNetwork()
+    list(predict_files(network, paths, InferenceSettings(long_side=200, batch=100)))
+    assert [shape[0] for shape in network.seen] == [1] * 8
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 300), (300, 2), (16, 5)])

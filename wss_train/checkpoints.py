@@ -35,8 +35,8 @@ MODEL_FILE = "model.safetensors"
 _CARD_KEY = "wss_train"
 # What fp16's factor on the loss remembers (torch.amp.GradScaler.state_dict).
 _SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
-_LONGEST_HEADER = 16 << 20
-_LARGEST_FILE = 32 << 30
+_LONGEST_HEADER = 16 << 20  # bytes; the names of a network's tensors take some 50,000
+_LARGEST_FILE = 32 << 30  # bytes
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")  # first bytes of a bare pickle and of the zip archive that torch.save writes
 
 
@@ -76,14 +76,11 @@ class ModelCard:
         }
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any], name: str) -> "ModelCard":
-        """The card that ``to_dict`` wrote; ``name`` is what to call the checkpoint in an error.
-
-        Raises:
-            CheckpointError: If it was written by another version of the format, or is incomplete.
-        """
-        _check_version(value, name)
+    def from_json(cls, text: str, name: str) -> "ModelCard":
+        """The card that ``to_dict`` wrote; ``name`` is what to call the checkpoint in a ``CheckpointError``."""
         try:
+            value = checked.parse_json(text)
+            _check_version(value, name)
             recipe = TrainRecipe.from_dict(checked.an_object(value["recipe"]))
             plain = {key: value[key] for key in ("kind", "classes", "iterations", "multilabel")}
             return cls(**plain, recipe=recipe, ledger=Ledger.from_dict(value["ledger"]))
@@ -108,17 +105,12 @@ def find_model(checkpoint: Path | str) -> Path:
             f"{path}: this training run has not ended. Start the same command again to finish it, "
             f"or use its last checkpoint as it is: {unfinished[-1]}"
         )
-    if path.is_dir():
-        raise CheckpointError(f"{path}: the folder holds no {MODEL_FILE}. A run folder or a {MODEL_FILE} is wanted.")
-    raise CheckpointError(f"{path}: there is no such checkpoint. A run folder or a {MODEL_FILE} is wanted.")
+    problem = f"the folder holds no {MODEL_FILE}" if path.is_dir() else "there is no such checkpoint"
+    raise CheckpointError(f"{path}: {problem}. A run folder or a {MODEL_FILE} is wanted.")
 
 
 def read_card(checkpoint: Path | str, expect_classes: Sequence[str] | None = None) -> ModelCard:
-    """Read what a checkpoint is, without its weights.
-
-    Args:
-        checkpoint: Run folder, checkpoint folder, or ``model.safetensors``.
-        expect_classes: The classes 1..C that the caller's dataset has; ``None`` to accept any.
+    """Read what a checkpoint is, without its weights; ``expect_classes``: the classes that it must know, if not any.
 
     Raises:
         CheckpointError: If it is missing, truncated, foreign, of another format version, or for other classes.
@@ -130,11 +122,7 @@ def read_card(checkpoint: Path | str, expect_classes: Sequence[str] | None = Non
             f"{path}: the safetensors file was not written by wss-train. "
             "Weights of a backbone are given with --weights, not as a checkpoint."
         )
-    try:
-        value = checked.parse_json(metadata[_CARD_KEY])
-    except ValueError as error:
-        raise CheckpointError(f"{path}: the model card in the checkpoint cannot be read ({error}).") from error
-    card = ModelCard.from_dict(value, str(path))
+    card = ModelCard.from_json(metadata[_CARD_KEY], str(path))
     if expect_classes is not None and tuple(expect_classes) != card.classes:
         raise CheckpointError(
             f"{path}: the checkpoint knows the classes {', '.join(card.classes)}; the dataset has "
@@ -163,7 +151,7 @@ def read_shapes(checkpoint: Path | str) -> dict[str, tuple[int, ...]]:
 
 
 def read_tensors(path: Path) -> dict[str, "Tensor"]:
-    """All tensors of a safetensors file, on the CPU; each number of them is finite.
+    """All tensors of a safetensors file, on the CPU.
 
     Raises:
         CheckpointError: If the file is missing, truncated, no safetensors file, or holds a number that is not finite.
@@ -203,32 +191,21 @@ def training_states(run: Path) -> list[Path]:
 
 
 def write_training_state(state: TrainingState, card: ModelCard, run: Path, keep: int) -> Path:
-    """Write a checkpoint and remove the ones that are too old.
-
-    The folder is filled under a hidden name and renamed when it is whole, so
-    that a process killed at any moment leaves whole checkpoints only.
-
-    Args:
-        state: What to write.
-        card: What the weights are.
-        run: The run folder.
-        keep: How many of the newest checkpoints stay.
-
-    Returns:
-        The checkpoint's folder.
+    """Write a checkpoint into a run folder, keep the newest ``keep`` ones, and return its folder.
 
     Raises:
         CheckpointError: If it cannot be written, as on a full disk; nothing of it is left, the ones before stay.
     """
     parent = run / "checkpoints"
     clear_unfinished(run)
+    # Filled under a hidden name and renamed when it is whole: a process killed at any moment leaves whole ones only.
     hidden, final = parent / f".writing-{state.iteration:06d}", parent / f"iteration_{state.iteration:06d}"
     values = {"format_version": FORMAT_VERSION, "iteration": state.iteration, "scaler": dict(state.scaler)}
     try:
         write_model(state.weights, card, hidden)
         _write_tensors(state.optimizer, hidden / "optimizer.safetensors", {})
         write_json(hidden / "state.json", values)
-        shutil.rmtree(final, ignore_errors=True)
+        shutil.rmtree(final, ignore_errors=True)  # of a run that went on from an earlier checkpoint
         hidden.rename(final)
     except OSError as error:
         clear_unfinished(run)
@@ -245,11 +222,7 @@ def write_training_state(state: TrainingState, card: ModelCard, run: Path, keep:
 
 
 def read_training_state(folder: Path) -> TrainingState:
-    """The training state in a checkpoint folder.
-
-    Raises:
-        CheckpointError: If a file of it is missing, damaged, or of another format version.
-    """
+    """The training state in a checkpoint folder. Raises ``CheckpointError`` if it is damaged or of another version."""
     try:
         value = checked.read_json(folder / "state.json")
         _check_version(value, str(folder))
@@ -264,12 +237,8 @@ def read_training_state(folder: Path) -> TrainingState:
             f"{folder / 'state.json'}: the training state cannot be read ({error}). "
             f"Remove {folder} and run the same command again: it goes on from the checkpoint before."
         ) from error
-    return TrainingState(
-        iteration=iteration,
-        weights=read_tensors(folder / MODEL_FILE),
-        optimizer=read_tensors(folder / "optimizer.safetensors"),
-        scaler=scaler,
-    )
+    weights, optimizer = (read_tensors(folder / name) for name in (MODEL_FILE, "optimizer.safetensors"))
+    return TrainingState(iteration, weights, optimizer, scaler)
 
 
 def clear_unfinished(run: Path) -> None:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from wss_data.errors import TrainingDataError
-from wss_data.imaging.images import read_at_least, read_size
+from wss_data.imaging.images import longest_side_size, read_at_least, read_size
 from wss_data.imaging.masks import check_size, read_mask, resize_mask, used_values
 from wss_data.ledger import UsedFor
 from wss_data.records import ExampleTable
@@ -94,54 +94,36 @@ def draw_augmentation(recipe: TrainRecipe, generator: np.random.Generator) -> Au
     return Augmentation(low + (high - low) * float(scale), bool(flip < recipe.flip), float(across), float(down))
 
 
-def scaled_size(width: int, height: int, long_side: float) -> tuple[int, int]:
-    """(width, height) in pixels with the longer side at ``long_side`` pixels, larger or smaller; at least 1.
-
-    >>> scaled_size(1000, 500, 500), scaled_size(340, 255, 500)
-    ((500, 250), (500, 375))
-    """
-    factor = long_side / max(width, height)
-    return max(1, round(width * factor)), max(1, round(height * factor))
-
-
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The image at ``size`` = (width, height): area average when it shrinks, else bilinear. (H, W, 3), uint8."""
     height, width = image.shape[:2]
     if (width, height) == size:
         return image
-    shrinks = size[0] * size[1] < width * height  # an average, so that nothing aliases
+    shrinks = size[0] * size[1] < width * height  # then an average, so that nothing aliases
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def augment(
-    image: np.ndarray,
-    mask: np.ndarray,
-    drawn: Augmentation,
-    recipe: TrainRecipe,
-    ignore_index: int = 255,
+    image: np.ndarray, mask: np.ndarray, drawn: Augmentation, recipe: TrainRecipe, ignore_index: int = 255
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Turn one image and its mask into a training crop.
-
-    The longer side is brought to ``recipe.long_side`` times the drawn scale in one step, because every further
-    interpolation blurs. What the crop shows beyond the image is the mean colour in whole numbers, which normalisation
-    turns into zero (less than 0.01), and void in the mask. A smaller image lies anywhere in the crop.
+    """Turn one image and its mask into a training crop; beyond the image it shows the mean colour, and void.
 
     Args:
         image: RGB, as large as the mask or decoded at a fraction of that. Shape (h, w, 3), uint8.
         mask: Class indices. Shape (H, W), uint8.
         drawn: The random numbers.
         recipe: Gives ``long_side``, ``crop`` and the mean colour.
-        ignore_index: Value of the mask beyond the image.
+        ignore_index: Value of void.
 
     Returns:
-        The crop, not yet normalised, (crop, crop, 3), uint8; its mask, (crop, crop), uint8. Bytes: they are copied
-        several times on their way to the network.
+        The crop, not yet normalised, (crop, crop, 3), uint8; its mask, (crop, crop), uint8.
 
     Source:
         Shen et al., BMVC 2017, section 4.2 (sizes); the authors' code (scale and flip).
     """
-    # The mask's size, not the image's: that may have been decoded at a fraction of it.
-    size = scaled_size(mask.shape[1], mask.shape[0], recipe.long_side * drawn.scale)
+    # In one step, because every further interpolation blurs. The mask's size, not the image's: that may have been
+    # decoded at a fraction of it.
+    size = longest_side_size(mask.shape[1], mask.shape[0], recipe.long_side * drawn.scale, enlarge=True)
     image, mask = resize_image(image, size), resize_mask(mask, size)
 
     crop = recipe.crop
@@ -156,7 +138,7 @@ def augment(
     if (height, width) != (crop, crop):
         above, before = max(-top, 0), max(-left, 0)
         margins = above, crop - height - above, before, crop - width - before
-        mean = [round(value) for value in recipe.pixel_statistics[0]]
+        mean = [round(value) for value in recipe.pixel_statistics[0]]  # normalised it is zero, but for 0.01
         image = np.asarray(cv2.copyMakeBorder(image, *margins, cv2.BORDER_CONSTANT, value=mean))
         mask = np.asarray(cv2.copyMakeBorder(mask, *margins, cv2.BORDER_CONSTANT, value=ignore_index))
     if drawn.flip:
@@ -175,12 +157,10 @@ def image_weights(table: ExampleTable, weighting: str) -> np.ndarray | None:
 
     Args:
         table: Images with the number that is asked for.
-        weighting: ``none``, ``confidence`` (of the co-segmentation) or ``quality`` (solidity times colour contrast of
-            the mask).
+        weighting: ``none``, ``confidence`` (of the co-segmentation) or ``quality`` (of the mask).
 
     Returns:
-        Weights with mean 1; an image without the number weighs 1. Shape (N,), float32. ``None`` for ``none`` and
-        where no image has the number, as with pseudo masks.
+        Shape (N,), float32. ``None`` for ``none`` and where no image has the number, as with pseudo masks.
 
     Raises:
         TrainingDataError: If every image weighs nothing.
@@ -204,19 +184,14 @@ def balanced_order(labels: np.ndarray, generator: np.random.Generator) -> np.nda
     >>> balanced_order(one_dog, np.random.default_rng(0)).tolist().count(3)  # two of the four draws
     2
 
-    Args:
-        labels: Which classes each image shows. Shape (N, C), bool.
-        generator: Source of random numbers.
-
-    Returns:
-        N rows, some of them several times, others not at all. Shape (N,), int64. Images without a label do not come,
-        unless no image has one.
+    ``labels``: which classes each image shows, (N, C), bool. Returns N rows, some of them several times, others not
+    at all, (N,), int64; images without a label do not come, unless no image has one.
     """
     total = len(labels)
     members = [rows for rows in (np.flatnonzero(column) for column in labels.T) if len(rows)]
     if not members:
         return generator.permutation(total)
-    each = -(-total // len(members))
+    each = -(-total // len(members))  # rounded up: what is too much is cut off at the end
     picked = []
     for rows in members:
         # Whole passes over the class, so that no image comes twice before each has come once.
@@ -258,10 +233,10 @@ class TrainingDraws:
         known_epoch, order = self._order
         if epoch != known_epoch:
             generator = np.random.default_rng([self.recipe.seed, ORDER, epoch])
-            if self.recipe.balanced_sampling:
-                order = balanced_order(np.asarray(self.table.labels, bool), generator)
-            else:
-                order = generator.permutation(len(self.table))
+            labels = np.asarray(self.table.labels, bool)
+            balanced = self.recipe.balanced_sampling
+            order = balanced_order(labels, generator) if balanced else generator.permutation(len(labels))
+            # Threads that meet here draw the same order twice: the seed is the epoch's, so no lock is needed.
             self._order = (epoch, order)
         return int(order[position])
 
@@ -291,22 +266,21 @@ def batches(
 ) -> Generator[Batch, None, None]:
     """Yield the batches of iterations ``start`` to ``stop`` - 1, the same for any number of workers.
 
+    Iteration ``i`` holds the draws ``i * batch`` to ``(i + 1) * batch - 1``; of these, process number ``part`` of
+    ``parts`` reads every ``parts``-th, in ``accumulate`` batches.
+
     Args:
         draws: The examples.
-        batch: Examples an iteration, in all processes together.
+        batch: Examples an iteration, in all processes together; a multiple of ``parts`` times ``accumulate``.
         start: First iteration, from 0.
         stop: Iteration before which to end.
         workers: Threads that read ahead; 0 reads in the calling thread.
-        part: Which part of each batch to read, from 0: that of one process.
-        parts: Number of parts; ``parts`` times ``accumulate`` divides ``batch``.
+        part: Number of this process, from 0.
+        parts: Number of processes.
         accumulate: Batches that each part is cut into.
-
-    Yields:
-        Iteration ``i`` holds the draws ``i * batch`` to ``(i + 1) * batch - 1``; every ``parts``-th of them, from the
-        one with number ``part``, in ``accumulate`` batches.
     """
     numbers, size = range(start * batch + part, stop * batch, parts), batch // (parts * accumulate)
-    ahead = 2 * batch // parts + workers
+    ahead = 2 * batch // parts + workers  # the next two batches, while this one is computed
     examples = in_threads(draws.__getitem__, numbers, workers, ahead) if workers else map(draws.__getitem__, numbers)
     while members := list(islice(examples, size)):
         yield Batch(
@@ -322,18 +296,7 @@ def batches(
 def as_table(
     examples: "Examples", mask_field: str | None, used_for: UsedFor = UsedFor.TRAINING, include_dropped: bool = False
 ) -> ExampleTable:
-    """Plain paths and labels of a FiftyOne dataset or view; a table is returned as it is.
-
-    Args:
-        examples: A FiftyOne dataset or view, or a table.
-        mask_field: Field that holds the masks, such as ``cosegmentation`` or ``pseudo_mask``; samples without it are
-            left out. ``None`` for images and labels only.
-        used_for: What the labels are used for, and masks drawn by people: goes into the ledger.
-        include_dropped: Whether images that were dropped are taken, too.
-
-    Raises:
-        StoreError: If the view has no such field.
-    """
+    """``wss_data.store.example_table`` of a FiftyOne dataset or view; a table is returned as it is."""
     if isinstance(examples, ExampleTable):
         return examples
     return example_table(examples, mask_field, include_dropped, used_for)
@@ -342,16 +305,11 @@ def as_table(
 def check_training_table(table: ExampleTable, needs_labels: bool = False) -> DataSummary:
     """Read every mask and every image's header before training starts, so that a bad one costs seconds and not hours.
 
-    Args:
-        table: Images with masks.
-        needs_labels: Whether every image must have an image-level label.
-
     Raises:
-        TrainingDataError: If the table is empty, an image or a mask is missing, a mask holds something else than
-            0..C and the ignore index, no mask shows any class, a needed label is missing, or an image is not the one
-            that was imported.
+        TrainingDataError: If something is missing (also a label, with ``needs_labels``), a mask holds something else
+            than 0..C and the ignore index, no mask shows any class, or an image is not the one that was imported.
         MaskError: If a mask cannot be read or has another size than its image.
-        ImageError: If a file is no image, or one with a side below ``wss_data.imaging.images.MIN_SIDE`` pixels.
+        ImageError: If a file is no image that is used.
     """
     if len(table) == 0:
         raise TrainingDataError(
@@ -380,6 +338,7 @@ def check_training_table(table: ExampleTable, needs_labels: bool = False) -> Dat
     check_imported(table, digests)
     digest = hashlib.sha256(repr((table.classes, table.ids, table.ignore_index)).encode())
     digest.update(np.packbits(np.asarray(table.labels, bool)).tobytes())
+    # Whatever the recipe makes of them: the fingerprint is the table's alone.
     for numbers in (table.confidence, table.quality):
         digest.update(b"" if numbers is None else np.asarray(numbers, np.float32).tobytes())
     masked = np.zeros(table.num_classes, np.int64)
@@ -395,7 +354,14 @@ def check_training_table(table: ExampleTable, needs_labels: bool = False) -> Dat
             f"(0) and void ({table.ignore_index}) only. Masks of 0 and 255 made elsewhere must be brought in with "
             "wss-data import-masks; a model whose masks look like that has learned nothing yet."
         )
-    _log_disagreement(table, shown)
+    rows = np.flatnonzero(table.labels.any(axis=1)).tolist()
+    found = disagreement(
+        [{table.classes[value - 1] for value in shown[row] if value > 0} for row in rows],
+        [set(table.labels_of(row)) for row in rows],
+    )
+    if found.with_others:
+        first = next(row for row, other in zip(rows, found.other, strict=True) if other)
+        LOGGER.warning("masks of %s: %s, the first is %s.", table.source or "the table", found, table.mask_paths[first])
     labelled = np.asarray(table.labels, bool).sum(axis=0)
     return DataSummary(
         source=table.source,
@@ -422,18 +388,6 @@ def _refuse(names: Sequence[str], what: str, way_out: str) -> None:
     """Raise ``TrainingDataError`` if anything is in ``names``."""
     if names:
         raise TrainingDataError(f"{len(names)} {what}, the first is {names[0]}. {way_out}")
-
-
-def _log_disagreement(table: ExampleTable, shown: Sequence[Sequence[int]]) -> None:
-    """Log how far masks and labels differ. ``shown``: class indices in each mask, background among them."""
-    rows = np.flatnonzero(table.labels.any(axis=1)).tolist()
-    found = disagreement(
-        [{table.classes[value - 1] for value in shown[row] if value > 0} for row in rows],
-        [set(table.labels_of(row)) for row in rows],
-    )
-    if found.with_others:
-        first = next(row for row, other in zip(rows, found.other, strict=True) if other)
-        LOGGER.warning("masks of %s: %s, the first is %s.", table.source or "the table", found, table.mask_paths[first])
 
 
 def read_class_mask(table: ExampleTable, row: int, size: tuple[int, int]) -> np.ndarray:

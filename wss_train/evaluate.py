@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -48,7 +47,7 @@ class Evaluation:
 
     @property
     def mean_iou(self) -> float:
-        """Mean of the classes' intersection over union, background included, in [0, 1]; over ``mean_over`` of them."""
+        """Mean IoU of ``mean_over`` classes, in [0, 1]."""
         return self.matrix.mean_iou
 
     @property
@@ -60,7 +59,7 @@ class Evaluation:
         """What the mean is taken over: ``4 classes``, or ``2 of 4 classes (cat, dog are in no mask)``."""
         absent = [name for name, value in self.per_class().items() if value is None]
         if not absent:
-            return f"{len(self.classes) + 1} classes"
+            return f"{self.mean_over} classes"
         named = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
         verb = "is" if len(absent) == 1 else "are"
         return f"{self.mean_over} of {len(self.classes) + 1} classes ({named} {verb} in no mask)"
@@ -103,15 +102,17 @@ class Evaluation:
     def from_dict(cls, value: dict[str, Any]) -> "Evaluation":
         """The evaluation that ``to_dict`` wrote."""
         return cls(
-            classes=tuple(value["classes"]),
-            matrix=ConfusionMatrix.from_dict(value["confusion_matrix"]),
-            images=value["images"],
+            tuple(value["classes"]),
+            ConfusionMatrix.from_dict(value["confusion_matrix"]),
             scales=tuple(value["scales"]),
-            crf=value["crf"],
-            seconds=value["seconds"],
-            source=value["source"],
             ledger=Ledger.from_dict(value["ledger"]),
+            **{name: value[name] for name in ("images", "crf", "seconds", "source")},
         )
+
+    def write(self, out: Path, notes: dict[str, Any]) -> None:
+        """Write ``evaluation.json``, with ``notes`` in it, and ``evaluation.md``."""
+        write_output(out / "evaluation.json", json.dumps(self.to_dict() | notes, indent=2, ensure_ascii=False) + "\n")
+        write_output(out / "evaluation.md", self.to_markdown())
 
     def _last_line(self) -> str:
         how = "masks from files"
@@ -138,9 +139,6 @@ def evaluate_model(
             to keep none.
         **options: See ``LabellingOptions``; one scale and no CRF by default.
 
-    Returns:
-        The scores.
-
     Raises:
         CheckpointError: If the model is missing or knows other classes than the dataset.
         TrainingDataError: If an image cannot be read, or a mask does not fit its image or the classes.
@@ -160,7 +158,17 @@ def evaluate_model(
         if folder is not None:
             _check_outputs(folder, ["failures.png", *(f"predictions/{name}.png" for name in table.ids)])
         matrix = ConfusionMatrix(table.num_classes, table.ignore_index)
-        score = partial(_score, table=table, predictions=None if folder is None else folder / "predictions")
+
+        def score(result: LabelledImage) -> ConfusionMatrix:
+            if result.mask is None:
+                raise TrainingDataError(f"the split cannot be scored: {result.error}")
+            truth = str(table.mask_paths[result.position])
+            part = _counted(matrix, truth, result.mask, f"{truth}: the mask cannot be scored")
+            if folder is not None:
+                with output_path(folder / "predictions" / f"{table.ids[result.position]}.png") as temporary:
+                    write_mask(result.mask, temporary)
+            return part
+
         for part in labeller.label(table.image_paths, score, "evaluate"):
             matrix.merge(part)
         evaluation = Evaluation(
@@ -174,7 +182,7 @@ def evaluate_model(
             ledger=labeller.card.ledger.merged_with(table.ledger),
         )
         if folder is not None:
-            _write(evaluation, {"checkpoint": str(checkpoint), "inference": asdict(labeller.settings)}, folder)
+            evaluation.write(folder, {"checkpoint": str(checkpoint), "inference": asdict(labeller.settings)})
             write_failures(table, folder / "predictions", folder / "failures.png")
     return evaluation
 
@@ -220,40 +228,24 @@ def evaluation_of(value: Any) -> Evaluation | None:
         return None
 
 
-def _write(evaluation: Evaluation, settings: dict[str, Any], out: Path) -> None:
-    value = json.dumps(evaluation.to_dict() | settings, indent=2, ensure_ascii=False)
-    write_output(out / "evaluation.json", f"{value}\n")
-    write_output(out / "evaluation.md", evaluation.to_markdown())
-
-
-def _score(result: LabelledImage, table: ExampleTable, predictions: Path | None) -> ConfusionMatrix:
-    """Count one image, and keep its mask below ``predictions``. Raises as ``evaluate_model``."""
-    if result.mask is None:
-        raise TrainingDataError(f"the split cannot be scored: {result.error}")
-    matrix = ConfusionMatrix(table.num_classes, table.ignore_index)
-    truth = str(table.mask_paths[result.position])
-    _count(matrix, truth, result.mask, f"{truth}: the mask cannot be scored")
-    if predictions is not None:
-        with output_path(predictions / f"{table.ids[result.position]}.png") as temporary:
-            write_mask(result.mask, temporary)
-    return matrix
-
-
-def _count(matrix: ConfusionMatrix, truth: Path | str, prediction: np.ndarray, problem: str) -> None:
-    """Count one prediction against a mask file; ``problem`` begins the sentence if they do not fit."""
+def _counted(of: ConfusionMatrix, truth: Path | str, prediction: np.ndarray, problem: str) -> ConfusionMatrix:
+    """One prediction against a mask file, by the classes ``of`` a split; ``problem`` begins an error's sentence."""
+    matrix = ConfusionMatrix(of.num_classes, of.ignore_index)
     try:
         matrix.update(read_mask(truth), prediction)
     except ValueError as error:
         raise TrainingDataError(f"{problem}: {error}.") from error
+    return matrix
 
 
 def with_masks(table: ExampleTable, folder: Path) -> ExampleTable:
     """The table with the masks ``<id>.png`` of a folder, such as ``predictions`` of ``wss-train evaluate``.
 
     Raises:
-        TrainingDataError: If the folder has no mask for an image: some of the images would say little of all.
+        TrainingDataError: If the folder has no mask for an image.
     """
     paths = [folder / f"{name}.png" for name in table.ids]
+    # All of them are wanted: the score of some images would say little of all.
     if missing := [path for path in paths if not path.is_file()]:
         raise TrainingDataError(
             f"{folder}: {len(missing)} of {len(paths)} masks are missing, the first is {missing[0].name}. Masks of all "
@@ -296,7 +288,7 @@ def score_masks(
         table.classes, matrix, len(table), (), False, time.monotonic() - start, table.source, ledger
     )
     if out is not None:
-        _write(evaluation, {"predictions": str(folder)}, Path(out))
+        evaluation.write(Path(out), {"predictions": str(folder)})
     return evaluation
 
 
@@ -315,25 +307,22 @@ def evaluate_masks(
         predictions: As many label masks, in the same order.
         num_classes: Number of classes with background, C + 1.
         ignore_index: Value of void pixels in the truths.
-        workers: See ``score_masks``.
-        progress: See ``score_masks``.
-
-    Raises:
-        TrainingDataError: If the numbers of files differ, or a pair does not fit together or to the classes.
-        MaskError: If a mask is missing or cannot be read.
+        workers: As in ``score_masks``, whose errors it raises.
+        progress: Likewise.
     """
     if len(truths) != len(predictions):
         raise TrainingDataError(
             f"{len(truths)} true masks and {len(predictions)} predictions; one prediction for each is wanted."
         )
 
+    matrix = ConfusionMatrix(num_classes, ignore_index)
+
     def count(pair: tuple[Path | str, Path | str]) -> ConfusionMatrix:
         truth, prediction = pair
-        part = ConfusionMatrix(num_classes, ignore_index)
-        _count(part, truth, read_mask(prediction), f"{prediction}: the mask cannot be scored against {truth}")
-        return part
+        return _counted(
+            matrix, truth, read_mask(prediction), f"{prediction}: the mask cannot be scored against {truth}"
+        )
 
-    matrix = ConfusionMatrix(num_classes, ignore_index)
     threads = workers or len(os.sched_getaffinity(0))
     parts = in_threads(count, zip(truths, predictions, strict=True), threads, ahead=4 * threads)
     for part in tqdm(parts, total=len(truths), desc="score", unit="image", disable=not progress):

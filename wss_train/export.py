@@ -61,12 +61,7 @@ class Exported:
 
 
 class PixelModel(nn.Module):
-    """A segmentation model from pixels to scores at the pixels' size.
-
-    Args:
-        model: In evaluation mode.
-        output: ``probabilities``, or ``logits``, the scores before the softmax.
-    """
+    """A segmentation model, in evaluation mode, from pixels to scores at the pixels' size."""
 
     def __init__(self, model: SegmentationModel, output: Output = "probabilities") -> None:
         super().__init__()
@@ -74,14 +69,7 @@ class PixelModel(nn.Module):
         self.output = output
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Score the classes at each pixel.
-
-        Args:
-            pixels: RGB in [0, 255]. Shape (N, 3, H, W), uint8 or float.
-
-        Returns:
-            Scores, background first. Shape (N, C + 1, H, W), float32.
-        """
+        """RGB pixels in [0, 255], (N, 3, H, W), uint8 or float -> scores of each, (N, C + 1, H, W), float32."""
         logits = self.model(self.model.normalise(pixels.float())).pixel_logits.float()
         logits = functional.interpolate(logits, size=pixels.shape[-2:], mode="bilinear", align_corners=False)
         return logits.softmax(dim=1) if self.output == "probabilities" else logits
@@ -108,8 +96,8 @@ def export_model(
 ) -> Exported:
     """Write a trained model as ONNX or TorchScript and check that it scores as the PyTorch model does.
 
-    Images of any size and number are taken. The model was trained on images whose longer side is the recipe's
-    ``long_side``: resize to that first, as ``wss-train predict`` does. The file holds classes, recipe and ledger.
+    It takes images of any size and number, best with their longer side at the recipe's ``long_side``, as
+    ``wss-train predict`` resizes them, and holds classes, recipe and ledger.
 
     Args:
         checkpoint: Run folder, checkpoint folder, or ``model.safetensors``.
@@ -118,9 +106,6 @@ def export_model(
         output: ``probabilities`` or ``logits``.
         input_type: Type of the pixels, always in [0, 255]. ONNX takes this type only, TorchScript both.
         size: (height, width) in pixels if only one size shall be taken, as compilers for devices want it; ONNX only.
-
-    Returns:
-        The file and the largest difference found.
 
     Raises:
         WssError: If the format is unknown, a package is missing, or the scores differ; then no file is left.
@@ -144,8 +129,7 @@ def export_model(
     with output_path(out) as temporary:
         temporary.write_bytes(data)
         # What is compared is the file, not what it was made from.
-        opened = _open_onnx(temporary) if file_format == "onnx" else _open_torchscript(temporary)
-        difference = largest_difference(opened, PixelModel(model, output).eval(), images)
+        difference = largest_difference(_opened(temporary, file_format), PixelModel(model, output).eval(), images)
     return Exported(out, file_format, difference, tuple(tuple(image.shape) for image in images))
 
 
@@ -154,11 +138,6 @@ def largest_difference(
     exported: Callable[[Tensor], Tensor], reference: Callable[[Tensor], Tensor], images: Sequence[Tensor]
 ) -> float:
     """The largest absolute difference between the scores of two models.
-
-    Args:
-        exported: Pixels (N, 3, H, W) -> scores (N, C + 1, H, W).
-        reference: What it must agree with.
-        images: What both are given.
 
     Raises:
         WssError: If the shapes differ, or the difference is not below ``TOLERANCE``.
@@ -219,6 +198,7 @@ def _package(name: str) -> ModuleType:
 
 def _random_images(long_side: int, size: tuple[int, int] | None, input_type: InputType) -> list[Tensor]:
     """Random images: of the one size, or tiny and odd ones, several at once, and one as large as in training."""
+    # No stride divides 75, 131, 33 or 7; one pixel is the least that a padding can meet.
     shapes = [(1, 3, 64, 96), (2, 3, 75, 131), (1, 3, 33, 7), (1, 3, 1, 1), (1, 3, long_side * 3 // 4, long_side)]
     if size is not None:
         shapes = [(1, 3, *size), (2, 3, *size)]
@@ -228,7 +208,7 @@ def _random_images(long_side: int, size: tuple[int, int] | None, input_type: Inp
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Hide that PyTorch would rather have torch.export, whose files bind to one PyTorch version."""
+    # PyTorch would rather have torch.export, whose files bind to one PyTorch version.
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
@@ -264,20 +244,19 @@ def _onnx(model: PixelModel, input_type: InputType, size: tuple[int, int] | None
     return network.SerializeToString()
 
 
-def _open_onnx(path: Path) -> Callable[[Tensor], Tensor]:
-    runtime = _package("onnxruntime")
-    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+def _opened(path: Path, file_format: Format) -> Callable[[Tensor], Tensor]:
+    """What a file computes: pixels (N, 3, H, W) -> scores (N, C + 1, H, W)."""
+    if file_format == "torchscript":
+        with _without_advice():
+            return torch.jit.load(path, map_location="cpu")
+    session = _package("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda pixels: torch.from_numpy(session.run(None, {"pixels": pixels.numpy()})[0])
 
 
 def _torchscript(model: PixelModel, texts: dict[str, str]) -> bytes:
     buffer = io.BytesIO()
     with _without_advice():
+        # A check would trace it once more; the file is compared at other sizes anyway.
         traced = torch.jit.trace(model, torch.zeros(_TRACED_SHAPE, dtype=torch.uint8), check_trace=False)
         torch.jit.save(cast(torch.jit.ScriptModule, traced), buffer, _extra_files=texts)
     return buffer.getvalue()
-
-
-def _open_torchscript(path: Path) -> Callable[[Tensor], Tensor]:
-    with _without_advice():
-        return torch.jit.load(path, map_location="cpu")

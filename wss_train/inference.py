@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from wss_data.crf.dense_crf import LARGEST_WHOLE
 from wss_data.errors import ImageError, RecipeError, shown
-from wss_data.imaging.images import count_pixels, read_image
+from wss_data.imaging.images import count_pixels, longest_side_size, read_image
 from wss_data.reading.settings import settings
 from wss_data.runtime.threads import Room, in_threads
 from wss_train.data import resize_image
@@ -54,11 +54,7 @@ DECODED = Room(100_000_000)
 
 @contextmanager
 def decoded(path: Path | str) -> Iterator[np.ndarray]:
-    """The image of a file as ``read_image`` gives it, in the block, once there is room for it beside others.
-
-    Raises:
-        ImageError: If it is no usable image.
-    """
+    """The image of a file as ``read_image`` gives it, in the block, once there is room for it beside others."""
     with DECODED.taken(count_pixels(path)):
         yield read_image(path)
 
@@ -124,24 +120,16 @@ def network_size(height: int, width: int, long_side: float, stride: int) -> tupl
     >>> network_size(375, 500, long_side=340, stride=16)  # 255 x 340 in whole cells of 16
     (256, 336)
 
-    Args:
-        height: Of the image, in pixels.
-        width: Of the image, in pixels.
-        long_side: Wanted longer side, in pixels; smaller images are enlarged, as in training.
-        stride: Output stride of the network; both sides become whole multiples of it, at least one.
+    ``long_side``: wanted longer side in pixels; smaller images are enlarged, as in training. Both sides become whole
+    multiples of the network's output ``stride``.
     """
-    factor = long_side / max(height, width) / stride
-    return max(1, round(height * factor)) * stride, max(1, round(width * factor)) * stride
+    return longest_side_size(width, height, long_side, enlarge=True, multiple=stride)[::-1]
 
 
 def grid_size(height: int, width: int, cells: tuple[int, int], stride: int) -> tuple[int, int]:
-    """(height, width) of the grid on which an image's scales are fused: never finer than the image.
+    """(height, width) of the grid on which an image's scales are fused; ``cells``: those of the finest scale's logits.
 
-    Args:
-        height: Of the image, in pixels.
-        width: Of the image, in pixels.
-        cells: (height, width) of the finest scale's logits.
-        stride: Output stride of the network, in pixels.
+    Never finer than the image. ``stride``: the network's output stride, in pixels.
     """
     points = GRID_FINE if stride <= FINE_STRIDE else GRID_COARSE
     return min(height, points * cells[0]), min(width, points * cells[1])
@@ -155,14 +143,7 @@ def at_image_size(maps: Tensor, height: int, width: int) -> Tensor:
 
 
 def window_at_image_size(maps: Tensor, size: tuple[int, int], rows: slice, columns: slice) -> Tensor:
-    """A part of what ``at_image_size`` gives, without the rest: equal but for float rounding, and equal for the whole.
-
-    Args:
-        maps: On a coarser grid. Shape (K, h, w), float.
-        size: (height, width) of the image, in pixels.
-        rows: Rows of the image that are wanted.
-        columns: Columns of the image that are wanted.
-    """
+    """Some rows and columns of what ``at_image_size`` gives, equal but for float rounding; ``size``: (H, W)."""
     if (rows, columns) == (slice(0, size[0]), slice(0, size[1])):
         return at_image_size(maps, *size)
     for axis, wanted in ((1, rows), (2, columns)):
@@ -170,6 +151,7 @@ def window_at_image_size(maps: Tensor, size: tuple[int, int], rows: slice, colum
         if wanted == slice(0, size[axis - 1]):
             maps = at_image_size(maps, *((size[0], maps.shape[2]) if axis == 1 else (maps.shape[1], size[1])))
             continue
+        # As interpolate has it without align_corners: the middle of a pixel, not its corner, is at half a pixel.
         places = torch.arange(wanted.start, wanted.stop, device=maps.device, dtype=torch.float64)
         places = ((places + 0.5) * (points / size[axis - 1]) - 0.5).clamp(0, points - 1)
         before = places.long()
@@ -191,10 +173,10 @@ def predict_probabilities(
         settings: Scales, size and precision.
 
     Returns:
-        Probabilities. Shape (C + 1, H, W), float32 in [0, 1], sums to 1 over the classes.
+        Shape (C + 1, H, W), float32 in [0, 1], sums to 1 over the classes.
 
     Source:
-        Shen et al., BMVC 2017, section 3.2: scores of several scales are fused.
+        Shen et al., BMVC 2017, section 3.2.
     """
     settings = settings or InferenceSettings()
     pyramid = _pyramid(image, settings, model.output_stride)
@@ -262,6 +244,12 @@ def predict_files(
     Files are decoded and resized ahead on threads; images that are of equal size then share a pass, even if
     they were not before. The order therefore is not that of ``paths``: use ``position``.
     """
+
+    def predicted(bucket: Sequence[_Ready]) -> Iterator[Predicted]:
+        maps = _fuse(model, [ready.pyramid for ready in bucket], bucket[0].grid, settings)
+        for ready, probabilities in zip(bucket, maps, strict=True):
+            yield replace(ready.image, probabilities=probabilities)
+
     read = partial(_read, settings=settings, stride=model.output_stride)
     buckets: dict[tuple[tuple[int, ...], ...], list[_Ready]] = {}
     held = 0
@@ -272,22 +260,14 @@ def predict_files(
         buckets.setdefault(ready.shapes, []).append(ready)
         held += ready.pixels
         full = ready.shapes if len(buckets[ready.shapes]) >= settings.batch else None
-        if full is None and held > _BUFFERED:
+        if full is None and held > _BUFFERED:  # the fullest goes first: it wastes least of a pass
             full = max(buckets, key=lambda shapes: len(buckets[shapes]))
         if full is not None:
             bucket = buckets.pop(full)
             held -= sum(entry.pixels for entry in bucket)
-            yield from _predict_bucket(model, bucket, settings)
+            yield from predicted(bucket)
     while buckets:
-        yield from _predict_bucket(model, buckets.popitem()[1], settings)
-
-
-def _predict_bucket(
-    model: SegmentationModel, bucket: Sequence[_Ready], settings: InferenceSettings
-) -> Iterator[Predicted]:
-    maps = _fuse(model, [ready.pyramid for ready in bucket], bucket[0].grid, settings)
-    for ready, probabilities in zip(bucket, maps, strict=True):
-        yield replace(ready.image, probabilities=probabilities)
+        yield from predicted(buckets.popitem()[1])
 
 
 def _read(numbered: tuple[int, Path | str], settings: InferenceSettings, stride: int) -> _Ready | Predicted:
@@ -300,7 +280,7 @@ def _read(numbered: tuple[int, Path | str], settings: InferenceSettings, stride:
             size = image.shape[0], image.shape[1]
             pyramid = _pyramid(image, settings, stride)
             kept = image if pixels <= LARGEST_WHOLE else None
-            del image
+            del image  # before the room is given back
     except ImageError as error:
         return Predicted(position, None, None, error)
     height, width = (max(level.shape[axis] for level in pyramid) // stride for axis in (0, 1))

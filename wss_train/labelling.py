@@ -51,9 +51,6 @@ def label_constrained_argmax(scores: Tensor, labels: Tensor) -> Tensor:
 
     Background (class 0) is always allowed: an image-level label says what is present, never that it fills the frame.
 
-    Absent classes are excluded rather than multiplied by zero. The two agree
-    for probabilities, but a zero would outrank a negative logit.
-
     >>> scores = torch.tensor([[[-3.0, -1.0]], [[-2.0, -2.0]], [[5.0, 5.0]]])  # background, cow, sheep
     >>> label_constrained_argmax(scores, torch.tensor([False, True, False]))  # shows a cow, no sheep
     tensor([[1, 0]])
@@ -81,6 +78,7 @@ def label_constrained_argmax(scores: Tensor, labels: Tensor) -> Tensor:
     allowed[0] = True
     if allowed.all():  # spares a copy of the scores
         return scores.argmax(dim=0)
+    # Excluded rather than multiplied by zero, which would outrank a negative logit; for probabilities the two agree.
     return scores.masked_fill(~allowed[:, None, None], float("-inf")).argmax(dim=0)
 
 
@@ -126,11 +124,7 @@ class Labeller:
     ) -> Iterator[T]:
         """Label files, and yield what ``use`` makes of each mask, in threads: the next images are labelled meanwhile.
 
-        Args:
-            paths: Image files.
-            use: Called with each mask, such as to write it.
-            what: Text beside the progress bar.
-            allowed: Which classes each image may show (eq. 2); ``None`` for all.
+        ``what``: text beside the progress bar; ``allowed``: see ``label_images``.
         """
         images = predict_files(self.model, paths, self.settings)
         labelled = label_images(images, allowed, self.crf, self.options.get("workers"))
@@ -142,16 +136,9 @@ class Labeller:
 def open_labeller(
     checkpoint: Path | str, options: LabellingOptions, classes: Sequence[str] | None = None, by_recipe: bool = False
 ) -> Labeller:
-    """Load a trained model to label images with.
+    """Load a trained model, as ``load_model``, to label images with.
 
-    Args:
-        checkpoint: Run folder or ``model.safetensors``.
-        options: How it labels.
-        classes: The classes that it must know; ``None`` to accept any.
-        by_recipe: Whether the model's recipe says what ``options`` do not; otherwise that is one scale and no CRF.
-
-    Raises:
-        CheckpointError: If the model is missing, damaged, or knows other classes.
+    ``by_recipe``: whether its recipe says what ``options`` do not; otherwise that is one scale and no CRF.
     """
     only_known(options, LabellingOptions)
     device = device_of(options.get("device"))
@@ -194,13 +181,7 @@ def candidate_classes(maps: Tensor, allowed: np.ndarray | None, support: float) 
     >>> candidate_classes(maps, np.array([False, False, True, True]), 0.05)
     array([0, 2])
 
-    Args:
-        maps: Class probabilities. Shape (C + 1, h, w), float.
-        allowed: Which classes the image may show; ``None`` for all. Shape (C + 1,), bool.
-        support: The probability to reach, in [0, 1].
-
-    Returns:
-        Their indices, rising. Shape (K,), int64, 1 <= K <= C + 1.
+    ``maps``: (C + 1, h, w), float; ``allowed``: (C + 1,), bool, ``None`` for all. Returns indices, rising, int64.
     """
     possible = (maps.amax(dim=(1, 2)) >= support).cpu().numpy()
     if allowed is not None:
@@ -218,9 +199,7 @@ def label_images(
     """Decide each pixel of each image.
 
     Only classes that can win are brought from the grid of the probabilities to the image's size. The CRF sees those
-    that are allowed and reach 5 % somewhere, and the strongest of the others as one label, which cannot win: without
-    it, pixels in which the network sees an absent class would go to the present ones before the CRF has weighed them.
-    It runs beside the network: the built-in one in threads, pydensecrf, which holds Python's lock, in processes.
+    that are allowed and reach 5 % somewhere, and the strongest of the others as one label, which cannot win.
 
     Args:
         predictions: Probabilities, as from ``predict_files``.
@@ -229,7 +208,7 @@ def label_images(
         workers: Threads or processes for the CRF; ``None`` for one a processor.
 
     Yields:
-        One entry per image, in the order of ``predictions``.
+        One entry an image, in the order of ``predictions``.
     """
     candidates = (_candidates(predicted, allowed, with_crf=crf is not None) for predicted in predictions)
     decide = partial(_decide, crf=crf)
@@ -237,6 +216,7 @@ def label_images(
         yield from map(decide, candidates)
         return
     count = workers or default_workers()
+    # Beside the network: the built-in CRF in threads, pydensecrf, which holds Python's lock, in processes.
     if count > 1 and backend() == "builtin":
         yield from in_threads(decide, candidates, count, 2 * count, _pixels)
     else:
@@ -260,6 +240,8 @@ def _candidates(predicted: Predicted, allowed: Allowed | None, with_crf: bool) -
     absent = np.setdiff1d(np.arange(len(maps)), classes)
     if with_crf and len(absent):
         others = maps[torch.from_numpy(absent).to(maps.device)].amax(dim=0, keepdim=True)
+        # Without it, pixels in which the network sees an absent class would go to the present ones before the CRF has
+        # weighed them.
         if float(others.max()) >= SMALLEST_SUPPORT:
             planes = torch.cat([planes, others])
     # Of the network's maps nothing goes on but these.

@@ -22,30 +22,16 @@ from wss_train.recipes import TrainRecipe
 
 
 class Backbone(NamedTuple):
-    """A classification network in two parts.
+    """A classification network in two parts."""
 
-    Args:
-        low: Image to features at stride 8.
-        high: These to the last features, dilated to the recipe's output stride.
-        branch_high: A copy of its own of the same layers at their usual stride, 32.
-        channels: Channels of the last features.
-    """
-
-    low: nn.Module
-    high: nn.Module
-    branch_high: nn.Module
-    channels: int
+    low: nn.Module  # image to features at stride 8
+    high: nn.Module  # these to the last features, dilated to the recipe's output stride
+    branch_high: nn.Module  # the same layers with weights of their own, which start equal, at their usual stride, 32
+    channels: int  # of the last features
 
 
 def build_backbone(recipe: TrainRecipe, weights: str) -> Backbone:
-    """Build the network below the head.
-
-    Args:
-        recipe: Gives ``backbone``, ``output_stride`` and ``dilate_first_block``.
-        weights: ``imagenet``, ``none`` for random ones, or a file.
-
-    Returns:
-        Both parts, and a copy of the second one, which starts from the same weights.
+    """Build the network below the head; ``weights``: ``imagenet``, ``none`` for random ones, or a file.
 
     Raises:
         WssError: If the weights cannot be had; the message says how to go on.
@@ -53,7 +39,7 @@ def build_backbone(recipe: TrainRecipe, weights: str) -> Backbone:
     """
     main, plain = (load_backbone(recipe.backbone, weights, stride) for stride in (recipe.output_stride, 32))
     assert isinstance(main, ConvolutionalBackbone) and isinstance(plain, ConvolutionalBackbone)
-    if weights == "none":
+    if weights == "none":  # random ones, too, are the same in both
         plain.load_state_dict(main.state_dict())
     if recipe.dilate_first_block and recipe.backbone.startswith("resnet"):
         dilate_first_blocks(main)
@@ -61,21 +47,15 @@ def build_backbone(recipe: TrainRecipe, weights: str) -> Backbone:
         if isinstance(module, nn.Conv2d) and module.groups > 1:
             # Set on the instance: a wrapping module would change the names of the weights.
             setattr(module, "forward", partial(_depthwise, module.forward))  # noqa: B010
-    fork = main.fork
-    return Backbone(
-        nn.Sequential(*main.parts[:fork]),
-        nn.Sequential(*main.parts[fork:]),
-        nn.Sequential(*plain.parts[fork:]),
-        main.channels,
-    )
+    parts = main.parts[: main.fork], main.parts[main.fork :], plain.parts[plain.fork :]
+    low, high, branch_high = (nn.Sequential(*part) for part in parts)
+    return Backbone(low, high, branch_high, main.channels)
 
 
 def _depthwise(forward: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
-    """A depthwise convolution, in float32 where a processor is to train it in bf16.
-
-    oneDNN's bf16 gradient of strided, dilated and 5x5 depthwise convolutions is 3 to 16 times slower than the float32
-    one; all else is faster in bf16. Together that is 0.54 s for a training step that takes 0.98 s in bf16 alone.
-    """
+    """A depthwise convolution, in float32 where a processor is to train it in bf16."""
+    # oneDNN's bf16 gradient of strided, dilated and 5x5 depthwise convolutions is 3 to 16 times slower than the float32
+    # one; all else is faster in bf16. Together: 0.54 s for a training step that takes 0.98 s in bf16 alone.
     if features.device.type != "cpu" or features.dtype != torch.bfloat16 or not torch.is_grad_enabled():
         return forward(features)
     with torch.autocast("cpu", enabled=False):
@@ -94,16 +74,11 @@ def weights_ledger_entry(recipe: TrainRecipe) -> LedgerEntry | None:
 
 
 class ModelOutput(NamedTuple):
-    """What the network says of a batch.
+    """What the network says of a batch."""
 
-    Args:
-        pixel_logits: Class scores before the softmax, at the output stride; with score fusion the branch's scores are
-            already added. Shape (N, C + 1, h, w).
-        class_logits: Class scores of the branch before the sigmoid; ``None`` without the branch. Shape (N, C), or
-            (N, C + 1) with background first where ``branch_target`` is ``mask_classes``.
-    """
-
+    # Class scores before the softmax, at the output stride, with score fusion the branch's included. (N, C + 1, h, w).
     pixel_logits: Tensor
+    # Scores of the branch before the sigmoid, if there is one. (N, C); (N, C + 1) with branch_target=mask_classes.
     class_logits: Tensor | None
 
 
@@ -124,12 +99,6 @@ class SegmentationHead(nn.Sequential):
 
 class MultiLabelBranch(nn.Module):
     """Which classes the whole image shows: high-level layers of its own, global max pooling, two hidden layers.
-
-    Args:
-        high: Its copy of the backbone's high-level layers, at stride 32.
-        in_channels: Channels of their output.
-        num_scores: C, or C + 1 with background.
-        recipe: Gives ``branch_channels`` and ``dropout``.
 
     Source:
         Shen et al., BMVC 2017, section 3.3; layer sizes from the authors' code.
@@ -158,13 +127,7 @@ class SegmentationModel(nn.Module):
     """The mask generator, or, with the branch, the final model.
 
     Batch normalisation keeps the statistics of its pretrained weights, also in training mode; its scale and shift are
-    trained.
-
-    Args:
-        backbone: The two parts of the backbone.
-        num_classes: C + 1.
-        recipe: How it is built.
-        multilabel: Whether it has the multi-label branch.
+    trained. ``num_classes``: C + 1.
     """
 
     pixel_mean: Tensor
@@ -192,14 +155,7 @@ class SegmentationModel(nn.Module):
         return images.contiguous(memory_format=torch.channels_last) if self.recipe.channels_last else images
 
     def forward(self, images: Tensor) -> ModelOutput:
-        """Score classes at each cell, and of the whole image.
-
-        Args:
-            images: From ``normalise``. Shape (N, 3, H, W), float.
-
-        Returns:
-            Scores at H and W divided by the output stride, rounded up.
-        """
+        """Score classes at each cell of the output stride, and of the whole image; ``images``: from ``normalise``."""
         low_features = self.low(images)
         pixel_logits = self.head(self.high(low_features))
         if self.branch is None:
@@ -239,11 +195,7 @@ def build_model(
         pretrained: Load ``recipe.weights``; otherwise the backbone is random, for a checkpoint that is loaded next.
 
     Returns:
-        The network, in evaluation mode.
-
-    Raises:
-        WssError: If the backbone's weights cannot be had; the message says how to go on.
-        CheckpointError: If a file of weights is damaged or fits another network.
+        The network, in evaluation mode. What fails is what ``build_backbone`` says.
     """
     weights = recipe.weights if pretrained else "none"
     model = SegmentationModel(build_backbone(recipe, weights), num_classes, recipe, multilabel)
@@ -267,30 +219,19 @@ def load_model(
     expect_classes: Sequence[str] | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[SegmentationModel, ModelCard]:
-    """Load a trained model. Nothing is downloaded.
+    """A trained model in evaluation mode, and what it is. Nothing is downloaded.
 
     Args:
         checkpoint: Run folder, checkpoint folder, or ``model.safetensors``.
         expect_classes: The classes 1..C that the caller's dataset has; ``None`` to accept any.
         device: Where to put it.
 
-    Returns:
-        The model in evaluation mode, and what it is.
-
     Raises:
         CheckpointError: If it is missing, truncated, foreign, of another format version, or for other classes.
     """
     path = find_model(checkpoint)
     card = read_card(path, expect_classes)
-    _check_shapes(card, path)
-    model = build_model(card.recipe, card.num_classes, card.multilabel, pretrained=False)
-    load_weights(model, read_weights(path), str(path))
-    return model.to(device), card
-
-
-def _check_shapes(card: ModelCard, path: Path) -> None:
-    """Refuse a card that its own weights do not fit, before a network of the size that it names takes any memory."""
-    found = read_shapes(path)
+    # A card that its own weights do not fit is refused before a network of the size that it names takes any memory.
     try:
         with torch.device("meta"):
             model = build_model(card.recipe, card.num_classes, card.multilabel, pretrained=False)
@@ -298,7 +239,10 @@ def _check_shapes(card: ModelCard, path: Path) -> None:
     except (RuntimeError, ValueError, TypeError, OverflowError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path}: no network can be built as the model card says ({first[:200]}).") from error
-    check_shapes(found, wanted, str(path))
+    check_shapes(read_shapes(path), wanted, str(path))
+    model = build_model(card.recipe, card.num_classes, card.multilabel, pretrained=False)
+    load_weights(model, read_weights(path), str(path))
+    return model.to(device), card
 
 
 def check_shapes(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], name: str) -> None:
@@ -312,13 +256,10 @@ def check_shapes(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tupl
 
 
 def usable_precision(precision: str, device: torch.device | str) -> str:
-    """``bf16`` where it was asked for and the device computes it, else ``float32``.
-
-    A processor without bf16 instructions emulates them many times more slowly.
-    """
+    """``bf16`` where it was asked for and the device computes it, else ``float32``."""
     if precision != "bf16":
         return "float32"
     if torch.device(device).type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "float32"
-    flags = Path("/proc/cpuinfo")
+    flags = Path("/proc/cpuinfo")  # a processor without bf16 instructions emulates them many times more slowly
     return "bf16" if flags.is_file() and "bf16" in flags.read_text() else "float32"

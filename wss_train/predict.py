@@ -40,8 +40,8 @@ class PredictSummary:
     def __str__(self) -> str:
         lines = [f"{self.written} masks written to {self.out}"]
         if self.failed:
-            told = ", ".join(f"{count} {reason}" for reason, count in sorted(self.failed.items()))
-            lines += [f"{self.failed.total()} images have no mask: {told}", *self.messages[:10]]
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.failed.items()))
+            lines += [f"{self.failed.total()} images have no mask: {reasons}", *self.messages[:10]]
         if self.passed_over:
             lines.append(self.passed_over)
         return "\n".join(lines)
@@ -51,15 +51,13 @@ def find_images(wanted: Path | str | Sequence[Path | str], out: Path | None = No
     """Image files, and where each one's mask goes below the output folder, without its suffix.
 
     Args:
-        wanted: Folders, searched below too; files; patterns such as ``photos/**/*.jpg``, in which ``**`` stands for
-            any folders and files that are no images by their suffix are passed over; or several of these. A file
+        wanted: Folders, searched below too; files; patterns such as ``photos/**/*.jpg``; or several of these. A file
             or folder that exists is never taken for a pattern.
         out: The output folder: where it lies below a folder or pattern, what it holds is no input.
 
     Returns:
-        File -> relative place: below the folder that was given, below the part of a pattern that stands before its
-        first wildcard, or its name for a file. A file that is found twice counts once, where it was found first.
-        Second, all that was found on the way.
+        File -> place below the folder that was given, or below the part of a pattern before its first wildcard; a file
+        that is found twice counts where it was found first. Second, all that was found on the way.
 
     Raises:
         SourceError: If one of them gives no image, or two images would get the same place.
@@ -130,8 +128,7 @@ def predict_images(
         checkpoint: Run folder or ``model.safetensors``.
         images: A folder, a file, a pattern, or several: see ``find_images``.
         out: Receives ``<path below images>.png``, palette PNGs in VOC colours at the (upright) image's size.
-        overlays: Whether to write ``<...>_overlay.jpg`` too, the mask drawn over the image; its longer side is at most
-            65,500 pixels, as JPEG has it.
+        overlays: Whether to write ``<...>_overlay.jpg`` too, the mask drawn over the image.
         **options: See ``LabellingOptions``; one scale and no CRF by default.
 
     Returns:
@@ -149,7 +146,12 @@ def predict_images(
     # Not ``with_suffix``: a place may hold dots.
     masks = [out / place.parent / f"{place.name}.png" for place in found.values()]
     drawings = [mask.parent / f"{mask.name[:-4]}_overlay.jpg" for mask in masks] if overlays else []
-    _check_targets([*masks, *drawings], paths)
+    read = {path.resolve() for path in paths}
+    for target in (*masks, *drawings):
+        if len(os.fsencode(target.name)) > _LONGEST_NAME:
+            raise SourceError(f"{target.name[:80]}...: the result's name would be too long. Rename that image.")
+        if target.resolve() in read:
+            raise SourceError(f"{target}: the result would replace this image. Choose another folder with --out.")
     if any(out.resolve() == entry.resolve() for entry in _entries(images)):
         raise SourceError(
             f"{out}: the masks would lie among the images of this folder, where the next run would take them for "
@@ -163,6 +165,7 @@ def predict_images(
                 write_mask(result.mask, temporary)
             if overlays:
                 with DECODED.taken(result.mask.size):
+                    # A JPEG has no side of more than 65,500 pixels.
                     image = resize_longest_side(read_image(paths[result.position]), LONGEST_JPEG)
                     drawn = draw_overlay(image, resize_mask(result.mask, (image.shape[1], image.shape[0])))
                     with output_path(drawings[result.position]) as temporary:
@@ -174,13 +177,3 @@ def predict_images(
         errors = [error for error in labeller.label(paths, write, "predict") if error is not None]
     failed, messages = Counter(error.reason for error in errors), tuple(map(str, errors))
     return PredictSummary(len(paths) - len(errors), out, failed, messages, str(listing))
-
-
-def _check_targets(targets: Sequence[Path], inputs: Sequence[Path]) -> None:
-    """Raise ``SourceError`` if a result cannot have its name, or would replace an image."""
-    read = {path.resolve() for path in inputs}
-    for target in targets:
-        if len(os.fsencode(target.name)) > _LONGEST_NAME:
-            raise SourceError(f"{target.name[:80]}...: the result's name would be too long. Rename that image.")
-        if target.resolve() in read:
-            raise SourceError(f"{target}: the result would replace this image. Choose another folder with --out.")

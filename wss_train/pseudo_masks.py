@@ -66,9 +66,18 @@ def make_pseudo_masks(
         Shen et al., BMVC 2017, section 3.2 and eq. (2).
     """
     table = as_table(target, None)
-    _check_labels(table)
+    without = [name for name, labels in zip(table.ids, table.labels, strict=True) if not labels.any()]
+    if without:
+        first = ", ".join(without[:5]) + (", ..." if len(without) > 5 else "")
+        raise TrainingDataError(
+            f"{len(without)} of {len(table)} images have no image-level label ({first}); "
+            f"every image needs at least one of {', '.join(table.classes)}, or its mask would be all background. "
+            "Take their lines out of the list of images, or add their labels, and import the target again."
+        )
+    if out is None and isinstance(target, ExampleTable):
+        raise TrainingDataError("a table has no folder of its own for masks: give one with out=FOLDER.")
     labeller = open_labeller(checkpoint, options, table.classes, by_recipe=True)
-    folder = Path(out) if out is not None else _folder_of(target, table, field)
+    folder = Path(out) if out is not None else dataset_folder(table.source) / field
     paths = {name: folder / f"{name}.png" for name in table.ids}
     made_by = {
         "model": fingerprint_of(checkpoint),
@@ -101,35 +110,18 @@ def make_pseudo_masks(
 
 
 def fingerprint_of(checkpoint: Path | str) -> str:
-    """Hash of a model's weights and card; another model has another one."""
+    """Hash of a model's weights and card."""
     with find_model(checkpoint).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def _check_labels(table: ExampleTable) -> None:
-    without = [name for name, labels in zip(table.ids, table.labels, strict=True) if not labels.any()]
-    if without:
-        first = ", ".join(without[:5]) + (", ..." if len(without) > 5 else "")
-        raise TrainingDataError(
-            f"{len(without)} of {len(table)} images have no image-level label ({first}); "
-            f"every image needs at least one of {', '.join(table.classes)}, or its mask would be all background. "
-            "Take their lines out of the list of images, or add their labels, and import the target again."
-        )
-
-
-def _folder_of(target: "Examples", table: ExampleTable, field: str) -> Path:
-    if isinstance(target, ExampleTable):
-        raise TrainingDataError("a table has no folder of its own for masks: give one with out=FOLDER.")
-    return dataset_folder(table.source) / field
 
 
 def _prepare(folder: Path, paths: Mapping[str, Path], made_by: dict[str, Any], bases: Mapping[str, str]) -> None:
     """Keep the masks that the same model and settings made of the same images and labels, remove the others.
 
-    The note names what each mask was made from; masks of other images in the folder are left alone.
+    Masks of images that are not in ``paths`` are left alone.
     """
     note = folder / MADE_BY
-    wanted = json.loads(json.dumps(made_by))
+    wanted = json.loads(json.dumps(made_by))  # as the note holds it: tuples become lists
     if not note.is_file() and folder.exists() and any(path.name != WRITTEN for path in folder.iterdir()):
         raise TrainingDataError(
             f"{folder}: the folder holds files that were not made here. Masks need a folder of their own; "
@@ -138,7 +130,7 @@ def _prepare(folder: Path, paths: Mapping[str, Path], made_by: dict[str, Any], b
     known = checked.note(note)
     known = known if isinstance(known, dict) else {}
     if known:
-        adopt(paths.values())
+        adopt(paths.values())  # of a folder that a release before lists of written files made
     before = known.pop("made_from", {})
     if known != wanted or not isinstance(before, dict):
         before = {}

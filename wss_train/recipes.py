@@ -29,14 +29,8 @@ Kind = Literal["generator", "final"]
 """The two networks of the method: the mask generator (section 3.2) and the final model (section 3.3)."""
 
 Backbone = Literal[
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "efficientnet_lite0",
-    "efficientnet_lite1",
-    "efficientnet_lite2",
-]
+    "resnet18", "resnet34", "resnet50", "resnet101", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"
+]  # fmt: skip
 
 PIXEL_STATISTICS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     # torchvision's mean and deviation of ImageNet, times 255
@@ -74,11 +68,7 @@ def _is(meaning: str) -> Any:
 
 @settings("recipe", RecipeError)
 class TrainRecipe:
-    """Everything that a training run depends on, apart from the data. The defaults are the preset ``paper``.
-
-    Raises:
-        RecipeError: If a value is out of its range.
-    """
+    """Everything that a training run depends on, apart from the data. The defaults are the preset ``paper``."""
 
     preset: Annotated[str, _is("The preset it started from; a note for the reader.")] = "paper"
 
@@ -233,11 +223,7 @@ class TrainRecipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainRecipe":
-        """The recipe that ``to_dict`` wrote, also in earlier versions; a missing value takes the preset ``paper``'s.
-
-        Raises:
-            RecipeError: If a key is unknown, a value has the wrong type or range, or a removed value was in use.
-        """
+        """The recipe that ``to_dict`` wrote, also in earlier versions; a missing value takes the preset ``paper``'s."""
         return cls(**without_removed(values))
 
 
@@ -304,11 +290,7 @@ def presets() -> dict[str, TrainRecipe]:
 
 
 def preset(name: str) -> TrainRecipe:
-    """The preset called ``name``: ``paper``, ``authors-code``, ``modern`` or ``cpu``.
-
-    Raises:
-        RecipeError: If there is no such preset.
-    """
+    """The preset ``paper``, ``authors-code``, ``modern`` or ``cpu``. Raises ``RecipeError`` for another name."""
     if name not in presets():
         raise RecipeError(f"there is no preset {shown(name)}. Known presets: {', '.join(presets())}.")
     return presets()[name]
@@ -326,13 +308,8 @@ def with_values(recipe: TrainRecipe, values: Mapping[str, Any]) -> TrainRecipe:
     >>> changed.crop, changed.scale_range, changed.multilabel
     (64, (0.5, 2.0), False)
 
-    Args:
-        recipe: What to start from.
-        values: Field name -> value. Text is read by the field's type: ``true``/``false`` for a switch, ``0.7,1.3``
-            for several numbers, ``none`` where a field may be unset. Values that already have the type are taken.
-
-    Returns:
-        The changed recipe; the given one is untouched.
+    Text is read by the field's type: ``true``/``false`` for a switch, ``0.7,1.3`` for several numbers, ``none`` where a
+    field may be unset. Values that already have the type are taken.
 
     Raises:
         RecipeError: If a key is unknown, or a value has the wrong type or range.

@@ -40,7 +40,7 @@ from wss_train.checkpoints import (
 )
 from wss_train.data import INITIAL_WEIGHTS, DataSummary, as_table, check_training_table
 from wss_train.engine.loop import Run, run_loop, seed_of
-from wss_train.engine.processes import Place, from_first, place
+from wss_train.engine.processes import from_first, place
 from wss_train.engine.step import training_precision
 from wss_train.inference import device_of
 from wss_train.model_card import write_model_readme
@@ -126,15 +126,7 @@ def train_final(
 ) -> Path:
     """Train the final model on target images, their image-level labels and the masks made from them.
 
-    Args:
-        target: FiftyOne dataset or view, such as ``target.match_tags("train")``, or a table.
-        out: As in ``train_generator``.
-        recipe: Likewise.
-        mask_field: Likewise.
-        multilabel: Whether the network has the multi-label branch.
-        select: As in ``train_generator``.
-        settings: Likewise.
-        **options: Likewise.
+    All but ``multilabel``, whether the network has the multi-label branch, is as in ``train_generator``.
 
     Source:
         Shen et al., BMVC 2017, section 3.3.
@@ -165,8 +157,7 @@ def train(
     Args:
         table: Images with masks, and labels where the branch learns from them.
         recipe: Recipe, or the name of a preset.
-        out: Run folder. If it holds an unfinished run of the same recipe and data, that one goes on; a finished one is
-            left as it is.
+        out: Run folder. An unfinished run of the same recipe and data in it goes on; a finished one stays as it is.
         kind: Which of the two networks; decides the number of iterations.
         multilabel: Whether to add the multi-label branch; ``None`` for the recipe's choice (a generator has none).
         init: Checkpoint to start from in place of ImageNet weights alone.
@@ -188,7 +179,14 @@ def train(
     recipe, out, here = as_recipe(recipe), Path(out), place()
     if multilabel is None:
         multilabel = kind == "final" and recipe.multilabel
-    device = _device(options.get("device"), recipe, here)
+    if recipe.batch % (here.world * recipe.accumulate):
+        raise RecipeError(
+            f"batch is {recipe.batch}; {here.world} processes with accumulate={recipe.accumulate} want a multiple of "
+            f"{here.world * recipe.accumulate}. Set batch or accumulate, or start another number of processes."
+        )
+    device = device_of(options.get("device"))
+    if here.world > 1 and device.type == "cuda":
+        device = torch.device("cuda", here.local_rank)
     needs_labels = multilabel and recipe.branch_target == "image_labels"
     summary = from_first(lambda: check_training_table(table, needs_labels))
     ledger = _ledger(table, recipe, needs_labels, init)
@@ -202,7 +200,7 @@ def train(
     identity = _identity(card, summary, init, selection)
     with ExitStack() as owner:
         # By the first process alone: all that torchrun has started are one owner.
-        from_first(lambda: _own(owner, out))
+        from_first(lambda: owner.enter_context(output_folder(out)) and None)  # its handle cannot be sent to the others
         goes_on, states = from_first(lambda: _found(out, identity, options.get("overwrite", False)))
         if goes_on and (out / "model.json").is_file() and (out / MODEL_FILE).is_file():
             run.say(f"{out}: this run has already ended; nothing to do.")
@@ -234,26 +232,15 @@ def train(
     return out
 
 
-def _device(name: str | None, recipe: TrainRecipe, here: Place) -> torch.device:
-    """The device of this process; refuses a batch that cannot be shared out among all processes."""
-    if recipe.batch % (here.world * recipe.accumulate):
-        raise RecipeError(
-            f"batch is {recipe.batch}; {here.world} processes with accumulate={recipe.accumulate} want a multiple of "
-            f"{here.world * recipe.accumulate}. Set batch or accumulate, or start another number of processes."
-        )
-    device = device_of(name)
-    return torch.device("cuda", here.local_rank) if here.world > 1 and device.type == "cuda" else device
-
-
 def _begin(run: Run, summary: DataSummary, identity: dict[str, Any] | None) -> None:
-    """Write what is known of a run; where it does not go on, ``identity`` is given and what was there goes."""
+    """Write what is known of a run; ``identity`` is given for a new one, and what was there goes."""
     if identity is not None:
         _clear_folder(run.out)
         write_json(run.out / "run.json", identity)
-    card = run.card
-    parts = {"recipe": card.recipe.to_dict(), "data": asdict(summary), "ledger": card.ledger.to_dict()}
-    for name, value in parts.items():
-        write_json(run.out / f"{name}.json", value)
+    for name, value in zip(
+        _CARDS, (run.card.recipe.to_dict(), asdict(summary), run.card.ledger.to_dict()), strict=True
+    ):
+        write_json(run.out / name, value)
     clear_unfinished(run.out)
 
 
@@ -323,15 +310,8 @@ _PARTS = {
 """Folder of a run -> what the run writes into it."""
 
 
-def _own(owner: ExitStack, out: Path) -> None:
-    owner.enter_context(output_folder(out))
-
-
 def _found(out: Path, identity: dict[str, Any], overwrite: bool) -> tuple[bool, list[Path]]:
-    """Whether the folder holds this very run, to go on with, and its checkpoints.
-
-    Refuses to touch another run, and files that no run wrote.
-    """
+    """Whether the folder holds this very run, and its checkpoints; refuses another run, and files of no run."""
     found = checked.note(out / "run.json")
     if not (isinstance(found, dict) and found.keys() >= {"kind", "data", "recipe.seed"}):
         foreign = [name for name in ("run.json", *_WRITTEN, *_CARDS) if os.path.lexists(out / name)]
@@ -343,22 +323,7 @@ def _found(out: Path, identity: dict[str, Any], overwrite: bool) -> tuple[bool, 
         return False, []
     if overwrite:
         return False, []
-    found, wanted = _comparable(found, identity)
-    different = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
-    if different:
-        said = "a run on other images, masks or labels"
-        if not set(different) <= {"data", "images"}:
-            values = [
-                f"{key.removeprefix('recipe.')} {_bare(found.get(key))} there, {wanted.get(key)} now"
-                for key in different[:4]
-            ]
-            said = f"another run ({'; '.join(values)})"
-        raise CheckpointError(f"{out}: the folder holds {said}. Choose another folder, or pass --overwrite.")
-    return True, training_states(out)
-
-
-def _comparable(found: dict[str, Any], identity: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Both without what only the version that began the run, or only this one, notes."""
+    # Without what only the version that began the run, or only this one, notes.
     recipe = {key.removeprefix("recipe."): value for key, value in found.items() if key.startswith("recipe.")}
     known = {f"recipe.{name}" for name in without_removed(recipe)}
     found = {key: value for key, value in found.items() if not key.startswith("recipe.") or key in known}
@@ -367,15 +332,21 @@ def _comparable(found: dict[str, Any], identity: dict[str, Any]) -> tuple[dict[s
         wanted["weights"] = found["weights"]
     if isinstance(found.get("selection"), dict) and wanted["selection"] and "files" not in found["selection"]:
         wanted["selection"] = {key: value for key, value in wanted["selection"].items() if key != "files"}
-    return found, wanted
-
-
-def _bare(value: Any) -> str:
-    return shown(value).strip("'")
+    different = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
+    if different:
+        held = "a run on other images, masks or labels"
+        if not set(different) <= {"data", "images"}:
+            there = {key: shown(found.get(key)).strip("'") for key in different[:4]}
+            values = [
+                f"{key.removeprefix('recipe.')} {value} there, {wanted.get(key)} now" for key, value in there.items()
+            ]
+            held = f"another run ({'; '.join(values)})"
+        raise CheckpointError(f"{out}: the folder holds {held}. Choose another folder, or pass --overwrite.")
+    return True, training_states(out)
 
 
 def _clear_folder(out: Path) -> None:
-    """Remove what a run wrote; the caller knows that the folder holds one, or nothing of these names."""
+    """Remove what a run wrote, and nothing else; the folder holds one, or nothing of these names."""
     for path in (out / name for name in _WRITTEN):
         if path.is_symlink() or not path.is_dir():
             path.unlink(missing_ok=True)
