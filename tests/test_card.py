@@ -150,12 +150,12 @@ def test_the_table_of_images_is_one_line_an_image_and_no_formula(web, tmp_path):
 
 
 def test_the_owner_may_show_all_or_none(web, tmp_path):
-    assert write_card(web, tmp_path / "all", pictures="all").shown == 2
-    card = write_card(web, tmp_path / "none", pictures="none")
+    assert write_card(web, tmp_path / "all", shown="all").shown == 2
+    card = write_card(web, tmp_path / "none", shown="none")
     assert card.shown == 0 and not (tmp_path / "none" / "pictures" / "examples.png").exists()
     assert "examples.png" not in (tmp_path / "none" / "README.md").read_text()
     with pytest.raises(StoreError, match="Known: licensed, all, none"):
-        write_card(web, tmp_path / "some", pictures="some")
+        write_card(web, tmp_path / "some", shown="some")
 
 
 def test_facts_of_a_stored_dataset(web):

@@ -121,7 +121,7 @@ def _build(options: argparse.Namespace) -> int:
         )
     print(wss_data.pipeline.summary_table(dataset))
     print(f"dataset:   {dataset.name}    (wss-data view {dataset.name})")
-    print(f"pictures:  {dataset_folder(dataset.name) / 'pictures'}")
+    print(f"sheets:    {dataset_folder(dataset.name) / 'pictures'}")
     return 1 if wss_data.pipeline.left_out(dataset) else 0
 
 

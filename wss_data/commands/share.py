@@ -55,6 +55,7 @@ def add_commands(commands: Commands) -> None:
     add.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="where to write; empty or missing")
     add.add_argument(
         "--pictures",
+        dest="shown",
         default="licensed",
         choices=["licensed", "all", "none"],
         help="which images may be shown, small: those whose licence allows it, all (they are yours), or none "
@@ -124,8 +125,8 @@ def _import_dataset(options: argparse.Namespace) -> None:
 
 def _card(options: argparse.Namespace) -> None:
     """Write a folder that can be published: what the dataset is, counts, sources, licences, dates, filters, known
-    weaknesses, and a manifest by which others fetch the images. No image is in it but small pictures of those
+    weaknesses, and a manifest by which others fetch the images. No image is in it but small copies of those
     whose licence allows that.
     """
     dataset = wss_data.open_dataset(options.dataset)
-    print(wss_data.write_card(dataset, options.out, pictures=options.pictures, masks=options.masks, url=options.url))
+    print(wss_data.write_card(dataset, options.out, shown=options.shown, masks=options.masks, url=options.url))

@@ -1,6 +1,6 @@
 """A dataset card: what a web dataset is, where it came from, what may be done with it, and what is weak about it.
 
-``write_card`` writes a folder that can be published as it is. It holds no image of the dataset except small pictures
+``write_card`` writes a folder that can be published as it is. It holds no image of the dataset except small copies
 of those whose licence allows that; the images themselves are listed in a manifest, from which everybody fetches them.
 """
 
@@ -65,7 +65,7 @@ class WrittenCard:
 def may_be_shown(licence: str | None) -> bool:
     """Whether a shrunk copy of an image under this licence may be published by anybody who names its author.
 
-    Public domain, CC BY, CC BY-SA and their like. Not those without derivatives (a mask drawn over a picture is one) or
+    Public domain, CC BY, CC BY-SA and their like. Not those without derivatives (a mask drawn over an image is one) or
     for non-commercial use only (nobody here knows who publishes the card), and not an unknown licence.
 
     Args:
@@ -78,51 +78,48 @@ def may_be_shown(licence: str | None) -> bool:
 
 
 def write_card(
-    dataset: "Dataset", folder: Path | str, pictures: Shown = "licensed", masks: bool = False, url: str | None = None
+    dataset: "Dataset", folder: Path | str, shown: Shown = "licensed", masks: bool = False, url: str | None = None
 ) -> WrittenCard:
     """Write the card of a web dataset, and beside it all that others need to build the dataset again.
 
     ``README.md`` (the card; Hugging Face's Hub reads its head), ``croissant.json``, ``manifest.jsonl.gz``,
-    ``images.csv`` (the manifest as a table), ``CREDITS.md``, ``ledger.json``, and ``pictures``.
+    ``images.csv`` (the manifest as a table), ``CREDITS.md``, ``ledger.json``, and sheets.
 
     Args:
         dataset: A web dataset.
         folder: Missing or empty; it is either whole or not there.
-        pictures: Which images may be shown: ``licensed`` for those whose licence allows it, ``all``, or ``none``.
+        shown: Which images may be shown: ``licensed`` for those whose licence allows it, ``all``, or ``none``.
         masks: Whether the manifest holds the masks, too.
         url: Where the card will be published, for ``croissant.json``.
 
     Raises:
-        StoreError: If it is no web dataset or an empty one, the folder is not empty, or ``pictures`` is something else.
+        StoreError: If it is no web dataset or an empty one, the folder is not empty, or ``shown`` is something else.
     """
-    if pictures not in SHOWN:
-        raise StoreError(f"pictures is '{pictures}'. Known: {', '.join(SHOWN)}.")
+    if shown not in SHOWN:
+        raise StoreError(f"images shown are '{shown}'. Known: {', '.join(SHOWN)}.")
     rows = image_rows(dataset, "described in a card")
     if not rows:
         raise StoreError(f"dataset '{dataset.name}' has no images yet, so that a card has nothing to say.")
     facts = dataset_facts(dataset, rows)
-    allowed = [
-        row
-        for row in facts.kept
-        if pictures == "all" or (pictures == "licensed" and may_be_shown(row.provenance.license))
-    ]
+    may = {"all": lambda licence: True, "licensed": may_be_shown, "none": lambda licence: False}[shown]
+    allowed = [row for row in facts.kept if may(row.provenance.license)]
     with new_folder(Path(folder)) as out:
         manifest = write_manifest(dataset, out / MANIFEST_FILE, masks, rows)
         write_text(out / "images.csv", image_table(manifest.listed))
         credits = [credit(row) for row in facts.kept]
         write_text(out / "CREDITS.md", markdown(dataset.name, credits))
         write_json(out / "ledger.json", facts.ledger.to_dict())
-        shown = _write_pictures(facts, allowed, out / "pictures")
+        examples = _write_sheets(facts, allowed, out / "pictures")
         # The table is what loads by itself; the images are fetched with `wss-data rebuild`.
         configs = [{"config_name": "default", "data_files": "images.csv"}]
         licences = {licence for licence, _ in facts.licences} or {None}
         head = front_matter(facts.name, licences, len(rows), configs)
-        write_text(out / "README.md", f"{head}\n{card_text(facts, credits=[credit(row) for row in shown])}")
+        write_text(out / "README.md", f"{head}\n{card_text(facts, credits=[credit(row) for row in examples])}")
         write_json(out / "croissant.json", croissant(facts, out, IMAGE_COLUMNS, url))
-    return WrittenCard(Path(folder), len(rows), len(shown), len(facts.kept) - len(allowed), manifest.without_url)
+    return WrittenCard(Path(folder), len(rows), len(examples), len(facts.kept) - len(allowed), manifest.without_url)
 
 
-def _write_pictures(facts: Facts, allowed: Sequence[ImageRow], folder: Path) -> list[ImageRow]:
+def _write_sheets(facts: Facts, allowed: Sequence[ImageRow], folder: Path) -> list[ImageRow]:
     """Write ``foreground_ratio.png`` and, of allowed images, ``examples.png``; returns the images shown."""
     by_class: dict[str, list[DatasetImage]] = {}
     for row in facts.rows:

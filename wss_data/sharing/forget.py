@@ -160,8 +160,8 @@ def _matches(kind: Kind, what: str, sha256: str | None, at: Provenance | None) -
 def _bare(url: str) -> str:
     """An address without what does not matter for which image it names.
 
-    >>> _bare("https://www.pictures.example/Photo/1/#top")
-    'pictures.example/photo/1'
+    >>> _bare("https://www.photos.example/Photo/1/#top")
+    'photos.example/photo/1'
     """
     return re.sub(r"^https?://(www\.)?", "", url.strip().casefold().partition("#")[0]).rstrip("/")
 
@@ -188,18 +188,18 @@ def _remember(
         journal.remember_forgotten(remembered, secret, REASON)
 
 
-def _remove_records(dataset: "Dataset", journal: Journal, pictures: Path, sample_ids: Sequence[str]) -> None:
+def _remove_records(dataset: "Dataset", journal: Journal, sheets: Path, sample_ids: Sequence[str]) -> None:
     """Take the records out, and make anew what shows all images."""
     if sample_ids:
-        for path in pictures.glob("*"):
+        for path in sheets.glob("*"):
             if path.is_file():
                 path.unlink()
         remove_samples(dataset, sample_ids)
     store.update(dataset, drops=journal.dropped())
-    # Pictures are missing, too, after a kill that came when the records had gone.
-    if sample_ids or not (pictures / "cosegmentation.png").exists():
+    # Sheets are missing, too, after a kill that came when the records had gone.
+    if sample_ids or not (sheets / "cosegmentation.png").exists():
         store.apply_filter(dataset)
-        write_dataset_sheets(dataset, pictures)
+        write_dataset_sheets(dataset, sheets)
 
 
 def _is_inside(path: Path, folder: Path) -> bool:
