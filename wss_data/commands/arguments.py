@@ -22,18 +22,12 @@ from wss_data.runtime.version import __version__
 Command = Callable[[argparse.Namespace], int | None]
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-LONGEST_NAME = 255
-"""Bytes of a file's name, and of any name of ours: what the usual file systems take."""
+LONGEST_NAME = 255  # bytes of a file's name: what the usual file systems take
+LONGEST_PATH = 4096  # bytes of a path, or of any other argument: PATH_MAX of Linux
+MOST_WORKERS = 1024  # processes or threads that may be asked for
+LARGEST_NUMBER = 2**32 - 1  # where nothing tighter is said: a seed must fit into 32 bits
 
-LONGEST_PATH = 4096
-"""Bytes of a path, or of any other argument: what Linux takes."""
-
-MOST_WORKERS = 1024
-"""Processes or threads that may be asked for."""
-
-LARGEST_NUMBER = 2**32 - 1
-"""Largest whole number that is taken where nothing tighter is said: a seed must fit into 32 bits."""
-
+# Stricter than int() and float(), which take 1_000, other scripts' digits, nan and blanks around.
 _DIGITS = re.compile(r"[0-9]{1,10}")
 _DECIMAL = re.compile(r"[+-]?([0-9]{1,20}(\.[0-9]{0,20})?|\.[0-9]{1,20})([eE][+-]?[0-9]{1,3})?")
 
@@ -46,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.register("type", None, text)
+        self.register("type", None, text)  # arguments that name no type
         self.register("type", Path, path)
         self.register("type", int, natural)
         self.register("type", float, number)

@@ -56,7 +56,7 @@ def add_commands(commands: Commands) -> None:
         dest="listed",
         metavar="FILE",
         nargs="?",
-        const=True,
+        const=True,  # without FILE: IMAGE names the files then
         help="take the images from a text file, one a line, or from standard input (-); without FILE, IMAGE names such "
         "files",
     )

@@ -50,7 +50,7 @@ def _run(
         return status
     except KeyboardInterrupt:
         print(interrupts.parting_words(parser.prog), file=sys.stderr)
-        return interrupts.was_interrupted() or 130
+        return interrupts.was_interrupted() or 130  # 128 + SIGINT, as a shell reports it
     except Exception as error:
         if status := interrupts.was_interrupted():
             # What was going on made another exception of it: an import in C, say.
@@ -58,7 +58,7 @@ def _run(
             return status
         return _report(parser, error)
     finally:
-        interrupts.listen()
+        interrupts.listen()  # while Python ends, too, Ctrl-C leaves no traceback
 
 
 def _report(parser: argparse.ArgumentParser, error: Exception) -> int:
@@ -66,7 +66,7 @@ def _report(parser: argparse.ArgumentParser, error: Exception) -> int:
     if isinstance(error, BrokenPipeError):
         # The reader of our output left (`| head`); Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return 128 + signal.SIGPIPE  # as a shell reports a program that the signal ended
     if isinstance(error, WssError):
         words = str(error)
     elif isinstance(error, UnicodeEncodeError):
@@ -76,6 +76,6 @@ def _report(parser: argparse.ArgumentParser, error: Exception) -> int:
         where = f"{visible(str(error.filename))}: " if error.filename else ""
         words = f"{where}{error.strerror or error}. Nothing half-written was kept."
     else:
-        raise error
+        raise error  # a mistake of ours: its traceback is what a report needs
     print(f"{parser.prog}: {words}", file=sys.stderr)
     return 2

@@ -77,6 +77,7 @@ def _rebuild(options: argparse.Namespace) -> int:
     alive, changed, dead, placeholder, opted out, failed. Goes on where it stopped.
     """
     if options.report is not None:
+        # Before the downloads, which may take days.
         check_outputs([options.report], apart_from=[options.manifest])
     report = wss_data.rebuild(options.manifest, options.name, workers=options.workers)
     print(report)

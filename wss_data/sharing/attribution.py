@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 UNKNOWN_LICENCE = "licence not known"
 
+# Round brackets and ! too: they belong to links, which each line has.
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+!|~&-])")
 
 
@@ -54,7 +55,7 @@ def write_attribution(dataset: "Dataset", path: Path | str, all: bool = False) -
 
     Args:
         dataset: A web dataset.
-        path: Markdown (``.md``), a table (``.csv``) or a page (``.html``); either whole or not there.
+        path: Markdown (``.md``), a table (``.csv``) or a page (``.html``).
         all: Whether images that the filter does not keep are listed, too.
 
     Raises:
@@ -145,7 +146,7 @@ def _markdown_link(text: str, url: str) -> str:  # round brackets would end the 
     return f"[{_escaped(text)}]({url.replace('(', '%28').replace(')', '%29')})" if url else _escaped(text)
 
 
-def _html_link(text: str, url: str) -> str:
+def _html_link(text: str, url: str) -> str:  # nofollow: strangers' addresses are no recommendation of ours
     return f'<a href="{html.escape(url)}" rel="nofollow">{html.escape(text)}</a>' if url else html.escape(text)
 
 

@@ -68,9 +68,6 @@ def may_be_shown(licence: str | None) -> bool:
     Public domain, CC BY, CC BY-SA and their like. Not those without derivatives (a mask drawn over an image is one) or
     for non-commercial use only (nobody here knows who publishes the card), and not an unknown licence.
 
-    Args:
-        licence: SPDX identifier, or ``None``.
-
     >>> [may_be_shown(licence) for licence in ("CC-BY-SA-4.0", "CC-BY-NC-2.0", None)]
     [True, False, False]
     """
@@ -87,8 +84,8 @@ def write_card(
 
     Args:
         dataset: A web dataset.
-        folder: Missing or empty; it is either whole or not there.
-        shown: Which images may be shown: ``licensed`` for those whose licence allows it, ``all``, or ``none``.
+        folder: Missing or empty.
+        shown: Images that the card may show: ``licensed`` for those whose licence allows it, ``all``, or ``none``.
         masks: Whether the manifest holds the masks, too.
         url: Where the card will be published, for ``croissant.json``.
 
@@ -115,6 +112,7 @@ def write_card(
         licences = {licence for licence, _ in facts.licences} or {None}
         head = front_matter(facts.name, licences, len(rows), configs)
         write_text(out / "README.md", f"{head}\n{card_text(facts, credits=[credit(row) for row in examples])}")
+        # Last: it holds the digests of the other files.
         write_json(out / "croissant.json", croissant(facts, out, IMAGE_COLUMNS, url))
     return WrittenCard(Path(folder), len(rows), len(examples), len(facts.kept) - len(allowed), manifest.without_url)
 

@@ -67,7 +67,7 @@ def croissant(facts: Facts, folder: Path, columns: tuple[str, ...], url: str | N
         "version": "1.0.0",
         "datePublished": facts.created.date().isoformat(),
         "keywords": ["semantic segmentation", "weakly supervised", *facts.spec.class_names],
-        "isLiveDataset": True,
+        "isLiveDataset": True,  # addresses die and images change: the same list gives others later
         "citeAs": f"{facts.name} ({facts.created.year}), made with wss.",
         **({"url": url} if url else {}),
         **({"license": sorted(licences)} if licences else {}),

@@ -100,6 +100,7 @@ def _rows(
 ) -> tuple[ExportRow, ...]:
     """The rows of an export, in the order of ``table``. ``published``: by file, what the manifest says of an image."""
     tags = dict(zip(*view.values(["image_id", "tags"]), strict=True))
+    # Fewer than the images: those of a target without a mask are written, too.
     masks = dict(zip(with_masks.ids, with_masks.mask_paths, strict=True))
     facts = _mask_facts(view, field) if published else {}
     rows = []

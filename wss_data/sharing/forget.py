@@ -143,6 +143,7 @@ def _kind(what: str, known: Iterable[Provenance]) -> Kind:
         return "sha256"
     if is_web_address(what) and _bare(what) in {_bare(at.author_url) for at in known if at.author_url}:
         return "author"
+    # The last two: addresses that the sources `folder` and `drawn` give their images.
     return "url" if is_web_address(what) or what.startswith(("file:", "drawn:")) else "author"
 
 

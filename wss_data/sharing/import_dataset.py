@@ -108,7 +108,7 @@ def import_dataset(folder: Path | str, name: str | None = None) -> ImportedDatas
     folder = expanded(folder).absolute()
     export = check_export(folder, name)
     name = export.spec.name
-    _refuse_existing(name)
+    _refuse_existing(name)  # before the lock, which makes the folder that is looked for
     export.manifest.warn_of_program()
     with dataset_owner(name):
         if store.dataset_exists(name):  # another process was faster; its folder is there by now in any case

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC
+from math import prod
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -44,15 +45,16 @@ MANIFEST_FILE = "manifest.jsonl.gz"  # in every card, and in every export of a w
 
 _SHOWN = 5  # wrong lines, unknown fields: a sentence with more is not read
 _MOST_WRONG = 1_000  # wrong lines after which the rest of the file says nothing new
-_MOST_TEXTS = 100
-_MOST_IMAGES = 10**9
+_MOST_TEXTS = 100  # tags, opt-outs or unknown fields that are read
+_MOST_IMAGES = 10**9  # the first line may promise; more is no count
 _LARGEST_RATIO = 100  # bytes that a gzipped byte may become; hex digits, addresses and masks become far fewer
-_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG = b"\x89PNG\r\n\x1a\n"  # the signature, https://www.w3.org/TR/png/#5PNG-file-signature
+# From ~, a drive or a slash on to the end, but not from the slashes of an address.
 _LOCAL_PATH = re.compile(r"(?<![\w/:])(?:~|[A-Za-z]:)?[/\\](?=\S).*$|file:.*$", re.DOTALL)
 _URLS = ("image_url", "page_url", "author_url", "license_url")
 _TEXTS = ("title", "author", "license", "query")
 _TAG = r"(dropped:)?\w[^:]{0,199}"  # a person's own words included
-_LONGEST_ID = 1_000
+_LONGEST_ID = 1_000  # characters: a path of a source's own folder may be an identity
 _LONGEST_PNG_HEAD = 1 << 17  # bytes: palette, transparency and texts of an editor are far below
 # What the dataset is; sources, downloads and target are the builder's own.
 _DEFINITION = ("classes", "cosegmentation", "filters", "duplicates", "ignore_index", "longest_side")
@@ -387,56 +389,48 @@ def _read_header(value: dict[str, Any], path: Path) -> tuple[Manifest, int]:
     return Manifest(spec, ledger, (), program), images
 
 
-def _text_like(pattern: str, wanted: str) -> Callable[[Any, str], str]:
-    """A reader of texts that a regular expression matches whole."""
-    matches = re.compile(pattern).fullmatch
+def _only(right: Callable[[Any], object], wanted: str) -> Callable[[Any, str], Any]:
+    """A reader of values that a function finds right."""
 
-    def read(value: Any, name: str) -> str:
-        if not isinstance(value, str) or not matches(value):
+    def read(value: Any, name: str) -> Any:
+        if not right(value):
             raise ValueError(f"{name} is {shown(value)}, {wanted}")
         return value
 
     return read
 
 
+def _text_like(pattern: str, wanted: str) -> Callable[[Any, str], str]:
+    return _only(lambda value: isinstance(value, str) and re.fullmatch(pattern, value), wanted)
+
+
 _digest = _text_like("[0-9a-f]{64}", "lower-case hex digits are wanted")
+# No colon: it stands between source and identity in what a rebuild calls an image.
 _source = _text_like("[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", "the name of a source is wanted, without ':'")
 _tag = _text_like(_TAG, "kept, dropped:<reason> or a word of your own is wanted")
+_address = _only(lambda url: isinstance(url, str) and is_web_address(url), "an http or https address is wanted")
+_few = _only(
+    lambda v: isinstance(v, list) and len(v) <= _MOST_TEXTS, f"a list of at most {_MOST_TEXTS} texts is wanted"
+)
 
 
-def _address(value: Any, name: str) -> str:
-    if not isinstance(value, str) or not is_web_address(value):
-        raise ValueError(f"{name} is {shown(value)}, an http or https address is wanted")
-    return value
+def _is_size(value: Any) -> bool:
+    sides = value if isinstance(value, list) and len(value) == 2 else [0]
+    return all(type(n) is int and n > 0 for n in sides) and prod(sides) <= MAX_PIXELS  # `type`: True is an int, too
 
 
-def _texts(value: Any, name: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or len(value) > _MOST_TEXTS:
-        raise ValueError(f"{name} is {shown(value)}, a list of at most {_MOST_TEXTS} texts is wanted")
-    return tuple(checked.text(text, name) for text in value)
-
-
-def _size(value: Any, name: str) -> tuple[int, int]:
-    whole = isinstance(value, list) and len(value) == 2 and all(type(n) is int and n > 0 for n in value)
-    if not whole or value[0] * value[1] > MAX_PIXELS:
-        raise ValueError(
-            f"{name} is {shown(value)}, width and height in pixels are wanted, of an image of at most "
-            f"{MAX_PIXELS:,} pixels"
-        )
-    return value[0], value[1]
-
-
+_size = _only(_is_size, f"width and height in pixels are wanted, of an image of at most {MAX_PIXELS:,} pixels")
 # Fields of an image that may be missing, and who reads them.
 _PROVENANCE: dict[str, Callable[[Any, str], Any]] = {
     **dict.fromkeys(_TEXTS, checked.text),
     **dict.fromkeys(_URLS, _address),
     "retrieved_at": checked.moment,
-    "opt_outs": _texts,
+    "opt_outs": lambda value, name: tuple(checked.text(text, name) for text in _few(value, name)),
 }
 _IMAGE: dict[str, Callable[[Any, str], Any]] = {
     "phash": _text_like("[0-9a-f]{16}", "lower-case hex digits are wanted"),
-    "size": _size,
-    "tags": lambda value, name: tuple(_tag(text, name) for text in _texts(value, name)),
+    "size": lambda value, name: tuple(_size(value, name)),
+    "tags": lambda value, name: tuple(_tag(checked.text(text, name), name) for text in _few(value, name)),
     "verdict": _text_like("keep|drop", "keep or drop is wanted"),
 }
 _FIELDS = ("class", "sha256", "source", "source_id", *_IMAGE, *_PROVENANCE, "mask")

@@ -40,6 +40,7 @@ _MEANING: Mapping[State, str] = {
     "no_url": "the manifest has no address",
 }
 
+# Reasons of the journal that somebody decided; all others went wrong by themselves.
 _OPTED_OUT = ("opted_out", "robots", "forgotten")
 _COLUMNS = ("class", "source", "source_id", "image_url", "sha256", "state", "reason", "detail")
 
@@ -135,6 +136,7 @@ def rebuild(
 
     problem = None
     try:
+        # The source reads a file: searching again asks nobody, and finds what was added to the manifest since.
         build(spec, workers=workers, retry="failed", search_again=True, progress=progress, before_masks=take)
     except SourceError as error:
         # A class without a single image left ends a build; what became of its images must be reported all the same.

@@ -47,7 +47,7 @@ def prepare(folder: Path | str, definition: str = "drawn", manifest: str | None 
         export_dataset(working, place, layout="fiftyone")
         # The export holds all of it: two copies would be twice the disk.
         working.delete()
-        shutil.rmtree(dataset_folder(_working_name(spec)), ignore_errors=True)
+        shutil.rmtree(dataset_folder(_working_name(spec)), ignore_errors=True)  # after the records that name it
     samples = json.loads((place / "samples.json").read_text(encoding="utf-8"))["samples"]
     return None, len(samples), list(spec.class_names)
 
@@ -79,4 +79,4 @@ def _place(folder: Path | str, spec: DatasetSpec) -> Path:
 def _working_name(spec: DatasetSpec) -> str:
     """A name that no other definition has: changed, it is another dataset."""
     digest = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode()).hexdigest()
-    return f"zoo-{spec.name}-{digest[:12]}"
+    return f"zoo-{spec.name}-{digest[:12]}"  # 48 bits: enough among one user's definitions

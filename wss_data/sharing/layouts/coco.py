@@ -41,7 +41,7 @@ def write_coco(contents: Contents, folder: Path) -> None:
     )
     licences: dict[tuple[str, str], int] = {}  # name and address -> id, as images name them
     splits: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
-    numbers = count(1)
+    numbers = count(1)  # COCO's own evaluation takes an annotation's id 0 for none
     for image_id, row in enumerate(contents.rows, start=1):
         copy_image(row.image_path, folder / "images" / f"{row.name}.jpg")
         images, annotations = splits.setdefault(row.split, ([], []))
