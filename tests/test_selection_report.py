@@ -17,7 +17,7 @@ from wss_data.records import ExampleTable
 from wss_train import evaluate
 from wss_train.evaluate import evaluate_model
 from wss_train.recipes import preset, with_values
-from wss_train.reports.selection_report import SelectionReport, rank_correlation, selection_report, write_picture
+from wss_train.reports.selection_report import SelectionReport, rank_correlation, selection_report, write_chart
 from wss_train.selection.selection import Look, SelectionSettings
 from wss_train.training import train, train_final
 
@@ -138,7 +138,7 @@ def test_the_page_says_how_much_longer_is_worse_and_that_the_truth_chose_nothing
 
 def test_the_chart_has_a_panel_a_signal(tmp_path):
     one, two = report_of(labels=[1, 2, 3, 4, 5]), report_of(labels=[1, 2, 3, 4, 5], change=[nan, 1, 1, 1, 1])
-    small, large = (np.asarray(Image.open(write_picture(r, tmp_path / "p.png"))).shape for r in (one, two))
+    small, large = (np.asarray(Image.open(write_chart(r, tmp_path / "p.png"))).shape for r in (one, two))
     assert large[0] > small[0] and large[1] == small[1]
 
 

@@ -35,14 +35,9 @@ Severity = Literal["error", "warning", "note"]
 
 _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 
-FEW_IMAGES = 20
-"""A class with fewer images than this gets a warning. Ours; the paper has hundreds."""
-
-MUCH_DISAGREEMENT = 0.1
-"""Where more than this fraction of the true masks disagree with the labels, all are suspect. Ours."""
-
-MUCH_VOID = 0.5
-"""More void than this, as a fraction of all mask pixels, gets a warning: void teaches nothing. Ours."""
+FEW_IMAGES = 20  # A class with fewer images than this gets a warning. Ours; the paper has hundreds.
+MUCH_DISAGREEMENT = 0.1  # A larger fraction of true masks that differ from the labels makes all suspect. Ours.
+MUCH_VOID = 0.5  # More void than this, as a fraction of all mask pixels, gets a warning: void teaches nothing. Ours.
 
 FAULTS = {
     "image missing": "error: {n} images are missing, the first {image}. Put the files back, or build or import the "

@@ -1,8 +1,8 @@
 """Which classes come together, and which masks merge: from masks and image-level labels alone.
 
-A class that is always labelled together with another (boats with persons, say) cannot be told from it by image-level
-labels. The masks show what became of such pairs: an image labelled with A and B whose mask shows A and no B was
-swallowed by A. No truth is needed, so that this may be read while one trains.
+A class that is always labelled together with another (boats with persons, say) cannot be distinguished from it by
+image-level labels. The masks show what became of such pairs: an image labelled with A and B whose mask shows A and no
+B was swallowed by A. No truth is needed, so that this may be read while one trains.
 """
 
 import os
@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from wss_data.errors import TrainingDataError
 from wss_data.imaging.masks import read_mask
 from wss_data.imaging.sheets import FAINT, INK
+from wss_data.reading.cells import csv_text
 from wss_data.records import ExampleTable
 from wss_data.runtime.files import check_outputs, output_path, write_output
 from wss_data.store import MASKS, example_table, kind_of
@@ -28,8 +29,8 @@ from wss_train.reports.tables import markdown_table, number
 if TYPE_CHECKING:
     from wss_data.store.types import Collection
 
-FIRST_PAIRS = 20
-"""Pairs in a report's tables; the CSV holds all."""
+FIRST_PAIRS = 20  # Pairs in a report's tables; the CSV holds all.
+OUTPUTS = ("cooccurrence.md", "cooccurrence.csv", "cooccurrence.png")
 
 
 def counts_together(shown: np.ndarray) -> np.ndarray:
@@ -139,11 +140,12 @@ class CooccurrenceReport:
 
     def to_csv(self) -> str:
         """One line for each ordered pair; a number that cannot be computed is empty."""
-        lines = [",".join(("a", "b", *_FORMATS))]
-        for a, b in permutations(range(len(self.classes)), 2):
-            cells = (number(self.pairs[name][a, b], form, "") for name, form in _FORMATS.items())
-            lines.append(",".join((self.classes[a], self.classes[b], *cells)))
-        return "\n".join(lines) + "\n"
+        rows = (
+            [self.classes[a], self.classes[b]]
+            + [number(self.pairs[name][a, b], form, "") for name, form in _FORMATS.items()]
+            for a, b in permutations(range(len(self.classes)), 2)
+        )
+        return csv_text(["a", "b", *_FORMATS], rows, str)
 
     def to_markdown(self) -> str:
         """Tables of the pairs that come together most and of those that merge most."""
@@ -222,10 +224,6 @@ def report_of(
     return CooccurrenceReport(tuple(classes), pairs, len(labelled), one_label, source)
 
 
-OUTPUTS = ("cooccurrence.md", "cooccurrence.csv", "cooccurrence.png")
-"""What ``cooccurrence`` writes."""
-
-
 def cooccurrence(table: ExampleTable, out: Path | None = None) -> CooccurrenceReport:
     """Report on the masks and labels of a table.
 
@@ -253,7 +251,7 @@ def cooccurrence(table: ExampleTable, out: Path | None = None) -> CooccurrenceRe
     if out is not None:
         write_output(out / "cooccurrence.md", report.to_markdown())
         write_output(out / "cooccurrence.csv", report.to_csv())
-        write_picture(report, out / "cooccurrence.png")
+        write_chart(report, out / "cooccurrence.png")
     return report
 
 
@@ -280,7 +278,7 @@ def table_of(
     return example_table(view, field or (MASKS if web else "pseudo_mask"))
 
 
-def write_picture(report: CooccurrenceReport, path: Path) -> Path:
+def write_chart(report: CooccurrenceReport, path: Path) -> Path:
     """Draw three matrices as a PNG: labelled together, together in the masks, swallowed."""
     of, count = report.pairs, len(report.classes)
     side = max(3.2, 0.34 * count + 1.6)

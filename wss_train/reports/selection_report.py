@@ -5,8 +5,6 @@ nothing in its model, and its scores must not choose a state: that would be the
 pixel supervision that ``wss_train.selection.selection`` does without.
 """
 
-import csv
-import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from wss_data.errors import CheckpointError, shown
 from wss_data.imaging.sheets import FAINT, INK, KEPT
 from wss_data.ledger import Ledger
 from wss_data.reading import checked
+from wss_data.reading.cells import csv_text
 from wss_data.runtime.files import check_outputs, output_folder, output_path, write_output
 from wss_train.checkpoints import read_card
 from wss_train.evaluate import evaluated_once, truth_table
@@ -31,8 +30,7 @@ from wss_train.selection.selection import REPORT, SIGNALS, Look, read_signals, s
 if TYPE_CHECKING:
     from wss_train.data import Examples
 
-SETTLED = 0.02
-"""Fraction of changed pixels below which ``change`` would have stopped the run, in the report's table. Ours."""
+SETTLED = 0.02  # Fraction of changed pixels below which ``change`` would have stopped the run, in the table. Ours.
 
 _NAMES = {
     "labels": "labels: F1 of predicted classes",
@@ -124,7 +122,7 @@ class SelectionReport:
             "",
             *markdown_table(["chosen by", "rank correlation", "iteration", "true mean IoU, %", "lost, points"], rows),
             "",
-            f"Bold: what the run was told to choose by; its model is iteration {self.chosen:,}. Each signal takes the "
+            f"Bold: what the run chose by; its model is iteration {self.chosen:,}. Each signal takes the "
             f"state whose mean over {self.smooth} looks is best. The correlation is Spearman's, over the looks; that "
             "of change has its sign turned. Small differences may be no more than another seed gives.",
         ]
@@ -138,13 +136,11 @@ class SelectionReport:
 
     def to_csv(self) -> str:
         """One row a look: iteration, signals, true mean IoU."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["iteration", *SIGNALS, "true_mean_iou"])
-        for look, score in zip(self.looks, self.mean_iou, strict=True):
-            numbers = ("" if math.isnan(value) else f"{value:.6g}" for value in (*look.values.values(), score))
-            writer.writerow([look.iteration, *numbers])
-        return text.getvalue()
+        rows = (
+            [look.iteration, *(number(value, ".6g", "") for value in (*look.values.values(), score))]
+            for look, score in zip(self.looks, self.mean_iou, strict=True)
+        )
+        return csv_text(["iteration", *SIGNALS, "true_mean_iou"], rows, str)  # Numbers: nothing to take for a formula.
 
 
 def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
@@ -213,7 +209,7 @@ def selection_report(
         )
         write_output(out / "selection.md", report.to_markdown())
         write_output(out / "selection.csv", report.to_csv())
-        write_picture(report, out / "selection.png")
+        write_chart(report, out / "selection.png")
     return report
 
 
@@ -231,7 +227,7 @@ def _plan(run: Path) -> dict[str, Any]:
         ) from error
 
 
-def write_picture(report: SelectionReport, path: Path) -> Path:
+def write_chart(report: SelectionReport, path: Path) -> Path:
     """Draw each signal and the true mean IoU over the iterations, with what each would choose, as a PNG."""
     choices = {choice.name: choice for choice in report.choices() if choice.name != "last"}
     # Not by pyplot: it keeps figures in a global list and asks for a display.
