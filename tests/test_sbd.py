@@ -30,7 +30,8 @@ from wss_data.reading.lists import read_list
 from wss_data.spec import DatasetSpec, read_spec
 from wss_data.target.report import target_report
 from wss_data.target.sbd import USUAL_SIZES, VOC_CLASSES, categories_present, find_sbd, train_aug
-from wss_data.target.voc import check_targets, read_voc_layout, source_fingerprint, without_copies
+from wss_data.target.translation import check_targets, source_fingerprint, without_copies
+from wss_data.target.voc import read_voc_layout
 
 _opened: list[str] | None = None
 

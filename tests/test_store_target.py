@@ -95,10 +95,10 @@ def test_importing_again_reads_nothing_and_keeps_what_models_made(tmp_path, monk
     store.set_target_masks(dataset, "pseudo_mask", {"t1": tmp_path / "p" / "t1.png"}, ENGINE)
     ids = dataset.values("id")
 
-    import wss_data.target.voc
+    import wss_data.target.translation
 
     with monkeypatch.context() as patch:
-        patch.setattr(wss_data.target.voc, "check_targets", None)
+        patch.setattr(wss_data.target.translation, "check_targets", None)
         assert store.import_target(spec, folder) is dataset
 
     write_target(tmp_path, labels="t1,cat\nt2,cow\nt3,cow\nv1,cat\nv2,cow\n")

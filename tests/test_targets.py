@@ -10,16 +10,15 @@ from wss_data.errors import MaskError, SourceError, SpecError
 from wss_data.imaging.images import write_jpeg
 from wss_data.imaging.masks import read_mask, write_mask
 from wss_data.spec import DatasetSpec
-from wss_data.target.voc import (
+from wss_data.target.translation import (
     DROP_REASONS,
     check_target,
     check_targets,
     mask_translation,
-    read_voc_layout,
     source_fingerprint,
     translate_mask,
-    write_drawn,
 )
+from wss_data.target.voc import read_voc_layout, write_drawn
 
 W, H = 32, 24
 XML = (

@@ -33,7 +33,7 @@ from wss_data.store.screening import evaluation_splits, leaks
 from wss_data.store.tables import mask_bases, masks_fit
 from wss_data.store.types import Dataset
 from wss_data.store.web import apply_filter
-from wss_data.target import voc
+from wss_data.target import translation, voc
 from wss_data.target.report import TargetReport, no_class_shown, target_report
 
 LOGGER = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def import_target(
     folder = require_text(expanded(folder).absolute(), "the target dataset")
     check_place(spec, "target")
     layout = voc.read_voc_layout(folder, spec, *(expanded(path) if path else None for path in (labels_csv, sbd)))
-    fingerprint = voc.source_fingerprint(layout, spec)
+    fingerprint = translation.source_fingerprint(layout, spec)
     if fiftyone().dataset_exists(name):
         info = info_of(open_dataset(name))
         if info.get("source_fingerprint") == fingerprint:
@@ -98,8 +98,8 @@ def import_target(
         for dataset_name in (name, spec.name):
             if dataset_name == name or dataset_folder(dataset_name).exists():
                 owned.enter_context(dataset_owner(dataset_name))
-        checked = voc.check_targets(layout.records, spec, dataset_folder(name) / GROUND_TRUTH, workers)
-        images = voc.without_copies(checked)
+        checked = translation.check_targets(layout.records, spec, dataset_folder(name) / GROUND_TRUTH, workers)
+        images = translation.without_copies(checked)
         for split in ("train", "val"):
             members = [image for image in images if image.record.split == split]
             if all(image.dropped for image in members):
@@ -149,9 +149,9 @@ def _drop_leaks(spec: DatasetSpec, target: str) -> None:
             )
 
 
-def _store_target(dataset: Dataset, images: Sequence[voc.TargetImage]) -> None:
+def _store_target(dataset: Dataset, images: Sequence[translation.TargetImage]) -> None:
     """Make the samples of a target dataset what ``images`` say; masks that a model made stay."""
-    ours = {"train", "val", "test", *(f"{DROPPED}{reason}" for reason in voc.DROP_REASONS)}
+    ours = {"train", "val", "test", *(f"{DROPPED}{reason}" for reason in translation.DROP_REASONS)}
     there = {image_id: (key, tags) for image_id, key, tags in rows(dataset, "image_id", "id", "tags")}
     made_by_models = _note_bases(dataset)
     new, changes = [], {}
@@ -191,7 +191,7 @@ def _note_bases(dataset: Dataset) -> list[str]:
     return made_by_models
 
 
-def _target_fields(image: voc.TargetImage) -> dict[str, Any]:
+def _target_fields(image: translation.TargetImage) -> dict[str, Any]:
     fo, record, size = fiftyone(), image.record, image.size
     return {
         "filepath": str(record.image_path),

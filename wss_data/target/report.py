@@ -10,7 +10,8 @@ from wss_data.imaging.images import TURNED
 from wss_data.spec import DatasetSpec
 from wss_data.target.agreement import disagreement
 from wss_data.target.sbd import USUAL_SIZES
-from wss_data.target.voc import Split, TargetImage, TargetLayout, voc_options
+from wss_data.target.translation import TargetImage
+from wss_data.target.voc import Split, TargetLayout, voc_options
 
 # Where more than this fraction of the masks disagree with the labels, something is wrong with all of them. Ours.
 _MANY = 0.1
