@@ -65,6 +65,7 @@ class FormOperator(foo.Operator, ABC):
             self._ask(ctx, form)
         except WssError as error:
             refused = form.view("refused", types.Error(label="This cannot be done here", description=str(error)))
+            # With an invalid input the App lets nobody submit the form.
             refused.invalid, refused.error_message = True, str(error)
         return types.Property(form, view=types.View(label=self.heading))
 
@@ -112,7 +113,7 @@ class _Judge(FormOperator):
 
     def resolve_placement(self, ctx: Any) -> types.Placement:
         """A button above the grid."""
-        button = types.Button(label=self.heading, icon=self.icon, prompt=True)
+        button = types.Button(label=self.heading, icon=self.icon, prompt=True)  # opens the form first
         return types.Placement(types.Places.SAMPLES_GRID_ACTIONS, button)
 
     def _ask(self, ctx: Any, form: types.Object) -> None:
@@ -201,7 +202,7 @@ class ChangeFilter(FormOperator):
 
     def _act(self, ctx: Any) -> str:
         now = store.applied_filters(ctx.dataset) or store.definition(ctx.dataset).filters
-        with dataset_owner(ctx.dataset.name):
+        with dataset_owner(ctx.dataset.name):  # a build that runs now filters, too
             report = store.apply_filter(ctx.dataset, self._wanted(ctx, now))
         return f"the filter keeps {report.kept:,} of {report.images:,} images"
 
@@ -257,7 +258,7 @@ class CosegmentAgain(FormOperator):
     """Other settings or another engine, into a second mask field; then compare, and adopt or ignore."""
 
     heading, icon = "Co-segment again", "auto_fix_high"
-    background = True
+    background = True  # it takes minutes to hours, for which the App would wait
 
     def _ask(self, ctx: Any, form: types.Object) -> None:
         web_info(ctx.dataset, "co-segmented")
@@ -275,14 +276,9 @@ class CosegmentAgain(FormOperator):
 
     def _act(self, ctx: Any) -> str:
         field, name = ctx.params.get("field") or _SECOND_FIELD, ctx.params.get("class_name")
-        made = cosegment_again(
-            ctx.dataset,
-            ctx.params.get("method"),
-            _options(ctx),
-            None if name in (None, _ALL_CLASSES) else [name],
-            field=field,
-            progress=partial(_show_progress, ctx),
-        )
+        classes, progress = None if name in (None, _ALL_CLASSES) else [name], partial(_show_progress, ctx)
+        method, options = ctx.params.get("method"), _options(ctx)
+        made = cosegment_again(ctx.dataset, method, options, classes, field=field, progress=progress)
         return f"{made:,} masks in '{field}'; compare them with those in use by the operator Compare masks"
 
 

@@ -61,9 +61,10 @@ def view_in_app(
     dataset = open_dataset(name)
     bring_up_to_date(dataset, definition(dataset), kind_of(dataset))
     display = sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-    host = f"[{address}]" if ":" in address else address
+    host = f"[{address}]" if ":" in address else address  # an IPv6 address in a URL is in brackets
     page = f"http://{host}:{port}/datasets/{name}"
     # Whoever ends the command with kill instead of Ctrl-C wants the App's server to end with it, too.
+    # Python lets only the main thread set a handler; a notebook may call this from another.
     in_charge = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, _interrupt) if in_charge else None
     try:

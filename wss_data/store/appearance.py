@@ -30,7 +30,7 @@ def set_up(dataset: Dataset, spec: DatasetSpec, kind: Kind) -> None:
 
 def bring_up_to_date(dataset: Dataset, spec: DatasetSpec, kind: Kind) -> None:
     """Give a dataset that is new, or that an earlier version made, what it lacks; what its user changed stays."""
-    values = mask_targets(spec)
+    values = mask_names(spec.class_names, spec.ignore_index)
     # By values, as earlier versions had them, or none at all; whatever else is there, its user has set.
     if dataset.default_mask_targets in (values, {}):
         dataset.default_mask_targets = colour_targets(spec)
@@ -127,18 +127,13 @@ def declare_masks(dataset: Dataset, field: str) -> None:
         dataset.save()
 
 
-def mask_targets(spec: DatasetSpec) -> dict[int, str]:
-    """What the values of a label mask are called."""
-    return mask_names(spec.class_names, spec.ignore_index)
-
-
 def colour_targets(spec: DatasetSpec) -> dict[str, str]:
     """What the colours of a label mask are called, such as ``#800000``: FiftyOne reads palette PNGs as colours.
 
-    With the values of ``mask_targets`` instead, its App finds none of them in the file and draws nothing. Background
+    With the values of the mask instead, its App finds none of them in the file and draws nothing. Background
     is left out: the App never draws black, and counts the colours from 1 in this order, so each class keeps its index.
     """
-    return {_hex(value): name for value, name in mask_targets(spec).items() if value}
+    return {_hex(value): name for value, name in mask_names(spec.class_names, spec.ignore_index).items() if value}
 
 
 def _hex(value: int) -> str:
@@ -147,10 +142,11 @@ def _hex(value: int) -> str:
 
 def _colours(spec: DatasetSpec, kind: Kind) -> dict[str, Any]:
     """Settings of FiftyOne's ``ColorScheme``: VOC's colour for each class, on masks and labels alike."""
-    palette = {value: _hex(value) for value in mask_targets(spec) if value}
+    names = mask_names(spec.class_names, spec.ignore_index)
+    palette = {value: _hex(value) for value in names if value}
     # When the App draws a mask again, after the view has changed, it knows a colour by its place in `colour_targets`.
     palette = {**dict(enumerate(palette.values(), start=1)), **palette}
-    by_label = [{"value": name, "color": palette[value]} for value, name in mask_targets(spec).items() if value]
+    by_label = [{"value": name, "color": palette[value]} for value, name in names.items() if value]
     return {
         "color_by": "value",
         "default_mask_targets_colors": [{"intTarget": value, "color": colour} for value, colour in palette.items()],

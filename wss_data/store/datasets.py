@@ -35,10 +35,6 @@ def target_name(spec: DatasetSpec) -> str:
     return f"{spec.name}-target"
 
 
-def _name(spec: DatasetSpec, kind: Kind) -> str:
-    return spec.name if kind == "web" else target_name(spec)
-
-
 def dataset_exists(name: str) -> bool:
     """Whether the database holds a dataset of that name, ours or not."""
     return fiftyone().dataset_exists(name)
@@ -71,7 +67,7 @@ def open_dataset(name: str) -> Dataset:
         known = ", ".join(sorted(fo.list_datasets(tags=TAG)))
         raise StoreError(f"there is no dataset '{name}'. {'Known: ' + known if known else 'None was built yet'}.")
     try:
-        dataset = fo.load_dataset(name, reload=True)
+        dataset = fo.load_dataset(name, reload=True)  # another process may have changed what is loaded here
     except OSError as error:
         raise StoreError(f"dataset '{name}' cannot be opened: {' '.join(str(error).split())}") from error
     info_of(dataset)
@@ -99,7 +95,7 @@ def check_name(name: str) -> None:
 
 def check_place(spec: DatasetSpec, kind: Kind) -> None:
     """Raise what ``create_or_open`` would, before all other work."""
-    name = _name(spec, kind)
+    name = spec.name if kind == "web" else target_name(spec)
     check_name(name)
     if fiftyone().dataset_exists(name):
         _check_same(open_dataset(name), spec, kind)
@@ -163,7 +159,7 @@ def create_or_open(spec: DatasetSpec, kind: Kind) -> Dataset:
         StoreError: If a dataset of that name has other classes or images of another size, this package did not make
             it, or the name is another's but for capitals, ``-`` and ``_``.
     """
-    name = _name(spec, kind)
+    name = spec.name if kind == "web" else target_name(spec)
     check_name(name)
     if not fiftyone().dataset_exists(name):
         # Set up under a random name and renamed at the end: killed on the way, nothing half-made has the name.

@@ -28,10 +28,10 @@ _PAGES = ("/", "/datasets/")
 _WRITES_WHERE_RECORDS_SAY = "/commit-mask"
 
 _FORBIDS = {
-    "content-security-policy": "frame-ancestors 'none'",
-    "x-frame-options": "DENY",
-    "cross-origin-resource-policy": "same-origin",
-    "x-content-type-options": "nosniff",
+    "content-security-policy": "frame-ancestors 'none'",  # clicks meant for another page do not land in the App
+    "x-frame-options": "DENY",  # the same, for browsers that do not know the policy
+    "cross-origin-resource-policy": "same-origin",  # no other page shows our images or runs our scripts
+    "x-content-type-options": "nosniff",  # no file is run as what it was not sent as
 }
 # A file of a dataset that is opened as a page of its own runs no script there.
 _FILE_POLICY = "sandbox; default-src 'none'; frame-ancestors 'none'"
@@ -84,7 +84,7 @@ class Guard:
         if reason is None:
             await self._app(scope, receive, forbidding)
         elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008, "reason": reason})
+            await send({"type": "websocket.close", "code": 1008, "reason": reason})  # policy violation, RFC 6455
         else:
             await PlainTextResponse(f"Refused: {reason}\n", status_code=403)(scope, receive, forbidding)
 

@@ -69,7 +69,7 @@ def foreground_iou(first: np.ndarray, second: np.ndarray, ignore_index: int) -> 
     counted = (first != ignore_index) & (second != ignore_index)
     a, b = (first != 0) & counted, (second != 0) & counted
     union = int(np.count_nonzero(a | b))
-    return float(np.count_nonzero(a & b)) / union if union else 1.0
+    return float(np.count_nonzero(a & b)) / union if union else 1.0  # two empty masks agree
 
 
 def other_mask_fields(dataset: Dataset) -> list[str]:

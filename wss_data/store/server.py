@@ -61,6 +61,7 @@ def _wait_until_guarded(server: subprocess.Popen[bytes], address: str, port: int
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
         try:
+            # No site has a name in .example (RFC 2606).
             answers = [_status(address, port, host) for host in (f"localhost:{port}", "foreign.example")]
         except OSError:
             time.sleep(0.1)  # it is starting
@@ -77,6 +78,7 @@ def _wait_until_guarded(server: subprocess.Popen[bytes], address: str, port: int
 
 
 def _status(address: str, port: int, host: str) -> int:
+    # An address that stands for all of this machine's is none to connect to; the loopback is one of them.
     server = http.client.HTTPConnection({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address), port, timeout=5)
     try:
         server.request("GET", "/fiftyone", headers={"Host": host})

@@ -125,10 +125,9 @@ def find_images(dataset: Dataset, names: Collection[str]) -> list[str]:
     whole = {name: key for key, *names_of_it in known for name in (key, *names_of_it) if name}
     found = []
     for name in names:
-        if name in whole:
-            fits = [whole[name]]
-        else:
-            fits = [key for key, *names_of_it in known if any((n or "").startswith(name) for n in names_of_it)]
+        # A whole name comes first: one may be the start of another.
+        starts = (key for key, *names_of_it in known if any((n or "").startswith(name) for n in names_of_it))
+        fits = [whole[name]] if name in whole else list(starts)
         if len(fits) != 1:
             raise StoreError(
                 f"dataset '{dataset.name}': {len(fits)} images are called '{name}'. Wanted is the image_id, the "

@@ -40,6 +40,7 @@ def companion(
         pass_fds=inherited,
         # Ctrl-C in a terminal is meant for the view, whose end the process notices.
         start_new_session=True,
+        # It finds our packages where this process did, a checkout that is not installed included.
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
     try:
