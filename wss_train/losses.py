@@ -48,8 +48,7 @@ def segmentation_loss(
 def multilabel_loss(class_logits: Tensor, labels: Tensor) -> Tensor:
     """Binary logistic loss, averaged over the classes and the images.
 
-    Negated: the paper prints eq. (3) as a log-likelihood. Averaged over the
-    classes, so that lambda keeps its meaning whatever their number.
+    Negated: the paper prints eq. (3) as a log-likelihood.
 
     >>> round(float(multilabel_loss(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))), 3)  # undecided: log 2
     0.693
@@ -64,6 +63,7 @@ def multilabel_loss(class_logits: Tensor, labels: Tensor) -> Tensor:
     Source:
         Shen et al., BMVC 2017, eq. (3).
     """
+    # Averaged over the classes, too, so that lambda keeps its meaning whatever their number.
     return F.binary_cross_entropy_with_logits(class_logits.float(), labels)
 
 
@@ -72,11 +72,6 @@ def total_loss(segmentation: Tensor, multilabel: Tensor | None, multilabel_weigh
 
     >>> float(total_loss(torch.tensor(2.0), torch.tensor(3.0), 0.5))
     3.5
-
-    Args:
-        segmentation: Eq. 1. Shape ().
-        multilabel: Eq. 3, or ``None`` for a network without the branch. Shape ().
-        multilabel_weight: Lambda, at least 0.
 
     Source:
         Shen et al., BMVC 2017, eq. (4); lambda = 1.0 in section 4.2.

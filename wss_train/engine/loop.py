@@ -61,7 +61,7 @@ def run_loop(
         model: The network, on its device, with the weights of ``state``.
         state: Where an earlier run stopped; ``None`` for the beginning.
         selector: Looks at the network now and then; ``None`` for nobody, and in all processes but the first.
-        every: Iterations between two of its looks, in all processes; the last iteration is always looked at. 0: none.
+        every: Iterations between two of its looks, in all processes, and one at the end; 0 for none.
 
     Returns:
         Iterations and weights of the model: the last state, or the one that the selector chose.
@@ -127,7 +127,6 @@ def _save(run: Run, model: SegmentationModel, step: Step, done: int) -> None:
 
 
 def _progress_bar(run: Run, start: int) -> "tqdm[None]":
-    """A bar over the iterations; in a log file a line now and then."""
     return tqdm(
         total=run.card.iterations,
         initial=start,
@@ -135,6 +134,7 @@ def _progress_bar(run: Run, start: int) -> "tqdm[None]":
         unit="it",
         disable=not run.progress,
         dynamic_ncols=True,
+        # In a log file each state of the bar is a line.
         mininterval=0.5 if sys.stderr.isatty() else 10.0,
     )
 

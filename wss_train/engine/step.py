@@ -114,14 +114,7 @@ class Losses(NamedTuple):
 
 
 def batch_losses(output: ModelOutput, batch: Batch, recipe: TrainRecipe, ignore_index: int = 255) -> Losses:
-    """Eqs. 1, 3 and 4 of one batch.
-
-    Args:
-        output: The network's scores of ``batch.images``.
-        batch: Masks, labels and weights.
-        recipe: Resolution of eq. 1, target of eq. 3, lambda of eq. 4.
-        ignore_index: Value of void pixels.
-    """
+    """Eqs. 1, 3 and 4 of one batch, from the network's scores of its images."""
     logits, masks = at_one_resolution(output.pixel_logits, batch.masks, recipe.loss_resolution)
     segmentation = segmentation_loss(logits, masks, ignore_index, batch.weights)
     multilabel = None
@@ -143,20 +136,14 @@ def counted_pixels(batch: Batch, recipe: TrainRecipe, ignore_index: int = 255) -
 
 
 class Step:
-    """Moves the weights by one batch.
-
-    Args:
-        model: The network, on its device.
-        card: What is trained.
-        ignore_index: Value of void pixels.
-        compiled: Whether ``torch.compile`` translates the network; its tensors keep their names.
-    """
+    """Moves the weights by one batch. ``compiled``: whether ``torch.compile`` translates the network."""
 
     def __init__(self, model: SegmentationModel, card: ModelCard, ignore_index: int, compiled: bool = False) -> None:
         here = place()
         self._model, self._recipe, self._kind, self._world = model, card.recipe, card.kind, here.world
         self._ignore_index = ignore_index
         self._fabric = _make_fabric(card.recipe, model.pixel_mean.device, here)
+        # The state is read from the model itself: the compiled one has other names for the same tensors.
         network: Any = torch.compile(model) if compiled else model
         self.optimizer = make_optimizer(model)
         self._network, self._stepper = self._fabric.setup(network, self.optimizer, move_to_device=False)
@@ -179,13 +166,9 @@ class Step:
         return rate
 
     def __call__(self, batches: Sequence[Batch]) -> Losses:
-        """Do one iteration.
+        """Do one iteration on this process's part of the batch, in ``recipe.accumulate`` pieces, on the device.
 
-        Args:
-            batches: This process's part of the batch, in ``recipe.accumulate`` pieces, on the device.
-
-        Returns:
-            What this process's part adds to the losses of the whole batch, without gradients; see ``summed``.
+        Returns what this part adds to the losses of the whole batch, without gradients; see ``summed``.
         """
         fractions = self._fractions(batches)
         self._stepper.zero_grad()
