@@ -22,7 +22,7 @@ from wss_data.runtime.files import expanded
 
 FOLDER_VARIABLE = "WSS_DATABASE_DIR"
 
-_START_SECONDS = 150.0
+_START_SECONDS = 150.0  # longer than the watcher itself waits (120 s), so that it is the watcher that gives up
 
 # A server on this machine that cannot be reached for so long is gone; MongoDB's own default is six times that
 _GONE_MS = 5_000

@@ -44,7 +44,7 @@ _READY = re.compile(r'"msg":"Waiting for connections","attr":\{"port":(\d+)')
 _IN_USE = "DBPathInUse"
 _START_SECONDS = 120.0
 _STOP_SECONDS = 20.0
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG = 1  # from linux/prctl.h; Python has no name for it
 
 
 def main(folder: Path, mongod: Path) -> int:

@@ -33,7 +33,7 @@ _UNFINISHED = ".writing-"  # Start of the name of a file that is being written
 _TEMPORARY = "wss-"  # Start of the name of a folder among the temporary files
 
 _OURS = re.compile(r"(\.writing|wss)-(?P<here>[0-9a-f]{4})-(?P<process>\d+)-[0-9a-f]{4,16}(\.|$)")
-_DAY_S = 86_400
+_DAY_S = 86_400  # no file of ours takes so long to write
 
 
 @contextmanager

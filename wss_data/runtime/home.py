@@ -11,7 +11,7 @@ from wss_data.runtime.files import expanded, sole_owner
 
 HOME_VARIABLE = "WSS_HOME"
 
-_SEPARATORS = frozenset("/\\\0")
+_SEPARATORS = frozenset("/\\\0")  # a name with one would be a path
 
 
 def home_folder() -> Path:

@@ -25,7 +25,7 @@ from wss_data.runtime.interrupts import deaf_children
 
 ATTEMPTS = 2  # workers that may die of one call; the first death can be an accident (a machine short of memory)
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG = 1  # from linux/prctl.h; Python has no name for it
 
 
 class KillablePool:
