@@ -4,7 +4,10 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP     = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Not compiled by pip, which does it on one core alone.
+PIP     = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
+# Templates among the packages are no Python: what does not compile is left alone.
+COMPILE = $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 STATE  := $(CURDIR)/.wss
 
 export WSS_HOME         := $(STATE)/data
@@ -31,6 +34,7 @@ install: $(VENV)/installed
 $(VENV)/installed: setup.cfg constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --editable '.[database]'
+	$(COMPILE)
 	touch $@
 
 # What tests and lint need beside it; one package of it is compiled: g++.
@@ -38,6 +42,7 @@ develop: $(VENV)/developing
 
 $(VENV)/developing: $(VENV)/installed
 	$(PIP) --editable '.[database,dev]'
+	$(COMPILE)
 	touch $@
 
 ifdef IMAGES
