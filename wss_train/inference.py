@@ -36,20 +36,18 @@ from wss_data.runtime.threads import Room, in_threads
 from wss_train.data import resize_image
 from wss_train.models import SegmentationModel
 
-FINE_STRIDE = 8
-"""Up to this output stride, in pixels, ``GRID_FINE`` is enough."""
+FINE_STRIDE = 8  # up to this output stride, in pixels, GRID_FINE is enough
 
+# Points of the common grid along each cell of the finest scale's logits, for small and for large cells. Odd, so that
+# the middle of each cell is one of them.
 GRID_FINE, GRID_COARSE = 3, 5
-"""Points of the common grid along each cell of the finest scale's logits, for small and for large cells. Odd, so that
-the middle of each cell is one of them."""
 
 _BUFFERED = 64_000_000  # pixels of decoded images held while images that fit into one pass are gathered: 0.2 GB
 
 _DECODERS = 4  # threads that read and resize images
 
-
+# Pixels of images that are decoded side by side: one of the largest that are read, or many small ones.
 DECODED = Room(100_000_000)
-"""Pixels of images that are decoded side by side: one of the largest that are read, or many small ones."""
 
 
 @contextmanager
@@ -165,15 +163,9 @@ def window_at_image_size(maps: Tensor, size: tuple[int, int], rows: slice, colum
 def predict_probabilities(
     model: SegmentationModel, image: np.ndarray, settings: InferenceSettings | None = None
 ) -> np.ndarray:
-    """Class probabilities of one image at its own size, averaged over the scales.
+    """Class probabilities of one image, (H, W, 3), uint8 RGB, at its own size, averaged over the scales.
 
-    Args:
-        model: The network, in evaluation mode.
-        image: Shape (H, W, 3), uint8 RGB.
-        settings: Scales, size and precision.
-
-    Returns:
-        Shape (C + 1, H, W), float32 in [0, 1], sums to 1 over the classes.
+    Shape (C + 1, H, W), float32 in [0, 1], sums to 1 over the classes. The ``model`` is in evaluation mode.
 
     Source:
         Shen et al., BMVC 2017, section 3.2.

@@ -16,8 +16,6 @@ def segmentation_loss(
 ) -> Tensor:
     """Softmax cross-entropy, averaged over the pixels that have a class, those of an image by its weight.
 
-    Negated: the paper prints eq. (1) as a log-likelihood.
-
     >>> two_pixels = torch.tensor([[[[0.0, 9.0]], [[0.0, 9.0]]]])  # both classes are equally likely at each
     >>> round(float(segmentation_loss(two_pixels, torch.tensor([[[1, 255]]]))), 3)  # log 2; the void pixel is left out
     0.693
@@ -25,7 +23,7 @@ def segmentation_loss(
     Args:
         pixel_logits: Class scores before the softmax. Shape (N, C + 1, H, W), float.
         masks: Class indices, 0..C, or ``ignore_index``. Shape (N, H, W), int64.
-        ignore_index: Pixels of this value do not contribute.
+        ignore_index: Value of void, which does not contribute.
         weights: How much each image counts, at least 0; ``None`` for all alike. Shape (N,), float.
 
     Returns:
@@ -34,6 +32,7 @@ def segmentation_loss(
     Source:
         Shen et al., BMVC 2017, eq. (1); the weights are ours.
     """
+    # Negated beside the paper, which prints eq. (1), as eq. (3), as a log-likelihood.
     logits = pixel_logits.float()
     # Summed and divided by hand: the built-in mean is NaN where no pixel is left.
     if weights is None:
@@ -46,19 +45,12 @@ def segmentation_loss(
 
 
 def multilabel_loss(class_logits: Tensor, labels: Tensor) -> Tensor:
-    """Binary logistic loss, averaged over the classes and the images.
+    """Binary logistic loss, averaged over the classes and the images: at least 0, shape (), float32.
 
-    Negated: the paper prints eq. (3) as a log-likelihood.
+    ``class_logits``: scores before the sigmoid; ``labels``: which classes an image shows, 0 or 1; (N, K), float.
 
     >>> round(float(multilabel_loss(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))), 3)  # undecided: log 2
     0.693
-
-    Args:
-        class_logits: Class scores before the sigmoid. Shape (N, K), float.
-        labels: Which classes an image shows, 0 or 1. Shape (N, K), float.
-
-    Returns:
-        The loss, at least 0. Shape (), float32.
 
     Source:
         Shen et al., BMVC 2017, eq. (3).
@@ -82,35 +74,24 @@ def total_loss(segmentation: Tensor, multilabel: Tensor | None, multilabel_weigh
 def at_one_resolution(
     pixel_logits: Tensor, masks: Tensor, resolution: Literal["mask", "stride"]
 ) -> tuple[Tensor, Tensor]:
-    """Bring logits and masks to the same size, one way or the other.
+    """Bring logits, (N, C + 1, h, w), float, and masks, (N, H, W), int64, to the same size.
 
-    Args:
-        pixel_logits: Class scores at the network's output stride. Shape (N, C + 1, h, w), float.
-        masks: Class indices. Shape (N, H, W), int64.
-        resolution: ``mask``: logits are upsampled bilinearly to (H, W); ``stride``: the masks are sampled by nearest
-            neighbour to (h, w).
-
-    Returns:
-        Logits and masks of one size; logits as float32, because bilinear sums lose accuracy in bf16.
+    ``resolution``: ``mask`` upsamples the logits bilinearly, ``stride`` samples the masks by nearest neighbour.
     """
     if resolution == "mask":
+        # As float32: bilinear sums lose accuracy in bf16.
         return F.interpolate(pixel_logits.float(), masks.shape[-2:], mode="bilinear", align_corners=False), masks
     sampled = F.interpolate(masks[:, None].float(), pixel_logits.shape[-2:], mode="nearest")
     return pixel_logits, sampled[:, 0].long()
 
 
 def classes_in_masks(masks: Tensor, num_classes: int) -> Tensor:
-    """Which classes each mask shows, background first; void shows nothing.
+    """Which classes each mask, (N, H, W), int64, shows, background first: (N, C + 1), float32, 0 or 1.
+
+    ``num_classes``: C + 1; any other value is void, and shows nothing.
 
     >>> classes_in_masks(torch.tensor([[[0, 2, 255], [2, 2, 255]]]), num_classes=4)
     tensor([[1., 0., 1., 0.]])
-
-    Args:
-        masks: Class indices, 0..C; anything else is void. Shape (N, H, W), int64.
-        num_classes: C + 1.
-
-    Returns:
-        0 or 1. Shape (N, C + 1), float32.
     """
     indices = torch.arange(num_classes, device=masks.device)
     return (masks.flatten(1)[:, None, :] == indices[None, :, None]).any(dim=2).float()

@@ -8,23 +8,20 @@ import numpy as np
 from wss_data.imaging.images import strips
 from wss_data.imaging.masks import IGNORE_INDEX
 
+# Pixels: cv2.calcHist returns float32, which holds every whole number up to here and not the next one.
 _EXACT_COUNT = 1 << 24
-"""``cv2.calcHist`` returns float32, which holds every whole number up to here and not the next one."""
 
 
 class ConfusionMatrix:
     """Pixel counts of truth against prediction, summed over all images of a split.
 
-    Averaging per image instead (as ``torchmetrics.MeanIoU`` does) is another
-    measure: there a class that covers ten pixels of one image weighs as much as one
-    that fills another image.
+    Averaging per image instead (as ``torchmetrics.MeanIoU`` does) is another measure: there a class that covers ten
+    pixels of one image weighs as much as one that fills another image.
 
     Args:
         num_classes: Number of classes with background, C + 1.
-        ignore_index: Value of void pixels in the truth; they count nowhere. Between ``num_classes`` and 255.
-
-    Raises:
-        ValueError: If ``ignore_index`` is the index of a class or beyond 8 bit.
+        ignore_index: Value of void pixels in the truth; they count nowhere. A value that is not between
+            ``num_classes`` and 255 raises ``ValueError``.
 
     Source:
         Everingham et al., The PASCAL Visual Object Classes Challenge 2012 development kit, ``VOCevalseg.m``.
@@ -44,14 +41,11 @@ class ConfusionMatrix:
         """Pixels by true class (row) and predicted class (column). Shape (C + 1, C + 1), int64."""
 
     def update(self, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """Count one image.
+        """Count one image; raises ``ValueError``, and counts nothing, if the shapes differ or a value is no class.
 
         Args:
             truth: Label mask. Shape (H, W), whole numbers in [0, C] or ``ignore_index``.
             prediction: Label mask of the same shape, values in [0, C] wherever the truth is not void.
-
-        Raises:
-            ValueError: If the shapes differ or a value is no class; the matrix is then unchanged.
         """
         if truth.shape != prediction.shape or truth.ndim != 2:
             raise ValueError(f"truth has shape {truth.shape} and prediction {prediction.shape}, one (H, W) is wanted")
@@ -82,12 +76,8 @@ class ConfusionMatrix:
 
     @property
     def mean_iou(self) -> float:
-        """Mean of ``iou`` over the classes that are present in truth or prediction; nan before the first pixel.
-
-        A class that the truth lacks but the prediction holds counts as 0; one
-        that neither holds does not count. On VOC's splits every class is present,
-        so there this is VOC's own mean.
-        """
+        """Mean of ``iou`` over the classes that are present in truth or prediction; nan before the first pixel."""
+        # A class that only the prediction holds counts as 0. VOC's splits hold every class: there this is VOC's mean.
         present = self.iou[~np.isnan(self.iou)]
         return float(present.mean()) if len(present) else float("nan")
 
