@@ -80,7 +80,10 @@ class ModelCard:
         """The card that ``to_dict`` wrote; ``name`` is what to call the checkpoint in a ``CheckpointError``."""
         try:
             value = checked.parse_json(text)
-            _check_version(value, name)
+        except ValueError as error:
+            raise CheckpointError(f"{name}: the model card in the checkpoint cannot be read ({error}).") from error
+        _check_version(value, name)  # not damaged, only of another version: this refusal speaks for itself
+        try:
             recipe = TrainRecipe.from_dict(checked.an_object(value["recipe"]))
             plain = {key: value[key] for key in ("kind", "classes", "iterations", "multilabel")}
             return cls(**plain, recipe=recipe, ledger=Ledger.from_dict(value["ledger"]))

@@ -44,4 +44,9 @@ def make_engine(method: str, options: Mapping[str, Any] | None = None, allow_pro
     if method in OLD_NAMES:
         LOGGER.warning("co-segmentation method '%s' is called '%s' now.", method, OLD_NAMES[method])
     module, kind = ENGINES[OLD_NAMES.get(method, method)].split(":")
-    return getattr(import_module(module), kind)(**(options or {}))
+    try:
+        return getattr(import_module(module), kind)(**(options or {}))
+    except TypeError as error:  # names that are no text: Python looks at these before the engine does
+        raise CosegmentationError(
+            f"co-segmentation method '{method}' cannot take the options {shown(options)} ({error})."
+        ) from error

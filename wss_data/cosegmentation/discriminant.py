@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wss_data.errors import CosegmentationError
+
 NEGLIGIBLE = 1e-6  # a channel that varies less than this fraction of its own size is rounding: images of one colour
 
 
@@ -67,6 +69,8 @@ def target_sums(descriptors: np.ndarray, target: np.ndarray) -> TargetSums:
 
 def discriminant(sums: TargetSums) -> Discriminant:
     """The direction along which the target grows, channels taken for independent."""
+    if sums.cells == 0:
+        raise CosegmentationError("the group is empty: co-segmentation needs at least one readable image.")
     mean = sums.total / sums.cells
     size = sums.squares / sums.cells
     variance = size - mean**2

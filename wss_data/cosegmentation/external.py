@@ -132,19 +132,21 @@ class ExternalEngine:
         if not positions:
             return
         with ExitStack() as stack:
-            sizes, digest = self._take(images)
             if self.settings.work is None:
                 folder = stack.enter_context(temporary_folder())
                 # Beside the folder, not in it: after a failure one wants to read it.
                 with tempfile.NamedTemporaryFile(prefix="wss-external-", suffix=".log", delete=False) as file:
                     log = Path(file.name)
                 stack.callback(lambda: None if log.stat().st_size else log.unlink())
+                sizes, _ = self._take(images, folder / IMAGES)
             else:
+                sizes, digest = self._take(images)
                 folder = expanded(self.settings.work).absolute() / f"{self.fingerprint()}-{digest}"
                 log = folder / LOG
                 stack.enter_context(sole_owner(folder / "lock", "the program is being run on this group"))
             if not _is_done(folder):
-                self._take(images, folder / IMAGES)
+                if self.settings.work is not None:
+                    self._take(images, folder / IMAGES)
                 (folder / MASKS).mkdir(exist_ok=True)
                 names = [f"{position:06d}.{self.settings.image_format}\n" for position in range(len(images))]
                 write_text(folder / LIST, "".join(names))
@@ -335,7 +337,7 @@ def last_lines(log: Path) -> str:
 def _copy(stream: IO[bytes], log: Path) -> None:
     """Copy a stream to a file until its end: the beginning as it comes, and the last of what was too much."""
     total, tail = 0, b""
-    with stream, log.open("wb", buffering=0) as file:
+    with stream, contextlib.suppress(OSError), log.open("wb", buffering=0) as file:
         while data := os.read(stream.fileno(), 1 << 16):
             room = max(0, LOG_BYTES - total)
             total += len(data)

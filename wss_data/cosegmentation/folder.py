@@ -205,7 +205,8 @@ class _Run:
     def group(self, name: str, paths: Mapping[Key, Path]) -> None:
         """Bring one group's masks and rows up to date."""
         workers = 1 if len(paths) < FEW else self.how.workers
-        looked = map_images(_look, paths.values(), workers=workers, if_killed=lambda _: "killed", local=True)
+        # All of them before the first row or mask is removed: who is interrupted here loses neither.
+        looked = list(map_images(_look, paths.values(), workers=workers, if_killed=lambda _: "killed", local=True))
         self.rows = {key: row for key, row in self.rows.items() if key[0] != name}
         good = {}
         for key, found in zip(paths, looked, strict=True):

@@ -30,8 +30,8 @@ TILE_PIXELS = 1_000_000  # Pixels of a tile, overlap included, of an image that 
 # Overlap on each side of a tile, in standard deviations of the wider term; at most a quarter of a tile's side
 OVERLAP = 3.0
 MISSING = (
-    "pydensecrf is not installed: pip install pydensecrf2==1.1 (Python 3.11 or 3.12, needs g++), or unset "
-    f"{VARIABLE} for the built-in CRF, which gives the same masks."
+    "pydensecrf is not installed: pip install pydensecrf2==1.1 (Python 3.11 or 3.12, needs g++), or take the built-in "
+    f"CRF, which gives the same masks: pass it, or unset {VARIABLE}."
 )
 
 

@@ -113,8 +113,11 @@ def used_values(values: np.ndarray) -> list[int]:
     >>> used_values(np.array([[7, 7, 0], [0, 255, 0]], np.uint8))
     [0, 7, 255]
     """
-    # Counted: np.unique sorts all pixels.
-    return np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist()
+    occurs, flat = np.zeros(256, bool), values.ravel()
+    # Marked, not sorted as np.unique does; in parts, because an index into 256 values is widened to 8 bytes a pixel.
+    for start in range(0, len(flat), 1 << 20):
+        occurs[flat[start : start + (1 << 20)]] = True
+    return np.flatnonzero(occurs).tolist()
 
 
 def read_mask(path: Path | str) -> np.ndarray:

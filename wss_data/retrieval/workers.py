@@ -132,6 +132,8 @@ class WorkerPool:
             except BaseException as raised:  # handed on: the thread that waits raises it
                 outcome = raised
             self._reports.put(partial(done, outcome))
+            # An error and this frame would hold each other, and the bytes that were read, until the collector runs.
+            del outcome
 
         # A daemon: an interrupt must not wait for a server that says nothing.
         threading.Thread(target=run, name=name, daemon=True).start()

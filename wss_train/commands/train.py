@@ -131,7 +131,7 @@ def _ablation(options: argparse.Namespace) -> int:
         figures = result.out / "pictures"
     print(f"\n{result}\n")
     print(f"table:     {result.out / 'table.md'}")
-    print(f"pictures:  {figures}  and  {dataset_folder(options.web) / 'pictures'}")
+    print(f"sheets:    {figures}  and  {dataset_folder(options.web) / 'pictures'}")
     print(f"datasets:  {options.web} (wss-data view {options.web}), {options.target}")
     return 0
 

@@ -80,8 +80,8 @@ def run_loop(
     if state:
         step.restore(state.optimizer, state.scaler)
 
-    parts = here.rank, here.world, recipe.accumulate
-    source = batches(TrainingDraws(run.table, recipe), recipe.batch, start, last, run.workers, *parts)
+    draws = TrainingDraws(run.table, recipe)
+    source = batches(draws, recipe.batch, start, last, run.workers, here.rank, here.world, recipe.accumulate)
     with (
         closing(source),
         _progress_bar(run, start) as bar,
@@ -90,11 +90,11 @@ def run_loop(
         waiting: list[tuple[int, float, Losses]] = []
         clock = time.perf_counter()
         for iteration in range(start, last):
-            pieces = [piece.to(device) for piece in islice(source, recipe.accumulate)]
+            parts = [part.to(device) for part in islice(source, recipe.accumulate)]
             # Dropout draws from (seed, iteration, process), not from what went before.
             torch.manual_seed(seed_of(recipe.seed, ITERATION, iteration * here.world + here.rank))
             rate = step.set_rate(learning_rate(recipe, kind, iteration), iteration)
-            waiting.append((iteration + 1, rate, step(pieces)))
+            waiting.append((iteration + 1, rate, step(parts)))
             done = iteration + 1
             bar.update()
             saves = done % recipe.checkpoint_every == 0 or done == last
@@ -103,7 +103,7 @@ def run_loop(
                 seconds = (time.perf_counter() - clock) / len(waiting)
                 bar.set_postfix(loss=f"{_log(step, log, waiting, seconds, run.out):.3f}")
                 waiting = []
-            # Before the checkpoint: a run that is killed after it was told to stop, or in the look, looks here again.
+            # Before the checkpoint: a run that is killed after a signal to stop, or in the look, looks here again.
             if looks:
                 stops = step.agreed(selector is not None and selector.look(done, model.eval()))
                 model.train()

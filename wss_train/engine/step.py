@@ -166,7 +166,7 @@ class Step:
         return rate
 
     def __call__(self, batches: Sequence[Batch]) -> Losses:
-        """Do one iteration on this process's part of the batch, in ``recipe.accumulate`` pieces, on the device.
+        """Do one iteration on this process's part of the batch, in ``recipe.accumulate`` parts, on the device.
 
         Returns what this part adds to the losses of the whole batch, without gradients; see ``summed``.
         """

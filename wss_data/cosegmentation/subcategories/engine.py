@@ -39,7 +39,7 @@ from wss_data.imaging.images import resize_longest_side
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.runtime.parallel import map_images
 
-VERSION = 1  # Raised whenever the code changes masks without a setting changing; FROM_DEFAULTS goes then
+VERSION = 1  # Raised whenever the code changes masks without a setting changing
 # The defaults' fingerprint of the time when all numbers were settings: masks of that time are the same bit for bit
 FROM_DEFAULTS = "subcategories-758d27aa7d07"
 LONG_SIDE = 340  # Larger images are shrunk to this longer side, pixels. Ours: the images of the method have it
@@ -200,7 +200,7 @@ class SubcategoriesEngine:
 
     def fingerprint(self) -> str:
         """Short text that changes whenever a setting that changes masks does."""
-        if self.settings == SubcategorySettings():
+        if VERSION == 1 and self.settings == SubcategorySettings():
             return FROM_DEFAULTS
         text = json.dumps(asdict(self.settings) | {"version": VERSION}, sort_keys=True)
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import cv2
 import numpy as np
@@ -101,6 +101,8 @@ def write_drawn_target(folder: Path, classes: Sequence[str], train: int, val: in
         known = ", ".join(DRAWN_CLASSES)
         raise SourceError(f"drawn target: classes are {list(classes)}; wanted: at least one, each once, of {known}.")
     wanted = {"version": _VERSION, "classes": list(classes), "seed": seed, "train": train, "val": val}
+    if wrong := [f"{name} is {wanted[name]}" for name in ("train", "val", "seed") if cast(int, wanted[name]) < 0]:
+        raise SourceError(f"drawn target: {', '.join(wrong)}; wanted: a whole number of at least 0.")
     marker = folder / "drawn.json"
     if marker.is_file() and marker.read_bytes() == json.dumps(wanted).encode():
         return

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
+from html.parser import HTMLParser
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode, urljoin, urlsplit
 
@@ -95,7 +96,7 @@ class WikimediaSource(WebService):
             "gsrsearch": f"{query} filetype:bitmap",
             "gsrlimit": PAGE,
             "prop": "imageinfo",
-            "iiprop": "url|size|sha1|mime|extmetadata",
+            "iiprop": "url|size|mime|extmetadata",
             "iiurlwidth": self._width(),
             "iiextmetadatafilter": "|".join(_METADATA),
             "iiextmetadatalanguage": "en",
@@ -154,16 +155,40 @@ def plain_text(html: str, base: str = "") -> tuple[str | None, str | None]:
     >>> plain_text('<a href="/wiki/User:Ann">Ann</a> &amp; Bea', base="https://commons.wikimedia.org/")
     ('Ann & Bea', 'https://commons.wikimedia.org/wiki/User:Ann')
     """
-    from bs4 import BeautifulSoup
+    reader = _TextReader()
+    reader.feed(html)
+    reader.close()
+    link = urljoin(base, reader.link) if reader.link else ""
+    return " ".join("".join(reader.texts).split()) or None, link if link.startswith(("http://", "https://")) else None
 
-    page = BeautifulSoup(f"<p>{html}</p>", "html.parser")  # in a tag: bs4 warns of a text that looks like an address
-    for hidden in page(["script", "style"]):
-        hidden.decompose()
-    for parting in page(["br", "p", "li", "div", "td", "tr"]):
-        parting.insert_before(" ")
-    target = next((str(link["href"]) for link in page("a", href=True)), "")
-    link = urljoin(base, target) if target else ""
-    return " ".join(page.get_text().split()) or None, link if link.startswith(("http://", "https://")) else None
+
+class _TextReader(HTMLParser):
+    """Collects text and the first link; what a reader of the page would not see is left out.
+
+    Not Beautiful Soup: it lets references to control characters through (``&#27;``), and loses text behind a ``<``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.texts: list[str] = []
+        self.link: str | None = None
+        self._hidden = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("script", "style"):
+            self._hidden += 1
+        elif tag in ("br", "p", "li", "div", "td", "tr"):
+            self.texts.append(" ")
+        elif tag == "a" and self.link is None:
+            self.link = dict(attrs).get("href")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("script", "style") and self._hidden:
+            self._hidden -= 1
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self.texts.append(data)
 
 
 def _kept(page: Mapping[str, Any]) -> dict[str, Any]:
