@@ -378,12 +378,15 @@ async function attack() {
   await wait("events", f => events.onopen = f, f => events.onerror = f); events.close();
   const socket = new WebSocket(app.replace("http", "ws") + "/graphql");
   await wait("websocket", f => socket.onopen = f, f => socket.onerror = f);
-  for (const how of ["plain", "sandboxed"]) {
+  window.form = how => {
     const frame = document.createElement("iframe");
     if (how === "sandboxed") frame.sandbox = "allow-scripts allow-forms";
     frame.srcdoc = `<form method=post enctype="text/plain" action="${app}/operators/execute?${how}"><input name='${
       order.slice(0, -1)},"x":"' value='"}'></form><script>document.forms[0].submit()<\\/script>`;
     document.body.append(frame);
+  };
+  for (const how of ["plain", "sandboxed"]) {
+    window.form(how);
     await wait("form " + how, f => {}, f => {}, 300);
   }
   const frame = document.createElement("iframe");
@@ -419,9 +422,11 @@ def test_a_page_of_another_origin_gets_nothing_done_and_nothing_shown(view, web,
         page.goto(f"http://evil.example:{port}/")
         page.wait_for_function("document.title === 'done'", timeout=60_000)
         end = time.monotonic() + 90
-        while {url.partition("/operators/execute?")[2] for url in asked} != {"", "plain", "sandboxed"}:
+        while missing := {"plain", "sandboxed"} - {url.partition("/operators/execute?")[2] for url in asked}:
             assert time.monotonic() < end, [url for url in asked if "execute" in url]
-            page.wait_for_timeout(50)
+            # Sent once more: on a busy machine the request of a new frame's process is not always reported.
+            page.evaluate("missing => missing.forEach(how => window.form(how))", sorted(missing))
+            page.wait_for_timeout(3000)
         told, attacked = page.evaluate("told"), list(answers)
         assert page.goto(f"http://evil.example:{view}/").status == 403, "a name that was made to lead here"
         assert page.goto(f"http://localhost:{view}/datasets/{web.name}").status == 200, "a tab of its own"
