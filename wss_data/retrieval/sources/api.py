@@ -4,6 +4,7 @@ import json
 import re
 import threading
 import time
+from abc import ABC, abstractmethod
 from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -294,24 +295,24 @@ class Api:
         return f"{self._service.name}: {text} {self._service.way_out}".strip()
 
 
-class WebService:
+class WebService(ABC):
     """A source that asks a web service: each query of a class in turn, each result made a hit, or nothing."""
 
     name = ""
     local = False
     clock: ClassVar[Clock] = time
 
+    @abstractmethod
     def state(self) -> SourceState:
         """Whether it can be asked."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _results(self, query: str, pages: Pages) -> Iterator[Mapping[str, Any]]:
         """Results of one query, best first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _hit(self, found: Mapping[str, Any], class_name: str, query: str) -> Hit | None:
         """What is known of a result; ``None`` if it is of no use."""
-        raise NotImplementedError
 
     def search(self, wanted: ClassSpec, limit: int | None, pages: Pages) -> Iterator[Hit]:
         """Yield at most ``limit`` hits for one class, none twice.

@@ -10,11 +10,12 @@ import os
 import re
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field
@@ -22,7 +23,8 @@ from pydantic import Field
 from wss_data.errors import SourceError, SourceUnavailable, shown
 from wss_data.reading.settings import settings
 from wss_data.records import Provenance
-from wss_data.retrieval.sources.api import Api, LongestSide, Pace, PassingFault, Service, WebService
+from wss_data.retrieval.clock import Clock
+from wss_data.retrieval.sources.api import Api, LongestSide, Pace, PassingFault, Service
 from wss_data.retrieval.sources.base import Hit, Pages, SourceState, distinct
 from wss_data.retrieval.sources.flickr_pager import PER_PAGE, Walk
 from wss_data.retrieval.sources.licences import FLICKR_LICENCES, spdx_from_url
@@ -54,7 +56,7 @@ _LOGGERS = {"flickrapi", "oauthlib", "requests_oauthlib"}
 
 
 @settings("source 'flickr'", SourceError)
-class FlickrSource(WebService):
+class FlickrSource:
     """Searches Flickr by text, best matches first as far as they reach."""
 
     longest_side: LongestSide = 340
@@ -70,6 +72,8 @@ class FlickrSource(WebService):
     ] = ENDPOINT
 
     name = "flickr"
+    local = False
+    clock: ClassVar[Clock] = time
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.endpoint)
