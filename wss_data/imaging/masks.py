@@ -186,18 +186,19 @@ def decode_mask(
         values = samples(png)
     except ValueError as error:
         raise MaskError("unreadable", f"{name}: the mask cannot be read: {error}. {_WANTED}") from error
-    used = used_values(values)
     if png.colour == GREY:  # tRNS holds one value in 16 bits there, else an opacity for each entry of the palette
         clear = [png.transparency[1]] if len(png.transparency) == 2 else []
     else:
         clear = [value for value, opacity in enumerate(png.transparency) if opacity < 255]
+    foreign = png.palette is not None and not np.array_equal(png.palette, voc_palette()[: len(png.palette)])
+    used = used_values(values) if clear or foreign else []  # most masks need no look at every pixel
     if seen := [value for value in used if value in clear]:
         raise MaskError(
             "alpha",
             f"{name}: the mask is transparent where it holds {seen[0]}, so that nobody knows what is meant. {_WANTED}",
         )
     mask = DecodedMask(values, png.depth, png.palette)
-    if png.palette is not None and not np.array_equal(png.palette, voc_palette()[: len(png.palette)]):
+    if png.palette is not None and foreign:
         try:
             meant = _meant(_codes(png.palette), used)
         except ValueError as error:
