@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,13 +12,21 @@ from tqdm import tqdm
 
 from wss_data import store
 from wss_data.cosegmentation import make_engine
-from wss_data.cosegmentation.base import Engine, ImageFiles, Segmented, full_disk_reported, group_fingerprint
+from wss_data.cosegmentation.base import (
+    Engine,
+    ImageFiles,
+    Segmented,
+    full_disk_reported,
+    group_fingerprint,
+    wanted_positions,
+)
 from wss_data.cosegmentation.quality import mask_quality
 from wss_data.errors import ImageError, SourceError, StoreError
 from wss_data.filtering.filters import DROPPED, KEPT, UNREADABLE
 from wss_data.imaging.images import read_image
 from wss_data.imaging.masks import IGNORE_INDEX, foreground_ratio, label_mask, write_mask
 from wss_data.imaging.sheets import DatasetImage, write_sheets
+from wss_data.ledger import Ledger
 from wss_data.reading.listing import passed_over_summary
 from wss_data.records import stem_of
 from wss_data.retrieval.journal import Journal, Status
@@ -29,7 +37,7 @@ from wss_data.retrieval.sources.folder import FolderSource
 from wss_data.runtime.database import loss_reported
 from wss_data.runtime.files import expanded, remove_unfinished
 from wss_data.runtime.home import dataset_folder, dataset_owner
-from wss_data.spec import CosegmentationSpec, DatasetSpec, FilterSpec, SourceSpec, read_spec
+from wss_data.spec import BACKGROUND, CosegmentationSpec, DatasetSpec, FilterSpec, SourceSpec, read_spec
 
 LOGGER = logging.getLogger(__name__)
 
@@ -162,7 +170,7 @@ def _retrieve(
     store.update(dataset, passed_over={name: passed_over_summary(counts) for name, counts in passed_over.items()})
     store.restore_verdicts(dataset)
     report = screen_dataset(dataset, spec, placeholders)
-    for name in spec.class_names:
+    for name in spec.group_names:
         if not store.group_members(dataset, name):
             none = Counter[str]()
             counts = dropped.get(name, none) + passed_over.get(name, none) + report.counts[name]
@@ -212,7 +220,7 @@ def write_dataset_sheets(dataset: "Dataset", folder: Path) -> None:
     filters = store.applied_filters(dataset) or FilterSpec()
     ignore_index = store.definition(dataset).ignore_index
     values = dataset.values(["label.label", "filepath", f"{store.MASKS}.mask_path", "foreground_ratio", "tags"])
-    order = {name: position for position, name in enumerate(store.class_names(dataset))}
+    order = {name: position for position, name in enumerate(store.group_names(dataset))}
     rows = []
     for class_name, path, mask_path, ratio, tags in zip(*values, strict=True):
         reasons = [tag.removeprefix(DROPPED) for tag in tags if tag.startswith(DROPPED)]
@@ -263,9 +271,12 @@ def cosegment(
     folder = dataset_folder(dataset.name) / field
     # A band on disk holds the definition's own ignore index.
     void = () if spec.ignore_index == IGNORE_INDEX else (spec.ignore_index,)
-    for class_name in [name for name in spec.class_names if classes is None or name in classes]:
+    for class_name in [name for name in spec.group_names if classes is None or name in classes]:
         members = _readable_members(dataset, class_name, field)
-        fingerprint = group_fingerprint(engine, [member.sha256 for member in members], *void)
+        is_class = class_name != BACKGROUND
+        maker: Engine = engine if is_class else _EMPTY
+        # An empty mask depends on no other image.
+        fingerprint = group_fingerprint(maker, [member.sha256 for member in members if is_class], *void)
         wanted = [
             i
             for i, m in enumerate(members)
@@ -273,7 +284,7 @@ def cosegment(
             and (m.fingerprint != fingerprint or not (m.mask_path and Path(m.mask_path).is_file()))
         ]
         if wanted:
-            group = _Group(dataset, spec, engine, class_name, field, members, fingerprint)
+            group = _Group(dataset, spec, maker, class_name, field, members, fingerprint)
             with full_disk_reported(class_name, folder):
                 made += group.make_masks(wanted, folder / class_name, workers, progress)
     ledger = engine.ledger
@@ -371,6 +382,27 @@ def _tag_unreadable(dataset: "Dataset", class_name: str, sample_ids: Collection[
         LOGGER.warning("%s: %d images cannot be read, and are tagged %s.", class_name, len(sample_ids), UNREADABLE)
 
 
+class _Empty:
+    """What stands for the engine of images that show no class: there is nothing to find."""
+
+    name = BACKGROUND
+    ledger = Ledger()
+
+    def fingerprint(self) -> str:
+        """Always the same: no setting and no other image changes an empty mask."""
+        return ""
+
+    def segment_group(
+        self, images: Sequence[np.ndarray], wanted: Collection[int] | None = None, workers: int | None = None
+    ) -> Iterator[tuple[int, Segmented]]:
+        """An empty mask for each wanted image."""
+        for position in wanted_positions(images, wanted):
+            yield position, Segmented(np.zeros(images[position].shape[:2], bool), 1.0)
+
+
+_EMPTY = _Empty()
+
+
 @dataclass(frozen=True)
 class _Group:
     """The images of one class, and how their masks are made and stored."""
@@ -401,7 +433,13 @@ class _Group:
                 write_mask(label_mask(segmented.mask, index, segmented.uncertain, self.spec.ignore_index), path)
                 # A grey image stood for a lost one: good masks, but the next build makes those of the group without it.
                 fingerprint = None if images.unreadable else self.fingerprint
-                batch.append(_mask_values(member, path, image, segmented, self.engine.name, fingerprint))
+                if index:
+                    values = _mask_values(member, path, image, segmented, self.engine.name, fingerprint)
+                else:  # nothing was sought: no confidence, and an object's quality would call it a bad mask
+                    values = store.MaskValues(
+                        member.sample_id, str(path), None, 0.0, None, self.engine.name, fingerprint
+                    )
+                batch.append(values)
                 if segmented.descriptor is not None:
                     descriptors[member.sample_id] = segmented.descriptor
                 made += 1

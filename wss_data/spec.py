@@ -21,6 +21,7 @@ from wss_data.runtime.files import expanded
 
 _Kind = TypeVar("_Kind")
 
+BACKGROUND = "background"  # Name of index 0: of its images' label and folder, where a definition searches for them
 MAX_CLASSES = 254  # Masks are 8 bit: 0 is background and 255 ignore
 
 LONGEST_NAME = 200  # Characters of a name: it becomes a folder's with others behind it, and no disk takes more than 255
@@ -48,7 +49,7 @@ class ClassSpec:
     """One class."""
 
     index: Annotated[
-        int, Field(ge=1, le=MAX_CLASSES, description="Value of its pixels in a label mask; background is 0.")
+        int, Field(ge=0, le=MAX_CLASSES, description="Value of its pixels in a label mask; background is 0.")
     ]
     name: Annotated[str, Line(LONGEST_NAME), Field(description="Its name, used for folders, tags and reports.")]
     queries: Annotated[
@@ -181,6 +182,13 @@ class DatasetSpec:
     classes: Annotated[
         tuple[ClassSpec, ...], Field(description="The classes, index 1 first: names, or mappings with the keys below.")
     ]
+    background: Annotated[
+        tuple[Annotated[str, Line(_LONGEST_QUERY)], ...],
+        Field(
+            description="Queries for images that show no class, only what comes with classes, such as `open water`: "
+            "they teach what is not the object."
+        ),
+    ] = ()
     sources: Annotated[
         tuple[SourceSpec, ...],
         Field(description="Where images come from, in this order; without it, those that need no key."),
@@ -202,13 +210,22 @@ class DatasetSpec:
         """Names of the classes 1..C, in order of their index."""
         return tuple(c.name for c in self.classes)
 
+    @property
+    def groups(self) -> tuple[ClassSpec, ...]:
+        """What images are searched for: the classes and, behind them, the background where it has queries."""
+        return (*self.classes, ClassSpec(0, BACKGROUND, self.background)) if self.background else self.classes
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """Names of ``groups``: the labels that images of the web dataset have."""
+        return tuple(group.name for group in self.groups)
+
     def class_index(self, name: str) -> int:
-        """Index of the class called ``name``; raises ``SpecError`` if there is none."""
-        if name not in self.class_names:
-            raise SpecError(
-                f"definition '{self.name}' has no class '{name}'. Its classes: {', '.join(self.class_names)}."
-            )
-        return self.class_names.index(name) + 1
+        """Index of the group called ``name``; raises ``SpecError`` if there is none."""
+        for group in self.groups:
+            if group.name == name:
+                return group.index
+        raise SpecError(f"definition '{self.name}' has no class '{name}'. Its classes: {', '.join(self.group_names)}.")
 
     def check_classes(self, names: Collection[str] | None) -> None:
         """Raise ``SpecError`` if a name is no class; ``None`` stands for all."""
@@ -217,7 +234,10 @@ class DatasetSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``from_dict`` reads them."""
-        return _plain(asdict(self))
+        value = _plain(asdict(self))
+        if not self.background:  # as definitions were before they had one: no digest of theirs changes
+            del value["background"]
+        return value
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any], where: str = "definition") -> "DatasetSpec":
@@ -284,8 +304,8 @@ def spec_from_folder(images: str | Path, name: str) -> DatasetSpec:
     """Make a definition of a folder of images: its class folders, sorted by name, become the classes.
 
     Args:
-        images: Folder that holds one folder of images a class; hidden folders, those that begin with ``_`` and a
-            tool's own (``@eaDir``) are left out.
+        images: Folder that holds one folder of images a class, and perhaps ``background``, whose images show none;
+            hidden folders, those that begin with ``_`` and a tool's own (``@eaDir``) are left out.
         name: Name of the dataset.
 
     Raises:
@@ -295,10 +315,12 @@ def spec_from_folder(images: str | Path, name: str) -> DatasetSpec:
     if not folder.is_dir():
         raise SpecError(f"{folder}: there is no such folder of images.")
     found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_of_tool(p.name))
-    if not found:
+    background = [name for name in found if name == BACKGROUND]
+    if not (classes := [name for name in found if name != BACKGROUND]):
         raise SpecError(f"{folder}: no class folder found. Wanted: one folder a class, as in {folder}/cat/1.jpg.")
     source = {"name": "folder", "options": {"path": str(folder.absolute())}}
-    return DatasetSpec.from_dict({"name": name, "classes": found, "sources": [source]}, str(folder))
+    value = {"name": name, "classes": classes, "background": background, "sources": [source]}
+    return DatasetSpec.from_dict(value, str(folder))
 
 
 def _read_dataset(value: Any, where: str, within: tuple[str, ...]) -> DatasetSpec:
@@ -309,6 +331,8 @@ def _read_dataset(value: Any, where: str, within: tuple[str, ...]) -> DatasetSpe
         known["name"] = _name(known["name"], f"{where}: name")
     if "classes" in known:
         known["classes"] = _read_classes(known["classes"], where)
+    if "background" in known:
+        known["background"] = _read_background(known["background"], known.get("classes", ()), where)
     if "sources" in known:
         known["sources"] = _read_sources(known["sources"], where)
     for key, kind in _PARTS.items():
@@ -350,16 +374,18 @@ def _read_classes(value: Any, where: str) -> tuple[ClassSpec, ...]:
                 f"{where}: class '{name}' has index {shown(part.get('index'))}, expected {position}. "
                 "Indices run from 1 without gaps, in file order; 0 is background."
             )
-        queries = _sequence(part.get("queries", [name]), f"{place}: queries") or [name]
-        part["queries"] = [str(query) if type(query) is int else query for query in queries]
+        part["queries"] = _read_queries(part.get("queries", [name]), f"{place}: queries") or [name]
         classes.append(_made(ClassSpec, part, place))
     if not 1 <= len(classes) <= MAX_CLASSES:
         raise SpecError(f"{where}: {len(classes)} classes, between 1 and {MAX_CLASSES} are possible.")
     _check_once([one.name for one in classes], "class", where)
     alike: dict[str, str] = {}
     for name in (one.name for one in classes):
-        if name == "background":
-            raise SpecError(f"{where}: 'background' cannot be a class; index 0 always is background.")
+        if name == BACKGROUND:
+            raise SpecError(
+                f"{where}: 'background' cannot be a class; index 0 always is background. Images that show no class "
+                "are searched for with `background: [QUERY, ...]`."
+            )
         other = alike.setdefault(re.sub("[-_]+", "-", name.casefold()).rstrip("-"), name)
         if other != name:
             raise SpecError(
@@ -367,6 +393,30 @@ def _read_classes(value: Any, where: str) -> tuple[ClassSpec, ...]:
                 "them names that differ in more than capitals, '-' and '_'."
             )
     return tuple(classes)
+
+
+def _read_queries(value: Any, where: str) -> list[Any]:
+    return [str(query) if type(query) is int else query for query in _sequence(value, where)]
+
+
+def _read_background(value: Any, classes: Sequence[ClassSpec], where: str) -> list[Any]:
+    """The queries of the background; one that finds a class would teach that the class is background."""
+
+    def bare(query: str) -> str:
+        return re.sub(r"[\s_-]+", " ", query.strip().casefold())
+
+    queries = _read_queries(value, f"{where}: background")
+    _check_once([query for query in queries if isinstance(query, str)], "background query", where)
+    of_class = {bare(query): (one.name, query) for one in classes for query in (*one.queries, one.name)}
+    for query in filter(lambda query: isinstance(query, str), queries):
+        if bare(query) in of_class:
+            name, other = of_class[bare(query)]
+            what = f"class '{name}'" if other == name else f"query '{other}' of class '{name}'"
+            raise SpecError(
+                f"{where}: background query '{query}' is {what}, too; its images would teach that the class is "
+                "background. Take one of them out."
+            )
+    return queries
 
 
 def _read_sources(value: Any, where: str) -> tuple[SourceSpec, ...]:

@@ -185,12 +185,11 @@ def balanced_order(labels: np.ndarray, generator: np.random.Generator) -> np.nda
     2
 
     ``labels``: which classes each image shows, (N, C), bool. Returns N rows, some of them several times, others not
-    at all, (N,), int64; images without a label do not come, unless no image has one.
+    at all, (N,), int64; images without a label, such as those of the background, come as one class.
     """
     total = len(labels)
-    members = [rows for rows in (np.flatnonzero(column) for column in labels.T) if len(rows)]
-    if not members:
-        return generator.permutation(total)
+    columns = (*labels.T, ~labels.any(axis=1))
+    members = [rows for rows in map(np.flatnonzero, columns) if len(rows)]
     each = -(-total // len(members))  # rounded up: what is too much is cut off at the end
     picked = []
     for rows in members:
@@ -321,12 +320,6 @@ def check_training_table(table: ExampleTable, needs_labels: bool = False) -> Dat
         f"of {len(table)} images have no mask",
         "Make the masks first, or leave these images out.",
     )
-    unlabelled = np.flatnonzero(~table.labels.any(axis=1)).tolist() if needs_labels else []
-    _refuse(
-        [table.image_paths[row] for row in unlabelled],
-        f"of {len(table)} images have no image-level label",
-        "The multi-label branch needs them: label these images or leave them out, or train without the branch.",
-    )
     _refuse(
         [path for path in table.image_paths if not Path(path).is_file()],
         f"of {len(table)} image files are missing",
@@ -348,6 +341,13 @@ def check_training_table(table: ExampleTable, needs_labels: bool = False) -> Dat
             masked[present] += 1
             shown.append(present)
             digest.update(mask_hash)
+    # An image without a label whose mask is background alone is one of the background: nothing is missing.
+    unlabelled = np.flatnonzero(~table.labels.any(axis=1)).tolist() if needs_labels else []
+    _refuse(
+        [table.image_paths[row] for row in unlabelled if set(shown[row]) != {0}],
+        f"of {len(table)} images have no image-level label",
+        "The multi-label branch needs them: label these images or leave them out, or train without the branch.",
+    )
     if not masked[1:].any():
         raise TrainingDataError(
             f"none of the {len(table)} masks shows any of the classes {', '.join(table.classes)}: they hold background "

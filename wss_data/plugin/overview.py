@@ -14,7 +14,7 @@ from fiftyone.operators import types
 
 from wss_data.errors import WssError
 from wss_data.filtering.filters import DROPPED, KEPT
-from wss_data.store.info import SCORE, applied_filters, class_names, kind_of
+from wss_data.store.info import SCORE, applied_filters, class_names, group_names, kind_of
 from wss_data.store.types import Dataset
 
 # Edges of a histogram's bars over [0, 1]. Each bar holds its lower edge alone, so the last ends just above 1.
@@ -118,7 +118,7 @@ def _web(dataset: Dataset) -> list[Chart]:
     images, sources, licences, tags = dataset.aggregate([fo.CountValues(path) for path in paths])
     kept = dataset.match_tags(KEPT).count_values("label.label")
     series: dict[str, list[Bar]] = {"kept": [], "dropped": []}
-    for name in class_names(dataset):
+    for name in group_names(dataset):
         series["kept"].append(Bar(name, kept.get(name, 0), {"label.label": name, "tags": KEPT}))
         dropped = images.get(name, 0) - kept.get(name, 0)
         series["dropped"].append(Bar(name, dropped, {"label.label": name, "tags": {"$ne": KEPT}}))

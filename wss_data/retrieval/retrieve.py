@@ -119,7 +119,7 @@ def retrieve(
         ThreadPoolExecutor(1, "store") as store_thread,
     ):
         retrieval = _Retrieval(spec, sources, journal, pool, manner, report)
-        for wanted in spec.classes:
+        for wanted in spec.groups:
             retrieval.run(wanted, folder / wanted.name)
             if storing is not None:
                 storing.result()
@@ -127,7 +127,7 @@ def retrieve(
         if storing is not None:
             storing.result()
     nothing_asked = sources and len(report.left_out) == len(sources)
-    if nothing_asked and not any(next(journal.entries(c.name), None) for c in spec.classes):
+    if nothing_asked and not any(next(journal.entries(c.name), None) for c in spec.groups):
         said = " ".join(f"{name}: {reason.removeprefix(f'{name}: ')}" for name, reason in report.left_out.items())
         raise SourceUnavailable(f"none of the definition's sources can be asked. {said}")
     find_moved(journal, report.changes)

@@ -52,8 +52,8 @@ class Facts:
 
     @cached_property
     def by_class(self) -> dict[str, list[ImageRow]]:
-        """Class -> its images, in the definition's order."""
-        return {name: [row for row in self.rows if row.class_name == name] for name in self.spec.class_names}
+        """Group -> its images, in the definition's order."""
+        return {name: [row for row in self.rows if row.class_name == name] for name in self.spec.group_names}
 
     @cached_property
     def sources(self) -> Counter[str]:
@@ -97,7 +97,7 @@ def card_text(facts: Facts, credits: Sequence[Credit] = (), with_images: bool = 
     spec, rows, ledger = facts.spec, facts.rows, facts.ledger.entries
     methods = Counter(row.mask_method or "unknown" for row in rows if row.mask_path)
     drops: Counter[str] = Counter()
-    for name in spec.class_names:
+    for name in spec.group_names:
         drops.update(facts.drops.get(name, {}))
     licences = sorted(facts.licences.items(), key=lambda item: (-item[1], str(item[0])))
     said: dict[str, str] = {Supervision.UNKNOWN: "not known", UsedFor.COSEGMENTATION: "co-segmentation"}
@@ -127,9 +127,10 @@ def card_text(facts: Facts, credits: Sequence[Credit] = (), with_images: bool = 
 
 def weaknesses(facts: Facts) -> list[str]:
     """What a user should know before trusting the dataset, one sentence each; the first hold for every such set."""
-    rows, kept = facts.rows, {name: sum(KEPT in row.tags for row in rows) for name, rows in facts.by_class.items()}
+    rows, by_class = facts.rows, facts.by_class
+    kept = {name: sum(KEPT in row.tags for row in by_class[name]) for name in facts.spec.class_names}
     few = [name for name, count in kept.items() if count < FEW_IMAGES]
-    lossy = [name for name, count in kept.items() if count < FEW_KEPT * len(facts.by_class[name])]
+    lossy = [name for name, count in kept.items() if count < FEW_KEPT * len(by_class[name])]
     unknown = sum(row.provenance.license is None for row in facts.kept)
     without_url = sum(not (row.provenance.image_url or "").startswith("http") for row in rows)
     opt_outs = sum(bool(row.provenance.opt_outs) for row in rows)
@@ -158,7 +159,7 @@ def weaknesses(facts: Facts) -> list[str]:
 
 def _count_rows(facts: Facts) -> list[list[str]]:
     table = []
-    for item in facts.spec.classes:
+    for item in facts.spec.groups:
         rows = facts.by_class[item.name]
         kept = [row for row in rows if KEPT in row.tags]
         reasons = Counter(tag.removeprefix(DROPPED) for row in rows for tag in row.tags if tag.startswith(DROPPED))

@@ -118,6 +118,7 @@ def _rows(
                 sha256=image.sha256 if image else None,
                 provenance=image.provenance if image else None,
                 mask_facts=facts.get(key, {}),
+                **({"without_label": image.class_name} if image else {}),
             )
         )
     return tuple(rows)

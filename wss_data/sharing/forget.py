@@ -17,6 +17,7 @@ from wss_data.reading.addresses import is_web_address
 from wss_data.records import Provenance, stem_of
 from wss_data.retrieval.journal import Entry, Journal, secret_of
 from wss_data.runtime.home import dataset_folder, dataset_owner
+from wss_data.spec import BACKGROUND
 from wss_data.store.provenance import ImageRow, derived_files, image_rows, remove_samples
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class ForgetReport:
             f"Files of your own stay, delete them yourself: {', '.join(self.own_files)}" if self.own_files else "",
             f"The next build co-segments {', '.join(self.classes)} again: the masks of the others were made with the "
             "help of these images."
-            if self.images
+            if self.classes
             else "",
             "What this cannot undo: models that were trained with them; exports, manifests and lists of authors that "
             "were written before; embeddings computed in FiftyOne; backups of the database; other datasets.",
@@ -121,7 +122,7 @@ def forget(dataset: "Dataset", what: str, dry_run: bool = False) -> ForgetReport
                 )
             ),
             look_alikes=tuple(map(_name, _look_alikes(stay, gone))),
-            classes=tuple(dict.fromkeys(row.class_name for row in gone)),
+            classes=tuple(dict.fromkeys(row.class_name for row in gone if row.class_name != BACKGROUND)),
             dry_run=dry_run,
         )
         if not dry_run:

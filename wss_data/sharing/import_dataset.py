@@ -314,7 +314,8 @@ def take_masks(
         for row, mask_of, facts in masks[start : start + _BATCH]:
             if (mask := mask_of()) is None:
                 continue
-            foreground, band = mask == spec.class_index(row.class_name), mask == spec.ignore_index
+            band = mask == spec.ignore_index
+            foreground = (mask != 0) & ~band
             path = dataset_folder(dataset.name) / store.IMPORTED / row.class_name / f"{Path(row.path).stem}.png"
             write_mask(mask, path)
             ratio, quality = facts.get("foreground_ratio"), facts.get("quality")

@@ -57,7 +57,7 @@ _TAG = r"(dropped:)?\w[^:]{0,199}"  # a person's own words included
 _LONGEST_ID = 1_000  # characters: a path of a source's own folder may be an identity
 _LONGEST_PNG_HEAD = 1 << 17  # bytes: palette, transparency and texts of an editor are far below
 # What the dataset is; sources, downloads and target are the builder's own.
-_DEFINITION = ("classes", "cosegmentation", "filters", "duplicates", "ignore_index", "longest_side")
+_DEFINITION = ("classes", "background", "cosegmentation", "filters", "duplicates", "ignore_index", "longest_side")
 
 
 @dataclass(frozen=True)
@@ -438,8 +438,8 @@ _FIELDS = ("class", "sha256", "source", "source_id", *_IMAGE, *_PROVENANCE, "mas
 
 def _read_image(value: dict[str, Any], spec: DatasetSpec, masks: bool) -> ManifestImage:
     class_name = value.get("class")
-    if class_name not in spec.class_names:
-        raise ValueError(f"class {shown(class_name)} is not one of {', '.join(spec.class_names)}")
+    if class_name not in spec.group_names:
+        raise ValueError(f"class {shown(class_name)} is not one of {', '.join(spec.group_names)}")
     sha256, source = _digest(value.get("sha256"), "sha256"), _source(value.get("source"), "source")
     source_id = checked.identity(value.get("source_id"), "source_id", _LONGEST_ID)
     where, known = (

@@ -38,10 +38,10 @@ class ManifestSource:
         Raises:
             SourceError: If the manifest has no such class.
         """
-        if wanted.name not in self._manifest.spec.class_names:
+        if wanted.name not in self._manifest.spec.group_names:
             raise SourceError(
                 f"{self.path}: class '{wanted.name}' is not in the manifest. "
-                f"Its classes: {', '.join(self._manifest.spec.class_names)}."
+                f"Its classes: {', '.join(self._manifest.spec.group_names)}."
             )
         images = (image for image in self._manifest.images if image.class_name == wanted.name)
         for image in islice((image for image in images if image.provenance.image_url), limit):

@@ -26,6 +26,7 @@ from wss_data.store.info import (
     definition,
     drops,
     filters_to_apply,
+    group_names,
     info_of,
     kind_of,
     mark_filter_stale,

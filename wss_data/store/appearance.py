@@ -173,5 +173,5 @@ def _views(dataset: Dataset, spec: DatasetSpec, kind: Kind) -> dict[str, View]:
         ).sort_by("duplicate_of"),
         "leaks": dataset.match_tags(LEAK).sort_by("duplicate_of"),
         # As MongoDB's own condition, here and above: an expression of FiftyOne's makes no use of an index.
-        **{f"class {name}": dataset.match({"label.label": name}) for name in spec.class_names},
+        **{f"class {name}": dataset.match({"label.label": name}) for name in spec.group_names},
     }

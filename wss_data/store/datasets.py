@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from wss_data.errors import StoreError
 from wss_data.filtering.filters import KEPT
 from wss_data.runtime.home import dataset_folder
-from wss_data.spec import DatasetSpec
+from wss_data.spec import BACKGROUND, DatasetSpec
 from wss_data.store.appearance import set_up
 from wss_data.store.connection import correct_count, fiftyone, samples_of
 from wss_data.store.info import IMPORTED, MASKS, TAG, Kind, class_names, info_of, kind_of, mask_fields, new_info, update
@@ -113,6 +113,11 @@ def _check_same(dataset: Dataset, spec: DatasetSpec, kind: Kind) -> None:
     before = info["definition"]
     if kind == "target" or not len(dataset):
         return
+    if before.get("background") and not spec.background and dataset.match({"label.label": BACKGROUND}).limit(1):
+        raise StoreError(
+            f"dataset '{name}' holds images of the background; the definition has no `background` queries any more. "
+            "Put them back (a person's verdict drops single images), or give the definition another name."
+        )
     # Images on disk were shrunk to the earlier size; masks of an engine are made again, imported ones cannot be.
     if before["longest_side"] != spec.longest_side:
         raise StoreError(
@@ -131,7 +136,7 @@ def _check_same(dataset: Dataset, spec: DatasetSpec, kind: Kind) -> None:
 def _taken_out(before: Mapping[str, Any], spec: DatasetSpec) -> list[str]:
     """What a definition no longer asks for: sources, results of a source, queries of a class; as words."""
     now = {source["name"]: source for source in spec.to_dict()["sources"]}
-    queries = {wanted.name: wanted.queries for wanted in spec.classes}
+    queries = {wanted.name: wanted.queries for wanted in spec.groups}
     changes = []
     for source in before["sources"]:
         name, limit = source["name"], source["limit"]
@@ -144,8 +149,8 @@ def _taken_out(before: Mapping[str, Any], spec: DatasetSpec) -> list[str]:
         # Another folder of photographs is reported file by file.
         if {**source["options"], "path": None} != {**now[name]["options"], "path": None}:
             changes.append(f"{name} has other options")
-    for item in before["classes"]:
-        if gone := [query for query in item["queries"] if query not in queries[item["name"]]]:
+    for item in (*before["classes"], {"name": BACKGROUND, "queries": before.get("background", ())}):
+        if gone := [query for query in item["queries"] if query not in queries.get(item["name"], ())]:
             changes.append(f"{item['name']} is no longer searched for as {', '.join(gone)}")
     return changes
 

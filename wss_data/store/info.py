@@ -7,7 +7,7 @@ from typing import Any, Literal
 from wss_data.errors import StoreError
 from wss_data.ledger import Ledger
 from wss_data.records import Provenance
-from wss_data.spec import DatasetSpec, FilterSpec
+from wss_data.spec import BACKGROUND, DatasetSpec, FilterSpec
 from wss_data.store.connection import fiftyone
 from wss_data.store.types import Collection, Dataset
 
@@ -92,6 +92,11 @@ def mask_fields(view: Collection) -> list[str]:
 def class_names(dataset: Collection) -> tuple[str, ...]:
     """Names of the classes 1..C of a dataset of ours, in order of their index."""
     return tuple(item["name"] for item in info_of(dataset)["definition"]["classes"])
+
+
+def group_names(dataset: Collection) -> tuple[str, ...]:
+    """``class_names`` and, behind them, the background where images of it are searched for: the labels of images."""
+    return (*class_names(dataset), *([BACKGROUND] if info_of(dataset)["definition"].get("background") else []))
 
 
 def definition(dataset: Collection) -> DatasetSpec:

@@ -6,7 +6,7 @@ from datetime import UTC
 from pathlib import Path
 
 from wss_data.records import Provenance
-from wss_data.store.info import MASKS, PROVENANCE_TEXTS, class_names, mark_filter_stale, mask_fields, rows, web_info
+from wss_data.store.info import MASKS, PROVENANCE_TEXTS, group_names, mark_filter_stale, mask_fields, rows, web_info
 from wss_data.store.types import Dataset
 
 
@@ -36,7 +36,7 @@ class ImageRow:
 
 
 def image_rows(dataset: Dataset, action: str = "described") -> list[ImageRow]:
-    """All images of a web dataset, by class index and then by digest: always in the same order.
+    """All images of a web dataset, by group and then by digest: always in the same order.
 
     Raises:
         StoreError: If it is no web dataset; ``action`` says what cannot be done with one.
@@ -60,7 +60,7 @@ def image_rows(dataset: Dataset, action: str = "described") -> list[ImageRow]:
         original = (original_width, original_height) if original_width and original_height else None
         image = (key, class_name, path, sha256, phash, size, original, tuple(tags or ()))
         found.append(ImageRow(*image, verdict, confidence, mask, method, provenance, ratio))
-    order = {name: position for position, name in enumerate(class_names(dataset))}
+    order = {name: position for position, name in enumerate(group_names(dataset))}
     return sorted(found, key=lambda row: (order[row.class_name], row.sha256, row.sample_id))
 
 

@@ -19,7 +19,7 @@ from wss_data.retrieval.decode_pool import perceptual_hash
 from wss_data.runtime.files import expanded
 from wss_data.runtime.parallel import map_images
 from wss_data.store.datasets import open_dataset
-from wss_data.store.info import class_names, info_of, kind_of, mark_filter_stale, rows, update, web_info
+from wss_data.store.info import group_names, info_of, kind_of, mark_filter_stale, rows, update, web_info
 from wss_data.store.types import Dataset
 
 ROWS_AT_ONCE = 2000  # images of which the database is asked in one go
@@ -105,7 +105,7 @@ def screen(
 
 def screened(dataset: Dataset) -> ScreenReport:
     """What the screenings of a web dataset found, as its tags say it."""
-    counts: dict[str, Counter[str]] = {name: Counter() for name in class_names(dataset)}
+    counts: dict[str, Counter[str]] = {name: Counter() for name in group_names(dataset)}
     for class_name, tags in rows(dataset, "label.label", "tags"):
         counts[class_name].update(tag.removeprefix(DROPPED) for tag in tags if tag in SCREENING_TAGS)
     return ScreenReport(counts)

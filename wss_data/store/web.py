@@ -18,7 +18,7 @@ from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.records import ImageRecord, Provenance
 from wss_data.runtime.files import expanded
 from wss_data.runtime.home import dataset_folder, dataset_owner
-from wss_data.spec import FilterSpec
+from wss_data.spec import BACKGROUND, FilterSpec
 from wss_data.store.appearance import declare_masks
 from wss_data.store.connection import fiftyone, wait_until_on_disk
 from wss_data.store.info import (
@@ -29,6 +29,7 @@ from wss_data.store.info import (
     applied_filters,
     class_names,
     definition,
+    group_names,
     mark_filter_stale,
     mask_ledger,
     rows,
@@ -40,6 +41,9 @@ from wss_data.store.types import Dataset
 
 # Fields that the quality score is made of: each asks for the mask a second time, in a way of its own.
 MEASURES = ("confidence", "quality.agreement", "quality.crf_agreement")
+
+
+_NO_OBJECT = FilterSpec(0, 1)  # thresholds for images of the background: their masks are empty as they should be
 
 
 @dataclass(frozen=True)
@@ -183,10 +187,10 @@ def apply_filter(dataset: Dataset, filters: FilterSpec | None = None, dry_run: b
     fields = ["id", "label.label", "foreground_ratio", "verdict", "tags", "confidence"]
     ids, names, ratios, verdicts, tags, confidences = dataset.values(fields)
     decisions = [
-        decide(ratio, verdict, old, filters, confidence)
-        for ratio, verdict, old, confidence in zip(ratios, verdicts, tags, confidences, strict=True)
+        decide(ratio, verdict, old, _NO_OBJECT if name == BACKGROUND else filters, confidence)
+        for name, ratio, verdict, old, confidence in zip(names, ratios, verdicts, tags, confidences, strict=True)
     ]
-    report = filter_report(class_names(dataset), names, ratios, decisions, filters)
+    report = filter_report(group_names(dataset), names, ratios, decisions, filters)
     if not dry_run:
         if not info["filter"]["current"]:
             rank_masks(dataset)  # images or masks came since: ranks have changed
@@ -237,6 +241,8 @@ def import_masks(
     known = ("id", "label.label", "filepath", "provenance.source_id", "provenance.image_url")
     images = []
     for key, name, path, source_id, url, *size in rows(dataset, *known, *sizes):
+        if name == BACKGROUND:
+            continue  # its masks are known: nobody has to make them
         stored, original = (size[0], size[1]), (size[2], size[3])
         index = classes.index(name) + 1
         images.append(KnownImage(key, name, path, source_id, stored, original, index, file_of_url(url)))

@@ -72,6 +72,7 @@ FAULTS = {
     "indices.",
     "empty": "warning: {n} masks show no class, only background or void, the first {mask}. They teach that all is "
     "background: leave these images out, or make other masks.",
+    "background": "note: {n} images show no class and have an empty mask: they teach background.",
     "other palette": "warning: {n} masks have a palette that is not VOC's, the first {mask}. Indices count, not "
     "colours: if a program made them from a coloured image, the indices are arbitrary and the masks must be made "
     "again.",
@@ -190,9 +191,11 @@ def _of_faults(table: ExampleTable, rows: Sequence[RowFacts], crop: int | None, 
             faults.append("binary")
         elif row.counts[foreign].any():
             faults.append("outside")
+        elif row.counts[0] == row.counts.sum() > 0 and not (scored or table.labels[position].any()):
+            faults.append("background")
         elif row.counts.any() and not row.counts[1 : table.num_classes].any():
             faults.append("empty")
-        if not scored and not table.labels[position].any():
+        if not (scored or table.labels[position].any() or "background" in faults):
             faults.append("no label")
         for key in faults:
             found.setdefault(key, []).append(position)

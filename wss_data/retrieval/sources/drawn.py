@@ -20,11 +20,12 @@ from wss_data.records import Provenance
 from wss_data.retrieval.sources.base import Hit, Pages, SourceState
 from wss_data.retrieval.sources.drawing.scene import DRAWN_CLASSES, draw_target_image, draw_web_image, is_wrong_image
 from wss_data.runtime.files import write_bytes, write_text
-from wss_data.spec import ClassSpec
+from wss_data.spec import BACKGROUND, ClassSpec
 
 IMAGES_PER_CLASS = 1000  # when no limit is given: drawing could go on for ever
 
 _JPEG_QUALITY = 92
+_PLACES = 1_000_000  # number of the first image of the background
 _RIGHTS: dict[str, Any] = {
     "author": "wss drawn source",
     "license": "CC0-1.0",
@@ -51,7 +52,16 @@ class DrawnSource:
         return SourceState("ready", f"Draws {', '.join(DRAWN_CLASSES)}; no photographs, for trying and testing.")
 
     def search(self, wanted: ClassSpec, limit: int | None, pages: Pages) -> Iterator[Hit]:
-        """Yield up to ``limit`` images of a class, known by its name or a query; each is drawn when it is read."""
+        """Yield up to ``limit`` images of a class, known by its name or a query; each is drawn when it is read.
+
+        Images of the background show the places where the classes are, without an object.
+        """
+        if wanted.name == BACKGROUND:
+            for index in range(IMAGES_PER_CLASS if limit is None else limit):
+                drawn = DRAWN_CLASSES[index % len(DRAWN_CLASSES)]
+                # Behind all images of the class itself: the same place with an object would look like a copy.
+                yield _hit(wanted, f"{drawn}/{self.seed}/{_PLACES + index}-place", f"place {index}", "place")
+            return
         query = next((text for text in (wanted.name, *wanted.queries) if text.strip().lower() in DRAWN_CLASSES), None)
         if query is None:
             raise SourceError(
@@ -63,8 +73,7 @@ class DrawnSource:
             # An identity must name one image for ever, whatever the fraction of wrong ones.
             wrong = "-wrong" if is_wrong_image(drawn, self.seed, index, self.wrong_share) else ""
             identity = f"{drawn}/{self.seed}/{index:05d}{wrong}"
-            known = {"image_url": f"drawn:{identity}", "title": f"{query} {index}", **_RIGHTS}
-            yield Hit(wanted.name, Provenance(self.name, identity, query, **known), read=partial(_read, identity))
+            yield _hit(wanted, identity, f"{query} {index}", query)
 
     @staticmethod
     def known_mask(source_id: str) -> np.ndarray:
@@ -75,13 +84,18 @@ class DrawnSource:
         return draw_web_image(*_parsed(source_id)).mask
 
 
-def _parsed(source_id: str) -> tuple[str, int, int, float]:
+def _hit(wanted: ClassSpec, identity: str, title: str, query: str) -> Hit:
+    known = {"image_url": f"drawn:{identity}", "title": title, **_RIGHTS}
+    return Hit(wanted.name, Provenance(DrawnSource.name, identity, query, **known), read=partial(_read, identity))
+
+
+def _parsed(source_id: str) -> tuple[str, int, int, float, bool]:
     """What an identity stands for: the arguments of ``draw_web_image``; raises ``SourceError`` if for nothing."""
-    match = re.fullmatch(rf"({'|'.join(DRAWN_CLASSES)})/([0-9]+)/([0-9]+)(-wrong)?", source_id)
+    match = re.fullmatch(rf"({'|'.join(DRAWN_CLASSES)})/([0-9]+)/([0-9]+)(-wrong|-place)?", source_id)
     if match is None:
         raise SourceError(f"'{source_id}' is no drawn image; wanted: <class>/<seed>/<index>, as in bird/0/00003.")
-    name, seed, index, wrong = match.groups()
-    return name, int(seed), int(index), 1.0 if wrong else 0.0
+    name, seed, index, kind = match.groups()
+    return name, int(seed), int(index), 1.0 if kind == "-wrong" else 0.0, kind != "-place"
 
 
 def _read(source_id: str) -> bytes:

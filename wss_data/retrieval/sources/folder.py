@@ -21,7 +21,7 @@ from wss_data.reading.tables import Row, columns_shown, read_table
 from wss_data.records import Provenance
 from wss_data.retrieval.sources.base import Hit, Pages, SourceState
 from wss_data.runtime.files import expanded
-from wss_data.spec import ClassSpec
+from wss_data.spec import BACKGROUND, ClassSpec
 
 PROVENANCE_FILE = "provenance.csv"  # name of the optional table beside the class folders
 
@@ -105,7 +105,7 @@ class FolderSource:
         if not folder.is_dir():
             found = sorted(p.name for p in self.folder.iterdir() if p.is_dir())
             raise SourceError(
-                f"{folder}: class '{class_name}' has no folder. "
+                f"{folder}: {'the' if class_name == BACKGROUND else 'class'} '{class_name}' has no folder. "
                 f"Folders found in {self.folder}: {', '.join(found) if found else 'none'}."
             )
         listing = list_images(folder)

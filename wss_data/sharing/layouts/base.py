@@ -29,6 +29,12 @@ class ExportRow:
     sha256: str | None = None  # hex digest of the original bytes
     provenance: Provenance | None = None
     mask_facts: Mapping[str, str | float | None] = field(default_factory=dict)  # method, confidence, quality, ...
+    without_label: str = "unlabelled"  # what stands in place of its class if it shows none
+
+    @property
+    def group(self) -> str:
+        """The first class that it shows, or what stands in place of one."""
+        return self.labels[0] if self.labels else self.without_label
 
 
 @dataclass(frozen=True)
@@ -110,11 +116,7 @@ def write_meaning(contents: Contents, folder: Path) -> None:
     write_text(folder / "classes.txt", "".join(f"{name}\n" for name in contents.classes))
     write_json(folder / "ledger.json", contents.ledger.to_dict())
     columns = list(dict.fromkeys(key for row in contents.rows for key in row.mask_facts))
-    table = (
-        (row.name, *(row.labels[:1] or [""]), *map(row.mask_facts.get, columns))
-        for row in contents.rows
-        if row.mask_facts
-    )
+    table = ((row.name, row.group, *map(row.mask_facts.get, columns)) for row in contents.rows if row.mask_facts)
     if columns:
         # Cells as they are: repr of a float reads back as the same float; nothing is an empty cell.
         write_text(folder / MASK_TABLE, csv_text(["image", "class", *columns], table, cell=lambda value: value))

@@ -30,6 +30,5 @@ def write_folders(contents: Contents, folder: Path) -> None:
     goes to the folder of the first.
     """
     for row in contents.rows:
-        class_name = row.labels[0] if row.labels else "unlabelled"  # images of a target may show no class
-        copy_file(row.image_path, folder / "images" / class_name / f"{row.name}{row.image_path.suffix.lower()}")
-        copy_mask(row.mask_path, folder / "masks" / class_name / f"{row.name}.png")
+        copy_file(row.image_path, folder / "images" / row.group / f"{row.name}{row.image_path.suffix.lower()}")
+        copy_mask(row.mask_path, folder / "masks" / row.group / f"{row.name}.png")
