@@ -9,6 +9,7 @@ from drawings import LEARNS
 from wss_data.errors import RecipeError
 from wss_data.imaging.images import read_image
 from wss_data.spec import DatasetSpec, read_spec
+from wss_train.commands.cli import main
 from wss_train.recipes import with_values
 from wss_train.reports.ablation import ROWS, run_ablation
 from wss_train.reports.published import VOC_CLASSES, context, paper_row
@@ -104,6 +105,59 @@ def test_the_table_can_be_read_in_a_terminal(ablation):
     lines = str(ablation).splitlines()
     assert lines[1].split() == ["mean", "background", *CLASSES]
     assert len({len(line) for line in lines[1:]}) == 1
+
+
+def test_the_report_says_of_each_class_what_is_wrong_and_looks_at_the_truth_last(ablation, datasets, capsys):
+    assert main(["report", str(ablation.out)]) == 0
+    value = json.loads((ablation.out / "report.json").read_text())
+    assert list(value["signals"]) == CLASSES
+    kept = datasets[0].match_tags("kept").count_values("label.label")
+    for name, signals in value["signals"].items():
+        assert signals["stored"] == 4 and signals["kept"] == kept.get(name, 0)
+    assert {f["class_name"] for f in value["findings"] if f["kind"] == "few images"} == set(CLASSES)
+    assert list(value["checked_against_the_val_truth"]) == ["missing", "too large", "merged"]
+    page = (ablation.out / "report.md").read_text()
+    assert page in capsys.readouterr().out
+    assert page.index("## Findings") < page.index("## Checked against the val truth")
+    # Without the truth all findings are the same.
+    path = ablation.out / "evaluations" / "multi_label" / "evaluation.json"
+    before = path.read_bytes()
+    path.unlink()
+    assert main(["report", str(ablation.out)]) == 0
+    again = json.loads((ablation.out / "report.json").read_text())
+    assert again == value | {"checked_against_the_val_truth": {}}
+    path.write_bytes(before)
+
+
+def test_no_report_is_made_of_data_that_changed_since_or_are_gone(ablation, datasets, tmp_path, capsys):
+    from wss_data import store
+
+    kept = datasets[0].match_tags("kept").first()
+    store.judge(datasets[0], [kept.id], "drop")
+    assert main(["report", str(ablation.out)]) == 2
+    error = capsys.readouterr().err
+    assert "are not those that" in error and "Run wss-train ablation again" in error and error.count("\n") == 1
+    store.undo_verdict(datasets[0])
+    assert main(["report", str(ablation.out)]) == 0
+    mask = next((ablation.out / "pseudo_masks").glob("*.png"))
+    mask.rename(tmp_path / mask.name)
+    assert main(["report", str(ablation.out)]) == 2
+    assert f"1 of 4 masks are missing, the first is {mask.name}" in capsys.readouterr().err
+    (tmp_path / mask.name).rename(mask)
+    (tmp_path / "ablation.json").write_text(
+        (ablation.out / "ablation.json").read_text().replace('"web": "zoo-ablation"', '"web": "gone"')
+    )
+    assert main(["report", str(tmp_path)]) == 2
+    assert "there is no dataset 'gone'" in capsys.readouterr().err
+
+
+def test_a_report_of_somebody_else_in_the_folder_is_left_alone(ablation, capsys):
+    assert main(["report", str(ablation.out)]) == 0
+    (ablation.out / "report.md").write_text("my notes")
+    assert main(["report", str(ablation.out)]) == 2
+    assert "report.md: exists" in capsys.readouterr().err
+    assert (ablation.out / "report.md").read_text() == "my notes"
+    (ablation.out / "report.md").unlink()
 
 
 def test_a_crf_changed_after_training_is_the_one_that_scores(ablation, datasets):

@@ -9,7 +9,7 @@ from wss_train.commands import arguments
 
 
 def add_commands(commands: Commands) -> None:
-    """Add ``cooccurrence`` and ``check``."""
+    """Add ``cooccurrence``, ``check`` and ``report``."""
     add = add_command(commands, _cooccurrence, "wss-train cooccurrence drawn-target --out runs/drawn/cooccurrence")
     add.add_argument("dataset", metavar="DATASET", help="web or target dataset")
     add.add_argument("--field", help="field of the masks (default: cosegmentation; of a target pseudo_mask)")
@@ -31,6 +31,9 @@ def add_commands(commands: Commands) -> None:
     add.add_argument("--out", metavar="RUN", type=Path, help="where the run will be, for its disk (default: .)")
     arguments.add_set(add)
 
+    add = add_command(commands, _report, "wss-train report runs/drawn")
+    add.add_argument("run", metavar="RUN", type=Path, help="folder of wss-train ablation, of one seed")
+
 
 def _cooccurrence(options: argparse.Namespace) -> int:
     """Show which classes come together and which masks merge, from masks and labels alone."""
@@ -51,3 +54,14 @@ def _check(options: argparse.Namespace) -> int:
     findings = check_dataset(options.dataset, recipe, **arguments.passed(options, "split", "field", "out"))
     print("\n".join(map(str, findings)))
     return 0 if is_sound(findings) else 1
+
+
+def _report(options: argparse.Namespace) -> int:
+    """Say per class what is wrong with an ablation, without a truth, and what to do next: too few images, missing,
+    too large, merged with another class. Writes report.md and report.json into RUN; trains nothing.
+    """
+    from wss_train.reports.findings import report_on_run
+
+    print(report_on_run(options.run).to_markdown())
+    print(f"report: {options.run / 'report.md'}")
+    return 0

@@ -1,0 +1,423 @@
+"""What is wrong with each class of an ablation, without a truth, and what to do next.
+
+Looked at are the labels and pseudo masks of the train images, the kept web masks, and what the final model predicts on
+the val images: neither the masks nor the labels of those. Whether the findings were right can be said after the fact,
+where val has true masks (``check_findings``); that is kept apart, so that nothing is found by it.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+
+from wss_data.cosegmentation.quality import border_contact
+from wss_data.errors import TrainingDataError
+from wss_data.imaging.masks import read_mask
+from wss_data.reading import checked
+from wss_data.records import ExampleTable
+from wss_data.runtime.files import check_outputs, output_folder, write_output
+from wss_data.spec import FilterSpec
+from wss_data.store import MASKS, open_dataset
+from wss_train.data import as_table, check_training_table
+from wss_train.evaluate import evaluation_of, with_masks
+from wss_train.metrics import ConfusionMatrix
+from wss_train.reports.check import FEW_IMAGES
+from wss_train.reports.cooccurrence import counts_together, swallowed
+from wss_train.reports.failures import SMALLEST_OBJECT
+from wss_train.reports.tables import markdown_table, number
+
+Kind = Literal["few images", "missing", "too large", "merged"]
+
+# A class is compared with the median of the others, so that a target or a recipe that is hard for all of them gives no
+# finding; and it must be bad by itself, so that the last of many good ones gives none. The numbers are ours.
+FEWER = 3  # times fewer images than the others: an image would have to be shown three times to make up for it
+DOMINATED = 10  # times fewer images than the most frequent class, which wins where both are likely
+LOW_KEPT = 0.25  # fraction of the web images kept; in groups without trouble it is a half or more
+FAR = 2  # times the others': poses and places alone make a class differ by half
+NOT_SHOWN = 0.2, 0.5  # fraction of its images whose mask lacks a class: above the first if others are far below
+FILLS = 0.25  # fraction of its images that a class fills; few photographs are close-ups of what they are labelled with
+BORDER = 0.15  # fraction of the image's border: what an object takes that one side of the image cuts off
+EXCESS = 0.2  # fraction of the images in which two classes merge, beyond what is expected of them
+ENOUGH = 10  # images below which a fraction is an anecdote
+
+STAGE = "multi_label"  # row of the table that is looked at and checked: the final model, one scale, no CRF
+HALF = 0.5  # recall and precision below which "missing" and "too large" were right
+OUTPUTS = ("report.md", "report.json")
+
+_QUERIES = "Add queries or photographs for {name} to the definition of {web}, and build it again (wss-data build)"
+_CONTEXT = (
+    "Name what surrounds {name} as `background` queries in the definition of {web}; look at {sheet}, and drop what is "
+    "wrong: wss-data verdict {web} --drop IMAGE."
+)
+_LIKE_TARGET = f"{_QUERIES}: objects as the target shows them, small, cut off, beside others. Look at {{sheet}}."
+_ALONE = f"{_QUERIES}: {{name}} without {{other}}, and {{other}} without {{name}}. Look at {{run}}/cooccurrence."
+_KEEP = "See why in {sheet}, and keep what is good: wss-data verdict {web} --keep IMAGE."
+_LABEL = "Label more images that show {name}; `--set balanced_sampling=true` repeats those there are."
+
+
+class Extents(NamedTuple):
+    """Where the classes 1..C lie in N masks. Both of shape (N, C), float64."""
+
+    area: np.ndarray  # fraction of the decided pixels, in [0, 1]
+    border: np.ndarray  # contact with the image's border, in [0, 1]; nan where the mask does not show the class
+
+    @property
+    def shown(self) -> np.ndarray:
+        """Which classes each mask shows, by more than a few pixels. Shape (N, C), bool."""
+        return self.area >= SMALLEST_OBJECT
+
+
+def extents(masks: Sequence[Path | str | None], num_classes: int) -> Extents:
+    """Measure label masks on disk; ``MaskError`` if one cannot be read. ``num_classes``: with background, C + 1."""
+
+    def of_one(path: Path | str | None) -> np.ndarray:
+        mask = read_mask(str(path))
+        counts = np.bincount(mask.ravel(), minlength=256)[:num_classes]
+        found = np.full((2, num_classes - 1), np.nan)
+        found[0] = counts[1:] / max(int(counts.sum()), 1)
+        for position in np.flatnonzero(found[0] >= SMALLEST_OBJECT):
+            found[1, position] = border_contact(mask == position + 1, mask >= num_classes)
+        return found
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        found = np.array([*pool.map(of_one, masks)]).reshape(-1, 2, num_classes - 1)
+    return Extents(found[:, 0], found[:, 1])
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What is known of each class without a truth. Shape (C,), float64, nan where unknown; fractions are in [0, 1]."""
+
+    stored: np.ndarray  # web images
+    kept: np.ndarray  # those that teach
+    labelled: np.ndarray  # train images that are labelled with it
+    not_shown: np.ndarray  # fraction of those whose mask does not show it
+    fills: np.ndarray  # fraction of those of which it covers more than the filter of web masks takes for plausible
+    area: np.ndarray  # mean fraction that it covers of those
+    web_area: np.ndarray  # mean fraction that it covers of its kept web images
+    border: np.ndarray  # mean contact with the border, of the pseudo masks that show it
+    web_border: np.ndarray  # the same of its web masks
+    swallowed: np.ndarray  # (C, C): how much more often A (row) is lost to B where both are labelled, than elsewhere
+    together: np.ndarray  # (C, C): how much more often B is predicted beside A (row) than labelled beside it
+
+
+def signals_of(
+    stored: Sequence[int], web: Extents, web_labels: np.ndarray, train: Extents, labels: np.ndarray, seen: Extents
+) -> Signals:
+    """Signals of the classes 1..C.
+
+    Args:
+        stored: Web images of each class, kept or not.
+        web: Of the kept web images' masks.
+        web_labels: Classes of those. Shape (N, C), bool.
+        train: Of the train images' pseudo masks.
+        labels: Image-level labels of those. Shape (M, C), bool.
+        seen: Of predictions that were made without labels; may be of no image.
+    """
+    both, shown, lost = counts_together(labels), counts_together(seen.shown), labels & ~train.shown
+    # A class that is missing everywhere is not lost to those that happen to be labelled with it.
+    alone = lost.sum(axis=0)[:, None] - lost.T.astype(np.int64) @ labels.astype(np.int64)
+    elsewhere = np.nan_to_num(_divided(alone, np.diag(both)[:, None] - both))  # never without the other: 0 is expected
+    taken = _divided(swallowed(labels, train.shown)[0].T, both, ENOUGH)
+    beside = _divided(shown, np.diag(shown)[:, None], ENOUGH)
+    result = Signals(
+        stored=np.asarray(stored, np.float64),
+        kept=web_labels.sum(axis=0).astype(np.float64),
+        labelled=labels.sum(axis=0).astype(np.float64),
+        not_shown=_mean(lost, labels),
+        fills=_mean(train.area > FilterSpec().max_foreground, labels),
+        area=_mean(train.area, labels),
+        web_area=_mean(web.area, web_labels),
+        border=_mean(train.border, labels & train.shown),
+        web_border=_mean(web.border, web_labels & web.shown),
+        swallowed=taken - elsewhere,
+        together=beside - _divided(both, np.diag(both)[:, None]),
+    )
+    for pairs in (result.swallowed, result.together):
+        np.fill_diagonal(pairs, np.nan)
+    return result
+
+
+def _divided(values: np.ndarray, by: np.ndarray, least: float = 1e-9) -> np.ndarray:
+    """Quotients; nan where the divisor is below ``least``, or unknown."""
+    return values / np.where(by >= least, by, np.nan)
+
+
+def _mean(values: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """Mean of each column over the rows that ``of`` chooses in it; nan without any. (N, C) each -> (C,)."""
+    return _divided(np.where(of, values, 0).sum(axis=0), of.sum(axis=0))
+
+
+@dataclass(frozen=True)
+class ClassFinding:
+    """One thing that is wrong with a class."""
+
+    class_name: str
+    kind: Kind
+    why: str  # the numbers
+    advice: str
+    other: str | None = None  # the class that it merges with
+
+    @property
+    def what(self) -> str:
+        """Its kind in words: ``merged with horse``."""
+        return f"{self.kind} with {self.other}" if self.other else self.kind
+
+
+def findings_of(signals: Signals, classes: Sequence[str], web: str = "WEB", run: str = "RUN") -> list[ClassFinding]:
+    """What is wrong with each class, in their order; several signs of the same are one finding.
+
+    ``web`` and ``run``: names of the web dataset and of the ablation's folder, for the advice.
+    """
+    signs: dict[tuple[str, Kind, str | None], dict[str, str]] = {}
+    for position, name in enumerate(classes):
+        sheet = f"{run}/pictures/cosegmentation_{name}.png"
+        for kind, why, advice, place in _signs(signals, position):
+            other = None if place is None else classes[place]
+            filled = advice.format(name=name, other=other, web=web, run=run, sheet=sheet)
+            signs.setdefault((name, kind, other), {})[why] = filled
+    return [
+        ClassFinding(name, kind, "; ".join(found), " ".join(dict.fromkeys(found.values())), other)
+        for (name, kind, other), found in signs.items()
+    ]
+
+
+def _signs(s: Signals, c: int) -> Iterator[tuple[Kind, str, str, int | None]]:
+    """What speaks of a fault of the class at position ``c``: kind, numbers, advice and position of the other class."""
+
+    def others(values: np.ndarray) -> float:
+        known = np.delete(values, c)
+        return float(np.median(known[~np.isnan(known)])) if not np.isnan(known).all() else np.nan
+
+    # What is unknown is nan, and no comparison with it is true.
+    for what, counts, least, way_out in (
+        ("kept web images", s.kept, FEW_IMAGES, f"{_QUERIES}."),
+        ("labelled train images", s.labelled, 1, _LABEL),
+    ):
+        if counts[c] < least or FEWER * counts[c] < others(counts) or DOMINATED * counts[c] < counts.max():
+            usual = f"the others have {number(others(counts), '.0f')}, the most frequent class {counts.max():.0f}"
+            yield "few images", f"{counts[c]:.0f} {what}; {usual}", way_out, None
+    kept = _divided(s.kept, s.stored)
+    if kept[c] < LOW_KEPT or FAR * kept[c] < others(kept):
+        why = f"{kept[c]:.0%} of {s.stored[c]:.0f} web images are kept, {_percent(others(kept))} of the others'"
+        yield "few images", why, _KEEP, None
+    far, always = NOT_SHOWN
+    if s.not_shown[c] > always or (s.not_shown[c] > far and s.not_shown[c] > FAR * others(s.not_shown)):
+        why = f"{s.not_shown[c]:.0%} of the masks of its images do not show it, {_percent(others(s.not_shown))}"
+        yield "missing", f"{why} of the others'", _LIKE_TARGET, None
+    size, contact = _divided(s.area, s.web_area), _divided(s.border, np.maximum(s.web_border, 0.01))
+    if FAR * size[c] < others(size):
+        why = f"it covers {size[c]:.2f} times as much of the train images as of its web images"
+        yield "missing", f"{why}, the others {others(size):.2f}", _LIKE_TARGET, None
+    if s.fills[c] > FILLS:
+        why = f"it covers more than {FilterSpec().max_foreground:.0%} of {s.fills[c]:.0%} of its train images"
+        yield "too large", why, _CONTEXT, None
+    for what, border in (("pseudo", s.border), ("web", s.web_border)):
+        if border[c] > BORDER and border[c] > FAR * others(border):
+            why = f"its {what} masks take {border[c]:.0%} of the image's border, the others' {others(border):.0%}"
+            yield "too large", why, _CONTEXT, None
+    if s.border[c] > BORDER and contact[c] > FAR * others(contact):
+        why = f"it touches the border {contact[c]:.1f} times as much as its web masks, the others {others(contact):.1f}"
+        yield "too large", why, _CONTEXT, None
+    excess = np.fmax(s.swallowed[c], s.together[c])
+    if np.nanmax(excess, initial=0) > EXCESS:
+        other = int(np.nanargmax(excess))
+        for pairs, why in (
+            (
+                s.swallowed,
+                "where both are labelled, the mask shows the other alone in {} more of the images than expected",
+            ),
+            (s.together, "both are predicted together in {} more of its images than they are labelled"),
+        ):
+            if pairs[c, other] > EXCESS:
+                yield "merged", why.format(f"{pairs[c, other]:.0%}"), _ALONE, other
+
+
+def _percent(fraction: float) -> str:
+    return number(fraction, ".0%")
+
+
+class Check(NamedTuple):
+    """How often the findings of one kind were right."""
+
+    right: int
+    found: int  # findings that the truth says something of
+    faulty: int | None  # classes that have the fault, found or not; ``None`` for merged: each class has a worst other
+    classes: int  # classes in the truth
+
+    def __str__(self) -> str:
+        of_all = "" if self.faulty is None else f"; {self.faulty} of {self.classes} classes have the fault"
+        return f"{self.right} of {self.found} right{of_all}"
+
+
+def check_findings(
+    findings: Sequence[ClassFinding], matrix: ConfusionMatrix, classes: Sequence[str]
+) -> dict[Kind, Check]:
+    """How often findings were right, by a truth that they were made without. For people: nothing is chosen by it.
+
+    Right is *missing* where less than half of the class's true pixels are found, *too large* where less than half of
+    the pixels taken for it are its own, *merged* where of all other classes the one named gets most of its pixels.
+    *Few images* is a count, which needs no truth.
+    """
+    counts = matrix.counts.astype(np.float64)
+    own, there = np.diag(counts)[1:], counts.sum(axis=1)[1:] > 0
+    faults = {
+        "missing": there & (_divided(own, counts.sum(axis=1)[1:]) < HALF),
+        "too large": there & (_divided(own, counts.sum(axis=0)[1:]) < HALF),
+    }
+    taken = counts[1:, 1:]
+    np.fill_diagonal(taken, 0)
+    checks: dict[Kind, Check] = {}
+    for kind in get_args(Kind)[1:]:
+        places = [(classes.index(f.class_name), f.other) for f in findings if f.kind == kind]
+        judged = [(c, other) for c, other in places if there[c]]
+        fault = faults.get(kind)
+        if fault is None:
+            right = sum(taken[c].any() and classes[int(taken[c].argmax())] == other for c, other in judged)
+        else:
+            right = sum(fault[c] for c, _ in judged)
+        faulty = None if fault is None else int(fault.sum())
+        checks[kind] = Check(int(right), len(judged), faulty, int(there.sum()))
+    return checks
+
+
+_COLUMNS = {
+    "kept": ("web images", ".0f"),
+    "labelled": ("labelled", ".0f"),
+    "not_shown": ("not shown", ".0%"),
+    "area": ("area", ".0%"),
+    "web_area": ("web area", ".0%"),
+    "border": ("border", ".0%"),
+    "web_border": ("web border", ".0%"),
+}
+"""Signal -> its column of the table, and how its numbers are written."""
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """The findings of an ablation, and, apart from them, how often they were right."""
+
+    web: str
+    target: str
+    classes: tuple[str, ...]
+    signals: Signals
+    findings: tuple[ClassFinding, ...]
+    checks: Mapping[Kind, Check]  # empty without a truth
+
+    def to_markdown(self) -> str:
+        """Table, findings with advice, and the check in a section of its own, as Markdown."""
+        rows = [
+            [name, *(number(getattr(self.signals, key)[c], form) for key, (_, form) in _COLUMNS.items())]
+            for c, name in enumerate(self.classes)
+        ]
+        found = [f"- **{f.class_name}: {f.what}.** {f.why}. {f.advice}" for f in self.findings]
+        lines = [f"# What is wrong with the classes: {self.web} to {self.target}", "", "No truth was used.", ""]
+        lines += markdown_table(["class", *(column for column, _ in _COLUMNS.values())], rows)
+        lines += ["", "## Findings, and what to do next", "", *(found or ["Nothing was found."]), ""]
+        if self.checks:
+            lines += [
+                "## Checked against the val truth",
+                "",
+                "Everything above was found before, and without, the val masks. Right means: recall below a half for "
+                "*missing*, precision below a half for *too large*, the largest confusion for *merged*; of the final "
+                "model at one scale.",
+                "",
+                *(f"- {kind}: {check}" for kind, check in self.checks.items()),
+                "",
+            ]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; ``null`` where a number is not known."""
+        columns = {key: values for key, values in vars(self.signals).items() if values.ndim == 1}
+        return {
+            "web": self.web,
+            "target": self.target,
+            "signals": {
+                name: {k: None if np.isnan(values[c]) else round(float(values[c]), 4) for k, values in columns.items()}
+                for c, name in enumerate(self.classes)
+            },
+            "findings": [asdict(finding) for finding in self.findings],
+            "checked_against_the_val_truth": {kind: check._asdict() for kind, check in self.checks.items()},
+        }
+
+
+def report_on_run(run: Path | str) -> RunReport:
+    """Say what is wrong with each class of an ablation, and what to do next; write ``report.md`` and ``report.json``.
+
+    Args:
+        run: Folder of ``wss-train ablation``, of one seed.
+
+    Raises:
+        TrainingDataError: If ``run`` is no finished ablation, or its datasets changed since.
+        StoreError: If a dataset is gone.
+        MaskError: If a mask cannot be read.
+        OutputError: If a file is in the way that this program did not write, or that was changed since.
+        BusyError: If the ablation is running.
+    """
+    run = Path(run)
+    web, target, stored = _read_ablation(run)
+    with output_folder(run):
+        check_outputs([run / name for name in OUTPUTS])
+        web_table = _unchanged(as_table(open_dataset(web), MASKS), run / "generator")
+        train = as_table(open_dataset(target).match_tags("train"), None)
+        pseudo = _unchanged(with_masks(train, run / "pseudo_masks"), run / "final")
+        classes, predictions = pseudo.classes, sorted((run / "evaluations" / STAGE / "predictions").glob("*.png"))
+        signals = signals_of(
+            [stored.get(name, 0) for name in classes],
+            extents(web_table.mask_paths, web_table.num_classes),
+            web_table.labels,
+            extents(pseudo.mask_paths, pseudo.num_classes),
+            pseudo.labels,
+            extents(predictions, pseudo.num_classes),
+        )
+        findings = findings_of(signals, classes, web, str(run))
+        # From here on a truth is looked at, and nothing is found any more.
+        scored = evaluation_of(checked.note(run / "evaluations" / STAGE / "evaluation.json"))
+        checks = check_findings(findings, scored.matrix, classes) if scored and scored.classes == classes else {}
+        report = RunReport(web, target, classes, signals, tuple(findings), checks)
+        write_output(run / "report.md", report.to_markdown())
+        write_output(run / "report.json", json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n")
+    return report
+
+
+def _read_ablation(run: Path) -> tuple[str, str, dict[str, int]]:
+    """Names of the web and the target dataset of an ablation, and web images that each class had."""
+    path = run / "ablation.json"
+    if not path.is_file():
+        begun = (run / "generator").is_dir() or (run / "costs.json").is_file()
+        raise TrainingDataError(
+            f"{run}: the ablation has not ended. Repeat its command: stages that are done are found again."
+            if begun
+            else f"{run}: holds no ablation. Name the folder of one: wss-train ablation WEB TARGET --out {run}."
+        )
+    try:
+        value = checked.an_object(checked.read_json(path))
+        if "by_seed" in value:
+            raise TrainingDataError(f"{run}: is an ablation over seeds. Name the folder of one, such as {run}/seed_0.")
+        counts = checked.an_object(value["counts"])
+        stored = {
+            name: checked.whole(checked.an_object(of)["stored"], f"stored of {name}", 0)
+            for name, of in checked.an_object(counts["classes"]).items()
+        }
+        return checked.identity(counts["web"], "web"), checked.identity(counts["target"], "target"), stored
+    except (ValueError, KeyError) as error:
+        raise TrainingDataError(
+            f"{path}: is no table of an ablation ({error}). Run wss-train ablation again."
+        ) from error
+
+
+def _unchanged(table: ExampleTable, trained: Path) -> ExampleTable:
+    """The table, if it is the one that the model in the run folder ``trained`` learned from."""
+    known = checked.note(trained / "data.json")
+    if not isinstance(known, dict) or known.get("fingerprint") != check_training_table(table).fingerprint:
+        raise TrainingDataError(
+            f"dataset '{table.source}': images, labels or masks are not those that {trained} learned from. Run "
+            "wss-train ablation again; what is wrong with the new ones cannot be seen before."
+        )
+    return table
