@@ -64,6 +64,7 @@ def test_every_command_has_help_that_ends_with_a_line_to_paste():
         "export",
         "check",
         "cooccurrence",
+        "report",
         "voc-submission",
     }
     for name, parser in commands.items():
