@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from dataclasses import replace
 
 import pytest
 from drawings import LEARNS
@@ -16,6 +17,7 @@ from wss_train.reports.published import VOC_CLASSES, context, paper_row
 from wss_train.reports.seeds import run_ablation_over_seeds
 
 CLASSES = list(read_spec("drawn").class_names[:2])
+KINDS = ("retrieved", "stored", "kept")
 RECIPE = with_values(LEARNS, {"scales": "0.7,1.0"})
 
 
@@ -158,6 +160,14 @@ def test_a_report_of_somebody_else_in_the_folder_is_left_alone(ablation, capsys)
     assert "report.md: exists" in capsys.readouterr().err
     assert (ablation.out / "report.md").read_text() == "my notes"
     (ablation.out / "report.md").unlink()
+
+
+def test_a_class_without_a_kept_image_is_named_below_the_table(ablation):
+    counts = {**ablation.counts, "classes": {**ablation.counts["classes"], CLASSES[1]: dict.fromkeys(KINDS, 0)}}
+    poor = replace(ablation, counts=counts)
+    said = f"no image was kept of {CLASSES[1]}: the generator never learned them"
+    assert said in str(poor) and said in poor.to_markdown()
+    assert "no image was kept" not in str(ablation) + ablation.to_markdown()
 
 
 def test_a_crf_changed_after_training_is_the_one_that_scores(ablation, datasets):

@@ -10,7 +10,7 @@ from wss_data.errors import ImageError, MaskError, TrainingDataError
 from wss_data.imaging.images import read_at_least
 from wss_data.imaging.masks import write_mask
 from wss_data.records import ExampleTable
-from wss_train.data import TrainingDraws, as_table, batches, check_training_table
+from wss_train.data import TrainingDraws, as_table, batches, check_training_table, class_problems
 from wss_train.recipes import preset, with_values
 
 RECIPE = with_values(preset("cpu"), {"long_side": "24", "crop": "16"})
@@ -276,3 +276,28 @@ def test_label_columns_in_another_order_are_the_same_labels_by_name(table):
 def test_labels_with_a_column_too_many_are_refused(table):
     with pytest.raises(ValueError, match=r"labels of shape \(5, 3\) for 2 classes"):
         replace(table, labels=np.ones((5, 3), bool))
+
+
+@pytest.mark.parametrize(
+    ("labelled", "masked", "balanced", "said"),
+    [
+        ({"cat": 9, "cow": 0}, {"cat": 9, "cow": 0}, False, ["1 classes have no image: cow. The model cannot learn"]),
+        ({"cat": 9, "cow": 3}, {"cat": 9, "cow": 0}, False, ["1 classes have images but no mask: cow. The masks"]),
+        ({"cat": 40, "cow": 2}, {"cat": 40, "cow": 2}, False, ["20-fold in number: 40 images of cat, 2 of cow. Let"]),
+        ({"cat": 40, "cow": 2}, {"cat": 40, "cow": 2}, True, []),
+        ({"cat": 18, "cow": 2}, {"cat": 18, "cow": 2}, False, []),
+    ],
+)
+def test_what_the_numbers_of_the_classes_hold_against_training_is_said(labelled, masked, balanced, said):
+    problems = class_problems(labelled, masked, balanced)
+    assert len(problems) == len(said)
+    assert all(part in problem for part, problem in zip(said, problems, strict=True))
+
+
+def test_an_image_of_the_background_needs_no_label(table):
+    labels = table.labels.copy()
+    labels[0] = False
+    background = with_mask(replace(table, labels=labels), np.zeros((20, 30)))
+    assert check_training_table(background, needs_labels=True).images == 5
+    with pytest.raises(TrainingDataError, match="1 of 5 images have no image-level label"):
+        check_training_table(with_mask(replace(table, labels=labels), np.full((20, 30), 255)), needs_labels=True)

@@ -402,6 +402,12 @@ def test_what_will_happen_is_said_before_it_happens(table, tmp_path, capsys):
     assert "1 iterations of 2 crops of 32 px" in said
 
 
+def test_a_class_without_images_is_named_and_the_others_are_learned(table, tmp_path, capsys):
+    more = replace(table, classes=(*table.classes, "yak"), labels=np.pad(table.labels, ((0, 0), (0, 1))))
+    train(more, with_values(TINY, {"generator_iterations": 1}), tmp_path)
+    assert "warning: 1 classes have no image: yak. The model cannot learn them" in capsys.readouterr().err
+
+
 def test_the_step_policy_divides_the_rate_by_ten_once():
     paper = preset("paper")
 

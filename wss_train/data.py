@@ -11,7 +11,7 @@ import hashlib
 import logging
 import math
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     Examples: TypeAlias = ExampleTable | Collection
 
 LOGGER = logging.getLogger(__name__)
+
+UNEQUAL = 10  # Ours: from this ratio of the most frequent class to the rarest on, a run says how to balance them
 
 ORDER, AUGMENTATION, INITIAL_WEIGHTS, ITERATION = range(4)  # streams of random numbers: no two share one
 
@@ -210,6 +212,37 @@ class DataSummary:
     images_masked: dict[str, int]  # class name -> images whose mask shows it
     fingerprint: str  # hash of ids, labels and the masks' content; another table has another one
     images_fingerprint: str = ""  # hash of the image files' content; empty in the folder of a run of an earlier version
+
+
+def class_problems(labelled: Mapping[str, int], masked: Mapping[str, int], balanced: bool = False) -> list[str]:
+    """What the classes' numbers of images hold against training, one sentence each, with the way out.
+
+    >>> class_problems({"cat": 40, "cow": 2, "dog": 0}, {"cat": 40, "cow": 2, "dog": 0})[0]
+    '1 classes have no image: dog. The model cannot learn them: get images of these classes, or take them out of the \
+definition.'
+
+    Args:
+        labelled: Class -> images whose image-level labels name it.
+        masked: Class -> images whose mask shows it.
+        balanced: Whether classes come equally often, whatever their size.
+    """
+    problems = []
+    if none := [name for name, count in labelled.items() if not count]:
+        way_out = "The model cannot learn them: get images of these classes, or take them out of the definition."
+        problems.append(f"{len(none)} classes have no image: {', '.join(none)}. {way_out}")
+    if unseen := [name for name, count in labelled.items() if count and not masked[name]]:
+        way_out = "The masks teach that they are background: see wss-train cooccurrence for what took their place."
+        problems.append(f"{len(unseen)} classes have images but no mask: {', '.join(unseen)}. {way_out}")
+    counts = {name: count for name, count in labelled.items() if count}
+    if counts and not balanced:
+        most, least = (find(counts, key=counts.__getitem__) for find in (max, min))
+        if counts[most] >= UNEQUAL * counts[least]:
+            problems.append(
+                f"classes differ {counts[most] / counts[least]:.0f}-fold in number: {counts[most]:,} images of {most}, "
+                f"{counts[least]:,} of {least}. Let them come equally often, with --set balanced_sampling=true, or "
+                "retrieve more of the rare ones."
+            )
+    return problems
 
 
 class TrainingDraws:

@@ -38,7 +38,7 @@ from wss_train.checkpoints import (
     training_states,
     write_model,
 )
-from wss_train.data import INITIAL_WEIGHTS, DataSummary, as_table, check_training_table
+from wss_train.data import INITIAL_WEIGHTS, DataSummary, as_table, check_training_table, class_problems
 from wss_train.engine.loop import Run, run_loop, seed_of
 from wss_train.engine.processes import from_first, place
 from wss_train.engine.step import training_precision
@@ -247,7 +247,7 @@ def _begin(run: Run, summary: DataSummary, identity: dict[str, Any] | None) -> N
 def _announcement(
     model: SegmentationModel, run: Run, summary: DataSummary, device: torch.device, start: int
 ) -> list[str]:
-    """What will happen, in two or three lines."""
+    """What will happen, in two or three lines, and what the classes' numbers hold against it."""
     card, recipe, world = run.card, run.card.recipe, place().world
     precision = training_precision(recipe.precision, device)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
@@ -262,6 +262,10 @@ def _announcement(
     ]
     if precision != recipe.precision:
         lines.append(f"{device} does not compute {recipe.precision}: training in {precision}, which is slower.")
+    # A table without any label says nothing of its classes.
+    if any(summary.images_labelled.values()):
+        problems = class_problems(summary.images_labelled, summary.images_masked, recipe.balanced_sampling)
+        lines += [f"warning: {problem}" for problem in problems]
     if start:
         lines.append(f"going on from iteration {start:,}")
     return lines

@@ -24,7 +24,7 @@ from wss_data.runtime.files import (
     unfinished,
     write_output,
 )
-from wss_data.store import drops, open_dataset
+from wss_data.store import drops, group_names, open_dataset
 from wss_train.checkpoints import read_card
 from wss_train.data import as_table
 from wss_train.evaluate import Evaluation, evaluated_once, truth_table
@@ -104,7 +104,18 @@ class Ablation:
         }
 
     def __str__(self) -> str:
-        return iou_text("IoU in percent", self.classes, self._cells(), [self.evaluations])
+        text = iou_text("IoU in percent", self.classes, self._cells(), [self.evaluations])
+        return "\n".join([text, *self.untaught()])
+
+    def untaught(self) -> list[str]:
+        """A line on the classes of which no web image was kept, if there are any."""
+        names = [name for name in self.classes if not self.counts["classes"][name]["kept"]]
+        if not names:
+            return []
+        return [
+            f"no image was kept of {', '.join(names)}: the generator never learned them, and their pixels in the "
+            "target's train images became background or another class. Get images, or take them out of the definition."
+        ]
 
     def to_markdown(self) -> str:
         """The table, and what stands behind it, as Markdown."""
@@ -125,6 +136,7 @@ class Ablation:
                     ([name, *(str(of[key]) for key in ("retrieved", "stored", "kept"))] for name, of in counts.items()),
                 ),
                 "",
+                *(f"{line}\n" for line in self.untaught()),
                 f"Target: {self.counts['train']} images to train on, {self.counts['val']} to score on.",
                 "",
                 "## Cost",
@@ -308,11 +320,13 @@ def write_tables(out: Path, markdown: str, values: Mapping[str, Any]) -> None:
 
 
 def _class_counts(table: ExampleTable) -> dict[str, dict[str, int]]:
-    """Images of a stored web dataset that were retrieved, stored and used for training, by class."""
+    """Images of a stored web dataset that were retrieved, stored and used for training, by class and background."""
     dataset = open_dataset(table.source)
     stored, lost = dataset.count_values("label.label"), drops(dataset)
     counts = {}
-    for name, kept in zip(table.classes, table.labels.sum(axis=0), strict=True):
+    # Images without a label are those of the background, where the definition searches for them.
+    used = (*table.labels.sum(axis=0), (~table.labels.any(axis=1)).sum())
+    for name, kept in zip(group_names(dataset), used, strict=False):
         there = stored.get(name, 0)
         counts[name] = {"retrieved": there + sum(lost.get(name, {}).values()), "stored": there, "kept": int(kept)}
     return counts

@@ -23,6 +23,7 @@ from wss_data.imaging.masks import open_mask
 from wss_data.records import ExampleTable
 from wss_data.store import GROUND_TRUTH, MASKS, class_names, example_table, kind_of, open_dataset
 from wss_data.target.agreement import disagreement
+from wss_train.data import class_problems
 from wss_train.inference import decoded, device_of
 from wss_train.models import build_model, usable_precision
 from wss_train.recipes import TrainRecipe
@@ -251,16 +252,12 @@ def _of_agreement(table: ExampleTable, shown: np.ndarray, scored: bool) -> Itera
 
 
 def _of_classes(table: ExampleTable, rows: Sequence[RowFacts], shown: np.ndarray) -> Iterator[Finding]:
-    """Classes without images, in no mask (if a mask can be read), and with few images."""
-    images, masks = np.sum(table.labels, axis=0), shown.sum(axis=0)
-    of_class = list(zip(table.classes, images, masks, strict=True))
-    if none := [name for name, n, _ in of_class if n == 0]:
-        way_out = "The model cannot learn them: get images of these classes, or take them out of the definition."
-        yield Finding("warning", f"{len(none)} classes have no image: {', '.join(none)}. {way_out}")
-    if (unseen := [name for name, n, m in of_class if n and not m]) and any(row.counts.any() for row in rows):
-        way_out = "The masks teach that they are background: see wss-train cooccurrence for what took their place."
-        yield Finding("warning", f"{len(unseen)} classes have images but no mask: {', '.join(unseen)}. {way_out}")
-    if few := [f"{name} ({n})" for name, n, _ in of_class if 0 < n < FEW_IMAGES]:
+    """Classes without images, in no mask (if a mask can be read), unequal in number, and with few images."""
+    images = dict(zip(table.classes, np.sum(table.labels, axis=0).tolist(), strict=True))
+    masks = dict(zip(table.classes, shown.sum(axis=0).tolist(), strict=True))
+    read = any(row.counts.any() for row in rows)
+    yield from (Finding("warning", problem) for problem in class_problems(images, masks if read else images))
+    if few := [f"{name} ({n})" for name, n in images.items() if 0 < n < FEW_IMAGES]:
         what = f"{len(few)} classes have fewer than {FEW_IMAGES} images: {', '.join(few)}."
         yield Finding("warning", f"{what} Little to learn from: retrieve more, or loosen the filter.")
 

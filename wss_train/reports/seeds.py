@@ -60,7 +60,8 @@ class AblationOverSeeds:
 
     def __str__(self) -> str:
         title = f"IoU in percent, mean ± standard deviation over {len(self.ablations)} seeds"
-        return iou_text(title, self.first.classes, self._cells(), self._evaluations)
+        text = iou_text(title, self.first.classes, self._cells(), self._evaluations)
+        return "\n".join([text, *self.first.untaught()])
 
     def to_markdown(self) -> str:
         """The table over all seeds, each seed's means, and what stands behind them, as Markdown."""
@@ -75,6 +76,7 @@ class AblationOverSeeds:
                 "",
                 *iou_markdown(self.first.classes, self._cells(), self._evaluations),
                 "",
+                *(f"{line}\n" for line in self.first.untaught()),
                 "## Each seed",
                 "",
                 *markdown_table(["", *(f"seed {seed}" for seed in self.ablations)], means),
