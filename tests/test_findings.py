@@ -90,7 +90,7 @@ def test_nothing_is_found_where_all_classes_are_alike_even_if_all_are_hard(signa
 def test_a_class_that_its_masks_lack_far_more_often_than_others_is_missing(signals):
     (finding,) = findings_of(signals(with_cats([square(0)] * 4 + [square(CAT)] * 8)), CLASSES, "farm", "runs/farm")
     assert (finding.class_name, finding.kind) == ("cat", "missing")
-    assert finding.why == "33% of the masks of its images do not show it, 0% of the others'"
+    assert finding.why == "33% of the masks of its images do not show it (the others: 0%)"
     assert "farm" in finding.advice and "runs/farm/pictures/cosegmentation_cat.png" in finding.advice
 
 
@@ -106,7 +106,7 @@ def test_a_class_that_fills_images_or_takes_their_border_is_too_large(signals):
     left_half = np.zeros((12, 12), np.uint8)
     left_half[:, :6] = CAT
     (finding,) = findings_of(signals(with_cats([left_half] * 12)), CLASSES)
-    assert finding.kind == "too large" and "take 50% of the image's border, the others' 0%" in finding.why
+    assert finding.kind == "too large" and "its masks take 50% of the image's border (the others: 0%)" in finding.why
     web, _ = of_each(20)
     (finding,) = findings_of(signals(web=[left_half] * 20 + web[20:]), CLASSES)
     assert finding.kind == "too large" and "its web masks take 50%" in finding.why
@@ -148,7 +148,7 @@ def test_few_images_are_counted_on_the_web_after_the_filter_and_in_the_target(si
     found = findings_of(signals(web=[web[i] for i in keep], web_labels=labels[keep], stored=[100, 60, 60]), CLASSES)
     assert [(f.class_name, f.kind) for f in found] == [("cat", "few images")]
     assert "19 kept web images; the others have 60" in found[0].why
-    assert "19% of 100 web images are kept, 100% of the others'" in found[0].why
+    assert "5.3 web images were looked at for each kept (the others: 1.0)" in found[0].why
     assert "queries" in found[0].advice and "verdict WEB --keep" in found[0].advice
     train, labels = of_each(40)
     keep = [*range(38, 120)]  # twenty-fold

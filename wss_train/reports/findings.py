@@ -41,6 +41,7 @@ LOW_KEPT = 0.25  # fraction of the web images kept; in groups without trouble it
 FAR = 2  # times the others': poses and places alone make a class differ by half
 NOT_SHOWN = 0.2, 0.5  # fraction of its images whose mask lacks a class: above the first if others are far below
 FILLS = 0.25  # fraction of its images that a class fills; few photographs are close-ups of what they are labelled with
+FILLED = FilterSpec().max_foreground  # more than this is not plausible of a web mask, either
 BORDER = 0.15  # fraction of the image's border: what an object takes that one side of the image cuts off
 EXCESS = 0.2  # fraction of the images in which two classes merge, beyond what is expected of them
 ENOUGH = 10  # images below which a fraction is an anecdote
@@ -97,7 +98,7 @@ class Signals:
     kept: np.ndarray  # those that teach
     labelled: np.ndarray  # train images that are labelled with it
     not_shown: np.ndarray  # fraction of those whose mask does not show it
-    fills: np.ndarray  # fraction of those of which it covers more than the filter of web masks takes for plausible
+    fills: np.ndarray  # fraction of those of which it covers more than ``FILLED``
     area: np.ndarray  # mean fraction that it covers of those
     web_area: np.ndarray  # mean fraction that it covers of its kept web images
     border: np.ndarray  # mean contact with the border, of the pseudo masks that show it
@@ -130,7 +131,7 @@ def signals_of(
         kept=web_labels.sum(axis=0).astype(np.float64),
         labelled=labels.sum(axis=0).astype(np.float64),
         not_shown=_mean(lost, labels),
-        fills=_mean(train.area > FilterSpec().max_foreground, labels),
+        fills=_mean(train.area > FILLED, labels),
         area=_mean(train.area, labels),
         web_area=_mean(web.area, web_labels),
         border=_mean(train.border, labels & train.shown),
@@ -195,51 +196,48 @@ def _signs(s: Signals, c: int) -> Iterator[tuple[Kind, str, str, int | None]]:
         return float(np.median(known[~np.isnan(known)])) if not np.isnan(known).all() else np.nan
 
     # What is unknown is nan, and no comparison with it is true.
-    for what, counts, least, way_out in (
-        ("kept web images", s.kept, FEW_IMAGES, f"{_QUERIES}."),
-        ("labelled train images", s.labelled, 1, _LABEL),
+    for counts, fewest, what, way_out in (
+        (s.kept, FEW_IMAGES, "kept web images", f"{_QUERIES}."),
+        (s.labelled, 1, "labelled train images", _LABEL),
     ):
-        if counts[c] < least or FEWER * counts[c] < others(counts) or DOMINATED * counts[c] < counts.max():
+        if counts[c] < fewest or FEWER * counts[c] < others(counts) or DOMINATED * counts[c] < counts.max():
             usual = f"the others have {number(others(counts), '.0f')}, the most frequent class {counts.max():.0f}"
             yield "few images", f"{counts[c]:.0f} {what}; {usual}", way_out, None
-    kept = _divided(s.kept, s.stored)
-    if kept[c] < LOW_KEPT or FAR * kept[c] < others(kept):
-        why = f"{kept[c]:.0%} of {s.stored[c]:.0f} web images are kept, {_percent(others(kept))} of the others'"
-        yield "few images", why, _KEEP, None
-    far, always = NOT_SHOWN
-    if s.not_shown[c] > always or (s.not_shown[c] > far and s.not_shown[c] > FAR * others(s.not_shown)):
-        why = f"{s.not_shown[c]:.0%} of the masks of its images do not show it, {_percent(others(s.not_shown))}"
-        yield "missing", f"{why} of the others'", _LIKE_TARGET, None
-    size, contact = _divided(s.area, s.web_area), _divided(s.border, np.maximum(s.web_border, 0.01))
-    if FAR * size[c] < others(size):
-        why = f"it covers {size[c]:.2f} times as much of the train images as of its web images"
-        yield "missing", f"{why}, the others {others(size):.2f}", _LIKE_TARGET, None
-    if s.fills[c] > FILLS:
-        why = f"it covers more than {FilterSpec().max_foreground:.0%} of {s.fills[c]:.0%} of its train images"
-        yield "too large", why, _CONTEXT, None
-    for what, border in (("pseudo", s.border), ("web", s.web_border)):
-        if border[c] > BORDER and border[c] > FAR * others(border):
-            why = f"its {what} masks take {border[c]:.0%} of the image's border, the others' {others(border):.0%}"
-            yield "too large", why, _CONTEXT, None
-    if s.border[c] > BORDER and contact[c] > FAR * others(contact):
-        why = f"it touches the border {contact[c]:.1f} times as much as its web masks, the others {others(contact):.1f}"
-        yield "too large", why, _CONTEXT, None
+    effort, beyond = _divided(s.stored, s.kept), s.border - s.web_border
+    # Kind; a measure, what it must exceed beside twice the others', and what alone; how it is said; advice.
+    rules: tuple[tuple[Kind, np.ndarray, float, float, str, str, str], ...] = (
+        ("few images", effort, 0, 1 / LOW_KEPT, ".1f", "{} web images were looked at for each kept", _KEEP),
+        ("missing", s.not_shown, *NOT_SHOWN, ".0%", "{} of the masks of its images do not show it", _LIKE_TARGET),
+        (
+            "missing",
+            _divided(s.web_area, s.area),
+            0,
+            np.inf,
+            ".1f",
+            "its web masks are {} times as large",
+            _LIKE_TARGET,
+        ),
+        ("too large", s.fills, FILLS, FILLS, ".0%", f"it covers over {FILLED:.0%} of {{}} of its images", _CONTEXT),
+        ("too large", s.border, BORDER, np.inf, ".0%", "its masks take {} of the image's border", _CONTEXT),
+        ("too large", s.web_border, BORDER, np.inf, ".0%", "its web masks take {} of the image's border", _CONTEXT),
+        ("too large", beyond, BORDER, np.inf, ".0%", "its masks take {} more of it than its web masks", _CONTEXT),
+    )
+    for kind, values, least, much, form, words, way_out in rules:
+        if values[c] > much or (values[c] > least and values[c] > FAR * others(values)):
+            own, usual = number(values[c], form), number(others(values), form)
+            yield kind, f"{words.format(own)} (the others: {usual})", way_out, None
     excess = np.fmax(s.swallowed[c], s.together[c])
     if np.nanmax(excess, initial=0) > EXCESS:
         other = int(np.nanargmax(excess))
-        for pairs, why in (
-            (
-                s.swallowed,
-                "where both are labelled, the mask shows the other alone in {} more of the images than expected",
-            ),
-            (s.together, "both are predicted together in {} more of its images than they are labelled"),
-        ):
-            if pairs[c, other] > EXCESS:
-                yield "merged", why.format(f"{pairs[c, other]:.0%}"), _ALONE, other
-
-
-def _percent(fraction: float) -> str:
-    return number(fraction, ".0%")
+        if (lost := s.swallowed[c, other]) > EXCESS:
+            yield "merged", f"where both are labelled it is lost in {lost:.0%} more masks than elsewhere", _ALONE, other
+        if (beside := s.together[c, other]) > EXCESS:
+            yield (
+                "merged",
+                f"{beside:.0%} more of its predictions show both than of its labels name both",
+                _ALONE,
+                other,
+            )
 
 
 class Check(NamedTuple):
@@ -316,7 +314,12 @@ class RunReport:
             for c, name in enumerate(self.classes)
         ]
         found = [f"- **{f.class_name}: {f.what}.** {f.why}. {f.advice}" for f in self.findings]
-        lines = [f"# What is wrong with the classes: {self.web} to {self.target}", "", "No truth was used.", ""]
+        lines = [
+            f"# What is wrong with the classes: {self.web} to {self.target}",
+            "",
+            "No truth was used for the table and the findings.",
+            "",
+        ]
         lines += markdown_table(["class", *(column for column, _ in _COLUMNS.values())], rows)
         lines += ["", "## Findings, and what to do next", "", *(found or ["Nothing was found."]), ""]
         if self.checks:
