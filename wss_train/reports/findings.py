@@ -23,7 +23,7 @@ from wss_data.records import ExampleTable
 from wss_data.runtime.files import check_outputs, output_folder, write_output
 from wss_data.spec import FilterSpec
 from wss_data.store import MASKS, open_dataset
-from wss_train.data import as_table, check_training_table
+from wss_train.data import UNEQUAL, as_table, check_training_table
 from wss_train.evaluate import evaluation_of, with_masks
 from wss_train.metrics import ConfusionMatrix
 from wss_train.reports.check import FEW_IMAGES
@@ -36,7 +36,6 @@ Kind = Literal["few images", "missing", "too large", "merged"]
 # A class is compared with the median of the others, so that a target or a recipe that is hard for all of them gives no
 # finding; and it must be bad by itself, so that the last of many good ones gives none. The numbers are ours.
 FEWER = 3  # times fewer images than the others: an image would have to be shown three times to make up for it
-DOMINATED = 10  # times fewer images than the most frequent class, which wins where both are likely
 LOW_KEPT = 0.25  # fraction of the web images kept; in groups without trouble it is a half or more
 FAR = 2  # times the others': poses and places alone make a class differ by half
 NOT_SHOWN = 0.2, 0.5  # fraction of its images whose mask lacks a class: above the first if others are far below
@@ -200,7 +199,7 @@ def _signs(s: Signals, c: int) -> Iterator[tuple[Kind, str, str, int | None]]:
         (s.kept, FEW_IMAGES, "kept web images", f"{_QUERIES}."),
         (s.labelled, 1, "labelled train images", _LABEL),
     ):
-        if counts[c] < fewest or FEWER * counts[c] < others(counts) or DOMINATED * counts[c] < counts.max():
+        if counts[c] < fewest or FEWER * counts[c] < others(counts) or UNEQUAL * counts[c] <= counts.max():
             usual = f"the others have {number(others(counts), '.0f')}, the most frequent class {counts.max():.0f}"
             yield "few images", f"{counts[c]:.0f} {what}; {usual}", way_out, None
     effort, beyond = _divided(s.stored, s.kept), s.border - s.web_border
