@@ -19,12 +19,13 @@ GO_ON := || [ $$? -eq 1 ]
 # The demo is short on purpose: fewer iterations than the recipe `cpu`.
 DEMO_ITERATIONS ?= --set generator_iterations=120 --set final_iterations=160
 
-.PHONY: help install develop demo voc-animals view browser test lint clean
+.PHONY: help install develop demo voc-animals voc20 view browser test lint clean
 
 help:
 	@echo "make demo                      the whole road on drawn images: dataset, masks, models, table (minutes, offline)"
 	@echo "make demo IMAGES=FOLDER        the same up to the mask generator, on your images (FOLDER/<class>/*.jpg)"
 	@echo "make voc-animals DATA=FOLDER   the whole road on real photographs (within an hour on 2 cores)"
+	@echo "make voc20 DATA=FOLDER         the same for the twenty classes of PASCAL VOC [SEEDS=0,1] (about an hour a seed)"
 	@echo "make view [DATASET=drawn]      browse a dataset made by the above in the FiftyOne App"
 	@echo "make test                      lint and tests"
 	@echo "make clean                     remove what the above wrote, datasets included"
@@ -67,6 +68,19 @@ voc-animals: install
 else
 voc-animals:
 	@echo "Give the folder that holds web_animals/images/<class>/*.jpg and voc_animals/ (VOC layout): make voc-animals DATA=FOLDER" >&2; exit 2
+endif
+
+SEEDS ?= 0,1
+
+ifdef DATA
+voc20: install
+	$(BIN)/wss-data build voc20 --images '$(DATA)/web20/images' $(GO_ON)
+	$(BIN)/wss-data import-target voc20 '$(DATA)/voc20'
+	$(BIN)/wss-train ablation voc20 voc20-target --recipe cpu-labels --seeds '$(SEEDS)' --out '$(STATE)/runs/voc20'
+	@echo; echo "Open the datasets in the FiftyOne App:  make view DATASET=voc20"
+else
+voc20:
+	@echo "Give the folder that holds web20/images/<class>/*.jpg and voc20/ (VOC layout): make voc20 DATA=FOLDER" >&2; exit 2
 endif
 
 view: install

@@ -13,6 +13,7 @@ from wss_data.spec import DatasetSpec, read_spec
 from wss_train.commands.cli import main
 from wss_train.recipes import with_values
 from wss_train.reports.ablation import ROWS, run_ablation
+from wss_train.reports.findings import report_on_run
 from wss_train.reports.published import VOC_CLASSES, context, paper_row
 from wss_train.reports.seeds import run_ablation_over_seeds
 
@@ -213,3 +214,18 @@ def test_where_the_classes_are_vocs_the_paper_stands_beside_us_class_by_class():
     told = "\n".join(context(VOC_CLASSES))
     assert "| SEC | image-level | 50.7 | 51.7 |" in told
     assert context(("cat", "dog")) == []
+
+
+def test_a_generator_that_labels_teach_goes_the_whole_road_and_can_be_reported_on(datasets, tmp_path):
+    values = {"head": "descriptors", "weights": "imagenet", "label_weight": 1.0, "generator_iterations": 20}
+    recipe = replace(
+        RECIPE, generator=values, mask_presence=0.5, mask_background=3.0, mask_crf=True, final_iterations=3
+    )
+    made = run_ablation(*datasets, tmp_path / "run", recipe, progress=False)
+    again = run_ablation(*datasets, tmp_path / "run", recipe, progress=False)
+
+    assert made.evaluations.keys() == again.evaluations.keys() == {row.stage for row in ROWS}
+    assert made.costs == again.costs, "each stage that is done is found again"
+    assert json.loads((made.out / "pseudo_masks" / "made_by.json").read_text())["presence"] == [0.5, 3.0]
+    assert made.ledger.strictly_image_level
+    assert report_on_run(made.out).classes == tuple(CLASSES)

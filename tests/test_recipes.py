@@ -96,7 +96,7 @@ def test_no_code_of_the_package_asks_for_a_presets_name():
     assert all(name == recipe.preset for name, recipe in presets().items())
 
 
-@pytest.mark.parametrize("name", ["paper", "authors-code", "modern", "cpu"])
+@pytest.mark.parametrize("name", ["paper", "authors-code", "modern", "cpu", "cpu-labels"])
 def test_a_recipe_survives_json(name):
     assert TrainRecipe.from_dict(json.loads(json.dumps(preset(name).to_dict()))) == preset(name)
 

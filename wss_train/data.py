@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -43,7 +43,8 @@ LOGGER = logging.getLogger(__name__)
 
 UNEQUAL = 10  # Ours: from this ratio of the most frequent class to the rarest on, a run says how to balance them
 
-ORDER, AUGMENTATION, INITIAL_WEIGHTS, ITERATION = range(4)  # streams of random numbers: no two share one
+# Streams of random numbers: no two share one.
+ORDER, AUGMENTATION, INITIAL_WEIGHTS, ITERATION, CELLS = range(5)
 
 
 @dataclass(frozen=True)
@@ -334,8 +335,45 @@ def as_table(
     return example_table(examples, mask_field, include_dropped, used_for)
 
 
-def check_training_table(table: ExampleTable, needs_labels: bool = False) -> DataSummary:
+def with_labelled(web: ExampleTable, target: ExampleTable) -> ExampleTable:
+    """The web's images with their masks, and after them the target's with nothing but their image-level labels.
+
+    Raises:
+        TrainingDataError: If the two know different classes, or an image of the target has no label.
+    """
+    if web.classes != target.classes:
+        raise TrainingDataError(
+            f"{web.source or 'the web images'} and {target.source or 'the target'} have different classes: "
+            f"{', '.join(web.classes)} and {', '.join(target.classes)}. Build both from one definition."
+        )
+    _refuse(
+        [path for path, labels in zip(target.image_paths, target.labels, strict=True) if not labels.any()],
+        f"of {len(target)} target images have no image-level label",
+        "Their labels are all that they teach: add labels, or take the images out, and import the target again.",
+    )
+    unknown = np.full(len(target), np.nan, np.float32)
+
+    def joined(of_web: np.ndarray | None) -> np.ndarray | None:
+        return None if of_web is None else np.concatenate([of_web, unknown])
+
+    return replace(
+        web,
+        ids=web.ids + target.ids,
+        image_paths=web.image_paths + target.image_paths,
+        mask_paths=web.mask_paths + (None,) * len(target),
+        labels=np.concatenate([web.labels, target.labels]),
+        ledger=web.ledger.merged_with(target.ledger),
+        source=" and ".join(filter(None, (web.source, target.source))),
+        confidence=joined(web.confidence),
+        quality=joined(web.quality),
+        sha256=(web.sha256 or ("",) * len(web)) + (target.sha256 or ("",) * len(target)),
+    )
+
+
+def check_training_table(table: ExampleTable, needs_labels: bool = False, labels_teach: bool = False) -> DataSummary:
     """Read every mask and every image's header before training starts, so that a bad one costs seconds and not hours.
+
+    ``labels_teach``: whether images without a mask teach by their labels.
 
     Raises:
         TrainingDataError: If something is missing (also a label, with ``needs_labels``), a mask holds something else
@@ -349,7 +387,7 @@ def check_training_table(table: ExampleTable, needs_labels: bool = False) -> Dat
             "Were all images dropped by the filter, or the masks not made yet?"
         )
     _refuse(
-        [name for name, path in zip(table.ids, table.mask_paths, strict=True) if path is None],
+        [name for name, path in zip(table.ids, table.mask_paths, strict=True) if path is None and not labels_teach],
         f"of {len(table)} images have no mask",
         "Make the masks first, or leave these images out.",
     )
@@ -368,16 +406,18 @@ def check_training_table(table: ExampleTable, needs_labels: bool = False) -> Dat
     for numbers in (table.confidence, table.quality):
         digest.update(b"" if numbers is None else np.asarray(numbers, np.float32).tobytes())
     masked = np.zeros(table.num_classes, np.int64)
-    shown = []
+    shown: dict[int, list[int]] = {}  # of the rows with a mask
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for present, mask_hash in pool.map(lambda row: _shown_and_hash(table, row), range(len(table))):
+        rows = [row for row, path in enumerate(table.mask_paths) if path is not None]
+        read = pool.map(lambda row: _shown_and_hash(table, row), rows)
+        for row, (present, mask_hash) in zip(rows, read, strict=True):
             masked[present] += 1
-            shown.append(present)
+            shown[row] = present
             digest.update(mask_hash)
     # An image without a label whose mask is background alone is one of the background: nothing is missing.
     unlabelled = np.flatnonzero(~table.labels.any(axis=1)).tolist() if needs_labels else []
     _refuse(
-        [table.image_paths[row] for row in unlabelled if set(shown[row]) != {0}],
+        [table.image_paths[row] for row in unlabelled if set(shown.get(row, ())) != {0}],
         f"of {len(table)} images have no image-level label",
         "The multi-label branch needs them: label these images or leave them out, or train without the branch.",
     )
@@ -387,7 +427,7 @@ def check_training_table(table: ExampleTable, needs_labels: bool = False) -> Dat
             f"(0) and void ({table.ignore_index}) only. Masks of 0 and 255 made elsewhere must be brought in with "
             "wss-data import-masks; a model whose masks look like that has learned nothing yet."
         )
-    rows = np.flatnonzero(table.labels.any(axis=1)).tolist()
+    rows = [row for row in np.flatnonzero(table.labels.any(axis=1)).tolist() if row in shown]
     found = disagreement(
         [{table.classes[value - 1] for value in shown[row] if value > 0} for row in rows],
         [set(table.labels_of(row)) for row in rows],

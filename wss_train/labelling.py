@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypedDict, TypeVar
+from typing import NamedTuple, TypedDict, TypeVar
 
 import cv2
 import numpy as np
@@ -28,6 +28,7 @@ from wss_train.inference import (
     window_at_image_size,
 )
 from wss_train.models import SegmentationModel, load_model, usable_precision
+from wss_train.recipes import TrainRecipe
 
 T = TypeVar("T")
 
@@ -91,12 +92,20 @@ class LabelledImage:
     error: ImageError | None = None  # why not, else None
 
 
+class Presence(NamedTuple):
+    """How classes that an image is known to show are raised; see ``raise_present``."""
+
+    exponent: float = 0.0  # from 0, as they are, to 1, each is somewhere as likely as can be
+    background: float = 1.0  # what the background's probabilities are divided by
+
+
 class LabellingOptions(TypedDict, total=False):
     """How label masks are made of images.
 
     Args:
         scales: Image scales whose probabilities are averaged; ``None`` for the default of whoever asks.
         crf: Whether a dense CRF sharpens the masks; ``True``: as the model's recipe says; ``None`` as for ``scales``.
+        presence: How labels that are known raise their classes, see ``raise_present``; ``None`` as for ``scales``.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for the GPU if there is one.
         workers: Threads or processes of the CRF; ``None`` for one a processor.
         progress: Whether to show a progress bar.
@@ -104,6 +113,7 @@ class LabellingOptions(TypedDict, total=False):
 
     scales: Sequence[float] | None
     crf: bool | CrfSettings | None
+    presence: "Presence | None"
     device: str | None
     workers: int | None
     progress: bool
@@ -117,6 +127,7 @@ class Labeller:
     card: ModelCard
     settings: InferenceSettings
     crf: CrfSettings | None
+    presence: Presence
     options: LabellingOptions
 
     def label(
@@ -127,7 +138,7 @@ class Labeller:
         ``what``: text beside the progress bar; ``allowed``: see ``label_images``.
         """
         images = predict_files(self.model, paths, self.settings)
-        labelled = label_images(images, allowed, self.crf, self.options.get("workers"))
+        labelled = label_images(images, allowed, self.crf, self.options.get("workers"), self.presence)
         used = in_threads(use, labelled, pixels=lambda result: 0 if result.mask is None else result.mask.size)
         hidden = not self.options.get("progress", True)
         yield from tqdm(used, total=len(paths), desc=what, unit="image", disable=hidden)
@@ -151,7 +162,9 @@ def open_labeller(
     precision = usable_precision(card.recipe.precision, device)
     settings = InferenceSettings(scales, card.recipe.long_side, precision, batch=4)
     chosen = crf if isinstance(crf, CrfSettings) else card.recipe.crf_settings if crf else None
-    return Labeller(model, card, settings, chosen, options)
+    recipe = card.recipe if by_recipe else TrainRecipe()
+    presence = options.get("presence") or Presence(recipe.mask_presence, recipe.mask_background)
+    return Labeller(model, card, settings, chosen, presence, options)
 
 
 @dataclass(frozen=True)
@@ -190,11 +203,36 @@ def candidate_classes(maps: Tensor, allowed: np.ndarray | None, support: float) 
     return np.flatnonzero(possible)
 
 
+def raise_present(maps: Tensor, presence: Presence) -> Tensor:
+    """Divide each class by a power of its largest probability in the image, and the background by a number.
+
+    What an image is known to show is somewhere in it, however unsure the network is.
+
+    >>> maps = torch.tensor([[0.75, 1.0], [0.25, 0.0]])[:, None]  # background and a class, two pixels
+    >>> raised = raise_present(maps, Presence(exponent=1.0, background=3.0))
+    >>> (100 * raised).round().flatten().tolist()  # percent
+    [20.0, 100.0, 80.0, 0.0]
+
+    Args:
+        maps: Probabilities, background first. Shape (K, h, w), float.
+        presence: By how much.
+
+    Returns:
+        The same shape; sums to 1 over the classes.
+    """
+    divisors = maps.amax(dim=(1, 2)).clamp(min=1e-3) ** presence.exponent  # a class that is nowhere stays nowhere
+    divisors[0] = presence.background
+    # Where an absent class is certain, none of these has a probability that float32 can hold.
+    raised = maps.clamp(min=1e-8) / divisors[:, None, None]
+    return raised / raised.sum(dim=0)
+
+
 def label_images(
     predictions: Iterable[Predicted],
     allowed: Allowed | None = None,
     crf: CrfSettings | None = None,
     workers: int | None = None,
+    presence: Presence | None = None,
 ) -> Iterator[LabelledImage]:
     """Decide each pixel of each image.
 
@@ -206,11 +244,14 @@ def label_images(
         allowed: Which classes each image may show (eq. 2); ``None`` for all.
         crf: Settings of the dense CRF; ``None`` for none.
         workers: Threads or processes for the CRF; ``None`` for one a processor.
+        presence: How classes of ``allowed`` are raised, which then all can win, and no other has a label in the CRF.
 
     Yields:
         One entry an image, in the order of ``predictions``.
     """
-    candidates = (_candidates(predicted, allowed, with_crf=crf is not None) for predicted in predictions)
+    if presence == Presence():
+        presence = None
+    candidates = (_candidates(predicted, allowed, crf is not None, presence) for predicted in predictions)
     decide = partial(_decide, crf=crf)
     if crf is None:
         yield from map(decide, candidates)
@@ -227,12 +268,18 @@ def _pixels(candidate: _Undecided | LabelledImage) -> int:
     return 0 if isinstance(candidate, LabelledImage) else int(np.prod(candidate.predicted.shape))
 
 
-def _candidates(predicted: Predicted, allowed: Allowed | None, with_crf: bool) -> _Undecided | LabelledImage:
+def _candidates(
+    predicted: Predicted, allowed: Allowed | None, with_crf: bool, presence: Presence | None
+) -> _Undecided | LabelledImage:
     maps, may_show = predicted.probabilities, None
     if maps is None:
         return LabelledImage(predicted.position, None, predicted.error)
     if allowed is not None:
         may_show = allowed(predicted.position)
+        if presence:
+            classes = np.flatnonzero(may_show)
+            planes = raise_present(maps[torch.from_numpy(classes).to(maps.device)].float(), presence)
+            return _Undecided(replace(predicted, probabilities=None), planes.cpu() if with_crf else planes, classes)
     # The best of K probabilities that sum to one is at least 1 / K, and interpolation never exceeds the peak.
     support = SMALLEST_SUPPORT if with_crf else 0.999 / len(maps) if may_show is None else 0.0
     classes = candidate_classes(maps, may_show, support)

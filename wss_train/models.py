@@ -20,14 +20,18 @@ from wss_data.ledger import LedgerEntry, Supervision, UsedFor
 from wss_train.checkpoints import ModelCard, find_model, read_card, read_shapes, read_weights
 from wss_train.recipes import TrainRecipe
 
+CLIP = 6.0  # standard deviations that descriptors are held within, as in the self-training of co-segmentation
+
 
 class Backbone(NamedTuple):
     """A classification network in two parts."""
 
     low: nn.Module  # image to features at stride 8
-    high: nn.Module  # these to the last features, dilated to the recipe's output stride
+    high: nn.Sequential  # these to the last features, dilated to the recipe's output stride
+    middle: int  # how many parts of ``high`` come before the last halving: their features are the middle ones
     branch_high: nn.Module  # the same layers with weights of their own, which start equal, at their usual stride, 32
     channels: int  # of the last features
+    middle_channels: int
 
 
 def build_backbone(recipe: TrainRecipe, weights: str) -> Backbone:
@@ -49,7 +53,9 @@ def build_backbone(recipe: TrainRecipe, weights: str) -> Backbone:
             setattr(module, "forward", partial(_depthwise, module.forward))  # noqa: B010
     parts = main.parts[: main.fork], main.parts[main.fork :], plain.parts[plain.fork :]
     low, high, branch_high = (nn.Sequential(*part) for part in parts)
-    return Backbone(low, high, branch_high, main.channels)
+    with torch.no_grad():
+        middle_channels = main.parts[: main.middle](torch.zeros(1, 3, 64, 64)).shape[1]
+    return Backbone(low, high, main.middle - main.fork, branch_high, main.channels, middle_channels)
 
 
 def _depthwise(forward: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
@@ -97,6 +103,27 @@ class SegmentationHead(nn.Sequential):
         )
 
 
+class DescriptorHead(nn.Module):
+    """Two 1x1 convolutions on standardised descriptors: what a network that stays as it is says at two depths."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, in_channels: int, num_classes: int, recipe: TrainRecipe) -> None:
+        super().__init__()
+        # Of the descriptors that it was trained on.
+        self.register_buffer("mean", torch.zeros(in_channels))
+        self.register_buffer("scale", torch.ones(in_channels))
+        self.hidden = nn.Linear(in_channels, recipe.head_channels)
+        self.dropout = nn.Dropout(recipe.dropout)
+        self.last = nn.Linear(recipe.head_channels, num_classes)
+
+    def forward(self, cells: Tensor) -> Tensor:
+        """Class scores before the softmax. ``cells``: descriptors, middle ones first, (..., D) -> (..., C + 1)."""
+        standardised = ((cells.float() - self.mean) * self.scale).clamp(-CLIP, CLIP)
+        return self.last(self.dropout(self.hidden(standardised).relu()))
+
+
 class MultiLabelBranch(nn.Module):
     """Which classes the whole image shows: high-level layers of its own, global max pooling, two hidden layers.
 
@@ -140,7 +167,12 @@ class SegmentationModel(nn.Module):
         self.output_stride = recipe.output_stride
         self.low = backbone.low
         self.high = backbone.high
-        self.head = SegmentationHead(backbone.channels, num_classes, recipe)
+        self.middle = backbone.middle
+        self.head: nn.Module
+        if recipe.head == "descriptors":
+            self.head = DescriptorHead(backbone.middle_channels + backbone.channels, num_classes, recipe)
+        else:
+            self.head = SegmentationHead(backbone.channels, num_classes, recipe)
         self.branch: MultiLabelBranch | None = None
         if multilabel:
             num_scores = num_classes if recipe.branch_target == "mask_classes" else num_classes - 1
@@ -157,7 +189,12 @@ class SegmentationModel(nn.Module):
     def forward(self, images: Tensor) -> ModelOutput:
         """Score classes at each cell of the output stride, and of the whole image; ``images``: from ``normalise``."""
         low_features = self.low(images)
-        pixel_logits = self.head(self.high(low_features))
+        if self.recipe.head == "descriptors":
+            middle = self.high[: self.middle](low_features)
+            cells = torch.cat([middle, self.high[self.middle :](middle)], dim=1).movedim(1, -1)
+            pixel_logits = self.head(cells).movedim(-1, 1)
+        else:
+            pixel_logits = self.head(self.high(low_features))
         if self.branch is None:
             return ModelOutput(pixel_logits, None)
         class_logits = self.branch(low_features)

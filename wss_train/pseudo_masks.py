@@ -26,7 +26,7 @@ from wss_data.runtime.home import dataset_folder
 from wss_data.store import open_dataset, set_target_masks
 from wss_train.checkpoints import find_model
 from wss_train.data import as_table, check_imported
-from wss_train.labelling import LabelledImage, LabellingOptions, open_labeller
+from wss_train.labelling import LabelledImage, LabellingOptions, Presence, open_labeller
 
 if TYPE_CHECKING:
     from wss_train.data import Examples
@@ -83,6 +83,7 @@ def make_pseudo_masks(
         "model": fingerprint_of(checkpoint),
         **asdict(labeller.settings),
         "crf": asdict(labeller.crf) if labeller.crf else None,
+        **({"presence": labeller.presence} if labeller.presence != Presence() else {}),
         "classes": table.classes,
     }
     digests = digests_of(table.image_paths)

@@ -38,7 +38,8 @@ from wss_train.checkpoints import (
     training_states,
     write_model,
 )
-from wss_train.data import INITIAL_WEIGHTS, DataSummary, as_table, check_training_table, class_problems
+from wss_train.data import INITIAL_WEIGHTS, DataSummary, as_table, check_training_table, class_problems, with_labelled
+from wss_train.engine.descriptor_head import train_descriptor_head
 from wss_train.engine.loop import Run, run_loop, seed_of
 from wss_train.engine.processes import from_first, place
 from wss_train.engine.step import training_precision
@@ -97,7 +98,8 @@ def train_generator(
         recipe: Recipe, or the name of a preset.
         mask_field: Field with the masks to learn from.
         select: What chooses the model: ``last`` takes the last state; see ``wss_train.selection.selection``.
-        target: For ``labels``: target images with labels, such as ``target.match_tags("train")``.
+        target: For ``labels``, and for a recipe with ``label_weight``: target images with labels, such as
+            ``target.match_tags("train")``.
         settings: How to look; ``None`` for the defaults.
         **options: See ``RunOptions``.
 
@@ -107,10 +109,17 @@ def train_generator(
     Source:
         Shen et al., BMVC 2017, section 3.2.
     """
-    recipe = as_recipe(recipe)
+    recipe = as_recipe(recipe).of("generator")
     table, selection = from_first(
         lambda: plan_selection(select, as_table(web, mask_field), recipe, "generator", target, settings)
     )
+    if recipe.label_weight:
+        if target is None:
+            raise RecipeError(
+                f"recipe: label_weight is {recipe.label_weight}, and there is no target whose labels could teach. "
+                "Name one (--target), or set label_weight=0."
+            )
+        table = from_first(lambda: with_labelled(table, as_table(target, None)))
     return train(table, recipe, out, "generator", selection=selection, **options)
 
 
@@ -176,7 +185,7 @@ def train(
         WssError: If the backbone's weights cannot be had.
     """
     only_known(options, RunOptions)
-    recipe, out, here = as_recipe(recipe), Path(out), place()
+    recipe, out, here = as_recipe(recipe).of(kind), Path(out), place()
     if multilabel is None:
         multilabel = kind == "final" and recipe.multilabel
     if recipe.batch % (here.world * recipe.accumulate):
@@ -188,8 +197,11 @@ def train(
     if here.world > 1 and device.type == "cuda":
         device = torch.device("cuda", here.local_rank)
     needs_labels = multilabel and recipe.branch_target == "image_labels"
-    summary = from_first(lambda: check_training_table(table, needs_labels))
-    ledger = _ledger(table, recipe, needs_labels, init)
+    if recipe.head == "descriptors":
+        _check_descriptors(recipe, kind, multilabel, selection)
+    labels_teach = recipe.label_weight > 0
+    summary = from_first(lambda: check_training_table(table, needs_labels, labels_teach))
+    ledger = _ledger(table, recipe, needs_labels or labels_teach, init)
     if selection is not None:
         ledger = ledger.merged_with(selection.ledger)
     card = ModelCard(kind, table.classes, recipe, recipe.iterations(kind), multilabel, ledger)
@@ -220,7 +232,10 @@ def train(
                 _start_from(model, init)
             for line in _announcement(model, run, summary, device, state.iteration if state else 0):
                 run.say(line)
-            iterations, weights = run_loop(run, model.to(device), state, selector, every)
+            if recipe.head == "descriptors":
+                iterations, weights = card.iterations, train_descriptor_head(run, model, device)
+            else:
+                iterations, weights = run_loop(run, model.to(device), state, selector, every)
             ended = replace(card, iterations=iterations)
             from_first(lambda: write_model(weights, ended, out) and write_model_readme(out, ended, summary))
     if selector:
@@ -230,6 +245,20 @@ def train(
             run.say(f"- {entry.what}: {entry.supervision}, for {entry.used_for}")
     run.say(f"{kind} done: {out / MODEL_FILE}")
     return out
+
+
+def _check_descriptors(recipe: TrainRecipe, kind: Kind, multilabel: bool, selection: Selection | None) -> None:
+    """Refuse what head=descriptors cannot do, with the way out."""
+    problem = {
+        "wants a backbone that has learned, and weights is none. Set weights=imagenet": recipe.weights == "none",
+        "trains in one process, but torchrun has started several. Start one": place().world > 1,
+        "is of the mask generator, and this is a final model. Set head=convolutions": kind != "generator",
+        "has no multi-label branch. Leave it out": multilabel,
+        "is never looked at while it is trained. Set --select last": selection is not None,
+    }
+    for words, found in problem.items():
+        if found:
+            raise RecipeError(f"recipe: head=descriptors {words}.")
 
 
 def _begin(run: Run, summary: DataSummary, identity: dict[str, Any] | None) -> None:
@@ -253,11 +282,15 @@ def _announcement(
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     branch = " + multi-label branch" if card.multilabel else ""
     epochs = card.iterations * recipe.batch / summary.images
+    learns = f"{card.iterations:,} iterations of {recipe.batch} crops of {recipe.crop} px = {epochs:.1f} epochs"
+    if recipe.head == "descriptors":
+        without = run.table.mask_paths.count(None)
+        learns = f"its head alone, {card.iterations:,} iterations on cells; {without:,} images teach by labels alone"
     lines = [
         f"{card.kind}: {summary.images:,} images of {summary.source or 'a table'}, {len(card.classes)} classes "
         f"({', '.join(card.classes[:6])}{', ...' if len(card.classes) > 6 else ''})",
         f"{recipe.backbone} at stride {recipe.output_stride}{branch}, {parameters:.1f} M parameters; "
-        f"{card.iterations:,} iterations of {recipe.batch} crops of {recipe.crop} px = {epochs:.1f} epochs; "
+        f"{learns}; "
         f"{f'{world} processes, ' if world > 1 else ''}{device}, {precision}; into {run.out}",
     ]
     if precision != recipe.precision:

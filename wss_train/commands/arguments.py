@@ -53,7 +53,7 @@ def add_split(parser: argparse.ArgumentParser, default: str) -> None:
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     """``--recipe``."""
-    parser.add_argument("--recipe", default="cpu", help="paper, authors-code, modern or cpu (default: cpu)")
+    parser.add_argument("--recipe", default="cpu", help="paper, authors-code, modern, cpu or cpu-labels (default: cpu)")
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:

@@ -53,7 +53,7 @@ def add_commands(commands: Commands) -> None:
     arguments.add_training(add)
 
     add = add_command(commands, _recipe, "wss-train recipe paper --set crop=256")
-    add.add_argument("recipe", metavar="NAME", help="paper, authors-code, modern or cpu")
+    add.add_argument("recipe", metavar="NAME", help="paper, authors-code, modern, cpu or cpu-labels")
     arguments.add_set(add)
 
 
@@ -103,7 +103,9 @@ def _selection_settings(options: argparse.Namespace) -> Any:
         probes=options.look_images,
         **arguments.passed(options, "patience", "settle", "keep_snapshots"),
     )
-    if options.select == "last" and (settings != wss_train.SelectionSettings() or getattr(options, "target", None)):
+    labels_teach = arguments.read_recipe(options).of("generator").label_weight > 0
+    useless = getattr(options, "target", None) and not labels_teach
+    if options.select == "last" and (settings != wss_train.SelectionSettings() or useless):
         raise RecipeError(
             "--select last looks at nothing, so --target, --look-every, --look-images, --patience, --settle and "
             "--keep-snapshots have no effect. Add --select labels or --select agreement."

@@ -26,8 +26,9 @@ from wss_data.runtime.files import (
 )
 from wss_data.store import drops, group_names, open_dataset
 from wss_train.checkpoints import read_card
-from wss_train.data import as_table
+from wss_train.data import as_table, with_labelled
 from wss_train.evaluate import Evaluation, evaluated_once, truth_table
+from wss_train.labelling import Presence
 from wss_train.pseudo_masks import MADE_BY, fingerprint_of, make_pseudo_masks
 from wss_train.recipes import TrainRecipe, as_recipe
 from wss_train.reports.cooccurrence import OUTPUTS as COOCCURRENCE_FILES
@@ -260,10 +261,17 @@ def run_ablation(
         tables = (out / name for name in ("table.md", "ablation.json", "costs.json"))
         check_outputs([*tables, *figures, *reports], proved=bool(costs.stages))
         with costs.of("generator", out / "generator"):
-            generator = train(web_table, recipe, out / "generator", "generator", **training)
+            # Images that only have labels teach, too, where the recipe says so.
+            learned = with_labelled(web_table, train_images) if recipe.of("generator").label_weight else web_table
+            generator = train(learned, recipe, out / "generator", "generator", **training)
         with costs.of("pseudo masks", out / "pseudo_masks" / MADE_BY):
-            crf = recipe.crf_settings if recipe.mask_crf else False
-            masks = {"scales": recipe.scales, "crf": crf, **options}
+            of = recipe.of("generator")
+            masks = {
+                "scales": of.scales,
+                "crf": of.crf_settings if of.mask_crf else False,
+                "presence": Presence(of.mask_presence, of.mask_background),
+                **options,
+            }
             pseudo = make_pseudo_masks(generator, train_view, out / "pseudo_masks", **masks)
         with costs.of("simple final model", out / "final_simple"):
             train(pseudo, recipe, out / "final_simple", "final", multilabel=False, **training)

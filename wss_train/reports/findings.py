@@ -23,7 +23,8 @@ from wss_data.records import ExampleTable
 from wss_data.runtime.files import check_outputs, output_folder, write_output
 from wss_data.spec import FilterSpec
 from wss_data.store import MASKS, open_dataset
-from wss_train.data import UNEQUAL, as_table, check_training_table
+from wss_train.checkpoints import read_card
+from wss_train.data import UNEQUAL, as_table, check_training_table, with_labelled
 from wss_train.evaluate import evaluation_of, with_masks
 from wss_train.metrics import ConfusionMatrix
 from wss_train.reports.check import FEW_IMAGES
@@ -366,9 +367,11 @@ def report_on_run(run: Path | str) -> RunReport:
     web, target, stored = _read_ablation(run)
     with output_folder(run):
         check_outputs([run / name for name in OUTPUTS])
-        web_table = _unchanged(as_table(open_dataset(web), MASKS), run / "generator")
-        train = as_table(open_dataset(target).match_tags("train"), None)
-        pseudo = _unchanged(with_masks(train, run / "pseudo_masks"), run / "final")
+        web_table, train = as_table(open_dataset(web), MASKS), as_table(open_dataset(target).match_tags("train"), None)
+        labels_taught = read_card(run / "generator").recipe.label_weight > 0
+        _check_unchanged(with_labelled(web_table, train) if labels_taught else web_table, run / "generator")
+        pseudo = with_masks(train, run / "pseudo_masks")
+        _check_unchanged(pseudo, run / "final")
         classes, predictions = pseudo.classes, sorted((run / "evaluations" / STAGE / "predictions").glob("*.png"))
         signals = signals_of(
             [stored.get(name, 0) for name in classes],
@@ -414,12 +417,12 @@ def _read_ablation(run: Path) -> tuple[str, str, dict[str, int]]:
         ) from error
 
 
-def _unchanged(table: ExampleTable, trained: Path) -> ExampleTable:
-    """The table, if it is the one that the model in the run folder ``trained`` learned from."""
+def _check_unchanged(table: ExampleTable, trained: Path) -> None:
+    """Refuse a table that is not the one that the model in the run folder ``trained`` learned from."""
     known = checked.note(trained / "data.json")
-    if not isinstance(known, dict) or known.get("fingerprint") != check_training_table(table).fingerprint:
+    fingerprint = check_training_table(table, labels_teach=None in table.mask_paths).fingerprint
+    if not isinstance(known, dict) or known.get("fingerprint") != fingerprint:
         raise TrainingDataError(
             f"dataset '{table.source}': images, labels or masks are not those that {trained} learned from. Run "
             "wss-train ablation again; what is wrong with the new ones cannot be seen before."
         )
-    return table
