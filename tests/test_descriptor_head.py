@@ -10,8 +10,10 @@ from train_tables import TINY, rectangles
 
 from wss_data.errors import CheckpointError, RecipeError, TrainingDataError
 from wss_data.imaging.masks import read_mask
+from wss_train.checkpoints import ModelCard
 from wss_train.data import with_labelled
-from wss_train.engine.descriptor_head import Cells, label_loss, presence, shown_most
+from wss_train.engine.descriptor_head import Cells, describe, label_loss, presence, shown_most, statistics
+from wss_train.engine.loop import Run
 from wss_train.inference import InferenceSettings, predict_files
 from wss_train.labelling import Presence, raise_present
 from wss_train.models import DescriptorHead, load_model
@@ -164,6 +166,13 @@ def test_the_cells_that_show_a_class_most_are_a_tenth_and_at_least_one():
     assert shown_most(cells[:, :3]).item() == pytest.approx(2 / 24)
 
 
+def test_statistics_are_those_of_all_cells_however_many():
+    values = torch.rand(70_000, 2, generator=torch.Generator().manual_seed(0)).half()
+    mean, deviation = statistics(values)
+    assert torch.allclose(mean, values.double().mean(dim=0))
+    assert torch.allclose(deviation, values.double().std(dim=0, correction=0))
+
+
 def test_a_class_that_no_image_is_labelled_with_misses_nothing():
     head = DescriptorHead(4, 3, HEAD)
     cells = Cells(torch.zeros(6, 4), torch.zeros(6, 3), torch.ones(6), torch.tensor([0, 3, 6]))
@@ -221,3 +230,12 @@ def test_values_of_the_generator_are_checked_like_others(generator, words):
 def test_labels_alone_teach_no_head_but_that_of_descriptors():
     with pytest.raises(RecipeError, match="head=descriptors"):
         with_values(preset("cpu"), {"generator.label_weight": "1"})
+
+
+def test_cells_of_a_rare_class_count_as_much_as_those_of_a_frequent_one(images, tmp_path):
+    three_to_one = images.take([0, 2, 4, 1])
+    recipe = replace(HEAD, balanced_sampling=True)
+    card = ModelCard("generator", images.classes, recipe, 60, False, images.ledger)
+    cells = describe(Run(three_to_one, card, tmp_path, progress=False), range(4), torch.device("cpu"))
+    red, green = cells.weights[: cells.images[3]], cells.weights[cells.images[3] :]
+    assert float(red.sum()) == pytest.approx(float(green.sum()))

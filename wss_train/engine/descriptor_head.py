@@ -73,8 +73,9 @@ def train_descriptor_head(run: Run, model: SegmentationModel, device: torch.devi
     head = model.head
     assert isinstance(head, DescriptorHead), "a model with head=descriptors"
     # Of all that it will see, also of the target's images.
-    head.mean.copy_(cells.descriptors.float().mean(dim=0))
-    head.scale.copy_(1 / cells.descriptors.float().std(dim=0).clamp(min=1e-3))
+    mean, deviation = statistics(cells.descriptors)
+    head.mean.copy_(mean)
+    head.scale.copy_(1 / deviation.clamp(min=1e-3))
     first = {name: value.clone() for name, value in head.state_dict().items()}
     fit_head(run, head, taught)
     if labelled:
@@ -98,11 +99,12 @@ def describe(run: Run, rows: Sequence[int], device: torch.device) -> Cells:
     counted = image_weights(table, recipe.image_weighting)
     counted = np.ones(len(table), np.float32) if counted is None else counted
     if recipe.balanced_sampling:
-        # As often as it would be drawn if all classes came equally often.
-        often = table.labels / np.maximum(table.labels.sum(axis=0), 1)
-        counted = counted * often.max(axis=1, initial=0) * len(table) / max(1, np.count_nonzero(table.labels.any(0)))
+        # As often as it would be drawn if all classes came equally often, and images without one like one of them.
+        groups = np.column_stack([table.labels, ~table.labels.any(axis=1)])
+        often = groups / np.maximum(groups.sum(axis=0), 1)
+        counted = counted * often.max(axis=1) * len(table) / np.count_nonzero(groups.any(axis=0))
     most = min(CELLS_AN_IMAGE, max(16, MOST_CELLS // len(rows)))
-    descriptors, masks, numbers = [], [], []
+    descriptors, masks, counts = torch.empty(0), [], [0]
     images = (read_image(table.image_paths[row]) for row in rows)
     described = network.describe_all(images)
     bar = tqdm(described, total=len(rows), desc="describe", unit="image", disable=not run.progress)
@@ -111,7 +113,10 @@ def describe(run: Run, rows: Sequence[int], device: torch.device) -> Cells:
         size = maps.shape[1], maps.shape[0]
         random = np.random.default_rng(seed_of(recipe.seed, CELLS, row))
         chosen = random.permutation(size[0] * size[1])[:most]
-        descriptors.append(torch.from_numpy(maps.reshape(-1, maps.shape[-1])[chosen]))
+        if not len(descriptors):  # all at once: joining them in the end would take twice the memory
+            descriptors = torch.empty(len(rows) * most, maps.shape[-1], dtype=torch.float16)
+        counts.append(counts[-1] + len(chosen))
+        descriptors[counts[-2] : counts[-1]] = torch.from_numpy(maps.reshape(-1, maps.shape[-1])[chosen])
         fractions = np.zeros((len(chosen), table.num_classes), np.float16)
         if table.mask_paths[row] is not None:
             mask = read_class_mask(table, row, (image.shape[1], image.shape[0]))
@@ -119,9 +124,20 @@ def describe(run: Run, rows: Sequence[int], device: torch.device) -> Cells:
                 on_cells = cv2.resize((mask == value).astype(np.float32), size, interpolation=cv2.INTER_AREA)
                 fractions[:, value] = on_cells.ravel()[chosen]
         masks.append(torch.from_numpy(fractions))
-        numbers.append(torch.full((len(chosen),), float(counted[row])))
-    ends = torch.tensor([0, *map(len, descriptors)]).cumsum(0)
-    return Cells(torch.cat(descriptors), torch.cat(masks), torch.cat(numbers), ends)
+    ends = torch.tensor(counts)
+    weights_of_cells = torch.from_numpy(counted[list(rows)]).repeat_interleave(ends.diff())
+    return Cells(descriptors[: counts[-1]], torch.cat(masks), weights_of_cells.float(), ends)
+
+
+def statistics(descriptors: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel, (N, D), float16 -> (D,) each, float64."""
+    # Part by part: all at once in float32 would take twice as much memory as the descriptors, three times over.
+    total, squares = torch.zeros(2, descriptors.shape[1], dtype=torch.float64)
+    for part in descriptors.split(65_536):
+        total += part.double().sum(dim=0)
+        squares += part.double().square().sum(dim=0)
+    mean = total / len(descriptors)
+    return mean, (squares / len(descriptors) - mean.square()).clamp(min=0).sqrt()
 
 
 def cells_of(cells: Cells, images: range) -> Cells:
