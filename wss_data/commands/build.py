@@ -14,7 +14,7 @@ def add_commands(commands: Commands) -> None:
     """Add ``build``, ``sources``, ``import-target``, ``list``, ``view``."""
     add = add_command(commands, _build, "wss-data build voc_animals --images photos")
     add.add_argument(
-        "spec", metavar="SPEC", nargs="?", help="definition: a name (drawn, voc_animals, voc20, pascal_voc) or a YAML file"
+        "spec", metavar="SPEC", nargs="?", help="definition: drawn, voc_animals, voc20, pascal_voc or a YAML file"
     )
     add.add_argument(
         "--images",
