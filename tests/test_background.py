@@ -188,7 +188,7 @@ def test_a_folder_brings_them_and_an_image_of_a_class_is_none_of_theirs(database
         write_jpeg(noise, tmp_path / "background" / f"{number}.jpg")
     write_jpeg(disc(seed=2)[0], tmp_path / "background" / "ball.jpg")
 
-    dataset = build(spec_from_folder(tmp_path, "zoo-folder"), workers=1, progress=False)
+    dataset = build(spec_from_folder(tmp_path, "zoo-folder-background"), workers=1, progress=False)
 
     tags = {s.provenance.source_id: s.tags for s in dataset}
     assert tags["background/0.jpg"] == ["kept"]

@@ -301,7 +301,12 @@ def test_our_page_is_written_again_but_a_persons_own_is_left(tmp_path):
 
 @pytest.mark.parametrize("name", ["efficientnet_lite1", "efficientnet_lite2"])
 def test_every_convolution_that_a_tracer_cannot_follow_halves(name):
-    low, high, branch, _ = build_backbone(with_values(LITE, {"backbone": name}), "none")
+    backbone = build_backbone(with_values(LITE, {"backbone": name}), "none")
 
-    special = [m for part in (low, high, branch) for m in part.modules() if isinstance(m, nn.Conv2d)]
+    special = [
+        m
+        for part in (backbone.low, backbone.high, backbone.branch_high)
+        for m in part.modules()
+        if isinstance(m, nn.Conv2d)
+    ]
     assert {tuple(m.stride) for m in special if type(m) is not nn.Conv2d} == {(2, 2)}

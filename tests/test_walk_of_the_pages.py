@@ -121,10 +121,11 @@ def small_definitions(folder: Path, work: Path) -> None:
     drawn["target"] = {"layout": "drawn", "options": {"train": 4, "val": 2, "seed": 1}}
     animals = {**spec.read_spec("voc_animals").to_dict(), **small, "classes": ["cat", "cow"]}
     animals["target"] = {"layout": "voc", "mask_classes": ["cat", "cow"]}
+    twenty = {**animals, "name": "voc20"}
     voc = {**spec.read_spec("pascal_voc").to_dict(), **small}
     voc["sources"] = [{"name": "folder", "options": {"path": str(work / "voc_photos")}}]
     voc["target"] = {"layout": "voc", "options": {"expect": {"train": 5, "val": 2, "test": 1}}}
-    for definition in (drawn, animals, voc):
+    for definition in (drawn, animals, twenty, voc):
         path = folder / f"{definition['name'].replace('-', '_')}.yaml"
         path.write_text(yaml.safe_dump(definition))
 
@@ -161,6 +162,8 @@ def small_data(work: Path) -> None:
     write_names(target / "ImageSets" / "Segmentation" / "val.txt", ["v4", "v5"])
     labels = "".join(f"v{i},{('cat', 'cow')[i % 2]}\n" for i in range(6))
     (target / "image_labels.csv").write_text(f"image,classes\n{labels}")
+    (work / "FOLDER" / "web20").symlink_to(work / "FOLDER" / "web_animals")
+    (work / "FOLDER" / "voc20").symlink_to(target)
     voc = trees(work)[0] / "VOC2012"
     write_images(voc / "JPEGImages", ["x1"])
     write_names(voc / "ImageSets" / "Segmentation" / "test.txt", ["x1"])
@@ -192,7 +195,9 @@ def small_recipes() -> dict[str, recipes.TrainRecipe]:
         "crf_iterations": 1,
     }
     known = recipes.presets()
-    return {name: recipes.with_values(known["cpu"], {**values, "preset": name}) for name in known}
+    small = {name: recipes.with_values(known["cpu"], {**values, "preset": name}) for name in known}
+    by_labels = {"generator.head": "descriptors", "generator.label_weight": "1"}
+    return {**small, "cpu-labels": recipes.with_values(small["cpu-labels"], by_labels)}
 
 
 def sees_classes(forward):
@@ -219,7 +224,7 @@ def work(database, tmp_path, monkeypatch):
     monkeypatch.setenv("WSS_CONTACT", "you@example.org")
     monkeypatch.setenv("PATH", f"{tmp_path / 'work' / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path / "work")
-    names = ("drawn", "pets", "pets-again", "pets-copy", "voc-animals", "pascal-voc", "my-definition")
+    names = ("drawn", "pets", "pets-again", "pets-copy", "voc-animals", "voc20", "pascal-voc", "my-definition")
     datasets = [name for base in names for name in (base, f"{base}-target")]
     for name in datasets:
         _remove(name)

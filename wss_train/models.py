@@ -31,7 +31,6 @@ class Backbone(NamedTuple):
     middle: int  # how many parts of ``high`` come before the last halving: their features are the middle ones
     branch_high: nn.Module  # the same layers with weights of their own, which start equal, at their usual stride, 32
     channels: int  # of the last features
-    middle_channels: int
 
 
 def build_backbone(recipe: TrainRecipe, weights: str) -> Backbone:
@@ -53,9 +52,7 @@ def build_backbone(recipe: TrainRecipe, weights: str) -> Backbone:
             setattr(module, "forward", partial(_depthwise, module.forward))  # noqa: B010
     parts = main.parts[: main.fork], main.parts[main.fork :], plain.parts[plain.fork :]
     low, high, branch_high = (nn.Sequential(*part) for part in parts)
-    with torch.no_grad():
-        middle_channels = main.parts[: main.middle](torch.zeros(1, 3, 64, 64)).shape[1]
-    return Backbone(low, high, main.middle - main.fork, branch_high, main.channels, middle_channels)
+    return Backbone(low, high, main.middle - main.fork, branch_high, main.channels)
 
 
 def _depthwise(forward: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
@@ -170,7 +167,9 @@ class SegmentationModel(nn.Module):
         self.middle = backbone.middle
         self.head: nn.Module
         if recipe.head == "descriptors":
-            self.head = DescriptorHead(backbone.middle_channels + backbone.channels, num_classes, recipe)
+            with torch.no_grad():
+                middle = self.high[: self.middle](self.low(torch.zeros(1, 3, 64, 64)))
+            self.head = DescriptorHead(middle.shape[1] + backbone.channels, num_classes, recipe)
         else:
             self.head = SegmentationHead(backbone.channels, num_classes, recipe)
         self.branch: MultiLabelBranch | None = None

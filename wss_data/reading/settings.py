@@ -20,6 +20,7 @@ from contextvars import ContextVar
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from functools import wraps
+from textwrap import shorten
 from typing import Any, NamedTuple, TypeVar, dataclass_transform
 
 import annotated_types
@@ -61,7 +62,9 @@ def settings(what: str, error: type[WssError]) -> Callable[[type[_Kind]], type[_
             unknown = [str(name) for name in given if name not in names]
             if unknown:
                 close = "".join(f" (is {name} meant?)" for name in get_close_matches(unknown[0], names, n=1))
-                raise refused(f": there is no option {shown(unknown[0])}{close}. Known options: {', '.join(names)}.")
+                # Of a recipe's many options the list alone would be longer than a screen.
+                known = shorten(", ".join(names), 600, placeholder=" ...")
+                raise refused(f": there is no option {shown(unknown[0])}{close}. Known options: {known}.")
             try:
                 # Definitions come from YAML and JSON, which know lists alone.
                 check(self, **{name: _as_tuples(value) for name, value in given.items()})
