@@ -28,7 +28,6 @@ from wss_train.inference import (
     window_at_image_size,
 )
 from wss_train.models import SegmentationModel, load_model, usable_precision
-from wss_train.recipes import TrainRecipe
 
 T = TypeVar("T")
 
@@ -162,8 +161,8 @@ def open_labeller(
     precision = usable_precision(card.recipe.precision, device)
     settings = InferenceSettings(scales, card.recipe.long_side, precision, batch=4)
     chosen = crf if isinstance(crf, CrfSettings) else card.recipe.crf_settings if crf else None
-    recipe = card.recipe if by_recipe else TrainRecipe()
-    presence = options.get("presence") or Presence(recipe.mask_presence, recipe.mask_background)
+    of_recipe = Presence(card.recipe.mask_presence, card.recipe.mask_background) if by_recipe else Presence()
+    presence = options.get("presence") or of_recipe
     return Labeller(model, card, settings, chosen, presence, options)
 
 

@@ -61,7 +61,8 @@ def _generator(options: argparse.Namespace) -> int:
     """Train the mask generator on a web dataset and its co-segmentation masks.
     Goes on where an earlier run in the same folder stopped.
     """
-    recipe, settings = arguments.read_recipe(options), _selection_settings(options)
+    recipe = arguments.read_recipe(options)
+    settings = _selection_settings(options, recipe)
     run_folder = wss_train.train_generator(
         _table(lambda: wss_data.open_dataset(options.dataset), options.mask_field),
         options.out,
@@ -78,7 +79,8 @@ def _final(options: argparse.Namespace) -> int:
     """Train the final model on a target dataset, its image-level labels and its pseudo masks.
     Goes on where an earlier run in the same folder stopped.
     """
-    recipe, settings = arguments.read_recipe(options), _selection_settings(options)
+    recipe = arguments.read_recipe(options)
+    settings = _selection_settings(options, recipe)
     run_folder = wss_train.train_final(
         _table(lambda: arguments.split_of(options.dataset, options.split), options.field),
         options.out,
@@ -97,14 +99,13 @@ def _table(view: Callable[[], Any], mask_field: str | None) -> Any:
     return from_first(lambda: wss_train.data.as_table(view(), mask_field))
 
 
-def _selection_settings(options: argparse.Namespace) -> Any:
+def _selection_settings(options: argparse.Namespace, recipe: Any) -> Any:
     settings = wss_train.SelectionSettings(
         every=options.look_every,
         probes=options.look_images,
         **arguments.passed(options, "patience", "settle", "keep_snapshots"),
     )
-    labels_teach = arguments.read_recipe(options).of("generator").label_weight > 0
-    useless = getattr(options, "target", None) and not labels_teach
+    useless = getattr(options, "target", None) and not recipe.of("generator").label_weight
     if options.select == "last" and (settings != wss_train.SelectionSettings() or useless):
         raise RecipeError(
             "--select last looks at nothing, so --target, --look-every, --look-images, --patience, --settle and "

@@ -31,7 +31,6 @@ from wss_data.imaging.images import read_image
 from wss_train.data import CELLS, image_weights, read_class_mask
 from wss_train.engine.loop import Run, seed_of
 from wss_train.models import DescriptorHead, SegmentationModel
-from wss_train.recipes import TrainRecipe
 
 CELLS_AN_IMAGE = 192  # that are kept of each image, drawn at random: a quarter of those of an image of 512 x 384
 MOST_CELLS = 6_000_000  # kept of all images together: some 6 GB with EfficientNet-Lite2
@@ -207,7 +206,7 @@ def fit_head(
 
     Every random number is drawn from the recipe's seed. The number of threads changes nothing but rounding.
     """
-    recipe: TrainRecipe = run.card.recipe
+    recipe = run.card.recipe
     random = torch.Generator().manual_seed(seed_of(recipe.seed, CELLS, 2**31))
     steps, done = run.card.iterations, 0
     optimizer = torch.optim.AdamW(head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)

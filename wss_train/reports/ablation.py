@@ -113,6 +113,8 @@ class Ablation:
         names = [name for name in self.classes if not self.counts["classes"][name]["kept"]]
         if not names:
             return []
+        if self.recipe.of("generator").label_weight:
+            return [f"no image was kept of {', '.join(names)}: the target's labels alone taught the generator these."]
         return [
             f"no image was kept of {', '.join(names)}: the generator never learned them, and their pixels in the "
             "target's train images became background or another class. Get images, or take them out of the definition."
