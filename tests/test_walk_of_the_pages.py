@@ -15,6 +15,7 @@ from io import StringIO
 from pathlib import Path
 from time import perf_counter
 
+import fiftyone as fo
 import numpy as np
 import pytest
 import torch
@@ -264,6 +265,13 @@ def typed(command: str, folder: Path) -> list[str]:
     if command.startswith("wss-data import-masks voc-animals for-editing"):
         # "Delete the masks that you leave as they are."
         next(Path("for-editing/masks/cat").glob("*.png"), Path("gone")).unlink(missing_ok=True)
+    if command.startswith("wss-data import-masks voc-animals --field sam3"):
+        dataset = store.open_dataset("voc-animals")
+        for sample in dataset.skip(1):  # in place of the model: an instance in the middle of all images but one
+            middle = {"bounding_box": [0.2, 0.2, 0.6, 0.6], "mask": np.ones((9, 9), bool)}
+            found = [fo.Detection(label=sample["label"].label, **middle)]
+            sample["sam3"] = fo.Detections(detections=found)
+            sample.save()
     if command.startswith("wss-data import-masks voc-animals masks"):
         # Elsewhere `masks` is where cosegment-folder writes to.
         shutil.rmtree("masks", ignore_errors=True)

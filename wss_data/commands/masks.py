@@ -13,8 +13,10 @@ from wss_data.commands.arguments import (
     add_filter,
     add_programs,
     add_workers,
+    fraction,
     positive,
 )
+from wss_data.errors import StoreError
 from wss_data.runtime.parallel import workers_on
 
 
@@ -58,20 +60,7 @@ def add_commands(commands: Commands) -> None:
     add_engine(add, "common")
     add_cluster(add)
 
-    add = add_command(commands, _import_masks, "wss-data import-masks voc-animals masks")
-    add_dataset(add)
-    add.add_argument(
-        "masks", metavar="MASKS", type=Path, help="folder of MASKS/<class>/<stem>.png, 0 and 255 (or 0 and 1)"
-    )
-    add.add_argument(
-        "--skip-bad", action="store_true", help="take the good masks although others are bad (default: take none)"
-    )
-    add.add_argument(
-        "--supervision",
-        default="unknown",
-        choices=["none", "image_level", "points", "scribbles", "boxes", "masks", "unknown"],
-        help="what the program that made the masks had learned from, for the ledger (default: unknown)",
-    )
+    _add_import_masks(commands)
 
     example = "wss-data compare-saliency photos/cow --out cow.png --truth truth/cow"
     add = add_command(commands, _compare_saliency, example)
@@ -92,6 +81,44 @@ def add_commands(commands: Commands) -> None:
     add.add_argument("masks", metavar="MASKS", type=Path, help="folder of MASKS/<class>/<stem>.png")
     add.add_argument("truth", metavar="TRUTH", type=Path, help="folder of TRUTH/<class>/<stem>.png")
     add_filter(add)
+
+
+def _add_import_masks(commands: Commands) -> None:
+    add = add_command(commands, _import_masks, "wss-data import-masks voc-animals masks")
+    add_dataset(add)
+    what = add.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "masks", metavar="MASKS", type=Path, nargs="?", help="folder of MASKS/<class>/<stem>.png, 0 and 255 (or 0 and 1)"
+    )
+    what.add_argument(
+        "--field",
+        metavar="FIELD",
+        help="take instances with masks, or whole masks, that another tool left in this field; they go to "
+        "cosegmentation_FIELD, beside the masks in use",
+    )
+    add.add_argument(
+        "--min-score",
+        type=fraction,
+        default=0.0,
+        metavar="SCORE",
+        help="with --field: instances of a smaller confidence count as none, 0 to 1 (default: 0, all)",
+    )
+    add.add_argument(
+        "--class",
+        dest="classes",
+        metavar="CLASS",
+        action="append",
+        help="with --field: do this class only; repeat it for more (default: all)",
+    )
+    add.add_argument(
+        "--skip-bad", action="store_true", help="take the good masks although others are bad (default: take none)"
+    )
+    add.add_argument(
+        "--supervision",
+        default="unknown",
+        choices=["none", "image_level", "points", "scribbles", "boxes", "masks", "unknown"],
+        help="what the program that made the masks had learned from, for the ledger (default: unknown)",
+    )
 
 
 def _cosegment(options: argparse.Namespace) -> int:
@@ -140,15 +167,22 @@ def _cosegment_folder(options: argparse.Namespace) -> int:
 
 
 def _import_masks(options: argparse.Namespace) -> int:
-    """Take masks that were computed elsewhere in place of the engine's.
+    """Take masks that were computed elsewhere in place of the engine's, or from a field of FiftyOne beside them.
     All masks are checked before the first is taken; the earlier masks stay as a field of their own.
     """
-    report = wss_data.import_masks(
-        wss_data.open_dataset(options.dataset),
-        options.masks,
-        skip_bad=options.skip_bad,
-        supervision=options.supervision,
-    )
+    dataset = wss_data.open_dataset(options.dataset)
+    manner = {"skip_bad": options.skip_bad, "supervision": options.supervision}
+    if options.field is not None:
+        into, report = wss_data.import_field(
+            dataset, options.field, min_score=options.min_score, classes=options.classes, **manner
+        )
+        print(report)
+        for does, option in ("compare with the masks in use", "--compare"), ("use from now on", "--adopt"):
+            print(f"{does}:  wss-data cosegment {dataset.name} {option} {into}")
+        return 1 if report.bad else 0
+    if options.min_score or options.classes:
+        raise StoreError("--min-score and --class go with --field; nothing was imported.")
+    report = wss_data.import_masks(dataset, options.masks, **manner)
     print(report)
     return 1 if report.bad else 0
 

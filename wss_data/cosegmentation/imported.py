@@ -6,7 +6,7 @@ What people get wrong with masks costs them days, so that each mistake has a nam
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -24,6 +24,7 @@ from wss_data.imaging.masks import (
     foreground_ratio,
     label_mask,
     open_mask,
+    read_mask,
     resize_mask,
     split_band,
     write_mask,
@@ -52,7 +53,7 @@ REASONS: Mapping[str, str] = {
     "mat_several": "a .mat file with several matrices, none called mask",
     "mat_names": "a .mat file of a whole class without names for its masks, or with too many or few",
     "missing": "an image of the dataset has no mask",
-    "unknown": "no image of the class has this stem",
+    "unknown": "no image of the class has this stem, or no class is called so",
     "ambiguous": "the stem fits several images, or several masks fit one image",
 }
 """Reason of a ``MaskError`` -> what is wrong."""
@@ -96,11 +97,16 @@ def file_of_url(url: str | None) -> Path | None:
 
 
 class MaskFile(NamedTuple):
-    """A mask file and the image it belongs to; ``name`` is what to call it in an error in place of its path."""
+    """A mask file and the image it belongs to; ``name`` is what to call it in an error in place of its path.
+
+    ``holds_labels``: whether its values are class indices, whatever they look like. The image's own class is then the
+    foreground and 0 the background; pixels of other classes teach nothing about this one: they are the band.
+    """
 
     image: KnownImage
     path: Path
     name: str | None = None
+    holds_labels: bool = False
 
     def __str__(self) -> str:
         return self.name or str(self.path)
@@ -258,7 +264,12 @@ class ReadMask(NamedTuple):
 
 def read_foreground(file: MaskFile) -> ReadMask:
     """Read and check one mask; raises ``MaskError`` with one of ``REASONS``."""
-    values, band = split_band(read_values(file.path), file.image.class_index)
+    if file.holds_labels:
+        label = read_mask(file.path)
+        own = label == file.image.class_index
+        values, band = np.where(own, np.uint8(255), np.uint8(0)), (label != 0) & ~own
+    else:
+        values, band = split_band(read_values(file.path), file.image.class_index)
     size, stored, original = (values.shape[1], values.shape[0]), file.image.size, file.image.original_size
     if size == stored or original is None or size not in (original, original[::-1]):
         return ReadMask(check_foreground(values, stored, str(file)), band, False)
@@ -306,28 +317,44 @@ def write_imported(
     """
     with temporary_folder() as temporary:
         files, bad = match_masks(folder, images, classes, temporary)
-        findings = list(map_images(check_mask, files, workers=1 if len(files) < FEW else None))
-        bad += [finding for finding in findings if finding]
-        good = [file for file, finding in zip(files, findings, strict=True) if finding is None]
-        if bad and not skip_bad:
-            way_out = "Mend them, or take only the others with --skip-bad."
-            raise StoreError(f"{folder}: nothing was imported. {_bad_summary(bad)} {way_out}")
-        if not good:
-            raise StoreError(f"{folder}: no mask is good, nothing was imported. {_bad_summary(bad)}")
-        written = []
-        # Read a second time: the masks of a large dataset are not held at once.
-        for image, (foreground, uncertain, resized) in ((file.image, read_foreground(file)) for file in good):
-            path = out / image.class_name / f"{Path(image.path).stem}.png"
-            write_mask(label_mask(foreground, classes.index(image.class_name) + 1, uncertain, ignore_index), path)
-            quality = None
-            with suppress(ImageError, ValueError):  # the image was removed or replaced by hand; the mask itself is good
-                quality = mask_quality(read_image(image.path), foreground, uncertain)
-            written.append(ImportedMask(image, path, foreground_ratio(foreground, uncertain), quality, resized))
+        written, report = write_good(str(folder), files, bad, classes, out, skip_bad, ignore_index)
+    return written, replace(report, passed_over=str(_mask_files(folder, classes)))
+
+
+def write_good(
+    where: str,
+    files: Sequence[MaskFile],
+    bad: Sequence[MaskError],
+    classes: Sequence[str],
+    out: Path,
+    skip_bad: bool,
+    ignore_index: int,
+) -> tuple[list[ImportedMask], ImportReport]:
+    """The second half of ``write_imported``: check masks that were matched with their images, and write the good ones.
+
+    ``where`` they come from is for errors; ``bad`` is what is known to be wrong by now.
+    """
+    findings = list(map_images(check_mask, files, workers=1 if len(files) < FEW else None))
+    bad = [*bad, *(finding for finding in findings if finding)]
+    good = [file for file, finding in zip(files, findings, strict=True) if finding is None]
+    if bad and not skip_bad:
+        way_out = "Mend them, or take only the others with --skip-bad."
+        raise StoreError(f"{where}: nothing was imported. {_bad_summary(bad)} {way_out}")
+    if not good:
+        raise StoreError(f"{where}: no mask is good, nothing was imported. {_bad_summary(bad)}")
+    written = []
+    # Read a second time: the masks of a large dataset are not held at once.
+    for image, (foreground, uncertain, resized) in ((file.image, read_foreground(file)) for file in good):
+        path = out / image.class_name / f"{Path(image.path).stem}.png"
+        write_mask(label_mask(foreground, classes.index(image.class_name) + 1, uncertain, ignore_index), path)
+        quality = None
+        with suppress(ImageError, ValueError):  # the image was removed or replaced by hand; the mask itself is good
+            quality = mask_quality(read_image(image.path), foreground, uncertain)
+        written.append(ImportedMask(image, path, foreground_ratio(foreground, uncertain), quality, resized))
     counts = Counter(mask.image.class_name for mask in written)
     return written, ImportReport(
         imported={name: counts[name] for name in classes},
         resized=sum(mask.resized for mask in written),
         bad=tuple(bad),
-        passed_over=str(_mask_files(folder, classes)),
         turned=tuple(one for mask in written if (one := mask.image.original) and unseen_turn(one) != 1),
     )

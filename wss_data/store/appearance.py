@@ -114,15 +114,17 @@ def _declare_fields(dataset: Dataset, kind: Kind) -> None:
 
 
 def declare_masks(dataset: Dataset, field: str) -> None:
-    """Declare a field of masks, and show it in the App. Does nothing if the field exists."""
-    if dataset.has_sample_field(field):
-        return
+    """Declare a field of masks, and show it in the App. A field that an earlier version made is given what it lacks."""
     fo = fiftyone()
-    dataset.add_sample_field(field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Segmentation)
+    is_new = not dataset.has_sample_field(field)
+    if is_new:
+        dataset.add_sample_field(field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Segmentation)
     for attribute in ("method", "fingerprint"):
         dataset.add_sample_field(f"{field}.{attribute}", fo.StringField)
+    if field.startswith(f"{MASKS}_"):  # the confidence of the mask in use is the image's own
+        dataset.add_sample_field(f"{field}.confidence", fo.FloatField)
     active = dataset.app_config.active_fields
-    if active is not None and field not in active.paths:
+    if is_new and active is not None and field not in active.paths:
         active.paths = [*active.paths, field]
         dataset.save()
 

@@ -159,9 +159,11 @@ def adopt_masks(
     view = dataset.exists(f"{field}.mask_path")
     if sample_ids is not None:
         view = view.select(list(sample_ids))
+    declare_masks(dataset, field)  # of an earlier version's field the confidence is missing
+    columns = rows(view, "id", "label.label", "filepath", f"{field}.mask_path", f"{field}.confidence")
     values = [
-        _adopted(key, path, mask_path, spec.ignore_index)
-        for key, class_name, path, mask_path in rows(view, "id", "label.label", "filepath", f"{field}.mask_path")
+        _adopted(key, path, mask_path, confidence, spec.ignore_index)
+        for key, class_name, path, mask_path, confidence in columns
         if classes is None or class_name in classes
     ]
     if not values:
@@ -170,7 +172,9 @@ def adopt_masks(
     return len(values)
 
 
-def _adopted(sample_id: str, path: str, mask_path: str, ignore_index: int) -> MaskValues:
+def _adopted(
+    sample_id: str, path: str, mask_path: str, confidence: float | None, ignore_index: int
+) -> MaskValues:
     label = read_mask(mask_path)
     uncertain = label == ignore_index
     inside = (label != 0) & ~uncertain
@@ -178,7 +182,7 @@ def _adopted(sample_id: str, path: str, mask_path: str, ignore_index: int) -> Ma
         quality = mask_quality(read_image(path), inside, uncertain)
     except (ImageError, ValueError):
         quality = None  # the image was removed or replaced by hand; the mask itself is good
-    return MaskValues(sample_id, mask_path, None, foreground_ratio(inside, uncertain), quality, IMPORTED, None)
+    return MaskValues(sample_id, mask_path, confidence, foreground_ratio(inside, uncertain), quality, IMPORTED, None)
 
 
 def _checked(dataset: Dataset, fields: Sequence[str], classes: Collection[str] | None) -> DatasetSpec:

@@ -162,7 +162,7 @@ def set_masks(dataset: Dataset, field: str, values: Sequence[MaskValues]) -> Non
     if not values:
         return
     fo = fiftyone()
-    # The numbers of an image are those of the mask in use; masks of other fields leave them alone.
+    # The numbers of an image are those of the mask in use; a mask of another field carries its confidence itself.
     if field == MASKS:
         mark_filter_stale(dataset)
         quality = {v.sample_id: fo.DynamicEmbeddedDocument(**asdict(v.quality)) if v.quality else None for v in values}
@@ -171,7 +171,13 @@ def set_masks(dataset: Dataset, field: str, values: Sequence[MaskValues]) -> Non
         dataset.set_values("quality", quality, key_field="id")
     # Last: where a fingerprint is found, the numbers must be written, too.
     masks = {
-        v.sample_id: fo.Segmentation(mask_path=v.mask_path, method=v.method, fingerprint=v.fingerprint) for v in values
+        v.sample_id: fo.Segmentation(
+            mask_path=v.mask_path,
+            method=v.method,
+            fingerprint=v.fingerprint,
+            **({} if field == MASKS else {"confidence": v.confidence}),
+        )
+        for v in values
     }
     dataset.set_values(field, masks, key_field="id")
 
@@ -237,19 +243,9 @@ def import_masks(
     """
     web_info(dataset, "given co-segmentation masks")
     folder, level, classes = expanded(folder).absolute(), Supervision(supervision), class_names(dataset)
-    sizes = ("metadata.width", "metadata.height", "provenance.original_width", "provenance.original_height")
-    known = ("id", "label.label", "filepath", "provenance.source_id", "provenance.image_url")
-    images = []
-    for key, name, path, source_id, url, *size in rows(dataset, *known, *sizes):
-        if name == BACKGROUND:
-            continue  # its masks are known: nobody has to make them
-        stored, original = (size[0], size[1]), (size[2], size[3])
-        index = classes.index(name) + 1
-        images.append(KnownImage(key, name, path, source_id, stored, original, index, file_of_url(url)))
+    images = known_images(dataset)
     with dataset_owner(dataset.name):
-        # A folder of its own for each import: the masks of an earlier one stay.
-        home = dataset_folder(dataset.name)
-        out = next(home / name for name in _numbered(IMPORTED) if not (home / name).exists())
+        out = new_import_folder(dataset)
         masks, report = write_imported(folder, images, classes, out, skip_bad, definition(dataset).ignore_index)
         values = [
             MaskValues(m.image.sample_id, str(m.path), None, m.foreground_ratio, m.quality, IMPORTED, None)
@@ -258,6 +254,27 @@ def import_masks(
         what = f"masks computed elsewhere, imported from {printable(folder)}"
         replace_masks(dataset, values, Ledger().add(what, level, UsedFor.COSEGMENTATION))
     return report
+
+
+def known_images(dataset: Dataset) -> list[KnownImage]:
+    """The images that masks from elsewhere may belong to: all but those of the background, whose masks are known."""
+    classes = class_names(dataset)
+    sizes = ("metadata.width", "metadata.height", "provenance.original_width", "provenance.original_height")
+    known = ("id", "label.label", "filepath", "provenance.source_id", "provenance.image_url")
+    images = []
+    for key, name, path, source_id, url, *size in rows(dataset, *known, *sizes):
+        if name == BACKGROUND:
+            continue
+        stored, original = (size[0], size[1]), (size[2], size[3])
+        index = classes.index(name) + 1
+        images.append(KnownImage(key, name, path, source_id, stored, original, index, file_of_url(url)))
+    return images
+
+
+def new_import_folder(dataset: Dataset) -> Path:
+    """Where an import may put its masks: a folder of its own for each, so that those of an earlier one stay."""
+    home = dataset_folder(dataset.name)
+    return next(home / name for name in _numbered(IMPORTED) if not (home / name).exists())
 
 
 def replace_masks(dataset: Dataset, values: Sequence[MaskValues], ledger: Ledger) -> None:
@@ -278,8 +295,10 @@ def _keep_earlier_masks(dataset: Dataset, sample_ids: list[str]) -> None:
     view = dataset.select(sample_ids)
     now = {"replaced_at": datetime.now(UTC).isoformat(timespec="seconds")}
     earlier = {
-        key: fo.Segmentation(mask_path=mask.mask_path, method=mask.method, fingerprint=mask.fingerprint, **now)
-        for key, mask in rows(view, "id", MASKS)
+        key: fo.Segmentation(
+            mask_path=mask.mask_path, method=mask.method, fingerprint=mask.fingerprint, confidence=confidence, **now
+        )
+        for key, mask, confidence in rows(view, "id", MASKS, "confidence")
         if mask is not None
     }
     if not earlier:
