@@ -139,7 +139,7 @@ def test_bad_input_is_one_line_that_says_what_to_do(zoo, tmp_path, capsys):
     broken.write_text(yaml.safe_dump({"name": "x", "classes": ["a"], "sources": ["drawn"], "colour": 1}))
     assert "there is no option 'colour'" in refused(capsys, "build", str(broken))
     assert "no definition 'nothing'" in refused(capsys, "build", "nothing")
-    assert "give a definition" in refused(capsys, "build")
+    assert "a definition (wss-data build drawn) or a folder" in refused(capsys, "build")
     assert "no such folder" in refused(capsys, "build", "--images", str(tmp_path / "nowhere"))
     assert "--images FOLDER" in refused(capsys, "build", "voc_animals")
     assert "there is no dataset 'nothing'" in refused(capsys, "filter", "nothing")

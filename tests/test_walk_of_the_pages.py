@@ -45,6 +45,8 @@ ELSEWHERE = {
     "backbone=vit": "needs a file of weights: test_vit.py",
     "FIFTYONE_DATABASE_URI": "another database server: test_database.py",
     "wss-data build pets.yaml\n": "asks web services: test_openverse.py and others have local ones",
+    "wss-data build --classes": "likewise: test_class_names.py builds from drawn images",
+    "street/definition.yaml": "likewise: what that build left",
 }
 """Part of a command (a line end stands for its own) -> where it is tested instead."""
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from wss_data.sharing.import_dataset import import_dataset
     from wss_data.sharing.manifest import write_manifest
     from wss_data.sharing.rebuild import rebuild
-    from wss_data.spec import DatasetSpec, SourceSpec, read_filters, read_spec, spec_from_folder
+    from wss_data.spec import DatasetSpec, SourceSpec, read_filters, read_spec, spec_from_classes, spec_from_folder
     from wss_data.store import (
         apply_filter,
         embed,
@@ -64,7 +64,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "sharing.import_dataset": ["import_dataset"],
         "sharing.manifest": ["write_manifest"],
         "sharing.rebuild": ["rebuild"],
-        "spec": ["DatasetSpec", "SourceSpec", "read_filters", "read_spec", "spec_from_folder"],
+        "spec": ["DatasetSpec", "SourceSpec", "read_filters", "read_spec", "spec_from_classes", "spec_from_folder"],
         "store": [
             "apply_filter",
             "embed",

@@ -21,7 +21,7 @@ from wss_data.cosegmentation.base import (
     wanted_positions,
 )
 from wss_data.cosegmentation.quality import mask_quality
-from wss_data.errors import ImageError, SourceError, StoreError
+from wss_data.errors import ImageError, SourceError, SpecError, StoreError
 from wss_data.filtering.filters import DROPPED, KEPT, UNREADABLE
 from wss_data.imaging.images import read_image
 from wss_data.imaging.masks import IGNORE_INDEX, foreground_ratio, label_mask, write_mask
@@ -37,7 +37,17 @@ from wss_data.retrieval.sources.folder import FolderSource
 from wss_data.runtime.database import loss_reported
 from wss_data.runtime.files import expanded, remove_unfinished
 from wss_data.runtime.home import dataset_folder, dataset_owner
-from wss_data.spec import BACKGROUND, CosegmentationSpec, DatasetSpec, FilterSpec, SourceSpec, read_spec
+from wss_data.spec import (
+    BACKGROUND,
+    CosegmentationSpec,
+    DatasetSpec,
+    FilterSpec,
+    SourceSpec,
+    keep_definition,
+    read_spec,
+    spec_from_classes,
+    spec_from_folder,
+)
 
 LOGGER = logging.getLogger(__name__)
 
@@ -84,15 +94,30 @@ class BuildOptions:
 
 
 @loss_reported()
-def build(spec: DatasetSpec | str | Path, images: str | Path | None = None, **options: Any) -> "Dataset":
-    """Build the web dataset of a definition, or go on where an earlier build stopped.
+def build(
+    spec: DatasetSpec | str | Path | None = None,
+    images: str | Path | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    name: str | None = None,
+    limit: int | None = None,
+    queries: Mapping[str, Sequence[str]] | None = None,
+    **options: Any,
+) -> "Dataset":
+    """Build the web dataset of a definition, of class names or of a folder, or go on where an earlier build stopped.
 
     A second build of an unchanged definition does nothing. A build that was
-    killed ends, run again, in the same dataset as one that was not.
+    killed ends, run again, in the same dataset as one that was not. The
+    definition that is made from class names is kept as ``definition.yaml`` in
+    the dataset's folder.
 
     Args:
         spec: A definition, its name, or its file.
-        images: Folder of images, one folder a class, for the source ``folder``.
+        images: Folder of images, one folder a class, for the source ``folder``; without ``spec`` these are the classes.
+        classes: Class names, in place of a definition; see ``wss_data.spec_from_classes``.
+        name: Name of the dataset, where there is no definition; by default made of the class names or the folder's.
+        limit: With ``classes``: most images to take for each of them from each source.
+        queries: With ``classes``: class -> further queries.
         options: As the arguments of ``BuildOptions``: ``workers``, ``retry``, ``search_again``, ``strict``,
             ``progress``, ``allow_programs``.
 
@@ -107,10 +132,7 @@ def build(spec: DatasetSpec | str | Path, images: str | Path | None = None, **op
             another process is building it.
     """
     how = BuildOptions(**options)
-    if not isinstance(spec, DatasetSpec):
-        spec = read_spec(spec)
-    if images is not None:
-        spec = with_images(spec, images)
+    spec = definition_asked_for(spec, images, classes, name, limit, queries)
     # Everything that can be wrong with the definition is found before anything is stored.
     sources = [(make_source(source.name, source.options, spec.longest_side), source) for source in spec.sources]
     engine = make_engine(spec.cosegmentation.method, spec.cosegmentation.options, how.allow_programs)
@@ -119,6 +141,9 @@ def build(spec: DatasetSpec | str | Path, images: str | Path | None = None, **op
     folder = dataset_folder(spec.name)
     with dataset_owner(spec.name):
         remove_unfinished(folder)
+        if classes is not None:
+            store.check_place(spec, kind="web")
+            keep_definition(spec, folder / "definition.yaml")
         dataset = store.create_or_open(spec, kind="web")
         _retrieve(dataset, spec, sources, folder, how)
         if how.before_masks is not None:
@@ -128,6 +153,39 @@ def build(spec: DatasetSpec | str | Path, images: str | Path | None = None, **op
             store.apply_filter(dataset, filters)
             write_dataset_sheets(dataset, folder / "pictures")
         return dataset
+
+
+def definition_asked_for(
+    spec: DatasetSpec | str | Path | None = None,
+    images: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    name: str | None = None,
+    limit: int | None = None,
+    queries: Mapping[str, Sequence[str]] | None = None,
+) -> DatasetSpec:
+    """The definition that is read, or made of class names or a folder; arguments as those of ``build``.
+
+    Raises:
+        SpecError: If it is wrong, or arguments are given that do not go together.
+    """
+    if classes is not None:
+        if spec is not None or images is not None:
+            raise SpecError("class names take the place of a definition and of a folder of images; give one of them.")
+        return spec_from_classes(classes, name, queries, limit)
+    if limit is not None or queries is not None:
+        raise SpecError("a limit and queries go with class names alone; a definition has its own inside.")
+    if spec is None:
+        if images is None:
+            raise SpecError(
+                "give class names (wss-data build --classes cat dog), a definition (wss-data build drawn) or a folder "
+                "of images (wss-data build --images FOLDER)."
+            )
+        folder = expanded(images).absolute()
+        return with_images(spec_from_folder(folder, name or folder.name), folder)
+    if name is not None:
+        raise SpecError("a name goes with class names or --images alone; a definition has its name inside.")
+    spec = spec if isinstance(spec, DatasetSpec) else read_spec(spec)
+    return spec if images is None else with_images(spec, images)
 
 
 def _retrieve(

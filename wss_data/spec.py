@@ -2,13 +2,15 @@
 
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, field, fields
+from dataclasses import asdict, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
+import yaml
 from pydantic import Field
 
 from wss_data.errors import SpecError, shown
@@ -17,7 +19,7 @@ from wss_data.errors.text import is_clean
 from wss_data.reading.listing import require_text
 from wss_data.reading.plain_yaml import read_plain_file
 from wss_data.reading.settings import Expected, Line, settings, settings_of
-from wss_data.runtime.files import expanded
+from wss_data.runtime.files import expanded, is_ours, write_output
 
 _Kind = TypeVar("_Kind")
 
@@ -72,6 +74,9 @@ class SourceSpec:
 
 # Where images come from when a definition does not say: the sources that need no key
 DEFAULT_SOURCES = (SourceSpec("openverse"), SourceSpec("wikimedia"))
+
+# Images that each of them is asked for, for each class, where a definition is made from class names alone
+DEFAULT_LIMIT = 300
 
 
 @settings("cosegmentation", SpecError)
@@ -298,6 +303,75 @@ def _read_file(name_or_path: str | Path, within: tuple[str, ...]) -> DatasetSpec
         problem = error.strerror if isinstance(error, OSError) else error
         raise SpecError(f"{where}: not a readable YAML file ({problem}).") from error
     return _read_dataset(value, where, (*within, file))
+
+
+def spec_from_classes(
+    classes: Sequence[str],
+    name: str | None = None,
+    queries: Mapping[str, Sequence[str]] | None = None,
+    limit: int | None = None,
+) -> DatasetSpec:
+    """Make a definition of class names: each is searched for by its name at the sources that need no key.
+
+    Args:
+        classes: Names, such as ``traffic light``; blanks become ``_`` in the class's name, not in its query.
+        name: Name of the dataset; by default that of its classes, the first three of many.
+        queries: Class -> further queries; those of ``background`` find images that show no class.
+        limit: Most images to take for each class from each source; by default ``DEFAULT_LIMIT``.
+
+    Raises:
+        SpecError: If a name is empty, a path or a file, or becomes that of another class; if a query is for no class.
+    """
+    where = "class names"
+    if isinstance(classes, str) or not classes or not all(isinstance(word, str) for word in classes):
+        raise SpecError(f"{where}: found {shown(classes)}, expected a list of names, such as ['cat', 'dog'].")
+    typed: dict[str, str] = {}  # name of a class -> as it was typed
+    for word in (" ".join(word.split()) for word in classes):
+        if word.endswith((".yaml", ".yml")):
+            raise SpecError(f"{where}: {shown(word)} is the file of a definition; give class names or a definition.")
+        if not _NAME.fullmatch(key := word.replace(" ", "_")):
+            raise SpecError(
+                f"{where}: {shown(word)} cannot be one; letters a to z, digits, blanks, '_' and '-' are possible, a "
+                f"letter or digit first, {LONGEST_NAME} at most. Other words are queries: --query NAME=WORDS."
+            )
+        if key in typed:
+            raise SpecError(f"{where}: '{typed[key]}' and '{word}' are one class, {key}; give one of them.")
+        typed[key] = word
+    more = {"_".join(key.split()): list(words) for key, words in (queries or {}).items()}
+    if unknown := [key for key in more if key not in (*typed, BACKGROUND)]:
+        known = ", ".join((*typed, BACKGROUND))
+        raise SpecError(f"{where}: there are queries for {shown(unknown[0])}, expected one of: {known}.")
+    rest = [f"and-{len(typed) - 3}-more"] if len(typed) > 3 else []
+    value = {
+        "name": name or "-".join([*list(typed)[:3], *rest]),
+        "classes": [
+            {"index": index, "name": key, "queries": list(dict.fromkeys([key.replace("_", " "), *more.get(key, [])]))}
+            for index, key in enumerate(typed, start=1)
+        ],
+        "background": more.get(BACKGROUND, []),
+        "sources": [asdict(replace(source, limit=limit or DEFAULT_LIMIT)) for source in DEFAULT_SOURCES],
+    }
+    return DatasetSpec.from_dict(value, where)
+
+
+def keep_definition(spec: DatasetSpec, path: Path) -> None:
+    """Write a definition that was made from class names to a file, so that it can be changed and built again.
+
+    Raises:
+        SpecError: If the file was changed since, and says something else.
+    """
+    if path.exists() and not is_ours(path):
+        if read_spec(path) != spec:
+            raise SpecError(
+                f"{path}: was changed since it was made from class names, and says something else than these. Build it "
+                f"as it is (wss-data build {shlex.quote(str(path))}), or give the class names another --name."
+            )
+        return
+    plain = DatasetSpec(spec.name, spec.classes).to_dict()
+    value = {key: item for key, item in spec.to_dict().items() if key in ("name", "classes") or item != plain.get(key)}
+    head = "# Made from class names. Change it and build it again:\n#   wss-data build"
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    write_output(path, f"{head} {shlex.quote(str(path))}\n{text}")
 
 
 def spec_from_folder(images: str | Path, name: str) -> DatasetSpec:

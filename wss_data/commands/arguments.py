@@ -55,7 +55,9 @@ def program(name: str, description: str, epilog: str) -> tuple[argparse.Argument
     """The parser of a program, and what its commands are added to."""
     parser: argparse.ArgumentParser = Parser(prog=name, description=description, epilog=epilog)
     parser.add_argument("--version", action="version", version=f"wss {__version__}")
-    return parser, parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands.type = str  # it takes all words of the command, whose own parser says which argument is wrong
+    return parser, commands
 
 
 def add_command(commands: Commands, command: Command, example: str) -> argparse.ArgumentParser:

@@ -1,47 +1,30 @@
 """Commands of ``wss-data`` that build datasets, list and show them."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import wss_data
-from wss_data.commands.arguments import Commands, add_cluster, add_command, add_dataset, add_programs, port
-from wss_data.errors import SpecError
+from wss_data.commands.arguments import (
+    Commands,
+    add_cluster,
+    add_command,
+    add_dataset,
+    add_programs,
+    port,
+    positive,
+    text,
+)
+from wss_data.errors import shown
+from wss_data.retrieval.expectation import expectation
 from wss_data.runtime.home import dataset_folder
 from wss_data.runtime.parallel import workers_on
+from wss_data.spec import DEFAULT_LIMIT
 
 
 def add_commands(commands: Commands) -> None:
     """Add ``build``, ``sources``, ``import-target``, ``list``, ``view``."""
-    add = add_command(commands, _build, "wss-data build voc_animals --images photos")
-    add.add_argument(
-        "spec", metavar="SPEC", nargs="?", help="definition: drawn, voc_animals, voc20, pascal_voc or a YAML file"
-    )
-    add.add_argument(
-        "--images",
-        metavar="FOLDER",
-        type=Path,
-        help="take the images from this folder, one folder a class inside; without SPEC these folders are the classes",
-    )
-    add.add_argument("--name", help="name of the dataset, only without SPEC (default: the folder's name)")
-    add.add_argument(
-        "--retry",
-        choices=["failed", "dropped"],
-        help="failed: try search results again that failed for a reason that may pass (timeout, overloaded server); "
-        "dropped: those that were refused for good, too. What is behind an opt-out is never asked for again",
-    )
-    add.add_argument(
-        "--search-again",
-        action="store_true",
-        help="ask sources again that were asked before, and add what is new; follow what was moved, replaced or "
-        "deleted in a folder of photographs",
-    )
-    add.add_argument(
-        "--strict",
-        action="store_true",
-        help="stop when a source has no key or does not answer; else it is reported and left out while others remain",
-    )
-    add_programs(add)
-    add_cluster(add)
+    _add_build(commands)
 
     add = add_command(commands, _sources, "wss-data sources pascal_voc")
     add.add_argument("spec", metavar="SPEC", nargs="?", help="only the sources of this definition, as it sets them up")
@@ -93,26 +76,85 @@ def add_commands(commands: Commands) -> None:
     )
 
 
+def _add_build(commands: Commands) -> None:
+    add = add_command(commands, _build, 'wss-data build --classes cat dog "traffic light" --limit 300')
+    add.add_argument(
+        "spec", metavar="SPEC", nargs="?", help="definition: drawn, voc_animals, voc20, pascal_voc or a YAML file"
+    )
+    add.add_argument(
+        "--classes",
+        metavar="NAME",
+        nargs="+",
+        help="class names, in place of SPEC: searched for by name at the sources that need no key; the definition "
+        "made of them is kept in the dataset's folder, to be changed and built again",
+    )
+    add.add_argument(
+        "--limit",
+        metavar="N",
+        type=positive,
+        help=f"most images to take for each class from each source, with --classes (default: {DEFAULT_LIMIT})",
+    )
+    add.add_argument(
+        "--query",
+        metavar="NAME=WORDS,...",
+        type=_query,
+        action="append",
+        help="search for a class by these words, too, with --classes; repeatable. background=WORDS,...: images that "
+        "show no class",
+    )
+    add.add_argument(
+        "--images",
+        metavar="FOLDER",
+        type=Path,
+        help="take the images from this folder, one folder a class inside; without SPEC these folders are the classes",
+    )
+    add.add_argument(
+        "--name", help="name of the dataset, only without SPEC (default: made of the class names, or the folder's name)"
+    )
+    add.add_argument(
+        "--retry",
+        choices=["failed", "dropped"],
+        help="failed: try search results again that failed for a reason that may pass (timeout, overloaded server); "
+        "dropped: those that were refused for good, too. What is behind an opt-out is never asked for again",
+    )
+    add.add_argument(
+        "--search-again",
+        action="store_true",
+        help="ask sources again that were asked before, and add what is new; follow what was moved, replaced or "
+        "deleted in a folder of photographs",
+    )
+    add.add_argument(
+        "--strict",
+        action="store_true",
+        help="stop when a source has no key or does not answer; else it is reported and left out while others remain",
+    )
+    add_programs(add)
+    add_cluster(add)
+
+
 def _build(options: argparse.Namespace) -> int:
     """Build a dataset: retrieve, shrink, co-segment, filter, store.
     Goes on where an earlier build stopped; a finished dataset is left as it is.
     """
-    if options.spec is None and options.images is None:
-        raise SpecError(
-            "give a definition (wss-data build drawn) or a folder of images (wss-data build --images FOLDER)."
-        )
-    if options.spec is None:
-        folder = options.images.absolute()
-        spec = wss_data.spec_from_folder(folder, options.name or folder.name)
-    elif options.name is not None:
-        raise SpecError("--name goes with --images alone; a definition has its name inside.")
-    else:
-        spec = wss_data.read_spec(options.spec)
+    queries: dict[str, list[str]] = {}
+    for class_name, words in options.query or ():
+        queries.setdefault(class_name, []).extend(words)
+    asked = {
+        "classes": options.classes,
+        "name": options.name,
+        "limit": options.limit,
+        "queries": queries or None,
+    }
+    if options.classes:
+        spec = wss_data.pipeline.definition_asked_for(options.spec, options.images, **asked)
+        _print_sources(spec.sources)
+        print(expectation(spec, options.workers))
 
     with workers_on(options.executor, options.address, options.workers):
         dataset = wss_data.build(
-            spec,
+            options.spec,
             options.images,
+            **asked,
             workers=options.workers,
             retry=options.retry,
             search_again=options.search_again,
@@ -122,6 +164,8 @@ def _build(options: argparse.Namespace) -> int:
     print(wss_data.pipeline.summary_table(dataset))
     print(f"dataset:   {dataset.name}    (wss-data view {dataset.name})")
     print(f"sheets:    {dataset_folder(dataset.name) / 'pictures'}")
+    if options.classes:
+        print(f"definition: {dataset_folder(dataset.name) / 'definition.yaml'}    (change it and build it again)")
     return 1 if wss_data.pipeline.left_out(dataset) else 0
 
 
@@ -134,11 +178,24 @@ def _sources(options: argparse.Namespace) -> None:
         if options.spec
         else [wss_data.SourceSpec(name) for name in sorted(wss_data.list_sources())]
     )
+    _print_sources(parts)
+
+
+def _print_sources(parts: Sequence[wss_data.SourceSpec]) -> None:
     width = max(len(part.name) for part in parts)
     for part in parts:
         state = wss_data.source_state(part.name, part.options)
         limit = f"at most {part.limit:,} a class. " if part.limit else ""
         print(f"{part.name:<{width}}  {state.state:<5}  {limit}{state.detail}")
+
+
+def _query(given: str) -> tuple[str, list[str]]:
+    """NAME=WORDS,... as (name, queries)."""
+    name, _, words = (part.strip() for part in text(given).partition("="))
+    queries = [word.strip() for word in words.split(",") if word.strip()]
+    if not name or not queries:
+        raise argparse.ArgumentTypeError(f"{shown(given)} is no NAME=WORDS,... such as dog=puppy")
+    return name, queries
 
 
 def _import_target(options: argparse.Namespace) -> None:

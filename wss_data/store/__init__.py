@@ -8,6 +8,7 @@ from wss_data.store.app import view_in_app
 from wss_data.store.datasets import (
     DatasetRow,
     check_name,
+    check_place,
     create_or_open,
     dataset_exists,
     find_moved_files,

@@ -300,6 +300,7 @@ class WebService(ABC):
 
     name = ""
     local = False
+    most_a_query: ClassVar[int | None] = None  # results that it shows of one query; ``None`` if all that it has
     clock: ClassVar[Clock] = time
 
     @abstractmethod

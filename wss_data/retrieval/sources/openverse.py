@@ -94,6 +94,7 @@ class OpenverseSource(WebService):
     ] = ENDPOINT
 
     name = "openverse"
+    most_a_query = 240
 
     def __post_init__(self) -> None:
         check_endpoint(self.name, self.endpoint, ENDPOINT)

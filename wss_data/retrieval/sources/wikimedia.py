@@ -59,6 +59,7 @@ class WikimediaSource(WebService):
     endpoint: Annotated[str, Field(description="Address of the service's api.php.")] = ENDPOINT
 
     name = "wikimedia"
+    most_a_query = MAX_OFFSET
 
     def __post_init__(self) -> None:
         check_endpoint(self.name, self.endpoint, ENDPOINT)
