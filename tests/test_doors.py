@@ -6,6 +6,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -249,17 +250,24 @@ def test_torch_and_torchvision_match():
     assert torchvision.ops.nms(torch.tensor(boxes), torch.tensor([0.5, 0.9]), 0.5).tolist() == [1]
 
 
-def required_packages(config: configparser.ConfigParser) -> set[str]:
-    """Names of all installed packages that the project needs, those that they need included."""
-    names, waiting = set(), config["options"]["install_requires"].strip().splitlines()
+def required_packages(requirements: Iterable[str], extras: frozenset[str] = frozenset()) -> set[str]:
+    """Names of all installed packages that these requirements need, those that they need included.
+
+    Args:
+        requirements: Lines as in ``install_requires``.
+        extras: Of the package whose requirements they are: what its markers ask for.
+    """
+    known, waiting = set(), [(line, extras) for line in requirements]
     while waiting:
-        requirement = Requirement(waiting.pop())
-        name = canonicalize_name(requirement.name)
-        if name in names or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+        line, extras = waiting.pop()
+        requirement = Requirement(line)
+        wanted = (canonicalize_name(requirement.name), frozenset(requirement.extras))
+        marker = requirement.marker
+        if wanted in known or (marker and not any(marker.evaluate({"extra": extra}) for extra in extras | {""})):
             continue
-        names.add(name)
-        waiting += metadata.requires(name) or []
-    return names
+        known.add(wanted)
+        waiting += [(line, wanted[1]) for line in metadata.requires(wanted[0]) or []]
+    return {name for name, _ in known}
 
 
 def licence_of(name: str) -> str:
@@ -270,7 +278,8 @@ def licence_of(name: str) -> str:
 
 def test_nothing_under_the_gpl_or_a_non_commercial_licence_is_needed(config):
     refused = re.compile(r"(?<!L)\bA?GPL|(?<!Lesser )General Public|Affero|non-?commercial", re.IGNORECASE)
-    found = {name: licence_of(name) for name in required_packages(config) if refused.search(licence_of(name))}
+    needed = required_packages(config["options"]["install_requires"].strip().splitlines())
+    found = {name: licence_of(name) for name in needed if refused.search(licence_of(name))}
     assert found == {}
 
 

@@ -218,7 +218,7 @@ def test_without_the_packages_of_onnx_the_way_out_is_reported(tmp_path, run, cap
 
     message = refused(capsys, run, "--out", tmp_path / "model.onnx")
 
-    assert "pip install 'wss[export]'" in message and ".pt" in message
+    assert "pip install 'webcoseg[export]'" in message and ".pt" in message
     assert not (tmp_path / "model.onnx").exists()
 
 

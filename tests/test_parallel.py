@@ -158,7 +158,7 @@ def test_an_item_that_kills_every_worker_of_a_cluster_can_be_left_out(dask):
 
 def test_an_executor_that_is_not_installed_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(WorkerError, match=r"pip install 'wss\[dask\]'"), workers_on("dask"):
+    with pytest.raises(WorkerError, match=r"pip install 'webcoseg\[dask\]'"), workers_on("dask"):
         pass
 
 

@@ -191,7 +191,7 @@ def _package(name: str) -> ModuleType:
         return import_module(name)
     except ImportError as error:
         raise WssError(
-            f"ONNX files need the package {name}, which is not installed: pip install 'wss[export]' "
+            f"ONNX files need the package {name}, which is not installed: pip install 'webcoseg[export]' "
             "(or pip install onnx onnxruntime). TorchScript needs nothing more: end the name with .pt."
         ) from error
 

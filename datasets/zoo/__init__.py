@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     import fiftyone as fo
 
 MISSING = (
-    "this dataset of the FiftyOne zoo is built by the package wss, which is not installed here. Install it from the "
-    "repository that you named: pip install git+https://github.com/USER/REPOSITORY"
+    "this dataset of the FiftyOne zoo is built by the package webcoseg, which is not installed here. Install it from "
+    "the repository that you named: pip install git+https://github.com/USER/REPOSITORY"
 )
 
 

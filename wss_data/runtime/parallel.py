@@ -101,7 +101,7 @@ def _on_dask(stack: ExitStack, address: str | None, count: int) -> _Workers:
         from distributed.client import FutureCancelledError
         from distributed.scheduler import KilledWorker
     except ImportError as error:
-        raise WorkerError("the executor dask is not installed: pip install 'wss[dask]'") from error
+        raise WorkerError("the executor dask is not installed: pip install 'webcoseg[dask]'") from error
     try:
         where: Any = address
         if address is None:
