@@ -30,7 +30,9 @@ def test_names_become_classes_in_their_order_and_queries_are_the_words_as_typed(
 
 
 def test_queries_are_added_to_the_name_and_those_of_background_find_images_without_a_class():
-    made = spec_from_classes(["traffic light", "dog"], queries={"traffic light": ["lights", "lights"], "background": ["sky"]})
+    made = spec_from_classes(
+        ["traffic light", "dog"], queries={"traffic light": ["lights", "lights"], "background": ["sky"]}
+    )
 
     assert made.classes[0].queries == ("traffic light", "lights")
     assert (made.classes[1].queries, made.background) == (("dog",), ("sky",))

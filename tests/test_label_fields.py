@@ -116,7 +116,9 @@ def test_instances_below_the_least_score_count_as_none_and_a_persons_count_fully
 def test_a_box_that_leaves_the_image_is_cut_and_its_mask_is_brought_to_its_size():
     dataset = make_web("field-boxes")
     out = instance("cat", (-5, -6, 10, 12))
-    coarse = fo.Detection(label="cat", bounding_box=[0.5, 0.5, 0.5, 0.5], mask=np.array([[1, 0], [0, 1]], np.uint8) * 255)
+    coarse = fo.Detection(
+        label="cat", bounding_box=[0.5, 0.5, 0.5, 0.5], mask=np.array([[1, 0], [0, 1]], np.uint8) * 255
+    )
     fill(dataset, "sam", {**WHOLE, "1": detections(out), "2": detections(coarse)})
     import_field(dataset, "sam")
     masks = masks_of(dataset, "cosegmentation_sam")

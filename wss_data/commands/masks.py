@@ -88,7 +88,11 @@ def _add_import_masks(commands: Commands) -> None:
     add_dataset(add)
     what = add.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "masks", metavar="MASKS", type=Path, nargs="?", help="folder of MASKS/<class>/<stem>.png, 0 and 255 (or 0 and 1)"
+        "masks",
+        metavar="MASKS",
+        type=Path,
+        nargs="?",
+        help="folder of MASKS/<class>/<stem>.png, 0 and 255 (or 0 and 1)",
     )
     what.add_argument(
         "--field",

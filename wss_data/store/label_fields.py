@@ -225,7 +225,9 @@ def _placed(detection: Any, image: KnownImage) -> np.ndarray:
     if mask is None:
         raise MaskError("missing", f"{_name(image)}: '{detection.label}' is a box without a mask.")
     if not all(map(np.isfinite, detection.bounding_box)) or np.ndim(mask) != 2:
-        raise MaskError("values", f"{_name(image)}: '{detection.label}' has no box in numbers, or no mask of one plane.")
+        raise MaskError(
+            "values", f"{_name(image)}: '{detection.label}' has no box in numbers, or no mask of one plane."
+        )
     x, y, w, h = detection.bounding_box
     left, top = round(x * width), round(y * height)
     right, bottom = max(round((x + w) * width), left + 1), max(round((y + h) * height), top + 1)

@@ -172,9 +172,7 @@ def adopt_masks(
     return len(values)
 
 
-def _adopted(
-    sample_id: str, path: str, mask_path: str, confidence: float | None, ignore_index: int
-) -> MaskValues:
+def _adopted(sample_id: str, path: str, mask_path: str, confidence: float | None, ignore_index: int) -> MaskValues:
     label = read_mask(mask_path)
     uncertain = label == ignore_index
     inside = (label != 0) & ~uncertain
