@@ -19,7 +19,7 @@ GO_ON := || [ $$? -eq 1 ]
 # The demo is short on purpose: fewer iterations than the recipe `cpu`.
 DEMO_ITERATIONS ?= --set generator_iterations=120 --set final_iterations=160
 
-.PHONY: help install develop demo voc-animals voc20 view browser test lint clean
+.PHONY: help install develop demo voc-animals voc20 view browser test lint docs clean
 
 help:
 	@echo "make demo                      the whole road on drawn images: dataset, masks, models, table (minutes, offline)"
@@ -28,6 +28,7 @@ help:
 	@echo "make voc20 DATA=FOLDER         the same for the twenty classes of PASCAL VOC [SEEDS=0,1] (within an hour a seed)"
 	@echo "make view [DATASET=drawn]      browse a dataset made by the above in the FiftyOne App"
 	@echo "make test                      lint and tests"
+	@echo "make docs                      the documentation as a site, with search and every module: .wss/site/index.html"
 	@echo "make clean                     remove what the above wrote, datasets included"
 
 install: $(VENV)/installed
@@ -101,6 +102,10 @@ browser:
 # Each process starts a database of its own; the tests of a file stay together, as they share what they built.
 test: lint browser
 	$(BIN)/python -m pytest -m 'not slow' -n logical --maxprocesses 4 --dist loadfile
+
+docs: develop
+	$(BIN)/python -m mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
+	@echo "The site: .wss/site/index.html. Its search asks for a server: $(BIN)/python -m http.server --directory .wss/site"
 
 clean:
 	rm -rf $(VENV) '$(STATE)'
