@@ -73,7 +73,7 @@ class SourceSpec:
 
 
 # Where images come from when a definition does not say: the sources that need no key
-DEFAULT_SOURCES = (SourceSpec("openverse"), SourceSpec("wikimedia"))
+DEFAULT_SOURCES = (SourceSpec("openimages"), SourceSpec("openverse"), SourceSpec("wikimedia"))
 
 # Images that each of them is asked for, for each class, where a definition is made from class names alone
 DEFAULT_LIMIT = 300

@@ -4,6 +4,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Collection as Values
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import numpy as np
 from wss_data.errors import StaleMasksError, StoreError, TrainingDataError
 from wss_data.filtering.filters import DROPPED, KEPT, is_left_out
 from wss_data.ledger import Ledger, Supervision, UsedFor
-from wss_data.records import ExampleTable, mask_basis
+from wss_data.records import ExampleTable, Provenance, first_source, mask_basis
+from wss_data.retrieval.sources import LABELS_BY_PEOPLE
 from wss_data.store.connection import fiftyone
 from wss_data.store.info import (
     BASIS,
@@ -94,7 +96,8 @@ def example_table(
         found = labels[i] if isinstance(labels[i], list) else [labels[i]]
         shown[row, [classes.index(label) for label in found if label in classes]] = True
     judged = sum(verdict is not None for verdict in verdicts)
-    ledger = _label_ledger(name, info, judged, len(chosen) if picked else 0, used_for)
+    found_by = Counter(_sources_of(view, chosen)) if info["kind"] == "web" else Counter[str]()
+    ledger = _label_ledger(name, info, judged, len(chosen) if picked else 0, found_by, used_for)
     if mask_field:
         made_from = mask_ledger(view, mask_field)
         if mask_field == GROUND_TRUTH:
@@ -114,8 +117,20 @@ def example_table(
     )
 
 
-def _label_ledger(name: str, info: dict[str, Any], judged: int, picked: int, used_for: UsedFor) -> Ledger:
-    """Where the labels came from; ``judged`` and ``picked`` count images of which a person said something."""
+def _sources_of(view: Collection, chosen: list[int]) -> Iterator[str]:
+    """By which source each chosen image was found first."""
+    origins = view.values(["provenance.source", "provenance.source_id"])
+    for i in chosen:
+        yield first_source(Provenance(origins[0][i], origins[1][i]))[0]
+
+
+def _label_ledger(
+    name: str, info: dict[str, Any], judged: int, picked: int, found_by: Counter[str], used_for: UsedFor
+) -> Ledger:
+    """Where the labels came from; ``judged`` and ``picked`` count images of which a person said something.
+
+    ``found_by``: source -> number of its images.
+    """
     web = info["kind"] == "web"
     sources = [f"{'class names that were searched for' if web else 'image-level labels of the target images'} ({name})"]
     if from_sbd := info.get("labels_from", {}).get("sbd"):
@@ -123,6 +138,8 @@ def _label_ledger(name: str, info: dict[str, Any], judged: int, picked: int, use
         sources.append(
             f"SBD's lists of the classes present in {from_sbd} images that VOC has no annotation of ({name})"
         )
+    checked = ((LABELS_BY_PEOPLE[source], count) for source, count in found_by.items() if source in LABELS_BY_PEOPLE)
+    sources += [f"{words.format(count=count)} ({name})" for words, count in checked]
     if judged:
         sources.append(f"a person's verdict, keep or drop, on {judged} images")
     if picked:

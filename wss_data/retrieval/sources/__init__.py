@@ -14,8 +14,15 @@ SOURCES = {
     "flickr": "wss_data.retrieval.sources.flickr:FlickrSource",
     "folder": "wss_data.retrieval.sources.folder:FolderSource",
     "google": "wss_data.retrieval.sources.google:GoogleSource",
+    "openimages": "wss_data.retrieval.sources.openimages:OpenImagesSource",
     "openverse": "wss_data.retrieval.sources.openverse:OpenverseSource",
     "wikimedia": "wss_data.retrieval.sources.wikimedia:WikimediaSource",
+}
+
+# Source -> what people did for its labels, where they did more than to make it find something: for the ledger
+LABELS_BY_PEOPLE = {
+    "openimages": "Open Images' labels of {count} images: proposed by a classifier, each checked by people who looked "
+    "at the image",
 }
 
 ENTRY_POINTS = "wss_data.sources"  # group of the entry points by which other packages add sources
