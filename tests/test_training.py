@@ -16,11 +16,12 @@ from drawings import rectangles
 from PIL import Image
 from safetensors.torch import save_file
 
-from wss_data.errors import CheckpointError, RecipeError, TrainingDataError
+from wss_data.errors import BusyError, CheckpointError, RecipeError, TrainingDataError
 from wss_data.imaging.masks import write_mask
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.records import ExampleTable
 from wss_data.runtime.files import digests_of
+from wss_data.runtime.home import read_by_nobody
 from wss_train import training
 from wss_train.checkpoints import read_card, read_weights, training_states
 from wss_train.engine import loop, step
@@ -78,6 +79,14 @@ def finished(table, tmp_path_factory):
 def rows(run):
     with (run / "metrics.csv").open() as file:
         return list(csv.DictReader(file))
+
+
+def test_a_run_holds_the_datasets_that_it_reads_until_it_has_ended(table, tmp_path, monkeypatch):
+    monkeypatch.setenv("WSS_HOME", str(Path(table.image_paths[0]).parents[1]))
+    folder = Path(table.image_paths[0]).parent
+    with read_by_nobody(folder), pytest.raises(BusyError, match=f"'{folder.name}' is being deleted or renamed"):
+        train(table, TINY, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_folder_holds_all_that_is_known_of_the_run(finished):

@@ -67,6 +67,7 @@ STATUS = {
     r"wss-data import-masks .*--skip-bad": ({1}, {1}, "status is 1, as something was missing: correct_masks.md"),
     r"wss-data (export|card) .*": ({0}, {2}, "a folder that is not empty is refused: share_a_dataset.md"),
     r"wss-data import-dataset": ({0}, {2}, "a dataset of that name is never touched: share_a_dataset.md"),
+    r"wss-data (delete|rename)(?!.*--dry-run)": ({0}, {2}, "there is no dataset of that name any more"),
     r"wss-data rebuild": ({0, 1}, {0, 1}, "photographs of one's own have no address: publish_a_manifest.md"),
     r"wss-data cosegment voc-animals --adopt": ({0}, {0, 2}, "what was adopted is in use already"),
 }
@@ -227,7 +228,17 @@ def work(database, tmp_path, monkeypatch):
     monkeypatch.setenv("WSS_CONTACT", "you@example.org")
     monkeypatch.setenv("PATH", f"{tmp_path / 'work' / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path / "work")
-    names = ("drawn", "pets", "pets-again", "pets-copy", "voc-animals", "voc20", "pascal-voc", "my-definition")
+    names = (
+        "drawn",
+        "animals",
+        "pets",
+        "pets-again",
+        "pets-copy",
+        "voc-animals",
+        "voc20",
+        "pascal-voc",
+        "my-definition",
+    )
     datasets = [name for base in names for name in (base, f"{base}-target")]
     for name in datasets:
         _remove(name)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from wss_data.spec import DatasetSpec, SourceSpec, read_filters, read_spec, spec_from_classes, spec_from_folder
     from wss_data.store import (
         apply_filter,
+        delete_dataset,
         embed,
         example_table,
         import_field,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         import_target,
         list_datasets,
         open_dataset,
+        rename_dataset,
         view_in_app,
     )
 
@@ -67,6 +69,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "spec": ["DatasetSpec", "SourceSpec", "read_filters", "read_spec", "spec_from_classes", "spec_from_folder"],
         "store": [
             "apply_filter",
+            "delete_dataset",
             "embed",
             "example_table",
             "import_field",
@@ -74,6 +77,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "import_target",
             "list_datasets",
             "open_dataset",
+            "rename_dataset",
             "view_in_app",
         ],
     },

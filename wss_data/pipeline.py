@@ -22,7 +22,7 @@ from wss_data.cosegmentation.base import (
 )
 from wss_data.cosegmentation.quality import mask_quality
 from wss_data.errors import ImageError, SourceError, SpecError, StoreError
-from wss_data.filtering.filters import DROPPED, KEPT, UNREADABLE
+from wss_data.filtering.filters import DROPPED, GONE, KEPT, UNREADABLE
 from wss_data.imaging.images import read_image
 from wss_data.imaging.masks import IGNORE_INDEX, foreground_ratio, label_mask, write_mask
 from wss_data.imaging.sheets import DatasetImage, write_sheets
@@ -145,13 +145,15 @@ def build(
             store.check_place(spec, kind="web")
             keep_definition(spec, folder / "definition.yaml")
         dataset = store.create_or_open(spec, kind="web")
-        _retrieve(dataset, spec, sources, folder, how)
+        done = _retrieve(dataset, spec, sources, folder, how)
         if how.before_masks is not None:
             how.before_masks(dataset)
-        cosegment(dataset, spec, engine, workers=how.workers, progress=how.progress)
+        done += cosegment(dataset, spec, engine, workers=how.workers, progress=how.progress)
         if (filters := store.filters_to_apply(dataset, spec)) is not None:
             store.apply_filter(dataset, filters)
             write_dataset_sheets(dataset, folder / "pictures")
+        elif not done:
+            LOGGER.warning("%s: nothing to do: its images are stored, and have the masks asked for.", dataset.name)
         return dataset
 
 
@@ -190,8 +192,8 @@ def definition_asked_for(
 
 def _retrieve(
     dataset: "Dataset", spec: DatasetSpec, sources: list[tuple[Source, SourceSpec]], folder: Path, how: BuildOptions
-) -> None:
-    """Search, download, store; then tag what is no photograph of its class alone."""
+) -> int:
+    """Search, download, store; then tag what is no photograph of its class alone. Returns how many results came in."""
     with Journal(folder / "journal.sqlite") as journal:
         if how.retry is not None:
             statuses: tuple[Status, ...] = ("failed",) if how.retry == "failed" else ("failed", "dropped")
@@ -201,14 +203,14 @@ def _retrieve(
         if not len(dataset) and (others := journal.of_other_size(spec.longest_side)):
             raise StoreError(
                 f"{folder}: holds {others} images that were shrunk to another size than longest_side "
-                f"{spec.longest_side}. Set it back, give the definition another name, or delete this folder to read "
-                "them again."
+                f"{spec.longest_side}. Set it back, give the definition another name, or remove them, so that they are "
+                f"read again: wss-data delete {spec.name} --files"
             )
-        if not len(dataset) and (lost := journal.store_again()):
+        if not len(dataset) and (lost := journal.store_again(spec.group_names)):
             LOGGER.warning("%s: the dataset was deleted; %d images come back from disk.", dataset.name, lost)
         known = {stem_of(sha256) for sha256 in journal.digests()}
         remove_unrecorded(folder / "images", known | {Path(path).stem for path in dataset.values("filepath")})
-        retrieve(
+        retrieved = retrieve(
             spec,
             sources,
             folder / "images",
@@ -237,6 +239,7 @@ def _retrieve(
                 f"class '{name}' has no usable image ({'dropped: ' + reasons if reasons else 'none was found'}). "
                 "Add images for it, or take the class out of the definition. Images of other classes are kept."
             )
+    return retrieved.done
 
 
 def screen_dataset(dataset: "Dataset", spec: DatasetSpec, placeholders: frozenset[str]) -> store.ScreenReport:
@@ -250,6 +253,8 @@ def summary_table(dataset: "Dataset") -> str:
     lines = [str(store.apply_filter(dataset, dry_run=True))]
     if any((screened := store.screened(dataset)).counts.values()):
         lines.append(f"other: left out before co-segmentation\n{screened}")
+    if gone := len(dataset.match_tags(GONE)):
+        lines.append(f"other: {gone:,} left the folder that they were read from (dropped:gone)")
     for class_name, reasons in store.drops(dataset).items():
         shown = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
         lines.append(f"{class_name}: not stored: {shown}")

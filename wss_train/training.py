@@ -26,6 +26,7 @@ from wss_data.reading import checked
 from wss_data.reading.settings import only_known
 from wss_data.records import ExampleTable
 from wss_data.runtime.files import digest_of, is_ours, output_folder, remove_tables, write_json
+from wss_data.runtime.home import read_for_long
 from wss_train.checkpoints import (
     MODEL_FILE,
     ModelCard,
@@ -210,9 +211,11 @@ def train(
         workers = 8 if device.type == "cuda" else 1
     run = Run(table, card, out, workers, options.get("progress", True) and here.first)
     identity = _identity(card, summary, init, selection)
+    files = [str(path) for path in (*table.image_paths, *(table.mask_paths or ())) if path]
     with ExitStack() as owner:
         # By the first process alone: all that torchrun has started are one owner.
         from_first(lambda: owner.enter_context(output_folder(out)) and None)  # its handle cannot be sent to the others
+        from_first(lambda: owner.enter_context(read_for_long(files)))
         goes_on, states = from_first(lambda: _found(out, identity, options.get("overwrite", False)))
         if goes_on and (out / "model.json").is_file() and (out / MODEL_FILE).is_file():
             run.say(f"{out}: this run has already ended; nothing to do.")

@@ -1,4 +1,4 @@
-"""Commands of ``wss-data`` that hand a dataset on, take one in that was handed on, and forget images."""
+"""Commands of ``wss-data`` that hand a dataset on, take one in, forget images, and rename and delete datasets."""
 
 import argparse
 from pathlib import Path
@@ -6,10 +6,11 @@ from pathlib import Path
 import wss_data
 from wss_data.commands.arguments import Commands, add_command, add_dataset, add_workers
 from wss_data.runtime.files import check_outputs
+from wss_data.runtime.home import dataset_folder
 
 
 def add_commands(commands: Commands) -> None:
-    """Add ``manifest``, ``rebuild``, ``attribution``, ``forget``, ``export``, ``import-dataset``, ``card``."""
+    """Add ``manifest``, ``rebuild``, ``attribution``, ``forget``, ``export``, ``import-dataset``, ``card`` and more."""
     add = add_command(commands, _manifest, "wss-data manifest pascal-voc --out pascal-voc.jsonl.gz")
     add_dataset(add)
     add.add_argument("--out", metavar="FILE", type=Path, required=True, help="where it goes (.jsonl or .jsonl.gz)")
@@ -63,6 +64,20 @@ def add_commands(commands: Commands) -> None:
     )
     add.add_argument("--masks", action="store_true", help="put the masks into the manifest, too")
     add.add_argument("--url", help="where the card will be published, for croissant.json")
+
+    add = add_command(commands, _rename, "wss-data rename pets animals")
+    add_dataset(add)
+    add.add_argument("name", metavar="NAME", help="name that it gets; its target dataset is called NAME-target then")
+
+    add = add_command(commands, _delete, "wss-data delete pets --files --dry-run")
+    add_dataset(add)
+    add.add_argument(
+        "--files",
+        action="store_true",
+        help="remove its images, masks, journal and verdicts, too; never a file that it shares with another dataset, "
+        "or that nobody wrote with this program (default: they stay, and a build takes its images from there)",
+    )
+    add.add_argument("--dry-run", action="store_true", help="say what would be deleted; change nothing")
 
 
 def _manifest(options: argparse.Namespace) -> None:
@@ -131,3 +146,21 @@ def _card(options: argparse.Namespace) -> None:
     """
     dataset = wss_data.open_dataset(options.dataset)
     print(wss_data.write_card(dataset, options.out, shown=options.shown, masks=options.masks, url=options.url))
+
+
+def _rename(options: argparse.Namespace) -> None:
+    """Give a dataset another name, with its target dataset and the folders of both.
+    Masks, verdicts and journal stay what they are; a build under the new name goes on from there.
+    """
+    for was, now in wss_data.rename_dataset(options.dataset, options.name).items():
+        print(f"dataset '{was}' is '{now}' now; its files are in {dataset_folder(now)}.")
+    print(f"From now on its definition has to say  name: {options.name}  (--name {options.name} without a definition).")
+
+
+def _delete(options: argparse.Namespace) -> None:
+    """Delete a dataset: its records in the database that is in use, and with --files its folder in WSS_HOME.
+    Your own photographs, run folders and exports are never touched.
+    """
+    print(wss_data.delete_dataset(options.dataset, files=options.files, dry_run=options.dry_run))
+    if options.dry_run:
+        print("nothing was changed (--dry-run).")

@@ -271,9 +271,10 @@ class Journal:
         forget = [(f"DELETE FROM {table} {_KEY}", here) for table in ("hits", "stamps")]
         self._write(*forget, (again, [key for key in keys if key[1] not in local]))
 
-    def store_again(self) -> int:
-        """Let every stored image be stored once more, for a dataset that is gone; returns how many there are."""
-        return self._write(("UPDATE hits SET status = 'fetched' WHERE status = 'stored'", [()]))
+    def store_again(self, class_names: Sequence[str]) -> int:
+        """Let stored images of these classes be stored once more, for a dataset that is gone; returns how many."""
+        again = f"UPDATE hits SET status = 'fetched' WHERE status = 'stored' AND class_name {_AMONG}"
+        return self._write((again, [(json.dumps(class_names),)]))
 
     def of_other_size(self, longest_side: int) -> int:
         """How many images on disk were not shrunk to ``longest_side`` pixels, but to another size."""

@@ -130,7 +130,7 @@ def _refuse_existing(name: str) -> None:
     if store.dataset_exists(name) or dataset_folder(name).exists():
         raise StoreError(
             f"dataset '{name}' exists already, or its folder {dataset_folder(name)} does. "
-            "Give the imported one a name of its own (--name)."
+            f"Give the imported one a name of its own (--name), or delete that: wss-data delete {name} --files"
         )
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -14,7 +14,19 @@ from wss_data.runtime.home import dataset_folder
 from wss_data.spec import BACKGROUND, DatasetSpec
 from wss_data.store.appearance import set_up
 from wss_data.store.connection import correct_count, fiftyone, samples_of
-from wss_data.store.info import IMPORTED, MASKS, TAG, Kind, class_names, info_of, kind_of, mask_fields, new_info, update
+from wss_data.store.info import (
+    EARLIER_NAMES,
+    IMPORTED,
+    MASKS,
+    TAG,
+    Kind,
+    class_names,
+    info_of,
+    kind_of,
+    mask_fields,
+    new_info,
+    update,
+)
 from wss_data.store.types import Dataset
 
 LOGGER = logging.getLogger(__name__)
@@ -108,7 +120,8 @@ def _check_same(dataset: Dataset, spec: DatasetSpec, kind: Kind) -> None:
         raise StoreError(
             f"dataset '{name}' exists already, as a {info['kind']} dataset of the classes "
             f"{', '.join(class_names(dataset))}; the definition has {', '.join(spec.class_names)}. "
-            f"Give the definition another name, or delete the dataset (fiftyone datasets delete {name})."
+            "Give the definition another name, or delete the dataset's records and build it again, which takes its "
+            f"images from disk (docs/how_to/change_a_dataset.md): wss-data delete {name}"
         )
     before = info["definition"]
     if kind == "target" or not len(dataset):
@@ -194,8 +207,18 @@ def find_moved_files(dataset: Dataset) -> int:
     """Update the paths of images and masks whose file is gone, and lies below the dataset's present folder.
 
     ``/old/place/pets/images/cat/1.jpg`` becomes ``<WSS_HOME>/pets/images/cat/1.jpg`` if nothing is at the first place
-    and a file at the second. Returns the number of paths that were updated.
+    and a file at the second; so does a path that has an earlier name of the dataset. Returns the number of paths that
+    were updated.
     """
+    found = set_moved_paths(dataset)
+    if found:
+        said = "%s: the paths of %d files were updated: they lie in %s now."
+        LOGGER.warning(said, dataset.name, found, dataset_folder(dataset.name))
+    return found
+
+
+def set_moved_paths(dataset: Dataset) -> int:
+    """As ``find_moved_files``, without a word."""
     folder = dataset_folder(dataset.name)
     if not folder.is_dir():
         return 0
@@ -203,14 +226,15 @@ def find_moved_files(dataset: Dataset) -> int:
     if kind_of(dataset) == "web" and next(_outside(dataset, "filepath", folder), None) is None:
         return 0
     found = 0
+    names = {dataset.name, *info_of(dataset).get(EARLIER_NAMES, ())}
     # Images last: by them the next call sees that there is something left to do.
     for field in [*(f"{masks}.mask_path" for masks in mask_fields(dataset)), "filepath"]:
-        moved = {key: there for key, path in _outside(dataset, field, folder) if (there := _place_now(path, folder))}
+        moved = {
+            key: there for key, path in _outside(dataset, field, folder) if (there := _place_now(path, folder, names))
+        }
         if moved:
             dataset.set_values(field, moved, key_field="id")
             found += len(moved)
-    if found:
-        LOGGER.warning("%s: the paths of %d files were updated: they lie in %s now.", dataset.name, found, folder)
     return found
 
 
@@ -223,10 +247,13 @@ def _outside(dataset: Dataset, field: str, folder: Path) -> Iterator[tuple[str, 
         yield str(row["_id"]), str(reduce(getitem, field.split("."), row))
 
 
-def _place_now(path: str, folder: Path) -> str | None:
-    """Where in ``folder`` the file is that was at ``path``; ``None`` if it still is there, or nowhere."""
+def _place_now(path: str, folder: Path, names: Collection[str]) -> str | None:
+    """Where in ``folder`` the file is that was at ``path``, below a folder of one of ``names``.
+
+    ``None`` if it still is there, or nowhere.
+    """
     if Path(path).exists():
         return None
     parts = Path(path).parts
-    rests = (parts[position + 1 :] for position, part in enumerate(parts) if part == folder.name)
+    rests = (parts[position + 1 :] for position, part in enumerate(parts) if part in names)
     return next((str(there) for rest in rests if rest and (there := folder.joinpath(*rest)).is_file()), None)

@@ -21,6 +21,7 @@ BEFORE_IMPORT = "cosegmentation_before_import"
 GROUND_TRUTH = "ground_truth"
 SCORE = "quality.score"
 BASIS = "basis"  # attribute of a model's mask: ``records.mask_basis`` of the image and labels it was made from
+EARLIER_NAMES = "earlier_names"  # of a dataset that was renamed: paths of an earlier name's folder are set anew
 IMPORTED = "imported"  # method of masks that were made elsewhere
 # What the field ``provenance`` holds as text.
 PROVENANCE_TEXTS = tuple(field.name for field in fields(Provenance) if field.name not in ("retrieved_at", "opt_outs"))
