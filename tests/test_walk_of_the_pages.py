@@ -4,6 +4,7 @@ The data are small: definitions of a few drawn images stand for those that the c
 for the presets. The commands are the pages' own, word for word.
 """
 
+import json
 import os
 import re
 import shlex
@@ -64,6 +65,7 @@ STATUS = {
     r"wss-train check": ({0, 1}, {0, 1}, "status 1 where something is worth a warning: check_a_dataset.md"),
     r"wss-data forget .*": ({1}, {1}, "there is no such image, and it says so"),
     r"wss-data leaks pets --against pets-target": ({0, 2}, {0, 2}, "a target of one's own, which is not built here"),
+    r"wss-data import-masks voc-animals (task|project)\.": ({0, 1}, {0, 1}, "dropped images have no mask"),
     r"wss-data import-masks .*--skip-bad": ({1}, {1}, "status is 1, as something was missing: correct_masks.md"),
     r"wss-data (export|card) .*": ({0}, {2}, "a folder that is not empty is refused: share_a_dataset.md"),
     r"wss-data import-dataset": ({0}, {2}, "a dataset of that name is never touched: share_a_dataset.md"),
@@ -285,6 +287,12 @@ def typed(command: str, folder: Path) -> list[str]:
             found = [fo.Detection(label=sample["label"].label, **middle)]
             sample["sam3"] = fo.Detections(detections=found)
             sample.save()
+    if command.startswith("wss-data import-masks voc-animals task.zip"):
+        shutil.copy("to-cvat/annotations.zip", "task.zip")
+    if command.startswith("wss-data import-masks voc-animals project.json"):
+        tasks = json.loads(Path("to-label-studio/tasks.json").read_text())
+        drawn = [{**task, "annotations": task["predictions"]} for task in tasks]
+        Path("project.json").write_text(json.dumps(drawn))
     if command.startswith("wss-data import-masks voc-animals masks"):
         # Elsewhere `masks` is where cosegment-folder writes to.
         shutil.rmtree("masks", ignore_errors=True)

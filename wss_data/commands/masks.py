@@ -92,7 +92,8 @@ def _add_import_masks(commands: Commands) -> None:
         metavar="MASKS",
         type=Path,
         nargs="?",
-        help="folder of MASKS/<class>/<stem>.png, 0 and 255 (or 0 and 1)",
+        help="folder of MASKS/<class>/<stem>.png, 0 and 255 (or 0 and 1); or what CVAT or Label Studio exported, a "
+        ".zip or .json file",
     )
     what.add_argument(
         "--field",

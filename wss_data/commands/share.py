@@ -38,7 +38,7 @@ def add_commands(commands: Commands) -> None:
     add.add_argument(
         "--layout",
         default="voc",
-        choices=["voc", "folders", "coco", "huggingface", "fiftyone"],
+        choices=["voc", "folders", "coco", "huggingface", "fiftyone", "yolo", "yolo-semantic", "cvat", "label-studio"],
         help="layout of the folder (default: voc)",
     )
     add.add_argument(
@@ -123,7 +123,8 @@ def _forget(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> None:
     """Write the kept images and their masks to a folder, for other tools.
     voc: PASCAL VOC's folders. folders: images/<class>, masks/<class>. coco: masks as run lengths (RLE).
-    huggingface: what datasets.load_dataset reads. fiftyone: all fields, FiftyOne's own.
+    huggingface: what datasets.load_dataset reads. fiftyone: all fields, FiftyOne's own. yolo, yolo-semantic: what
+    Ultralytics trains on, polygons or masks. cvat, label-studio: to correct masks there; import-masks takes them back.
     """
     dataset = wss_data.open_dataset(options.dataset)
     count = wss_data.export_dataset(dataset, options.out, layout=options.layout, mask_field=options.mask_field)

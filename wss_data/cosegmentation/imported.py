@@ -76,6 +76,7 @@ class KnownImage:
     original_size: tuple[int, int] | None  # original (width, height), pixels; None where it is not known
     class_index: int = 1  # a label mask that holds 0 and this index is taken, too, as an export writes it
     original: Path | None = None  # the file that it was made from; None where it came from elsewhere
+    in_use: str | None = None  # its label mask: one that comes back with the same pixels is not taken
 
     @property
     def keys(self) -> set[str]:
@@ -120,6 +121,7 @@ class ImportReport:
     resized: int  # how many of them had the original image's size and were brought to the stored one's
     bad: tuple[MaskError, ...]  # what could not be taken
     passed_over: str = ""  # files of the class folders that were not taken for masks, as one line
+    unchanged: int = 0  # masks that came back with the pixels of those in use, and were left as they are
     turned: tuple[Path, ...] = ()  # photographs of theirs that EXIF turns without changing their size
 
     def __str__(self) -> str:
@@ -129,6 +131,8 @@ class ImportReport:
             lines.append(
                 f"{self.resized:,} of them had the original image's size and were brought to the stored one's."
             )
+        if self.unchanged:
+            lines.append(f"{self.unchanged:,} are as they were: they stay what they are.")
         if self.passed_over:
             lines.append(self.passed_over)
         if self.turned:
@@ -342,11 +346,15 @@ def write_good(
         raise StoreError(f"{where}: nothing was imported. {_bad_summary(bad)} {way_out}")
     if not good:
         raise StoreError(f"{where}: no mask is good, nothing was imported. {_bad_summary(bad)}")
-    written = []
+    written, unchanged = [], 0
     # Read a second time: the masks of a large dataset are not held at once.
     for image, (foreground, uncertain, resized) in ((file.image, read_foreground(file)) for file in good):
         path = out / image.class_name / f"{Path(image.path).stem}.png"
-        write_mask(label_mask(foreground, classes.index(image.class_name) + 1, uncertain, ignore_index), path)
+        label = label_mask(foreground, classes.index(image.class_name) + 1, uncertain, ignore_index)
+        if image.in_use is not None and _is_same(label, image.in_use):
+            unchanged += 1
+            continue
+        write_mask(label, path)
         quality = None
         with suppress(ImageError, ValueError):  # the image was removed or replaced by hand; the mask itself is good
             quality = mask_quality(read_image(image.path), foreground, uncertain)
@@ -356,5 +364,12 @@ def write_good(
         imported={name: counts[name] for name in classes},
         resized=sum(mask.resized for mask in written),
         bad=tuple(bad),
+        unchanged=unchanged,
         turned=tuple(one for mask in written if (one := mask.image.original) and unseen_turn(one) != 1),
     )
+
+
+def _is_same(label: np.ndarray, path: str) -> bool:
+    with suppress(MaskError):  # a mask in use that cannot be read is not what came back
+        return np.array_equal(read_mask(path), label)
+    return False

@@ -21,7 +21,7 @@ from wss_data.store.verdicts import verdict_file
 if TYPE_CHECKING:
     from wss_data.store.types import Collection, Dataset
 
-Layout = Literal["voc", "folders", "coco", "huggingface", "fiftyone"]
+Layout = Literal["voc", "folders", "coco", "huggingface", "fiftyone", "yolo", "yolo-semantic", "cvat", "label-studio"]
 
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
@@ -31,14 +31,16 @@ def export_dataset(
 ) -> int:
     """Write the images that are in use, and their masks, to a new folder; with those of a web dataset its manifest.
 
-    ``wss_data.import_dataset`` makes a dataset of the layout ``voc`` again.
+    ``wss_data.import_dataset`` makes a dataset of the layout ``voc`` again, ``wss_data.import_masks`` takes masks back
+    from the two label tools.
 
     Args:
         dataset: A dataset of ours: of a web dataset the kept images, of a target dataset those not dropped.
         folder: Missing or empty; it is either whole or not there.
         layout: ``voc``; ``folders`` (``images/<class>``, ``masks/<class>``); ``coco`` (masks as run lengths);
-            ``huggingface`` (opens with ``datasets.load_dataset``); or ``fiftyone`` (all fields; opens with
-            ``fiftyone.Dataset.from_dir``).
+            ``huggingface`` (opens with ``datasets.load_dataset``); ``fiftyone`` (all fields; opens with
+            ``fiftyone.Dataset.from_dir``); ``yolo`` (polygons) and ``yolo-semantic`` (masks of indices), for
+            Ultralytics; or ``cvat`` and ``label-studio``, to correct the masks there.
         mask_field: Field of the masks; by default ``cosegmentation``, or ``ground_truth`` of a target dataset.
 
     Returns:

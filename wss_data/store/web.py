@@ -10,13 +10,14 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from wss_data.cosegmentation.imported import ImportReport, KnownImage, file_of_url, write_imported
+from wss_data.cosegmentation.imported import ImportReport, KnownImage, file_of_url, write_good, write_imported
+from wss_data.cosegmentation.label_tools import is_of_label_tool, match_label_tool
 from wss_data.cosegmentation.quality import MaskQuality, quality_scores
 from wss_data.errors.names import printable
 from wss_data.filtering.filters import GONE, SCREENING_TAGS, FilterReport, decide, filter_report, retagged
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.records import ImageRecord, Provenance
-from wss_data.runtime.files import expanded
+from wss_data.runtime.files import expanded, temporary_folder
 from wss_data.runtime.home import dataset_folder, dataset_owner
 from wss_data.spec import BACKGROUND, FilterSpec
 from wss_data.store.appearance import declare_masks
@@ -232,7 +233,9 @@ def import_masks(
     Args:
         dataset: A web dataset.
         folder: Holds ``<class>/<stem>.png`` or ``.mat``, 0 and 255, 0 and 1, or 0 and the class index; the stem is
-            that of the stored file or of the image at its source. ``<class>.mat`` may hold all masks of a class.
+            that of the stored file or of the image at its source. ``<class>.mat`` may hold all masks of a class. Or
+            what a label tool exported: CVAT's ``Segmentation mask 1.1``, a zip file or its folder, or Label Studio's
+            JSON. Of these, masks that are as they were stay what they are.
         skip_bad: Whether to take the good masks although others are bad or missing.
         supervision: What the program that made the masks had learned from, for the ledger.
 
@@ -243,10 +246,17 @@ def import_masks(
     """
     web_info(dataset, "given co-segmentation masks")
     folder, level, classes = expanded(folder).absolute(), Supervision(supervision), class_names(dataset)
-    images = known_images(dataset)
-    with dataset_owner(dataset.name):
+    drawn = is_of_label_tool(folder)
+    images, void = known_images(dataset, with_masks=drawn), definition(dataset).ignore_index
+    with dataset_owner(dataset.name), temporary_folder() as temporary:
         out = new_import_folder(dataset)
-        masks, report = write_imported(folder, images, classes, out, skip_bad, definition(dataset).ignore_index)
+        if drawn:
+            files, bad = match_label_tool(folder, images, classes, temporary)
+            masks, report = write_good(str(folder), files, bad, classes, out, skip_bad, void)
+        else:
+            masks, report = write_imported(folder, images, classes, out, skip_bad, void)
+        if not masks:
+            return report
         values = [
             MaskValues(m.image.sample_id, str(m.path), None, m.foreground_ratio, m.quality, IMPORTED, None)
             for m in masks
@@ -256,18 +266,21 @@ def import_masks(
     return report
 
 
-def known_images(dataset: Dataset) -> list[KnownImage]:
-    """The images that masks from elsewhere may belong to: all but those of the background, whose masks are known."""
+def known_images(dataset: Dataset, with_masks: bool = False) -> list[KnownImage]:
+    """The images that masks from elsewhere may belong to: all but those of the background, whose masks are known.
+
+    ``with_masks``: whether to name the masks in use, so that those that come back as they were are left alone.
+    """
     classes = class_names(dataset)
     sizes = ("metadata.width", "metadata.height", "provenance.original_width", "provenance.original_height")
-    known = ("id", "label.label", "filepath", "provenance.source_id", "provenance.image_url")
+    known = ("id", "label.label", "filepath", "provenance.source_id", "provenance.image_url", f"{MASKS}.mask_path")
     images = []
-    for key, name, path, source_id, url, *size in rows(dataset, *known, *sizes):
+    for key, name, path, source_id, url, mask, *size in rows(dataset, *known, *sizes):
         if name == BACKGROUND:
             continue
         stored, original = (size[0], size[1]), (size[2], size[3])
-        index = classes.index(name) + 1
-        images.append(KnownImage(key, name, path, source_id, stored, original, index, file_of_url(url)))
+        index, in_use = classes.index(name) + 1, mask if with_masks else None
+        images.append(KnownImage(key, name, path, source_id, stored, original, index, file_of_url(url), in_use))
     return images
 
 

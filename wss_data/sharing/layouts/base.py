@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from wss_data.errors import StoreError
 from wss_data.imaging.images import read_image, write_jpeg
 from wss_data.imaging.masks import IGNORE_INDEX, open_mask, write_mask
@@ -109,6 +111,20 @@ def copy_mask(source: Path | None, target: Path) -> None:
         write_mask(mask.values, target)
     else:
         copy_file(source, target)
+
+
+def read_label_mask(row: ExportRow, contents: Contents) -> np.ndarray | None:
+    """The label mask of an image, (H, W) uint8, void as 255; ``None`` if it has none.
+
+    Raises:
+        MaskError: If it cannot be read, or holds a value that is no class.
+    """
+    if row.mask_path is None:
+        return None
+    allowed = {*range(len(contents.classes) + 1), contents.ignore_index}
+    mask = open_mask(row.mask_path, allowed=allowed).values
+    mask[mask == contents.ignore_index] = IGNORE_INDEX
+    return mask
 
 
 def write_meaning(contents: Contents, folder: Path) -> None:
