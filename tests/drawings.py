@@ -10,6 +10,8 @@ from torch import nn
 from wss_data.imaging.masks import write_mask
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.records import ExampleTable
+from wss_train.data import resize_image
+from wss_train.inference import InferenceSettings, network_size
 from wss_train.models import ModelOutput
 from wss_train.recipes import preset, with_values
 
@@ -87,6 +89,20 @@ class ColourNetwork(nn.Module):
         red, green = images[:, 0], images[:, 1]
         grey = torch.full_like(red, 0.5)
         return ModelOutput(20 * torch.stack([grey, red, green], dim=1), None)
+
+
+@torch.inference_mode()
+def plain_probabilities(network: nn.Module, image: np.ndarray, settings: InferenceSettings) -> np.ndarray:
+    """Class probabilities by the plain way: each scale's logits brought to the image's size. (C + 1, H, W), float32."""
+    height, width = image.shape[:2]
+    found = []
+    for scale in settings.scales:
+        size = network_size(height, width, settings.long_side * scale, network.output_stride)
+        pixels = torch.from_numpy(resize_image(image, size[::-1])).permute(2, 0, 1)[None].float()
+        logits = network(network.normalise(pixels)).pixel_logits
+        logits = nn.functional.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
+        found.append(logits.softmax(dim=1)[0])
+    return torch.stack(found).mean(dim=0).numpy()
 
 
 def disc(height=60, width=80, colour=(230, 60, 40), ground=(40, 90, 50), seed=0):

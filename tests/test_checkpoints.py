@@ -18,7 +18,7 @@ from wss_train.checkpoints import (
     write_model,
     write_training_state,
 )
-from wss_train.models import build_model, load_model
+from wss_train.models import build_model, load_network
 from wss_train.recipes import preset, with_values
 
 RECIPE = with_values(preset("cpu"), {"weights": "none", "head_channels": "8", "branch_channels": "8"})
@@ -76,7 +76,7 @@ def test_a_loaded_model_is_the_saved_one(tmp_path):
     model = build_model(RECIPE, 3, multilabel=True)
     write_model(model.state_dict(), CARD, tmp_path)
 
-    loaded, card = load_model(tmp_path, expect_classes=("cow", "sheep"))
+    loaded, card = load_network(tmp_path, expect_classes=("cow", "sheep"))
 
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -141,7 +141,7 @@ def test_another_format_version_is_refused_with_both_numbers(saved):
 
 def test_weights_of_another_network_are_refused(saved):
     with pytest.raises(CheckpointError, match="do not fit"):
-        load_model(saved)
+        load_network(saved)
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):

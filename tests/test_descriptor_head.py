@@ -16,7 +16,7 @@ from wss_train.engine.descriptor_head import Cells, describe, label_loss, presen
 from wss_train.engine.loop import Run
 from wss_train.inference import InferenceSettings, predict_files
 from wss_train.labelling import Presence, raise_present
-from wss_train.models import DescriptorHead, load_model
+from wss_train.models import DescriptorHead, load_network
 from wss_train.pseudo_masks import make_pseudo_masks
 from wss_train.recipes import TrainRecipe, preset, with_values
 from wss_train.training import train, train_generator
@@ -61,7 +61,7 @@ def by_labels(web, images, tmp_path_factory):
 
 def most_probable(run, table):
     """Of each image, the largest probability of each class."""
-    model, card = load_model(run)
+    model, card = load_network(run)
     settings = InferenceSettings(long_side=card.recipe.long_side)
     found = {p.position: p.probabilities.amax(dim=(1, 2)) for p in predict_files(model, table.image_paths, settings)}
     return torch.stack([found[row] for row in range(len(table))])
@@ -77,7 +77,7 @@ def test_a_head_learns_from_masks_what_is_where(by_masks, web, tmp_path):
 
 
 def test_the_backbone_stays_as_it_was(by_masks):
-    model, card = load_model(by_masks)
+    model, card = load_network(by_masks)
     from wss_train.models import build_model
 
     fresh = build_model(card.recipe, card.num_classes).state_dict()

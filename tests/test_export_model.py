@@ -22,7 +22,7 @@ from wss_train.export import (
     traceable,
 )
 from wss_train.model_card import model_readme, write_model_readme
-from wss_train.models import build_backbone, build_model, load_model
+from wss_train.models import build_backbone, build_model, load_network
 from wss_train.recipes import preset, with_values
 
 torch.set_num_threads(1)
@@ -57,7 +57,7 @@ def opened(path, texts=None):
 
 def expected(run, picture):
     """Written out: what the model says of each pixel."""
-    model, _ = load_model(run)
+    model, _ = load_network(run)
     with torch.no_grad():
         logits = model(model.normalise(picture.float())).pixel_logits
         return nn.functional.interpolate(logits, picture.shape[2:], mode="bilinear").softmax(1)
@@ -152,7 +152,7 @@ def test_both_formats_carry_classes_recipe_and_ledger(tmp_path, run):
     assert json.loads(props["classes"]) == ["background", "cow", "sheep"]
     assert json.loads(props["strictly_image_level"]) is True
     assert props["long_side"] == "40"
-    assert ModelCard.from_json(props["wss_train"], "the file") == load_model(run)[1]
+    assert ModelCard.from_json(props["wss_train"], "the file") == load_network(run)[1]
     assert {name: text.decode() for name, text in texts.items()} == props
 
 
@@ -259,7 +259,7 @@ def test_the_page_tells_what_the_model_is_and_what_it_learned_from():
     assert "1,234 images of zoo." in page
     assert "| cow | 1,000 | 990 |" in page and "| sheep | 300 | 0 |" in page
     assert "differs from the preset `cpu` in `head_channels=8`, `new_layer_std=0.3`, " in page
-    assert "InferenceSettings(long_side=40)" in page
+    assert "Images are resized to a longer side of 40 px" in page
 
 
 def test_the_page_says_no_where_true_masks_shaped_the_model():

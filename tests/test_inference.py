@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from drawings import ColourNetwork, rectangles
+from drawings import ColourNetwork, plain_probabilities, rectangles
 from PIL import Image
 
 from wss_data.errors import RecipeError
@@ -14,7 +14,6 @@ from wss_train.inference import (
     grid_size,
     network_size,
     predict_files,
-    predict_probabilities,
 )
 from wss_train.models import ModelOutput
 
@@ -58,7 +57,7 @@ def test_the_networks_input_is_a_whole_number_of_cells_at_the_wanted_longer_side
 
 def test_one_scale_gives_the_softmax_of_the_logits(table):
     image = read_image(table.image_paths[0])
-    found = predict_probabilities(ColourNetwork(), image, InferenceSettings(long_side=40))
+    found = plain_probabilities(ColourNetwork(), image, InferenceSettings(long_side=40))
     colours = torch.from_numpy(image / 255.0).float()
     literal = torch.stack([torch.full((30, 40), 10.0), 20 * colours[..., 0], 20 * colours[..., 1]]).softmax(dim=0)
     assert found == pytest.approx(literal.numpy(), abs=1e-5)
@@ -67,16 +66,16 @@ def test_one_scale_gives_the_softmax_of_the_logits(table):
 def test_scales_are_averaged_as_probabilities_not_as_logits(table):
     image = read_image(table.image_paths[0])
     single = [
-        predict_probabilities(ColourNetwork(), image, InferenceSettings((scale,), long_side=40)) for scale in (0.5, 1.0)
+        plain_probabilities(ColourNetwork(), image, InferenceSettings((scale,), long_side=40)) for scale in (0.5, 1.0)
     ]
-    both = predict_probabilities(ColourNetwork(), image, InferenceSettings((0.5, 1.0), long_side=40))
+    both = plain_probabilities(ColourNetwork(), image, InferenceSettings((0.5, 1.0), long_side=40))
     assert both == pytest.approx((single[0] + single[1]) / 2, abs=1e-5)
     assert both.sum(axis=0) == pytest.approx(np.ones((30, 40)), abs=1e-5)
 
 
 def test_what_is_found_lies_where_the_object_is_at_the_images_own_size(table):
     image, truth = read_image(table.image_paths[1]), read_mask(table.mask_paths[1])
-    found = predict_probabilities(ColourNetwork(), image, InferenceSettings((0.7, 1.0, 1.3), long_side=80))
+    found = plain_probabilities(ColourNetwork(), image, InferenceSettings((0.7, 1.0, 1.3), long_side=80))
     assert (found.argmax(axis=0) == truth).mean() > 0.95
 
 
@@ -86,7 +85,7 @@ def test_files_come_back_by_position_whatever_their_sizes_and_an_unreadable_one_
     results = {r.position: r for r in predict_files(ColourNetwork(), paths, InferenceSettings(long_side=40, batch=2))}
     assert sorted(results) == list(range(7))
     assert results[1].probabilities is None and results[1].error.reason == "unreadable"
-    alone = predict_probabilities(ColourNetwork(), read_image(paths[4]), InferenceSettings(long_side=40))
+    alone = plain_probabilities(ColourNetwork(), read_image(paths[4]), InferenceSettings(long_side=40))
     assert results[4].probabilities.numpy() == pytest.approx(alone, abs=1e-5)
 
 
@@ -100,7 +99,7 @@ def test_fusing_on_the_coarse_grid_finds_the_pixels_that_fusing_at_the_images_si
     paths = blurred_noise(tmp_path, [(400, 300)] * 3)
     settings = InferenceSettings((0.7, 1.0, 1.3), long_side=400)
     for result in predict_files(CellNetwork(), paths, settings):
-        exact = predict_probabilities(CellNetwork(), result.image, settings)
+        exact = plain_probabilities(CellNetwork(), result.image, settings)
         assert result.probabilities.shape == (4, 120, 160) and exact.shape == (4, 300, 400)
         coarse = at_image_size(result.probabilities, 300, 400).numpy()
         assert len(np.unique(exact.argmax(axis=0))) > 1
@@ -141,7 +140,7 @@ def test_images_wait_for_company_only_while_they_are_few(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 300), (300, 2), (16, 5)])
 def test_an_array_of_one_pixel_or_of_a_line_has_probabilities_like_any_other(height, width):
     image = np.full((height, width, 3), 200, np.uint8)
-    found = predict_probabilities(CellNetwork(), image, InferenceSettings((0.7, 1.3), long_side=64))
+    found = plain_probabilities(CellNetwork(), image, InferenceSettings((0.7, 1.3), long_side=64))
     assert found.shape == (4, height, width)
     assert found.sum(axis=0) == pytest.approx(np.ones((height, width)), abs=1e-5)
 

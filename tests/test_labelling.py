@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from drawings import ColourNetwork, rectangles
+from drawings import ColourNetwork, plain_probabilities, rectangles
 
 from wss_data.crf.dense_crf import CrfSettings, dense_crf
 from wss_data.imaging.masks import read_mask
@@ -88,7 +88,6 @@ def test_the_crf_runs_beside_the_network_in_processes_with_the_same_result(table
 def test_the_crf_sees_few_classes_and_finds_the_same_pixels_as_with_all(table):
     from wss_data.crf.dense_crf import dense_crf
     from wss_data.imaging.images import read_image
-    from wss_train.inference import predict_probabilities
 
     image = read_image(table.image_paths[0])
     settings = CrfSettings(iterations=5)
@@ -97,7 +96,7 @@ def test_the_crf_sees_few_classes_and_finds_the_same_pixels_as_with_all(table):
             label_images(predict_files(ColourNetwork(), table.image_paths[:1], InferenceSettings()), None, settings, 1)
         )
     )
-    every = dense_crf(predict_probabilities(ColourNetwork(), image, InferenceSettings()), image, settings).argmax(0)
+    every = dense_crf(plain_probabilities(ColourNetwork(), image, InferenceSettings()), image, settings).argmax(0)
     assert (few.mask == every).mean() > 0.99
     assert (few.mask == read_mask(table.mask_paths[0])).mean() > 0.9
 

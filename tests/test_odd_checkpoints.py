@@ -27,7 +27,7 @@ from wss_train.checkpoints import (
 )
 from wss_train.commands.cli import main
 from wss_train.engine.step import load_optimizer, make_optimizer
-from wss_train.models import build_model, load_model
+from wss_train.models import build_model, load_network
 from wss_train.recipes import preset, with_values
 from wss_train.selection.selection import read_signals, snapshots
 
@@ -107,7 +107,7 @@ def test_a_card_that_its_weights_do_not_fit_is_refused_before_a_network_is_built
     card = CARD.to_dict()
     (card if key in card else card["recipe"])[key] = value
     path = write(tmp_path / "model.safetensors", weights, card)
-    refused_quickly(lambda: load_model(path), "do not fit the network|backbone")
+    refused_quickly(lambda: load_network(path), "do not fit the network|backbone")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_weights_that_are_not_finite_are_refused(weights, tmp_path, number):
     broken = weights[name].clone()
     broken.view(-1)[5] = number
     path = write(tmp_path / "model.safetensors", {**weights, name: broken}, CARD.to_dict())
-    refused_quickly(lambda: load_model(path), "not finite")
+    refused_quickly(lambda: load_network(path), "not finite")
 
 
 def test_weights_of_another_shape_or_name_are_refused_before_a_network_is_built(weights, tmp_path):
@@ -139,7 +139,7 @@ def test_weights_of_another_shape_or_name_are_refused_before_a_network_is_built(
         {},
     ):
         path = write(tmp_path / "model.safetensors", others, CARD.to_dict())
-        refused_quickly(lambda path=path: load_model(path), "do not fit the network")
+        refused_quickly(lambda path=path: load_network(path), "do not fit the network")
 
 
 def headed(header: bytes, data: bytes = b"") -> bytes:
@@ -172,7 +172,7 @@ def headed(header: bytes, data: bytes = b"") -> bytes:
 def test_a_file_that_is_no_sound_safetensors_file_is_refused(tmp_path, data):
     path = tmp_path / "model.safetensors"
     path.write_bytes(data)
-    refused_quickly(lambda: load_model(path))
+    refused_quickly(lambda: load_network(path))
 
 
 @pytest.mark.parametrize(("size", "told"), [(20 << 30, "do not fit the network"), (1 << 40, "no model has as many")])
@@ -185,7 +185,7 @@ def test_a_large_file_of_nothing_is_refused(tmp_path, size, told):
         os.truncate(path, path.stat().st_size + size)
     except OSError:
         pytest.skip("this disk has no files of that size")
-    refused_quickly(lambda: load_model(path), told)
+    refused_quickly(lambda: load_network(path), told)
 
 
 def test_a_model_that_somebody_changed_is_read_or_refused_in_one_sentence(weights, tmp_path):
@@ -200,7 +200,7 @@ def test_a_model_that_somebody_changed_is_read_or_refused_in_one_sentence(weight
         try:
             read_card(path)
             if seed % 8 == 1:
-                load_model(path)
+                load_network(path)
         except WssError as error:
             assert str(error).isprintable() and len(str(error)) < 1_000, seed
         except Exception as error:

@@ -10,6 +10,7 @@
     wss_train.make_pseudo_masks(generator, target.match_tags("train"))
     final = wss_train.train_final(target.match_tags("train"), "runs/final", recipe="cpu")
     print(wss_train.evaluate_model(final, target.match_tags("val")))
+    mask = wss_train.load_model(final).predict("photo.jpg").mask
 
 Importing this package loads neither torch nor FiftyOne: each public name is
 loaded when it is first used.
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from wss_train import checkpoints, data, recipes
     from wss_train.evaluate import evaluate_model, score_masks
     from wss_train.export import export_model
-    from wss_train.predict import predict_images
+    from wss_train.predict import load_model, predict_images
     from wss_train.pseudo_masks import make_pseudo_masks
     from wss_train.recipes import TrainRecipe, preset
     from wss_train.reports.ablation import run_ablation
@@ -37,7 +38,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "evaluate": ["evaluate_model", "score_masks"],
         "export": ["export_model"],
-        "predict": ["predict_images"],
+        "predict": ["load_model", "predict_images"],
         "pseudo_masks": ["make_pseudo_masks"],
         "recipes": ["TrainRecipe", "preset"],
         "reports.ablation": ["run_ablation"],

@@ -21,7 +21,7 @@ from wss_data.errors import CheckpointError, RecipeError, shown
 from wss_data.ledger import Ledger
 from wss_data.reading import checked
 from wss_data.reading.settings import Line, settings
-from wss_data.runtime.files import write_bytes, write_json
+from wss_data.runtime.files import digest_of, write_bytes, write_json
 from wss_data.spec import MAX_CLASSES
 from wss_train.recipes import Kind, TrainRecipe
 
@@ -110,6 +110,11 @@ def find_model(checkpoint: Path | str) -> Path:
         )
     problem = f"the folder holds no {MODEL_FILE}" if path.is_dir() else "there is no such checkpoint"
     raise CheckpointError(f"{path}: {problem}. A run folder or a {MODEL_FILE} is wanted.")
+
+
+def fingerprint_of(checkpoint: Path | str) -> str:
+    """Hash of a model's weights and card."""
+    return digest_of(find_model(checkpoint))[:16]
 
 
 def read_card(checkpoint: Path | str, expect_classes: Sequence[str] | None = None) -> ModelCard:

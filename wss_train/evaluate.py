@@ -21,10 +21,10 @@ from wss_data.reading import checked
 from wss_data.records import ExampleTable
 from wss_data.runtime.files import check_outputs, digests_of, output_folder, output_path, write_output
 from wss_data.runtime.threads import in_threads
+from wss_train.checkpoints import fingerprint_of
 from wss_train.data import as_table, check_imported
 from wss_train.labelling import LabelledImage, LabellingOptions, open_labeller
 from wss_train.metrics import ConfusionMatrix
-from wss_train.pseudo_masks import fingerprint_of
 from wss_train.reports.sheets import write_failures
 from wss_train.reports.tables import markdown_table, percent
 

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from wss_data.errors import WssError
 from wss_data.runtime.files import check_outputs, output_path
-from wss_train.models import SegmentationModel, load_model
+from wss_train.models import SegmentationModel, load_network
 
 Format = Literal["onnx", "torchscript"]
 Output = Literal["probabilities", "logits"]
@@ -114,7 +114,7 @@ def export_model(
     """
     out = Path(out)
     file_format = _checked_format(out, file_format, size)
-    model, card = load_model(checkpoint)
+    model, card = load_network(checkpoint)
     traced = PixelModel(traceable(model), output).eval()
     texts = {
         "classes": json.dumps(["background", *card.classes]),

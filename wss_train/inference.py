@@ -4,9 +4,8 @@ For each scale the image is resized, the network's logits are brought to one com
 turns them into probabilities, and these are averaged: the mean has the same argmax as the paper's sum, and stays in
 [0, 1] as the CRF wants it.
 
-The grid is the image's own for ``predict_probabilities``. For ``predict_files`` it is coarser (``grid_size``), and only
-the few classes that can win are brought to the image's size afterwards: see ``docs/explanation/inference.md`` for what
-that saves and changes.
+The grid is coarser than the image (``grid_size``), and only the few classes that can win are brought to the image's
+size afterwards: see ``docs/explanation/inference.md`` for what that saves and changes.
 
 Sides are rounded to whole multiples of the network's output stride, so that its grid of logits covers the image exactly
 and no padding leaks in; that changes the aspect ratio by at most half a stride.
@@ -30,7 +29,7 @@ from torch.nn import functional
 
 from wss_data.crf.dense_crf import LARGEST_WHOLE
 from wss_data.errors import ImageError, RecipeError, shown
-from wss_data.imaging.images import count_pixels, longest_side_size, read_image
+from wss_data.imaging.images import AnyImage, count_pixels, longest_side_size, pixels_of, read_image
 from wss_data.reading.settings import settings
 from wss_data.runtime.threads import Room, in_threads
 from wss_train.data import resize_image
@@ -84,7 +83,7 @@ class Predicted:
     # there. Shape (C + 1, h, w), float32, sums to 1. None without an image.
     probabilities: Tensor | None
     error: ImageError | None = None  # why the image could not be read, else None
-    path: Path | str | None = None  # file of an image that is not held, else None
+    source: AnyImage | None = None  # what an image that is not held is read from again
     size: tuple[int, int] = (0, 0)  # its (height, width) in pixels, upright
 
     @property
@@ -160,21 +159,6 @@ def window_at_image_size(maps: Tensor, size: tuple[int, int], rows: slice, colum
     return maps
 
 
-def predict_probabilities(
-    model: SegmentationModel, image: np.ndarray, settings: InferenceSettings | None = None
-) -> np.ndarray:
-    """Class probabilities of one image, (H, W, 3), uint8 RGB, at its own size, averaged over the scales.
-
-    Shape (C + 1, H, W), float32 in [0, 1], sums to 1 over the classes. The ``model`` is in evaluation mode.
-
-    Source:
-        Shen et al., BMVC 2017, section 3.2.
-    """
-    settings = settings or InferenceSettings()
-    pyramid = _pyramid(image, settings, model.output_stride)
-    return _fuse(model, [pyramid], image.shape[:2], settings)[0].cpu().numpy()
-
-
 def _pyramid(image: np.ndarray, settings: InferenceSettings, stride: int) -> tuple[np.ndarray, ...]:
     """The image at each scale, as the network sees it."""
     height, width = image.shape[:2]
@@ -229,12 +213,12 @@ class _Ready:
 
 
 def predict_files(
-    model: SegmentationModel, paths: Sequence[Path | str], settings: InferenceSettings
+    model: SegmentationModel, images: Sequence[AnyImage], settings: InferenceSettings
 ) -> Iterator[Predicted]:
-    """Yield the class probabilities of image files; an unreadable file yields its error instead of ending the rest.
+    """Yield the class probabilities of images; an unreadable one yields its error instead of ending the rest.
 
     Files are decoded and resized ahead on threads; images that are of equal size then share a pass, even if
-    they were not before. The order therefore is not that of ``paths``: use ``position``.
+    they were not before. The order therefore is not that of ``images``: use ``position``.
     """
 
     def predicted(bucket: Sequence[_Ready]) -> Iterator[Predicted]:
@@ -245,7 +229,7 @@ def predict_files(
     read = partial(_read, settings=settings, stride=model.output_stride)
     buckets: dict[tuple[tuple[int, ...], ...], list[_Ready]] = {}
     held = 0
-    for ready in in_threads(read, enumerate(paths), _DECODERS, ahead=max(_DECODERS, 2 * settings.batch)):
+    for ready in in_threads(read, enumerate(images), _DECODERS, ahead=max(_DECODERS, 2 * settings.batch)):
         if isinstance(ready, Predicted):
             yield ready
             continue
@@ -262,18 +246,20 @@ def predict_files(
         yield from predicted(buckets.popitem()[1])
 
 
-def _read(numbered: tuple[int, Path | str], settings: InferenceSettings, stride: int) -> _Ready | Predicted:
+def _read(numbered: tuple[int, AnyImage], settings: InferenceSettings, stride: int) -> _Ready | Predicted:
     """An image that is ready for the network, or why it is not."""
-    position, path = numbered
+    position, source = numbered
+    name = f"images[{position}]"
     try:
-        pixels = count_pixels(path)
-        with DECODED.taken(pixels):
-            image = read_image(path)
+        count = count_pixels(source, name)
+        with DECODED.taken(count):
+            image = pixels_of(source, name)
             size = image.shape[0], image.shape[1]
             pyramid = _pyramid(image, settings, stride)
-            kept = image if pixels <= LARGEST_WHOLE else None
+            kept = image if count <= LARGEST_WHOLE else None
             del image  # before the room is given back
     except ImageError as error:
         return Predicted(position, None, None, error)
     height, width = (max(level.shape[axis] for level in pyramid) // stride for axis in (0, 1))
-    return _Ready(Predicted(position, kept, None, None, path, size), pyramid, grid_size(*size, (height, width), stride))
+    ready = Predicted(position, kept, None, None, source, size)
+    return _Ready(ready, pyramid, grid_size(*size, (height, width), stride))

@@ -1,10 +1,10 @@
 """From class probabilities to label masks: eq. 2, and a dense CRF beside the network where it is wanted."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypedDict, TypeVar
+from typing import Any, NamedTuple, TypedDict, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from wss_data.crf.dense_crf import LARGEST_WHOLE, TILE_PIXELS, CrfSettings, backend, sharpened_tiles
 from wss_data.errors import ImageError
-from wss_data.imaging.images import read_image, strips
+from wss_data.imaging.images import AnyImage, pixels_of, strips
 from wss_data.reading.settings import only_known
 from wss_data.runtime.parallel import default_workers, map_images
 from wss_data.runtime.threads import Room, in_threads
-from wss_train.checkpoints import ModelCard
+from wss_train.checkpoints import ModelCard, fingerprint_of
 from wss_train.inference import (
     DECODED,
     InferenceSettings,
@@ -27,7 +27,7 @@ from wss_train.inference import (
     predict_files,
     window_at_image_size,
 )
-from wss_train.models import SegmentationModel, load_model, usable_precision
+from wss_train.models import SegmentationModel, load_network, usable_precision
 
 T = TypeVar("T")
 
@@ -98,14 +98,13 @@ class Presence(NamedTuple):
     background: float = 1.0  # what the background's probabilities are divided by
 
 
-class LabellingOptions(TypedDict, total=False):
-    """How label masks are made of images.
+class LookOptions(TypedDict, total=False):
+    """How label masks are made of images by a network that is loaded.
 
     Args:
         scales: Image scales whose probabilities are averaged; ``None`` for the default of whoever asks.
         crf: Whether a dense CRF sharpens the masks; ``True``: as the model's recipe says; ``None`` as for ``scales``.
         presence: How labels that are known raise their classes, see ``raise_present``; ``None`` as for ``scales``.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for the GPU if there is one.
         workers: Threads or processes of the CRF; ``None`` for one a processor.
         progress: Whether to show a progress bar.
     """
@@ -113,57 +112,84 @@ class LabellingOptions(TypedDict, total=False):
     scales: Sequence[float] | None
     crf: bool | CrfSettings | None
     presence: "Presence | None"
-    device: str | None
     workers: int | None
     progress: bool
 
 
+class LabellingOptions(LookOptions, total=False):
+    """``LookOptions``, and where the network runs.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for the GPU if there is one.
+    """
+
+    device: str | None
+
+
 @dataclass(frozen=True)
 class Labeller:
-    """A trained model that labels image files; see ``open_labeller``."""
+    """A trained model that labels images; see ``open_labeller``. Several threads may use one at the same time."""
 
-    model: SegmentationModel
+    network: SegmentationModel
     card: ModelCard
+    fingerprint: str  # hash of its file
     settings: InferenceSettings
-    crf: CrfSettings | None
-    presence: Presence
-    options: LabellingOptions
+    crf: CrfSettings | None = None
+    presence: Presence = field(default_factory=Presence)
+    options: LabellingOptions = field(default_factory=LabellingOptions)
+
+    def with_options(self, options: LookOptions | LabellingOptions) -> "Labeller":
+        """The same network under other options; what they leave open stays as it is."""
+        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        crf = given.get("crf", self.crf)
+        if not isinstance(crf, CrfSettings):
+            crf = self.card.recipe.crf_settings if crf else None
+        return replace(
+            self,
+            settings=replace(self.settings, scales=tuple(given.get("scales", self.settings.scales))),
+            crf=crf,
+            presence=given.get("presence", self.presence),
+            options=cast(LabellingOptions, {**self.options, **given}),
+        )
 
     def label(
-        self, paths: Sequence[Path | str], use: Callable[[LabelledImage], T], what: str, allowed: Allowed | None = None
+        self,
+        images: Sequence[AnyImage],
+        use: Callable[[LabelledImage], T],
+        what: str,
+        allowed: Allowed | None = None,
+        watch: Callable[[Iterator[Predicted]], Iterable[Predicted]] = iter,
     ) -> Iterator[T]:
-        """Label files, and yield what ``use`` makes of each mask, in threads: the next images are labelled meanwhile.
+        """Label images, and yield what ``use`` makes of each mask, in threads: the next images are labelled meanwhile.
 
-        ``what``: text beside the progress bar; ``allowed``: see ``label_images``.
+        ``what``: text beside the progress bar; ``allowed``: see ``label_images``; ``watch``: what sees the
+        probabilities on their way.
         """
-        images = predict_files(self.model, paths, self.settings)
-        labelled = label_images(images, allowed, self.crf, self.options.get("workers"), self.presence)
+        predictions = watch(predict_files(self.network, images, self.settings))
+        labelled = label_images(predictions, allowed, self.crf, self.options.get("workers"), self.presence)
         used = in_threads(use, labelled, pixels=lambda result: 0 if result.mask is None else result.mask.size)
         hidden = not self.options.get("progress", True)
-        yield from tqdm(used, total=len(paths), desc=what, unit="image", disable=hidden)
+        yield from tqdm(used, total=len(images), desc=what, unit="image", disable=hidden)
 
 
 def open_labeller(
     checkpoint: Path | str, options: LabellingOptions, classes: Sequence[str] | None = None, by_recipe: bool = False
 ) -> Labeller:
-    """Load a trained model, as ``load_model``, to label images with.
+    """Load a trained model, as ``load_network``, to label images with.
 
     ``by_recipe``: whether its recipe says what ``options`` do not; otherwise that is one scale and no CRF.
     """
     only_known(options, LabellingOptions)
     device = device_of(options.get("device"))
-    model, card = load_model(checkpoint, classes, device)
-    scales, crf = options.get("scales"), options.get("crf")
-    if crf is None:
-        crf = by_recipe and card.recipe.mask_crf
-    scales = tuple(scales or (card.recipe.scales if by_recipe else (1.0,)))
+    network, card = load_network(checkpoint, classes, device)
+    recipe = card.recipe
     # At the size that it was trained at, and in its precision if the device has that.
-    precision = usable_precision(card.recipe.precision, device)
-    settings = InferenceSettings(scales, card.recipe.long_side, precision, batch=4)
-    chosen = crf if isinstance(crf, CrfSettings) else card.recipe.crf_settings if crf else None
-    of_recipe = Presence(card.recipe.mask_presence, card.recipe.mask_background) if by_recipe else Presence()
-    presence = options.get("presence") or of_recipe
-    return Labeller(model, card, settings, chosen, presence, options)
+    settings = InferenceSettings((1.0,), recipe.long_side, usable_precision(recipe.precision, device), batch=4)
+    labeller = Labeller(network, card, fingerprint_of(checkpoint), settings)
+    if by_recipe:
+        presence = Presence(recipe.mask_presence, recipe.mask_background)
+        labeller = labeller.with_options({"scales": recipe.scales, "crf": recipe.mask_crf, "presence": presence})
+    return labeller.with_options(options)
 
 
 @dataclass(frozen=True)
@@ -314,10 +340,10 @@ def _decide(candidate: _Undecided | LabelledImage, crf: CrfSettings | None) -> L
     with _SHARPENED.taken(min(height * width, TILE_PIXELS) * (_BYTES + _BYTES_A_LABEL * len(planes))):
         image = predicted.image
         if image is None:
-            assert predicted.path is not None, "an image that is not held has its file"
+            assert predicted.source is not None, "an image that is not held is read again"
             try:
                 with DECODED.taken(height * width):
-                    image = read_image(predicted.path)
+                    image = pixels_of(predicted.source)
             except ImageError as error:
                 return LabelledImage(predicted.position, None, error)
         for tile, marginals in sharpened_tiles(of_part, image, crf):

@@ -176,7 +176,11 @@ class SegmentationModel(nn.Module):
         if multilabel:
             num_scores = num_classes if recipe.branch_target == "mask_classes" else num_classes - 1
             self.branch = MultiLabelBranch(backbone.branch_high, backbone.channels, num_scores, recipe)
-        mean, divisor = (torch.tensor(values).view(3, 1, 1) for values in recipe.pixel_statistics)
+        self.set_pixel_statistics()
+
+    def set_pixel_statistics(self) -> None:
+        """Take the recipe's mean and divisor of pixels, which no checkpoint holds."""
+        mean, divisor = (torch.tensor(values).view(3, 1, 1) for values in self.recipe.pixel_statistics)
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_divisor", divisor, persistent=False)
 
@@ -250,7 +254,7 @@ def build_model(
     return model.eval()
 
 
-def load_model(
+def load_network(
     checkpoint: Path | str,
     expect_classes: Sequence[str] | None = None,
     device: torch.device | str = "cpu",
@@ -276,8 +280,10 @@ def load_model(
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path}: no network can be built as the model card says ({first[:200]}).") from error
     check_shapes(read_shapes(path), wanted, str(path))
-    model = build_model(card.recipe, card.num_classes, card.multilabel, pretrained=False)
-    load_weights(model, read_weights(path), str(path))
+    # Copies, because the file may be mapped into memory, and be written anew while the model is in use.
+    load_weights(model, {name: tensor.clone() for name, tensor in read_weights(path).items()}, str(path), assign=True)
+    model.set_pixel_statistics()
+    model = model.to(memory_format=torch.channels_last) if card.recipe.channels_last else model
     return model.to(device), card
 
 

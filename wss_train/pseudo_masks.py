@@ -1,6 +1,5 @@
 """Eq. 2 over the target dataset: masks for images of which only the image-level labels are known."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -24,9 +23,8 @@ from wss_data.runtime.files import (
 )
 from wss_data.runtime.home import dataset_folder
 from wss_data.store import open_dataset, set_target_masks
-from wss_train.checkpoints import find_model
 from wss_train.data import as_table, check_imported
-from wss_train.labelling import LabelledImage, LabellingOptions, Presence, open_labeller
+from wss_train.labelling import LabelledImage, Labeller, LabellingOptions, Presence, open_labeller
 
 if TYPE_CHECKING:
     from wss_train.data import Examples
@@ -78,9 +76,36 @@ def make_pseudo_masks(
         raise TrainingDataError("a table has no folder of its own for masks: give one with out=FOLDER.")
     labeller = open_labeller(checkpoint, options, table.classes, by_recipe=True)
     folder = Path(out) if out is not None else dataset_folder(table.source) / field
+    allowed = np.column_stack([np.ones(len(table), bool), np.asarray(table.labels, bool)])
+    paths, bases = write_masks(labeller, table, folder, "pseudo masks", allowed)
+    ledger = labeller.card.ledger.merged_with(table.ledger)
+    if not isinstance(target, ExampleTable):
+        set_target_masks(open_dataset(table.source), field, paths, ledger, bases=bases)
+    return replace(table, mask_paths=tuple(map(str, paths.values())), ledger=ledger)
+
+
+def write_masks(
+    labeller: Labeller, table: ExampleTable, folder: Path, what: str, allowed: np.ndarray | None = None
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """Write the masks of a table's images into a folder of their own; those that the same call made before are kept.
+
+    Args:
+        labeller: Makes them.
+        table: The images; their labels count as what the masks are made from.
+        folder: Receives ``<id>.png``, and a note of what made them.
+        what: Text beside the progress bar, and in an error.
+        allowed: Which classes each image may show, background first. Shape (N, C + 1), bool; ``None`` for all.
+
+    Returns:
+        Id -> mask, and id -> ``mask_basis`` of its image and labels.
+
+    Raises:
+        TrainingDataError: If an image cannot be read, or is not the one that was imported, or the folder holds files of
+            somebody else.
+    """
     paths = {name: folder / f"{name}.png" for name in table.ids}
     made_by = {
-        "model": fingerprint_of(checkpoint),
+        "model": labeller.fingerprint,
         **asdict(labeller.settings),
         "crf": asdict(labeller.crf) if labeller.crf else None,
         **({"presence": labeller.presence} if labeller.presence != Presence() else {}),
@@ -92,7 +117,6 @@ def make_pseudo_masks(
     with output_folder(folder):
         _prepare(folder, paths, made_by, bases)
         missing = [row for row, path in enumerate(paths.values()) if not path.is_file()]
-        allowed = np.column_stack([np.ones(len(table), bool), np.asarray(table.labels, bool)])
 
         def write(result: LabelledImage) -> None:
             if result.mask is None:
@@ -101,19 +125,10 @@ def make_pseudo_masks(
                 write_mask(result.mask, temporary)
 
         images = [table.image_paths[row] for row in missing]
-        for _ in labeller.label(images, write, "pseudo masks", lambda position: allowed[missing[position]]):
+        may_show = None if allowed is None else lambda position: allowed[missing[position]]
+        for _ in labeller.label(images, write, what, may_show):
             pass
-
-    ledger = labeller.card.ledger.merged_with(table.ledger)
-    if not isinstance(target, ExampleTable):
-        set_target_masks(open_dataset(table.source), field, paths, ledger, bases=bases)
-    return replace(table, mask_paths=tuple(map(str, paths.values())), ledger=ledger)
-
-
-def fingerprint_of(checkpoint: Path | str) -> str:
-    """Hash of a model's weights and card."""
-    with find_model(checkpoint).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return paths, bases
 
 
 def _prepare(folder: Path, paths: Mapping[str, Path], made_by: dict[str, Any], bases: Mapping[str, str]) -> None:

@@ -25,7 +25,7 @@ from wss_data.imaging.images import read_image
 from wss_data.imaging.masks import read_mask
 from wss_train.inference import Predicted, grid_size, network_size
 from wss_train.labelling import label_images
-from wss_train.models import load_model
+from wss_train.models import load_network
 
 CLASSES, LONG_SIDE, STRIDE = 21, 500, 16
 
@@ -67,7 +67,7 @@ def made_up_cases(folder: Path, count: int) -> list[Case]:
 
 def cases_of_model(folder: Path, count: int, run: Path) -> list[Case]:
     """Cases with the scores of a trained network, at its own long side."""
-    model, card = load_model(run)
+    model, card = load_network(run)
     cases = []
     with (folder / "image_labels.csv").open() as file:
         rows = [(row["image"], row["classes"].split()) for row in csv.DictReader(file)]

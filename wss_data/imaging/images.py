@@ -5,17 +5,23 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from threading import Lock
+from typing import BinaryIO, TypeAlias
 
 import cv2
 import numpy as np
 from PIL import Image, ImageChops, UnidentifiedImageError
 
-from wss_data.errors import ImageError
+from wss_data.errors import ImageError, shown
 from wss_data.imaging.jpeg import decode_jpeg
 from wss_data.imaging.png import exif_orientation
 from wss_data.reading.listing import SUFFIXES, Listing, list_files
 from wss_data.runtime.files import write_bytes
+
+_WANTED = (
+    "Wanted is a file, an image of Pillow's, or an array of RGB pixels, (height, width, 3), uint8; several are given "
+    "as a list."
+)
 
 # Too many pixels are an error here, not Pillow's warning. Set once: filters are not safe to change between threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -32,6 +38,11 @@ MIN_SIDE = 16  # images with a side shorter than this (pixels) cannot show an ob
 # of area averaging (both 39.5 dB), and 0.5 dB farther from the area average of the whole image (40.3 dB); at 1.9 it
 # would be 3 dB farther from both.
 _LINEAR_UP_TO = 1.6
+
+AnyImage: TypeAlias = Path | str | Image.Image | np.ndarray
+"""An image wherever it is: a file, an image of Pillow's, or RGB pixels, (H, W, 3), uint8."""
+
+_LOADING = Lock()  # an image that Pillow has only opened must not be loaded by two threads at once
 
 # EXIF orientation -> how an image lies in its file; 1 is upright
 TURNED = {
@@ -56,6 +67,30 @@ def read_image(path: Path | str) -> np.ndarray:
             ``too_large``, ``too_small``.
     """
     return decode_image(image_bytes(path), str(path))
+
+
+def pixels_of(image: AnyImage, name: str = "the image") -> np.ndarray:
+    """An image as upright RGB, whatever holds it; an image of Pillow's is turned as its EXIF orientation says.
+
+    Args:
+        image: See ``AnyImage``. Files are read by ``read_image``.
+        name: What to call it in an error, if it is no file.
+
+    Returns:
+        Shape (H, W, 3), uint8, contiguous; pixels that are so already are not copied.
+
+    Raises:
+        ImageError: As ``read_image``; also ``unreadable`` for anything else than ``AnyImage``.
+    """
+    if isinstance(image, Path | str):
+        return read_image(image)
+    count_pixels(image, name)
+    if isinstance(image, np.ndarray):
+        return np.ascontiguousarray(image)
+    with _decoding(name):
+        with _LOADING:
+            image.load()
+        return _turned(_to_rgb(image, None), exif_orientation(image.getexif))
 
 
 def read_at_least(path: Path | str, longest_side: int) -> tuple[np.ndarray, tuple[int, int]]:
@@ -98,11 +133,19 @@ def read_size(path: Path | str) -> tuple[int, int]:
         return (height, width) if exif_orientation(image.getexif) >= 5 else (width, height)
 
 
-def count_pixels(path: Path | str) -> int:
-    """Pixels of an image file, from its header alone: what it will take to decode it; raises as ``read_image``."""
-    # Not by read_size: Pillow decodes a whole PNG to look for its EXIF block.
-    with _header(path) as image:
-        return image.width * image.height
+def count_pixels(image: AnyImage, name: str = "the image") -> int:
+    """Pixels of an image, of a file from its header alone: what it will take to decode it; raises as ``pixels_of``."""
+    if isinstance(image, Path | str):
+        # Not by read_size: Pillow decodes a whole PNG to look for its EXIF block.
+        with _header(image) as opened:
+            return opened.width * opened.height
+    if isinstance(image, Image.Image):
+        return _check_size(*image.size, name)
+    if not isinstance(image, np.ndarray):
+        raise ImageError("unreadable", f"{name}: {shown(image)} is no image. {_WANTED}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ImageError("unreadable", f"{name}: an array of shape {image.shape} and type {image.dtype}. {_WANTED}")
+    return _check_size(image.shape[1], image.shape[0], name)
 
 
 def unseen_turn(source: bytes | Path) -> int:
@@ -161,7 +204,7 @@ def _decode(data: bytes, name: str, strict: bool, longest_side: int | None) -> t
     """The upright image, no smaller than ``longest_side`` needs, and the original's upright (width, height)."""
     image = _open(io.BytesIO(data), name)
     width, height = image.size
-    try:
+    with _decoding(name):
         pixels = None
         if strict and image.format in ("JPEG", "MPO"):
             pixels = decode_jpeg(data, name, image.size, longest_side)
@@ -174,18 +217,30 @@ def _decode(data: bytes, name: str, strict: bool, longest_side: int | None) -> t
             light = (pixels if "adobe" in image.info else 255 - pixels).astype(np.uint16)
             pixels = ((light[:, :, :3] * light[:, :, 3:] + 127) // 255).astype(np.uint8)
         orientation = exif_orientation(image.getexif)
+    return _turned(pixels, orientation), (height, width) if orientation >= 5 else (width, height)
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Whatever goes wrong in the block is an ``ImageError``."""
+    try:
+        yield
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # hostile bytes make Pillow's readers raise nearly anything
         reason = "truncated" if "truncated" in str(error) else "unreadable"
         raise ImageError(reason, f"{name}: the image data cannot be decoded ({error}).") from error
+
+
+def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels that lie as an EXIF orientation says, upright and contiguous."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels), (height, width) if orientation >= 5 else (width, height)
+    return np.ascontiguousarray(pixels)
 
 
 def _open(file: BinaryIO, name: str) -> Image.Image:
@@ -202,12 +257,17 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
         reason = "too_large" if isinstance(error, Image.DecompressionBombError) else "unreadable"
         raise ImageError(reason, f"{name}: the image header cannot be read ({error}).") from error
 
-    width, height = image.size
+    _check_size(*image.size, name)
+    return image
+
+
+def _check_size(width: int, height: int, name: str) -> int:
+    """Pixels of an image of that size, or ``ImageError`` if it is too large or too small."""
     if width * height > MAX_PIXELS:
         raise ImageError("too_large", f"{name}: {width}x{height} pixels, at most {MAX_PIXELS:,} pixels are read.")
     if min(width, height) < MIN_SIDE:
         raise ImageError("too_small", f"{name}: {width}x{height} pixels, at least {MIN_SIDE} a side are needed.")
-    return image
+    return width * height
 
 
 def _to_rgb(image: Image.Image, longest_side: int | None) -> np.ndarray:

@@ -1,12 +1,13 @@
 """What a dataset is given so that FiftyOne understands and shows it: fields, mask names, colours, saved views."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
 from wss_data.cosegmentation.quality import MaskQuality
 from wss_data.errors import MaskError
 from wss_data.filtering.filters import DROPPED, KEPT, LEAK, LOW_CONFIDENCE, PLACEHOLDER, TOO_LARGE, TOO_SMALL
-from wss_data.imaging.masks import mask_names, open_mask, voc_palette
+from wss_data.imaging.masks import IGNORE_INDEX, mask_names, open_mask, voc_palette
 from wss_data.spec import DatasetSpec
 from wss_data.store.connection import fiftyone
 from wss_data.store.info import GROUND_TRUTH, MASKS, PROVENANCE_TEXTS, SCORE, Kind, mask_fields
@@ -33,7 +34,7 @@ def bring_up_to_date(dataset: Dataset, spec: DatasetSpec, kind: Kind) -> None:
     values = mask_names(spec.class_names, spec.ignore_index)
     # By values, as earlier versions had them, or none at all; whatever else is there, its user has set.
     if dataset.default_mask_targets in (values, {}):
-        dataset.default_mask_targets = colour_targets(spec)
+        dataset.default_mask_targets = colour_targets(spec.class_names, spec.ignore_index)
         dataset.app_config.color_scheme = fiftyone().ColorScheme(**_colours(spec, kind))
     grey = {field: values for field in mask_fields(dataset) if _is_grey(dataset, field)}
     if dataset.mask_targets != {**grey, **dataset.mask_targets}:
@@ -129,13 +130,13 @@ def declare_masks(dataset: Dataset, field: str) -> None:
         dataset.save()
 
 
-def colour_targets(spec: DatasetSpec) -> dict[str, str]:
+def colour_targets(classes: Sequence[str], ignore_index: int = IGNORE_INDEX) -> dict[str, str]:
     """What the colours of a label mask are called, such as ``#800000``: FiftyOne reads palette PNGs as colours.
 
     With the values of the mask instead, its App finds none of them in the file and draws nothing. Background
     is left out: the App never draws black, and counts the colours from 1 in this order, so each class keeps its index.
     """
-    return {_hex(value): name for value, name in mask_names(spec.class_names, spec.ignore_index).items() if value}
+    return {_hex(value): name for value, name in mask_names(classes, ignore_index).items() if value}
 
 
 def _hex(value: int) -> str:

@@ -53,6 +53,11 @@ def info_of(dataset: Collection) -> dict[str, Any]:
     return dict(info)
 
 
+def is_ours(dataset: Collection) -> bool:
+    """Whether this package made the dataset, or the one of a view."""
+    return isinstance(dataset.info.get(TAG), dict)
+
+
 def web_info(dataset: Dataset, action: str) -> dict[str, Any]:
     """``info_of`` a web dataset.
 

@@ -23,6 +23,7 @@ from wss_data.store.info import (
     MASKS,
     class_names,
     info_of,
+    is_ours,
     kind_of,
     mask_fields,
     mask_ledger,
@@ -114,6 +115,39 @@ def example_table(
         source=name,
         sha256=tuple(digests[i] or "" for i in chosen) if info["kind"] == "target" else None,
         **(_plausibility(view, chosen) if mask_field == MASKS else {}),
+    )
+
+
+def image_table(view: Collection, classes: Values[str]) -> ExampleTable:
+    """The images of a FiftyOne dataset or view, ours or not, for a model to look at: no masks, no labels.
+
+    Args:
+        view: All its images are taken, dropped ones, too.
+        classes: What the model knows, in order of their index from 1.
+
+    Returns:
+        The table; its ids are those of the images, or, in a dataset that is not ours, of the samples.
+
+    Raises:
+        StoreError: If there is no image, or the dataset is ours and has other classes.
+    """
+    name, ours = name_of(view), is_ours(view)
+    if ours and class_names(view) != tuple(classes):
+        raise StoreError(
+            f"dataset '{name}' has the classes {', '.join(class_names(view))}, the model knows {', '.join(classes)}. "
+            "Names and order must agree."
+        )
+    ids, paths = view.values(["image_id" if ours else "id", "filepath"])
+    if not ids or view.media_type != "image":
+        found = f"is of the type {view.media_type}" if ids else "holds nothing"
+        raise StoreError(f"dataset '{name}': what was given {found}; images are wanted.")
+    return ExampleTable(
+        ids=tuple(image_id or Path(path).stem for image_id, path in zip(ids, paths, strict=True)),
+        image_paths=tuple(paths),
+        mask_paths=(None,) * len(ids),
+        labels=np.zeros((len(ids), len(classes)), bool),
+        classes=tuple(classes),
+        source=name,
     )
 
 

@@ -11,10 +11,11 @@ from wss_data.errors import SourceError, SpecError, StoreError
 from wss_data.filtering.filters import DROPPED, aligned, is_left_out
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.reading.listing import require_text
+from wss_data.records import ExampleTable
 from wss_data.runtime.files import expanded, write_text
 from wss_data.runtime.home import dataset_folder, dataset_owner
 from wss_data.spec import DatasetSpec, read_spec
-from wss_data.store.appearance import declare_masks
+from wss_data.store.appearance import colour_targets, declare_masks
 from wss_data.store.connection import fiftyone
 from wss_data.store.datasets import check_place, create_or_open, open_dataset, target_name
 from wss_data.store.info import (
@@ -24,14 +25,17 @@ from wss_data.store.info import (
     MASKS,
     class_names,
     info_of,
+    is_ours,
     mask_fields,
+    mask_ledger,
+    name_of,
     rows,
     set_ledger,
     update,
 )
 from wss_data.store.screening import evaluation_splits, leaks
 from wss_data.store.tables import mask_bases, masks_fit
-from wss_data.store.types import Dataset
+from wss_data.store.types import Collection, Dataset
 from wss_data.store.web import apply_filter
 from wss_data.target import translation, voc
 from wss_data.target.report import TargetReport, no_class_shown, target_report
@@ -239,20 +243,61 @@ def set_target_masks(
         field: Field for the masks, such as ``pseudo_mask`` or ``prediction``; made if it is missing.
         values: Image id, as in ``ExampleTable.ids`` -> label mask (palette PNG).
         ledger: What the masks were made from.
-        keep_others: Whether masks of other images in the field stay; by default the field then holds these alone.
+        keep_others: Whether masks of other images in the field stay, with what is known of them; by default the field
+            then holds these alone.
         bases: Image id -> ``mask_basis`` of the image and labels that its mask was made from; ``None`` for those that
             the dataset has.
 
     Raises:
-        StoreError: If the field is the ground truth or the web's own masks, or an id is not in the dataset.
+        StoreError: If the field is the ground truth or the web's own masks, or holds something else than masks, or an
+            id is not in the dataset.
     """
-    if field in (GROUND_TRUTH, MASKS) or field.startswith(BEFORE_IMPORT):
+    bases = bases or dict(zip(dataset.values("image_id"), mask_bases(dataset), strict=True))
+    _set_masks(dataset, field, values, keep_others, bases)
+    set_ledger(dataset, field, mask_ledger(dataset, field).merged_with(ledger) if keep_others else ledger)
+
+
+def set_predictions(view: Collection, field: str, table: ExampleTable, ledger: Ledger) -> None:
+    """Store a model's masks of the images of a dataset or view, ours or not; those of other images stay.
+
+    Args:
+        view: What ``image_table`` made ``table`` of.
+        field: As of ``set_target_masks``.
+        table: The images with their masks.
+        ledger: What the masks were made from; a dataset that is not ours keeps none.
+
+    Raises:
+        StoreError: As ``set_target_masks``.
+    """
+    dataset = fiftyone().load_dataset(table.source)
+    masks = {image_id: str(path) for image_id, path in zip(table.ids, table.mask_paths, strict=True)}
+    if is_ours(dataset):
+        set_target_masks(dataset, field, masks, ledger, keep_others=True)
+        return
+    _set_masks(dataset, field, masks, True, {})
+    # FiftyOne reads palette PNGs as colours, so they have to be named by colour.
+    dataset.mask_targets[field] = colour_targets(table.classes)
+    dataset.save()
+
+
+def check_mask_field(dataset: Collection, field: str) -> None:
+    """Raise ``StoreError`` if a field is not for masks that a model made."""
+    if is_ours(dataset) and (field in (GROUND_TRUTH, MASKS) or field.startswith(BEFORE_IMPORT)):
         raise StoreError(
-            f"field '{field}' of dataset '{dataset.name}' is not for masks that a model made; "
+            f"field '{field}' of dataset '{name_of(dataset)}' is not for masks that a model made; "
             "use pseudo_mask or prediction."
         )
+    if dataset.has_sample_field(field) and field not in mask_fields(dataset):
+        raise StoreError(f"field '{field}' of dataset '{name_of(dataset)}' holds no masks; name another, or a new one.")
+
+
+def _set_masks(
+    dataset: Dataset, field: str, values: Mapping[str, str | Path], keep_others: bool, bases: Mapping[str, str]
+) -> None:
+    """Write mask files into a field; ``values`` and ``bases`` are by id, as in ``ExampleTable.ids``."""
+    check_mask_field(dataset, field)
     # All ids are looked up before anything is written: an unknown one leaves the field as it was.
-    sample_ids = dict(rows(dataset, "image_id", "id"))
+    sample_ids = dict(rows(dataset, "image_id" if is_ours(dataset) else "id", "id"))
     unknown = [key for key in values if key not in sample_ids]
     if unknown:
         raise StoreError(
@@ -261,7 +306,6 @@ def set_target_masks(
     declare_masks(dataset, field)
     if not keep_others:
         dataset.clear_sample_field(field)
-    bases = bases or dict(zip(dataset.values("image_id"), mask_bases(dataset), strict=True))
     fo = fiftyone()
     dataset.add_sample_field(f"{field}.{BASIS}", fo.StringField)
     masks = {
@@ -269,4 +313,3 @@ def set_target_masks(
         for key, path in values.items()
     }
     dataset.set_values(field, masks, key_field="id")
-    set_ledger(dataset, field, ledger)

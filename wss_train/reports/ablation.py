@@ -25,11 +25,11 @@ from wss_data.runtime.files import (
     write_output,
 )
 from wss_data.store import drops, group_names, open_dataset
-from wss_train.checkpoints import read_card
+from wss_train.checkpoints import fingerprint_of, read_card
 from wss_train.data import as_table, with_labelled
 from wss_train.evaluate import Evaluation, evaluated_once, truth_table
 from wss_train.labelling import Presence
-from wss_train.pseudo_masks import MADE_BY, fingerprint_of, make_pseudo_masks
+from wss_train.pseudo_masks import MADE_BY, make_pseudo_masks
 from wss_train.recipes import TrainRecipe, as_recipe
 from wss_train.reports.cooccurrence import OUTPUTS as COOCCURRENCE_FILES
 from wss_train.reports.cooccurrence import cooccurrence

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy.interpolate import CubicSpline, PchipInterpolator
 
 Points = Sequence[Sequence[float]] | np.ndarray
 
@@ -64,6 +63,9 @@ def limb(points: Points, widths: Sequence[float], ends: float = 0.15, steps: int
     ``points`` (N, 2) lie on the curve; ``widths``, at least two, are spread evenly along it; ``ends`` is the length of
     each rounded end as a fraction of the whole, 0 for blunt ends.
     """
+    # Here, because every command comes by this module, and few draw.
+    from scipy.interpolate import CubicSpline, PchipInterpolator
+
     along = (1 - np.cos(np.linspace(0, np.pi, steps))) / 2  # denser at the ends, which are round
     p = np.asarray(points, np.float64)
     # Root of the distance ("centripetal"): a uniform parameter overshoots where points lie close together.
