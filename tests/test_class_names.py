@@ -115,6 +115,7 @@ def test_names_on_the_command_line_build_a_dataset_and_leave_a_definition_to_cha
     assert f"wss-data build {file}" in file.read_text()
 
     assert main(given) == 0, "the same words again: nothing to do"
+    assert "at most 6 images" not in capsys.readouterr().out
     assert main(["build", "--classes", "bird", "fish", "--limit", "4", "--name", "typed", *QUICK]) == 0
     assert len(wss_data.open_dataset("typed")) == 8, "a file that nobody changed follows the words"
 

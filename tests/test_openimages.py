@@ -197,6 +197,11 @@ def test_a_list_of_another_form_leaves_the_source_out_with_a_way_out(server, pat
         search(server, "cat")
 
 
+def test_class_names_are_read_with_and_without_a_line_of_columns(server):
+    server.files[f"/{CLASSES}"] = b"\xef\xbb\xbf" + server.files[f"/{CLASSES}"].partition(b"\n")[2]
+    assert len(search(server, "cat")) == 4
+
+
 def test_a_refused_list_is_reported_at_once(server):
     del server.files[f"/{LISTS['test'][0]}"]
     with pytest.raises(

@@ -29,6 +29,7 @@ from wss_data.imaging.sheets import DatasetImage, write_sheets
 from wss_data.ledger import Ledger
 from wss_data.reading.listing import passed_over_summary
 from wss_data.records import stem_of
+from wss_data.retrieval.expectation import expectation
 from wss_data.retrieval.journal import Journal, Status
 from wss_data.retrieval.retrieve import BATCH, Manner, remove_unrecorded, retrieve
 from wss_data.retrieval.sources import make_source
@@ -145,6 +146,8 @@ def build(
             store.check_place(spec, kind="web")
             keep_definition(spec, folder / "definition.yaml")
         dataset = store.create_or_open(spec, kind="web")
+        if classes is not None and how.progress and not len(dataset):
+            tqdm.write(expectation(spec, how.workers))
         done = _retrieve(dataset, spec, sources, folder, how)
         if how.before_masks is not None:
             how.before_masks(dataset)

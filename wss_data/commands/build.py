@@ -16,7 +16,6 @@ from wss_data.commands.arguments import (
     text,
 )
 from wss_data.errors import shown
-from wss_data.retrieval.expectation import expectation
 from wss_data.runtime.home import dataset_folder
 from wss_data.runtime.parallel import workers_on
 from wss_data.spec import DEFAULT_LIMIT
@@ -148,7 +147,6 @@ def _build(options: argparse.Namespace) -> int:
     if options.classes:
         spec = wss_data.pipeline.definition_asked_for(options.spec, options.images, **asked)
         _print_sources(spec.sources)
-        print(expectation(spec, options.workers))
 
     with workers_on(options.executor, options.address, options.workers):
         dataset = wss_data.build(

@@ -112,7 +112,7 @@ class OpenImagesSource:
         """Open Images' labels (``/m/01yrx``) that the queries of a class name -> the query."""
         known: dict[str, list[str]] = {}
         shown: dict[str, str] = {}
-        for label, display in self._rows(CLASSES, ("LabelName", "DisplayName")):
+        for label, display in self._names():
             known.setdefault(_bare(display), []).append(label)
             known.setdefault(label, []).append(label)
             shown.setdefault(_bare(display), display)
@@ -128,14 +128,26 @@ class OpenImagesSource:
             )
         return found
 
+    def _names(self) -> list[tuple[str, str]]:
+        """Every label and the name of its class."""
+        with self._list(CLASSES).open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            try:
+                # Earlier versions of this list had no line of columns.
+                found = [(row[0], row[1]) for row in csv.reader(file) if len(row) == 2 and row[0].startswith("/")]
+            except csv.Error:
+                found = []
+        if not found:
+            raise self._unlike(CLASSES)
+        return found
+
     def _hits(self, split: str, labels: Mapping[bytes, str], class_name: str) -> Iterator[Hit]:
         """The images of a split that people found to show one of the labels."""
         of_labels, of_images = LISTS[split]
         queries: dict[str, str] = {}  # id of an image -> query; the only thing that grows, to 200 MB for a million
         with self._list(of_labels).open("rb") as lines:
+            # 66 million lines of train: bytes, and no reader of CSV, for none of them has quotes.
             if next(lines, b"").strip() != b"ImageID,Source,LabelName,Confidence":
                 raise self._unlike(of_labels)
-            # 66 million lines of train: bytes, and no reader of CSV, for none of them has quotes.
             for line in lines:
                 cells = line.split(b",")
                 if len(cells) == 4 and cells[2] in labels and cells[3].strip() in _CHECKED:
@@ -164,7 +176,7 @@ class OpenImagesSource:
 
     def _rows(self, name: str, columns: Sequence[str]) -> Iterator[list[str]]:
         """These columns of a list, row by row."""
-        with self._list(name).open(encoding="utf-8", errors="replace", newline="") as file:
+        with self._list(name).open(encoding="utf-8-sig", errors="replace", newline="") as file:
             rows = csv.reader(file)
             try:
                 header = next(rows, [])
