@@ -2,22 +2,24 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from drawings import CLASSES, TINY, rectangles
 from PIL import Image
 from test_readme import python_of
 
+import wss_data
 from wss_data import store
 from wss_data.errors import StoreError, TrainingDataError
-from wss_data.imaging.masks import read_mask
+from wss_data.imaging.masks import read_mask, write_mask
 from wss_data.runtime.home import dataset_folder
 from wss_data.spec import DatasetSpec
 from wss_data.store.connection import fiftyone
 from wss_train.predict import load_model
 from wss_train.training import train
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "how_to" / "use_a_model_in_python.md"
+PAGES = Path(__file__).resolve().parents[1] / "docs" / "how_to"
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +86,44 @@ def test_the_page_runs_as_it_stands(run, ours, tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (40, 30), (200, 60, 60)).save(tmp_path / name)
     names = {}
-    for code in python_of(PAGE):
-        exec(compile(code, PAGE.name, "exec"), names)
+    for code in python_of(PAGES / "use_a_model_in_python.md"):
+        exec(code, names)
     assert names["prediction"].mask.shape == (30, 40) and len(names["predictions"]) == 2
     assert None not in ours.values("prediction.mask_path")
+
+
+def test_the_page_of_arrays_runs_as_it_stands_and_says_what_other_readers_give(ours, tmp_path):
+    drawn = np.array([[0, 1], [2, 255]], np.uint8)
+    for sample in ours:
+        write_mask(drawn, tmp_path / f"{sample.image_id}.png")
+        sample["ground_truth"] = fiftyone().Segmentation(mask_path=str(tmp_path / f"{sample.image_id}.png"))
+        sample.save()
+    names = {}
+    for code in python_of(PAGES / "masks_as_arrays.md"):
+        exec(code, names)
+    assert names["mask"].tolist() == drawn.tolist() and names["names"] == ["background", *CLASSES]
+    assert [mask.tolist() for mask in names["masks"]] == [drawn.tolist()] * 2
+    path = names["table"].mask_paths[0]
+    assert np.array(Image.open(path)).tolist() == drawn.tolist()
+    assert names["sample"]["ground_truth"].get_mask()[0, 1].tolist() == [128, 0, 0]
+    assert cv2.imread(path)[0, 1].tolist() == cv2.imread(path, cv2.IMREAD_UNCHANGED)[0, 1].tolist() == [0, 0, 128]
+    assert cv2.imread(path, cv2.IMREAD_GRAYSCALE)[0, 1] == 38
+
+
+def test_masks_in_the_database_are_arrays_too_and_what_is_none_is_refused(foreign):
+    fo = fiftyone()
+    sample = foreign.first()
+    sample["stored"] = fo.Segmentation(mask=np.array([[0, 7]], np.int64))
+    sample["boxes"] = fo.Detections()
+    sample["deep"] = fo.Segmentation(mask=np.array([[0, 700]], np.uint16))
+    assert wss_data.mask_array(sample, "stored").tolist() == [[0, 7]]
+    assert wss_data.mask_array(sample, "stored").dtype == np.uint8
+    with pytest.raises(StoreError, match="has Detections, no mask of classes, in a field 'boxes'"):
+        wss_data.mask_array(sample, "boxes")
+    with pytest.raises(StoreError, match=r"has no mask in a field .nothing.*: stored, deep"):
+        wss_data.mask_array(sample, "nothing")
+    with pytest.raises(StoreError, match="indices from 0 to 255"):
+        wss_data.mask_array(sample, "deep")
 
 
 def test_a_field_of_something_else_and_a_view_without_images_are_refused_before_anything_is_made(loaded, foreign):

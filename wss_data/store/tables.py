@@ -13,6 +13,7 @@ import numpy as np
 
 from wss_data.errors import StaleMasksError, StoreError, TrainingDataError
 from wss_data.filtering.filters import DROPPED, KEPT, is_left_out
+from wss_data.imaging.masks import read_mask
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.records import ExampleTable, Provenance, first_source, mask_basis
 from wss_data.retrieval.sources import LABELS_BY_PEOPLE
@@ -149,6 +150,39 @@ def image_table(view: Collection, classes: Values[str]) -> ExampleTable:
         classes=tuple(classes),
         source=name,
     )
+
+
+def mask_array(sample: Any, field: str) -> np.ndarray:
+    """The class index of each pixel of a sample's mask: 0 background, 1..C classes, 255 void.
+
+    FiftyOne's own ``get_mask`` opens a palette PNG as colours: class 1 is (128, 0, 0) there.
+
+    Args:
+        sample: A sample of FiftyOne, of any dataset.
+        field: Field of masks, such as ``cosegmentation``, ``ground_truth`` or ``prediction``.
+
+    Returns:
+        Shape (H, W), uint8. Masks of other tools' files are read as ``wss_data.imaging.masks.read_mask`` has it.
+
+    Raises:
+        StoreError: If there is no such field, it holds no masks, or this sample has none.
+        MaskError: If the mask's file cannot be read.
+    """
+    label = sample[field] if sample.has_field(field) else None
+    if not isinstance(label, fiftyone().Segmentation):
+        there = [name for name, value in sample.iter_fields() if isinstance(value, fiftyone().Segmentation)]
+        found = "no mask" if label is None else f"{type(label).__name__}, no mask of classes,"
+        raise StoreError(
+            f"sample {sample.id} has {found} in a field '{field}'. Fields in which it has one: "
+            f"{', '.join(there) or 'none'}."
+        )
+    if label.mask_path:
+        return read_mask(label.mask_path)
+    values = label.mask
+    if values is None or values.ndim != 2 or not np.isin(values, np.arange(256)).all():
+        found = "nothing" if values is None else f"an array of shape {values.shape}"
+        raise StoreError(f"sample {sample.id}: '{field}' holds {found}; indices from 0 to 255, (H, W), are wanted.")
+    return values.astype(np.uint8)
 
 
 def _sources_of(view: Collection, chosen: list[int]) -> Iterator[str]:
