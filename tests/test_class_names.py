@@ -101,7 +101,7 @@ def test_what_to_expect_counts_the_sources_that_can_be_asked(monkeypatch):
 
     assert "at most 540 images of 2 classes from openverse; about 5 minutes" in expectation(pets, workers=1)
     monkeypatch.setenv("WSS_CONTACT", "you@example.org")
-    assert "at most 1,140 images of 2 classes from openverse and wikimedia" in expectation(pets, workers=1)
+    assert "at most 1,140 images of 2 classes from openverse, wikimedia" in expectation(pets, workers=1)
 
 
 def test_names_on_the_command_line_build_a_dataset_and_leave_a_definition_to_change(drawn_source, capsys):
@@ -143,3 +143,18 @@ def test_names_that_a_dataset_does_not_have_leave_its_definition_as_it_is(drawn_
     assert main(["build", "--classes", "bird", "fish", "--name", "birds-only", *QUICK]) == 2
     assert "exists already" in capsys.readouterr().err
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("changed", [False, True], ids=["as it was made", "changed by a person"])
+def test_the_definition_follows_a_rename_and_goes_with_the_files_unless_a_person_changed_it(drawn_source, changed, capsys):
+    name = f"born-{changed}".lower()
+    wss_data.build(classes=["bird"], limit=2, name=name, progress=False, workers=1)
+    if changed:
+        (dataset_folder(name) / "definition.yaml").open("a").write("# mine\n")
+    assert main(["rename", name, f"{name}-again"]) == 0
+    file = dataset_folder(f"{name}-again") / "definition.yaml"
+
+    assert read_spec(file).name == (name if changed else f"{name}-again")
+    assert changed or main(["build", "--classes", "bird", "--limit", "2", "--name", f"{name}-again", *QUICK]) == 0
+    assert main(["delete", f"{name}-again", "--files"]) == 0
+    assert file.exists() is changed

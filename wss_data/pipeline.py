@@ -40,6 +40,7 @@ from wss_data.runtime.files import expanded, remove_unfinished
 from wss_data.runtime.home import dataset_folder, dataset_owner
 from wss_data.spec import (
     BACKGROUND,
+    DEFINITION_FILE,
     CosegmentationSpec,
     DatasetSpec,
     FilterSpec,
@@ -144,7 +145,7 @@ def build(
         remove_unfinished(folder)
         if classes is not None:
             store.check_place(spec, kind="web")
-            keep_definition(spec, folder / "definition.yaml")
+            keep_definition(spec, folder / DEFINITION_FILE)
         dataset = store.create_or_open(spec, kind="web")
         if classes is not None and how.progress and not len(dataset):
             tqdm.write(expectation(spec, how.workers))

@@ -26,6 +26,8 @@ _Kind = TypeVar("_Kind")
 BACKGROUND = "background"  # Name of index 0: of its images' label and folder, where a definition searches for them
 MAX_CLASSES = 254  # Masks are 8 bit: 0 is background and 255 ignore
 
+DEFINITION_FILE = "definition.yaml"  # In a dataset's folder: the definition that was made from class names
+
 LONGEST_NAME = 200  # Characters of a name: it becomes a folder's with others behind it, and no disk takes more than 255
 
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{LONGEST_NAME - 1}}}")

@@ -18,7 +18,7 @@ from wss_data.commands.arguments import (
 from wss_data.errors import shown
 from wss_data.runtime.home import dataset_folder
 from wss_data.runtime.parallel import workers_on
-from wss_data.spec import DEFAULT_LIMIT
+from wss_data.spec import DEFAULT_LIMIT, DEFINITION_FILE
 
 
 def add_commands(commands: Commands) -> None:
@@ -163,7 +163,7 @@ def _build(options: argparse.Namespace) -> int:
     print(f"dataset:   {dataset.name}    (wss-data view {dataset.name})")
     print(f"sheets:    {dataset_folder(dataset.name) / 'pictures'}")
     if options.classes:
-        print(f"definition: {dataset_folder(dataset.name) / 'definition.yaml'}    (change it and build it again)")
+        print(f"definition: {dataset_folder(dataset.name) / DEFINITION_FILE}    (change it and build it again)")
     return 1 if wss_data.pipeline.left_out(dataset) else 0
 
 

@@ -28,6 +28,6 @@ def expectation(spec: DatasetSpec, workers: int | None = None) -> str:
     minutes = total * (1 / DOWNLOADED_A_SECOND + COSEGMENTED_S / (workers or default_workers())) / 60
     time = f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.0f} hours"
     return (
-        f"dataset '{spec.name}': at most {total:,} images of {len(spec.groups)} classes from {' and '.join(named)}; "
+        f"dataset '{spec.name}': at most {total:,} images of {len(spec.groups)} classes from {', '.join(named)}; "
         f"about {time if minutes >= 1.5 else 'a minute'}, and a build that was stopped goes on where it was."
     )

@@ -4,13 +4,13 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wss_data.errors import StoreError
-from wss_data.runtime.files import WRITTEN
+from wss_data.runtime.files import WRITTEN, is_ours
 from wss_data.runtime.home import dataset_folder, dataset_owner, read_by_nobody
-from wss_data.spec import DatasetSpec
+from wss_data.spec import DEFINITION_FILE, DatasetSpec, keep_definition, read_spec
 from wss_data.store.connection import fiftyone, samples_of
 from wss_data.store.datasets import check_name, dataset_exists, open_dataset, set_moved_paths, target_name
 from wss_data.store.info import EARLIER_NAMES, IMPORTED, MASKS, Kind, definition, info_of, kind_of, mask_fields, update
@@ -197,6 +197,8 @@ def _rename(was: str, now: str, name: str) -> None:
     moved = {key: _below(info[key], old, new) for key in ("source_folder", "image_folders") if key in info}
     update(dataset, **moved)
     set_moved_paths(dataset)
+    if is_ours(file := new / DEFINITION_FILE):  # unless a person changed it
+        keep_definition(replace(read_spec(file), name=name), file)
 
 
 def _below(value: str | list[str], old: Path, new: Path) -> str | list[str]:
@@ -220,7 +222,8 @@ def _files_of(folder: Path, fields: list[str]) -> tuple[list[Path], list[Path]]:
         for path in map(Path(place).joinpath, names):
             inside = str(path.relative_to(folder))
             if inside != _LOCK:
-                (ours if known.fullmatch(inside) and not path.is_symlink() else foreign).append(path)
+                known_name = known.fullmatch(inside) and not path.is_symlink()
+                (ours if known_name or is_ours(path) else foreign).append(path)
     return ours, sorted(foreign)
 
 
