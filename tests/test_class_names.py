@@ -146,7 +146,9 @@ def test_names_that_a_dataset_does_not_have_leave_its_definition_as_it_is(drawn_
 
 
 @pytest.mark.parametrize("changed", [False, True], ids=["as it was made", "changed by a person"])
-def test_the_definition_follows_a_rename_and_goes_with_the_files_unless_a_person_changed_it(drawn_source, changed, capsys):
+def test_the_definition_follows_a_rename_and_goes_with_the_files_unless_a_person_changed_it(
+    drawn_source, changed, capsys
+):
     name = f"born-{changed}".lower()
     wss_data.build(classes=["bird"], limit=2, name=name, progress=False, workers=1)
     if changed:
