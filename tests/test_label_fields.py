@@ -1,9 +1,14 @@
 """What another tool left in a field of FiftyOne becomes a mask field, and goes back and forth through the App."""
 
+import base64
+from pathlib import Path
+
 import fiftyone as fo
+import fiftyone.core.utils as fou
 import numpy as np
 import pytest
 from builders import H, W, foreground, make_web
+from fiftyone.server.routes.sample import handle_json_patch
 
 from wss_data import store
 from wss_data.commands.cli import main
@@ -163,7 +168,7 @@ def test_a_field_of_the_wrong_type_is_refused_with_those_that_fit(field, words, 
     with pytest.raises(StoreError, match=words):
         import_field(dataset, field)
     assert main(["import-masks", dataset.name, "masks", "--min-score", "0.5"]) == 2
-    assert "--min-score and --class go with --field" in capsys.readouterr().err
+    assert "--min-score, --class and --adopt go with --field" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------- masks of whole images
@@ -216,3 +221,98 @@ def test_a_mask_field_of_an_engine_is_never_written_over():
     fill(dataset, "sam", WHOLE)
     with pytest.raises(StoreError, match="holds masks that an engine made"):
         import_field(dataset, "sam")
+
+
+# ------------------------------------------------------------- edited in the App
+
+
+def edit(dataset, digit: str, path: str, value) -> None:
+    """One change of the App's annotation mode, by the function of FiftyOne's server that applies it."""
+    (sample,) = dataset.match({"sha256": digit * 64})
+    operation = {"op": "remove", "path": path} if value is None else {"op": "replace", "path": path, "value": value}
+    handle_json_patch(sample, [operation])
+    sample.save()
+
+
+def wire(mask: np.ndarray) -> str:
+    """A mask as the App sends it."""
+    return base64.b64encode(fou.serialize_numpy_array(mask)).decode("ascii")
+
+
+def test_masks_become_instances_that_are_the_masks_again_and_none_counts_as_edited(capsys):
+    dataset = make_web("edit-nothing")
+    mask = np.zeros((H, W), np.uint8)
+    mask[2:9, 2:9], mask[4:6, 4:6], mask[12:25, 20:39], mask[29, 0], mask[:, 39] = 1, 0, 1, 1, 255
+    write_mask(mask, Path(dataset.match({"sha256": "1" * 64}).values("cosegmentation.mask_path")[0]))
+    assert main(["edit-masks", dataset.name]) == 0
+    assert "4 images have their masks as instances" in capsys.readouterr().out
+    dataset.reload()
+    (found,) = dataset.match({"sha256": "1" * 64}).values("instances.detections")
+    assert sorted(one.label for one in found) == ["cat", "cat", "ignore"], "a speck is part of the largest one"
+    assert dataset.active_label_schemas == ["instances"]
+    assert dataset.label_schemas["instances"]["classes"] == ["cat", "cow", "ignore"]
+
+    assert main(["import-masks", dataset.name, "--field", "instances", "--adopt"]) == 0
+    assert "4 are as they were: they stay what they are." in capsys.readouterr().out
+    dataset.reload()
+    assert not dataset.has_sample_field("cosegmentation_instances")
+    assert set(dataset.values("cosegmentation.method")) == {"common"}
+
+
+def test_what_was_edited_comes_back_as_drawn_by_a_person_and_all_else_stays(capsys):
+    dataset = make_web("edit-one")
+    store.judge(dataset, store.find_images(dataset, ["3" * 64]), "keep", "seen")
+    before = dataset.values(["cosegmentation.mask_path", "verdict", "confidence"])
+    assert main(["edit-masks", dataset.name]) == 0
+    edit(dataset, "2", "/instances/detections/0/mask", wire(np.eye(9, W, dtype=bool)))
+    edit(dataset, "4", "/instances/detections/0/label", "ignore")
+    edit(dataset, "4", "/instances/detections/0/bounding_box", [0, 0, 0.5, 0.5])
+    capsys.readouterr()
+
+    assert main(["edit-masks", dataset.name]) == 2
+    assert "holds 2 edited images whose masks are not in use. Bring them back first" in capsys.readouterr().err
+    command = ["import-masks", dataset.name, "--field", "instances", "--adopt"]
+    assert main(command) == 2
+    assert "1 bad: 1 missing. cow/photo_4.jpg: no instance of 'cow' was found" in capsys.readouterr().err
+    assert main([*command, "--skip-bad"]) == 1
+    told = capsys.readouterr().out
+    assert "1 masks imported (1 cat, 0 cow).\n2 are as they were" in told and "1 masks of" in told
+
+    dataset.reload()
+    digits = [sha[0] for sha in dataset.values("sha256")]
+    after = dataset.values(["cosegmentation.mask_path", "verdict", "confidence"])
+    assert [digit for digit, old, new in zip(digits, before[0], after[0], strict=True) if old != new] == ["2"]
+    assert after[1] == before[1] and after[2][digits.index("2")] == 1.0
+    assert masks_of(dataset, "cosegmentation")["2"].sum() == 9
+    methods = dict(zip(digits, dataset.values("cosegmentation.method"), strict=True))
+    assert methods == {"1": "common", "2": store.IMPORTED, "3": "common", "4": "common"}
+    assert dict(zip(digits, dataset.values(f"{store.BEFORE_IMPORT}.method"), strict=True))["2"] == "common"
+    ledger = store.mask_ledger(dataset.match({"sha256": "2" * 64}), "cosegmentation")
+    assert [str(entry.supervision) for entry in ledger.entries] == ["image_level", "masks"], (
+        "the engine's, and a person's"
+    )
+    assert store.example_table(dataset.match({"label.label": "cow"}), "cosegmentation").ledger.strictly_image_level
+
+
+def test_a_second_round_begins_from_the_masks_in_use_once_the_first_is_adopted():
+    dataset = make_web("edit-twice")
+    store.make_instances(dataset, classes=["cat"])
+    assert dataset.exists("instances").distinct("label.label") == ["cat"]
+    for rows in 4, 6:
+        edit(dataset, "1", "/instances/detections/0/mask", wire(np.ones((rows, W), bool)))
+        edit(dataset, "1", "/instances/detections/0/bounding_box", [0, 0, 1, rows / H])
+        into, report = import_field(dataset, "instances")
+        assert (report.imported["cat"], report.unchanged) == (1, 2)
+        store.adopt_masks(dataset, into)
+        assert masks_of(dataset, "cosegmentation")["1"].sum() == rows * W
+        assert store.make_instances(dataset, classes=["cat"]) == 3
+    assert import_field(dataset, "instances")[1].unchanged == 3
+
+
+def test_a_field_of_that_name_that_somebody_made_is_left_alone():
+    dataset = make_web("edit-foreign")
+    fill(dataset, "instances", WHOLE)
+    with pytest.raises(StoreError, match="has a field 'instances' that wss-data did not make"):
+        store.make_instances(dataset)
+    with pytest.raises(StoreError, match="no masks in a field 'cosegmentation_9'"):
+        store.make_instances(make_web("edit-no-masks"), "cosegmentation_9")

@@ -21,7 +21,7 @@ from wss_data.runtime.parallel import workers_on
 
 
 def add_commands(commands: Commands) -> None:
-    """Add ``cosegment``, ``cosegment-folder``, ``import-masks``, ``compare-saliency``, ``score``."""
+    """Add ``cosegment``, ``cosegment-folder``, ``import-masks``, ``edit-masks``, ``compare-saliency``, ``score``."""
     add = add_command(commands, _cosegment, "wss-data cosegment voc-animals --class cat --option long_side=640")
     add_dataset(add)
     add_engine(add, "the definition's")
@@ -61,6 +61,22 @@ def add_commands(commands: Commands) -> None:
     add_cluster(add)
 
     _add_import_masks(commands)
+
+    add = add_command(commands, _edit_masks, "wss-data edit-masks voc-animals --class cat")
+    add_dataset(add)
+    add.add_argument(
+        "--mask-field",
+        metavar="FIELD",
+        default="cosegmentation",
+        help="field of the masks to edit (default: cosegmentation)",
+    )
+    add.add_argument(
+        "--class",
+        dest="classes",
+        metavar="CLASS",
+        action="append",
+        help="do this class only; repeat it for more (default: all)",
+    )
 
     example = "wss-data compare-saliency photos/cow --out cow.png --truth truth/cow"
     add = add_command(commands, _compare_saliency, example)
@@ -114,6 +130,9 @@ def _add_import_masks(commands: Commands) -> None:
         metavar="CLASS",
         action="append",
         help="with --field: do this class only; repeat it for more (default: all)",
+    )
+    add.add_argument(
+        "--adopt", action="store_true", help="with --field: use the masks from now on (default: keep them beside)"
     )
     add.add_argument(
         "--skip-bad", action="store_true", help="take the good masks although others are bad (default: take none)"
@@ -182,14 +201,31 @@ def _import_masks(options: argparse.Namespace) -> int:
             dataset, options.field, min_score=options.min_score, classes=options.classes, **manner
         )
         print(report)
+        if options.adopt and any(report.imported.values()):
+            count = wss_data.store.adopt_masks(dataset, into, options.classes)
+            print(f"{count:,} masks of '{into}' are used from now on.")
+        if options.adopt or not any(report.imported.values()):
+            return 1 if report.bad else 0
         for does, option in ("compare with the masks in use", "--compare"), ("use from now on", "--adopt"):
             print(f"{does}:  wss-data cosegment {dataset.name} {option} {into}")
         return 1 if report.bad else 0
-    if options.min_score or options.classes:
-        raise StoreError("--min-score and --class go with --field; nothing was imported.")
+    if options.min_score or options.classes or options.adopt:
+        raise StoreError("--min-score, --class and --adopt go with --field; nothing was imported.")
     report = wss_data.import_masks(dataset, options.masks, **manner)
     print(report)
     return 1 if report.bad else 0
+
+
+def _edit_masks(options: argparse.Namespace) -> None:
+    """Turn masks into instances that the App's annotation mode edits, in the field `instances`; nothing else changes.
+    Bring them back with import-masks --field instances: what was edited counts as drawn by a person, the other
+    masks stay what they are.
+    """
+    dataset = wss_data.open_dataset(options.dataset)
+    count = wss_data.make_instances(dataset, options.mask_field, options.classes)
+    print(f"{count:,} images have their masks as instances in the field 'instances'.")
+    print(f"edit them:        wss-data view {dataset.name}    (open an image, then Annotate)")
+    print(f"bring them back:  wss-data import-masks {dataset.name} --field instances --adopt")
 
 
 def _compare_saliency(options: argparse.Namespace) -> int:

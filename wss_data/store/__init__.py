@@ -35,7 +35,7 @@ from wss_data.store.info import (
     set_ledger,
     update,
 )
-from wss_data.store.label_fields import import_field
+from wss_data.store.label_fields import import_field, make_instances
 from wss_data.store.mask_fields import adopt_masks, compare_masks, declare_mask_field
 from wss_data.store.screening import ScreenReport, evaluation_splits, leaks, screen, screened
 from wss_data.store.tables import example_table, image_table, mask_array

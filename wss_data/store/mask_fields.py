@@ -109,7 +109,7 @@ def compare_masks(
         MaskError: If a mask cannot be read.
     """
     web_info(dataset, "compared in their masks")
-    spec = _checked(dataset, (first, second), classes)
+    spec = checked(dataset, (first, second), classes)
     found: dict[str, float | None] = {}
     by_class: dict[str, list[float]] = {name: [] for name in spec.class_names if classes is None or name in classes}
     columns = rows(dataset, "id", "label.label", f"{first}.mask_path", f"{second}.mask_path")
@@ -152,7 +152,7 @@ def adopt_masks(
         MaskError: If a mask cannot be read; nothing was adopted then.
     """
     web_info(dataset, "given other masks")
-    spec = _checked(dataset, (field,), classes)
+    spec = checked(dataset, (field,), classes)
     if field == MASKS:
         raise StoreError(f"'{MASKS}' holds the masks in use already; name the field that shall take their place.")
     # Images without such a mask keep the one in use.
@@ -183,8 +183,12 @@ def _adopted(sample_id: str, path: str, mask_path: str, confidence: float | None
     return MaskValues(sample_id, mask_path, confidence, foreground_ratio(inside, uncertain), quality, IMPORTED, None)
 
 
-def _checked(dataset: Dataset, fields: Sequence[str], classes: Collection[str] | None) -> DatasetSpec:
-    """The definition, once it is known that the dataset has these mask fields and classes."""
+def checked(dataset: Dataset, fields: Sequence[str], classes: Collection[str] | None) -> DatasetSpec:
+    """The definition, once it is known that the dataset has these mask fields and classes.
+
+    Raises:
+        SpecError, StoreError: If it has not.
+    """
     there = mask_fields(dataset)
     for field in fields:
         if field not in there:
