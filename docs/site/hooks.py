@@ -6,6 +6,8 @@ of its docstrings; the notebooks with their images; and ``llms.txt``. MkDocs cal
 """
 
 import ast
+import base64
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -15,7 +17,6 @@ import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
-from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("wss_data", "wss_train")
@@ -59,12 +60,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             name = source.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
             _add(files, config, site_uri(source), f"---\ntitle: {name}\n---\n\n::: {name}\n", source)
     for notebook in (ROOT / "docs").rglob("*.ipynb"):
-        text, resources = MarkdownExporter().from_filename(str(notebook))
         source = notebook.relative_to(ROOT).as_posix()
-        for name, image in resources["outputs"].items():
-            uri = posixpath.join(posixpath.dirname(site_uri(source)), f"{notebook.stem}_{name}")
-            text = text.replace(f"]({name})", f"]({posixpath.basename(uri)})")
-            files.append(File.generated(config, uri, content=image))
+        text, images = _shown(notebook)
+        for name, image in images.items():
+            files.append(
+                File.generated(config, posixpath.join(posixpath.dirname(site_uri(source)), name), content=image)
+            )
         _add(files, config, site_uri(source), text, source)
     for source in _linked_files():
         if source.endswith(".md"):
@@ -132,6 +133,23 @@ def _add(files: Files, config: MkDocsConfig, uri: str, text: str, source: str | 
     files.append(File.generated(config, uri, content=text))
     if source is not None:
         _sources[uri] = source
+
+
+def _shown(notebook: Path) -> tuple[str, dict[str, bytes]]:
+    """A notebook as a page: its text, code, and what it printed; and the images in it by their files' names."""
+    parts, images = [], {}
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "image/jpeg" in data:
+                name = f"{notebook.stem}_{len(images)}.jpg"
+                images[name] = base64.b64decode("".join(data["image/jpeg"]))
+                parts.append(f"![What the cell shows]({name})")
+            elif text := "".join(output.get("text", data.get("text/plain", ""))):
+                parts.append(f"```text\n{text.rstrip()}\n```")
+    return "\n\n".join([*parts, ""]), images
 
 
 def _linked_files() -> list[str]:
