@@ -33,6 +33,7 @@ DOORS = {
     "icrawler": {"wss_data/retrieval/sources/google.py"},
     "pydensecrf": {"wss_data/crf/"},
     "numba": {"wss_data/crf/"},
+    "huggingface_hub": {"wss_data/sharing/hub.py"},
     "timm": {"wss_data/backbones/"},
     "joblib": {"wss_data/runtime/parallel.py"},
     "dask": {"wss_data/runtime/parallel.py"},

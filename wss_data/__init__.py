@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from wss_data.sharing.card import write_card
     from wss_data.sharing.export import export_dataset
     from wss_data.sharing.forget import forget
+    from wss_data.sharing.hub import push_to_hub
     from wss_data.sharing.import_dataset import import_dataset
     from wss_data.sharing.manifest import write_manifest
     from wss_data.sharing.rebuild import rebuild
@@ -65,6 +66,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "sharing.card": ["write_card"],
         "sharing.export": ["export_dataset"],
         "sharing.forget": ["forget"],
+        "sharing.hub": ["push_to_hub"],
         "sharing.import_dataset": ["import_dataset"],
         "sharing.manifest": ["write_manifest"],
         "sharing.rebuild": ["rebuild"],

@@ -65,6 +65,8 @@ def add_commands(commands: Commands) -> None:
     add.add_argument("--masks", action="store_true", help="put the masks into the manifest, too")
     add.add_argument("--url", help="where the card will be published, for croissant.json")
 
+    _add_push_to_hub(commands)
+
     add = add_command(commands, _rename, "wss-data rename pets animals")
     add_dataset(add)
     add.add_argument("name", metavar="NAME", help="name that it gets; its target dataset is called NAME-target then")
@@ -78,6 +80,23 @@ def add_commands(commands: Commands) -> None:
         "or that nobody wrote with this program (default: they stay, and a build takes its images from there)",
     )
     add.add_argument("--dry-run", action="store_true", help="say what would be deleted; change nothing")
+
+
+def _add_push_to_hub(commands: Commands) -> None:
+    add = add_command(commands, _push_to_hub, "wss-data push-to-hub drawn-card somebody/drawn --dry-run")
+    add.add_argument(
+        "folder", metavar="FOLDER", type=Path, help="what `wss-data export --layout huggingface` or `card` wrote"
+    )
+    add.add_argument("repository", metavar="OWNER/NAME", help="dataset on the Hub; made if it is missing")
+    add.add_argument(
+        "--public", action="store_true", help="a dataset that is made now is seen by everybody (default: by you alone)"
+    )
+    add.add_argument(
+        "--may-publish",
+        action="store_true",
+        help="publish images whose licence is not known, or does not say that anybody may: they are yours, say",
+    )
+    add.add_argument("--dry-run", action="store_true", help="count files and licences; send nothing")
 
 
 def _manifest(options: argparse.Namespace) -> None:
@@ -165,3 +184,14 @@ def _delete(options: argparse.Namespace) -> None:
     print(wss_data.delete_dataset(options.dataset, files=options.files, dry_run=options.dry_run))
     if options.dry_run:
         print("nothing was changed (--dry-run).")
+
+
+def _push_to_hub(options: argparse.Namespace) -> None:
+    """Upload a folder to a dataset of Hugging Face's Hub, in one commit: all of it is there, or nothing is.
+    Private unless you say otherwise. Needs an account: `hf auth login`, or a token in HF_TOKEN.
+    """
+    print(
+        wss_data.push_to_hub(options.folder, options.repository, options.public, options.may_publish, options.dry_run)
+    )
+    if options.dry_run:
+        print("nothing was sent (--dry-run).")
