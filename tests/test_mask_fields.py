@@ -11,7 +11,7 @@ from fiftyone.operators.executor import ExecutionContext
 
 from wss_data import store
 from wss_data.commands.cli import main
-from wss_data.errors import StoreError
+from wss_data.errors import MaskError, StoreError
 from wss_data.imaging.masks import read_mask, write_mask
 from wss_data.ledger import Supervision
 from wss_data.pipeline import cosegment_again
@@ -23,6 +23,7 @@ from wss_data.store.mask_fields import (
     compare_masks,
     disagreement_view,
     foreground_iou,
+    set_model_masks,
 )
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -233,3 +234,23 @@ def test_the_form_refuses_what_could_not_be_done_with_a_sentence(params, told):
     context = ExecutionContext({"dataset_name": dataset.name, "params": {"method": "common", **params}})
     refused = CosegmentAgain().resolve_input(context).to_json()["type"]["properties"]["refused"]
     assert refused["invalid"] and told in refused["error_message"]
+
+
+def test_a_models_mask_is_trusted_as_far_as_the_mask_in_use_and_as_both_overlap(tmp_path):
+    dataset = make_web("models")
+    ids = dict(zip(*dataset.values(["sha256", "image_id"]), strict=True))
+    paths = {}
+    for digest, image_id in ids.items():
+        paths[image_id] = tmp_path / f"{digest[0]}.png"
+        write_mask(foreground(0.6).astype(np.uint8), paths[image_id])
+    field = "cosegmentation_models"
+    set_model_masks(dataset, field, paths, ENGINE)
+
+    rows = zip(*dataset.values(["sha256", "confidence", f"{field}.confidence"]), strict=True)
+    found = {digest[0]: round(sure / before, 2) for digest, before, sure in rows}
+    assert found == {"1": round(0.1 / 0.6, 2), "2": 0.5, "3": round(0.6 / 0.9, 2), "4": round(0.5 / 0.6, 2)}
+    assert store.mask_ledger(dataset, field).entries == ENGINE.entries
+
+    with pytest.raises(MaskError):
+        set_model_masks(dataset, field, {ids[digest]: tmp_path / "none.png" for digest in ids}, ENGINE)
+    assert len(dataset.exists(f"{field}.mask_path")) == 4

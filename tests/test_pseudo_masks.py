@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from drawings import TINY, rectangles
 
-from wss_data.errors import CheckpointError, TrainingDataError
+from wss_data.errors import CheckpointError, StoreError, TrainingDataError
 from wss_data.imaging.masks import read_mask
 from wss_train.pseudo_masks import make_pseudo_masks
 from wss_train.training import train
@@ -154,3 +154,29 @@ def _voc_layout(folder, table):
     (lists / "val.txt").write_text("4\n5\n")
     rows = [f"{i},{'red' if i % 2 == 0 else 'green'}\n" for i in range(6)]
     (folder / "image_labels.csv").write_text("image,classes\n" + "".join(rows))
+
+
+def test_a_web_dataset_gets_masks_of_its_own_classes_also_where_the_filter_dropped_the_masks_in_use(database, tmp_path):
+    from builders import make_web
+
+    from wss_data import store
+
+    dataset = make_web("all-groups")
+    dataset.match({"sha256": {"$regex": "^2"}}).tag_samples("dropped:near_duplicate")
+    generator = train(
+        store.example_table(dataset, "cosegmentation"), TINY, tmp_path / "run", "generator", progress=False
+    )
+    with pytest.raises(StoreError, match="cosegmentation_2"):
+        make_pseudo_masks(generator, dataset, progress=False)
+
+    made = make_pseudo_masks(generator, dataset, field="cosegmentation_all_groups", progress=False)
+    stored = store.open_dataset("all-groups").exists("cosegmentation_all_groups")
+    assert sorted(digest[0] for digest in stored.values("sha256")) == ["1", "3", "4"]  # the repeat alone has none
+    for class_name, path in zip(*stored.values(["label.label", "cosegmentation_all_groups.mask_path"]), strict=True):
+        assert set(np.unique(read_mask(path))) <= {0, made.classes.index(class_name) + 1}
+
+    # Adopted, they survive what another model, or the same with other settings, says later.
+    assert store.adopt_masks(dataset, "cosegmentation_all_groups") == 3
+    make_pseudo_masks(generator, dataset, field="cosegmentation_all_groups", scales=(0.7,), progress=False)
+    assert all(Path(path).is_file() for path in dataset.exists("cosegmentation").values("cosegmentation.mask_path"))
+    assert not set(made.mask_paths) & set(dataset.values("cosegmentation_all_groups.mask_path"))

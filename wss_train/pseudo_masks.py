@@ -1,5 +1,6 @@
 """Eq. 2 over the target dataset: masks for images of which only the image-level labels are known."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -22,7 +23,7 @@ from wss_data.runtime.files import (
     write_json,
 )
 from wss_data.runtime.home import dataset_folder
-from wss_data.store import open_dataset, set_target_masks
+from wss_data.store import check_new_field, in_groups, kind_of, open_dataset, set_model_masks, set_target_masks
 from wss_train.data import as_table, check_imported
 from wss_train.labelling import LabelledImage, Labeller, LabellingOptions, Presence, open_labeller
 
@@ -41,16 +42,21 @@ def make_pseudo_masks(
     field: str = "pseudo_mask",
     **options: Unpack[LabellingOptions],
 ) -> ExampleTable:
-    """Make a mask for every image of a target dataset from a model and the images' labels.
+    """Make a mask for every image of a dataset from a model and the images' labels.
+
+    Of a target dataset that is step 5 of the method. A web dataset may be given, too: each image's class is its label,
+    and what the model learned from all groups together says which of its pixels are the class. Images that the filter
+    dropped for the mask in use get one, too. Compare and adopt such masks as those of another co-segmentation.
 
     Masks go to disk one by one; interrupted and started again, those that the same model made of the same image and
     labels with the same settings are kept.
 
     Args:
         checkpoint: The mask generator: run folder or ``model.safetensors``.
-        target: FiftyOne dataset or view, such as ``target.match_tags("train")``, or a table.
+        target: FiftyOne dataset or view, such as ``target.match_tags("train")``, or a table; or a web dataset.
         out: Folder for the masks. ``None``: the dataset's own folder, below ``field``; a table needs a folder.
-        field: Field that receives the masks, where ``target`` is a FiftyOne dataset or view.
+        field: Field that receives the masks, where ``target`` is a FiftyOne dataset or view; of a web dataset a name
+            such as ``cosegmentation_all_groups``.
         **options: See ``LabellingOptions``; scales and CRF are the recipe's by default (the paper: no CRF).
 
     Returns:
@@ -58,12 +64,17 @@ def make_pseudo_masks(
 
     Raises:
         CheckpointError: If the model is missing or knows other classes than the dataset.
+        StoreError: If a web dataset cannot have masks in a field of that name.
         TrainingDataError: If an image has no label, cannot be read, or is not the one that was imported.
 
     Source:
-        Shen et al., BMVC 2017, section 3.2 and eq. (2).
+        Shen et al., BMVC 2017, section 3.2 and eq. (2). Of web images: Shen et al., Bootstrapping the Performance of
+        Webly Supervised Semantic Segmentation, CVPR 2018; ours: the labels constrain, and no model is trained anew.
     """
-    table = as_table(target, None)
+    web = not isinstance(target, ExampleTable) and kind_of(target) == "web"
+    if web:
+        check_new_field(field)
+    table = as_table(in_groups(target) if web else target, None, include_dropped=web)
     without = [name for name, labels in zip(table.ids, table.labels, strict=True) if not labels.any()]
     if without:
         first = ", ".join(without[:5]) + (", ..." if len(without) > 5 else "")
@@ -76,10 +87,16 @@ def make_pseudo_masks(
         raise TrainingDataError("a table has no folder of its own for masks: give one with out=FOLDER.")
     labeller = open_labeller(checkpoint, options, table.classes, by_recipe=True)
     folder = Path(out) if out is not None else dataset_folder(table.source) / field
+    if web and out is None:
+        # Masks that another model or other settings made may be those in use by now.
+        made_by = json.dumps(_made_by(labeller, table.classes))
+        folder /= hashlib.sha256(made_by.encode()).hexdigest()[:12]
     allowed = np.column_stack([np.ones(len(table), bool), np.asarray(table.labels, bool)])
     paths, bases = write_masks(labeller, table, folder, "pseudo masks", allowed)
     ledger = labeller.card.ledger.merged_with(table.ledger)
-    if not isinstance(target, ExampleTable):
+    if web:
+        set_model_masks(open_dataset(table.source), field, paths, ledger)
+    elif not isinstance(target, ExampleTable):
         set_target_masks(open_dataset(table.source), field, paths, ledger, bases=bases)
     return replace(table, mask_paths=tuple(map(str, paths.values())), ledger=ledger)
 
@@ -104,13 +121,7 @@ def write_masks(
             somebody else.
     """
     paths = {name: folder / f"{name}.png" for name in table.ids}
-    made_by = {
-        "model": labeller.fingerprint,
-        **asdict(labeller.settings),
-        "crf": asdict(labeller.crf) if labeller.crf else None,
-        **({"presence": labeller.presence} if labeller.presence != Presence() else {}),
-        "classes": table.classes,
-    }
+    made_by = _made_by(labeller, table.classes)
     digests = digests_of(table.image_paths)
     check_imported(table, digests)
     bases = {name: mask_basis(digests[row], table.labels_of(row)) for row, name in enumerate(table.ids)}
@@ -129,6 +140,16 @@ def write_masks(
         for _ in labeller.label(images, write, what, may_show):
             pass
     return paths, bases
+
+
+def _made_by(labeller: Labeller, classes: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "model": labeller.fingerprint,
+        **asdict(labeller.settings),
+        "crf": asdict(labeller.crf) if labeller.crf else None,
+        **({"presence": labeller.presence} if labeller.presence != Presence() else {}),
+        "classes": classes,
+    }
 
 
 def _prepare(folder: Path, paths: Mapping[str, Path], made_by: dict[str, Any], bases: Mapping[str, str]) -> None:

@@ -36,7 +36,7 @@ from wss_data.store.info import (
     update,
 )
 from wss_data.store.label_fields import import_field, make_instances
-from wss_data.store.mask_fields import adopt_masks, compare_masks, declare_mask_field
+from wss_data.store.mask_fields import adopt_masks, check_new_field, compare_masks, declare_mask_field, set_model_masks
 from wss_data.store.screening import ScreenReport, evaluation_splits, leaks, screen, screened
 from wss_data.store.tables import example_table, image_table, mask_array
 from wss_data.store.target import (
@@ -65,6 +65,7 @@ from wss_data.store.web import (
     apply_filter,
     group_members,
     import_masks,
+    in_groups,
     set_gone,
     set_masks,
 )

@@ -4,8 +4,9 @@ Each function raises ``StoreError`` for a target dataset.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,12 +15,23 @@ from wss_data.cosegmentation.quality import mask_quality
 from wss_data.errors import ImageError, StoreError
 from wss_data.imaging.images import read_image
 from wss_data.imaging.masks import foreground_ratio, read_mask
+from wss_data.ledger import Ledger
 from wss_data.spec import DatasetSpec
 from wss_data.store.appearance import declare_masks
 from wss_data.store.connection import fiftyone
-from wss_data.store.info import BEFORE_IMPORT, IMPORTED, MASKS, definition, mask_fields, mask_ledger, rows, web_info
+from wss_data.store.info import (
+    BEFORE_IMPORT,
+    IMPORTED,
+    MASKS,
+    definition,
+    mask_fields,
+    mask_ledger,
+    rows,
+    set_ledger,
+    web_info,
+)
 from wss_data.store.types import Dataset, View
-from wss_data.store.web import MaskValues, replace_masks
+from wss_data.store.web import MaskValues, replace_masks, set_masks
 
 
 class ClassAgreement(NamedTuple):
@@ -96,6 +108,38 @@ def declare_mask_field(dataset: Dataset, field: str) -> None:
     """Make a second mask field, shown in the App, under a name that it can have; does nothing if it exists."""
     check_new_field(field)
     declare_masks(dataset, field)
+
+
+def set_model_masks(dataset: Dataset, field: str, paths: Mapping[str, Path], ledger: Ledger) -> None:
+    """Store masks that a model made of a web dataset's images, in place of those that the field held.
+
+    The confidence of a mask is that of the mask in use times their overlap (IoU): of clues without a truth it ranks
+    best. It is not known of an image whose mask in use has none.
+
+    Args:
+        dataset: A web dataset.
+        field: Name of a second mask field; made if it is missing.
+        paths: Image id -> label mask (palette PNG).
+        ledger: What the masks were made from.
+
+    Raises:
+        MaskError: If a mask cannot be read; the field is as it was then.
+    """
+    declare_mask_field(dataset, field)
+    ignore_index = definition(dataset).ignore_index
+    columns = rows(dataset, "image_id", "id", "confidence", f"{MASKS}.mask_path")
+    values = []
+    for image_id, key, confidence, in_use in columns:
+        if image_id in paths:
+            mask = read_mask(paths[image_id])
+            known = confidence is not None and in_use is not None
+            sure = confidence * foreground_iou(read_mask(in_use), mask, ignore_index) if known else None
+            uncertain = mask == ignore_index
+            ratio = foreground_ratio((mask != 0) & ~uncertain, uncertain)
+            values.append(MaskValues(key, str(paths[image_id]), sure, ratio, None, "model", None))
+    dataset.clear_sample_field(field)
+    set_ledger(dataset, field, ledger)
+    set_masks(dataset, field, values)
 
 
 def compare_masks(

@@ -14,7 +14,7 @@ from wss_data.cosegmentation.imported import ImportReport, KnownImage, file_of_u
 from wss_data.cosegmentation.label_tools import is_of_label_tool, match_label_tool
 from wss_data.cosegmentation.quality import MaskQuality, quality_scores
 from wss_data.errors.names import printable
-from wss_data.filtering.filters import GONE, SCREENING_TAGS, FilterReport, decide, filter_report, retagged
+from wss_data.filtering.filters import GONE, SCREENING_TAGS, UNREADABLE, FilterReport, decide, filter_report, retagged
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.records import ImageRecord, Provenance
 from wss_data.runtime.files import expanded, temporary_folder
@@ -38,7 +38,7 @@ from wss_data.store.info import (
     update,
     web_info,
 )
-from wss_data.store.types import Dataset
+from wss_data.store.types import Collection, Dataset, View
 
 # Fields that the quality score is made of: each asks for the mask a second time, in a way of its own.
 MEASURES = ("confidence", "quality.agreement", "quality.crf_agreement")
@@ -140,19 +140,30 @@ def _sample(record: ImageRecord) -> Any:
     )
 
 
+def _in_a_group() -> Any:
+    """The condition on images that take part in co-segmentation."""
+    fo = fiftyone()
+    verdict, tags = fo.ViewField("verdict"), fo.ViewField("tags")
+    # What a person dropped would teach the group what the class is not.
+    return ((verdict == "keep") | ((verdict != "drop") & ~tags.contains(list(SCREENING_TAGS)))) & ~tags.contains(GONE)
+
+
+def in_groups(examples: Collection) -> View:
+    """The images of a web dataset, or of a view of one, that can be segmented: those of its classes' groups that can
+    be read, also where the filter dropped them for the mask that they have now.
+    """
+    classes = {"label.label": {"$in": list(class_names(examples))}}
+    return examples.match(classes).match(_in_a_group() & ~fiftyone().ViewField("tags").contains(UNREADABLE))
+
+
 def group_members(dataset: Dataset, class_name: str, field: str = MASKS) -> list[Member]:
     """The images of one class that are co-segmented together, with the state of their masks in ``field``.
 
     Those that screening tagged stay out, unless a person's verdict is to keep them; so do images whose original is
     gone. They are in the order of their digests: the same whatever order they came in.
     """
-    fo = fiftyone()
-    verdict = fo.ViewField("verdict")
-    # What a person dropped would teach the group what the class is not.
-    wanted = (verdict == "keep") | ((verdict != "drop") & ~fo.ViewField("tags").contains(list(SCREENING_TAGS)))
-    wanted &= ~fo.ViewField("tags").contains(GONE)
     # The class first, as MongoDB's own condition: it finds the class by its index.
-    group = dataset.match({"label.label": class_name}).match(wanted)
+    group = dataset.match({"label.label": class_name}).match(_in_a_group())
     masks = (f"{field}.fingerprint", f"{field}.method", f"{field}.mask_path")
     members = (Member(*row) for row in rows(group, "id", "filepath", "sha256", *masks))
     return sorted(members, key=lambda member: (member.sha256, member.path))

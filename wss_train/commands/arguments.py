@@ -40,9 +40,9 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", type=to_device, help="cpu, cuda or cuda:N (default: the GPU if there is one)")
 
 
-def add_target(parser: argparse.ArgumentParser, split: str) -> None:
+def add_target(parser: argparse.ArgumentParser, split: str, what: str = "target dataset") -> None:
     """``TARGET``, and ``--split`` with its default."""
-    parser.add_argument("dataset", metavar="TARGET", help="target dataset")
+    parser.add_argument("dataset", metavar="TARGET", help=what)
     add_split(parser, split)
 
 

@@ -15,8 +15,11 @@ def add_commands(commands: Commands) -> None:
     """Add ``masks``, ``predict``, ``export`` and ``voc-submission``."""
     add = add_command(commands, _masks, "wss-train masks runs/generator drawn-target")
     arguments.add_labelling(add, "the recipe's; paper: 0.7,1.0,1.3", "as the recipe says; paper: no CRF")
-    arguments.add_target(add, "train")
-    add.add_argument("--field", default="pseudo_mask", help="field that receives the masks (default: pseudo_mask)")
+    arguments.add_target(add, "train", "target dataset, or a web dataset")
+    add.add_argument(
+        "--field",
+        help="field that receives the masks (default: pseudo_mask; of a web dataset: cosegmentation_all_groups)",
+    )
     add.add_argument("--out", metavar="FOLDER", type=Path, help="folder for the masks (default: the dataset's own)")
 
     add = add_command(commands, _predict, "wss-train predict runs/final photos --out predictions --overlay")
@@ -61,14 +64,21 @@ def add_commands(commands: Commands) -> None:
 
 def _masks(options: argparse.Namespace) -> int:
     """Make a pseudo mask for each train image of a target dataset from its image-level labels (eq. 2).
+    Of a web dataset: for each image of its groups, from what the model learned from all groups together.
     The masks become a field of the dataset; masks of an earlier call in that field are replaced.
     """
     only_alone("wss-train masks")
-    view = arguments.split_of(options.dataset, options.split)
+    dataset = wss_data.open_dataset(options.dataset)
+    web = wss_data.store.kind_of(dataset) == "web"
+    field = options.field or ("cosegmentation_all_groups" if web else "pseudo_mask")
+    view = dataset if web else arguments.split_of(options.dataset, options.split)
     table = wss_train.make_pseudo_masks(
-        options.checkpoint, view, options.out, field=options.field, **arguments.labelling(options)
+        options.checkpoint, view, options.out, field=field, **arguments.labelling(options)
     )
-    print(f"{len(table)} masks in field '{options.field}' of dataset '{options.dataset}'")
+    print(f"{len(table)} masks in field '{field}' of dataset '{options.dataset}'")
+    if web:
+        print(f"compare with the masks in use:  wss-data cosegment {options.dataset} --compare {field}")
+        print(f"use from now on:  wss-data cosegment {options.dataset} --adopt {field}")
     return 0
 
 

@@ -33,6 +33,7 @@ from wss_train.engine.loop import Run, seed_of
 from wss_train.models import DescriptorHead, SegmentationModel
 
 CELLS_AN_IMAGE = 192  # that are kept of each image, drawn at random: a quarter of those of an image of 512 x 384
+FEW_CELLS = 1_000_000  # kept of all images together where that is more: few images are learned by heart otherwise
 MOST_CELLS = 6_000_000  # kept of all images together: some 6 GB with EfficientNet-Lite2
 CELLS_AN_ITERATION = 4096  # with a mask
 IMAGES_AN_ITERATION, CELLS_A_LABELLED = 16, 128  # with labels alone, and how many of each one's cells
@@ -102,7 +103,7 @@ def describe(run: Run, rows: Sequence[int], device: torch.device) -> Cells:
         groups = np.column_stack([table.labels, ~table.labels.any(axis=1)])
         often = groups / np.maximum(groups.sum(axis=0), 1)
         counted = counted * often.max(axis=1) * len(table) / np.count_nonzero(groups.any(axis=0))
-    most = min(CELLS_AN_IMAGE, max(16, MOST_CELLS // len(rows)))
+    most = min(max(CELLS_AN_IMAGE, FEW_CELLS // len(rows)), max(16, MOST_CELLS // len(rows)))
     descriptors, masks, counts = torch.empty(0), [], [0]
     images = (read_image(table.image_paths[row]) for row in rows)
     described = network.describe_all(images)
@@ -111,9 +112,10 @@ def describe(run: Run, rows: Sequence[int], device: torch.device) -> Cells:
         maps = np.concatenate([features.middle, features.descriptors], axis=-1)
         size = maps.shape[1], maps.shape[0]
         random = np.random.default_rng(seed_of(recipe.seed, CELLS, row))
-        chosen = random.permutation(size[0] * size[1])[:most]
         if not len(descriptors):  # all at once: joining them in the end would take twice the memory
+            most = min(most, (max(size) + 1) ** 2)  # all images are brought to one long side
             descriptors = torch.empty(len(rows) * most, maps.shape[-1], dtype=torch.float16)
+        chosen = random.permutation(size[0] * size[1])[:most]
         counts.append(counts[-1] + len(chosen))
         descriptors[counts[-2] : counts[-1]] = torch.from_numpy(maps.reshape(-1, maps.shape[-1])[chosen])
         fractions = np.zeros((len(chosen), table.num_classes), np.float16)
