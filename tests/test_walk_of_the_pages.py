@@ -48,6 +48,8 @@ ELSEWHERE = {
     "wss-data build pets.yaml\n": "asks web services: test_openverse.py and others have local ones",
     "wss-data build --classes": "likewise: test_class_names.py builds from drawn images",
     "street/definition.yaml": "likewise: what that build left",
+    "wss-train generator street": "likewise: the tutorial trains and predicts on drawn images",
+    "wss-train predict runs/street": "likewise",
 }
 """Part of a command (a line end stands for its own) -> where it is tested instead."""
 
