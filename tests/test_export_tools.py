@@ -395,6 +395,7 @@ CAT = "cat_" + 20 * "1"
         ([task(f"{CAT}.jpg", [region(type="polygonlabels")])], "a region of type 'polygonlabels'; the brush is wanted"),
         ([task(f"{CAT}.jpg", [region(original_width=7)])], "those of the image are 210"),
         ([task(f"{CAT}.jpg", [region(original_width="7")])], "width is '7', a whole number"),
+        ([task(f"{CAT}.jpg", [region(original_width=10**9)])], "1 too_large, 4 missing.*at most 100,000,000"),
         ([task(f"{CAT}.jpg", [region(image_rotation=90)])], "turned while it was drawn on"),
         ([task(f"{CAT}.jpg", [region()], was_cancelled=True)], "nothing is drawn in it"),
         ([{"image": CAT}], "not JSON-MIN"),

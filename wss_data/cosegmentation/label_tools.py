@@ -5,6 +5,7 @@ import re
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -15,11 +16,12 @@ from wss_data.cosegmentation.imported import KnownImage, MaskFile
 from wss_data.errors import ImageError, MaskError, SourceError, shown
 from wss_data.errors.names import same_name
 from wss_data.imaging.brush import decode_brush
-from wss_data.imaging.images import decode_image
+from wss_data.imaging.images import MAX_PIXELS, decode_image
 from wss_data.imaging.masks import MAX_BYTES, decode_mask, mask_names, write_mask
 from wss_data.reading import checked
 from wss_data.reading.listing import list_files
 from wss_data.reading.tables import decode_text, lines_of
+from wss_data.spec import BACKGROUND
 
 LABEL_MAP = "labelmap.txt"  # CVAT's table of label and colour
 CVAT_MASKS = "SegmentationClass"
@@ -32,11 +34,14 @@ _Files = Mapping[str, Callable[[], bytes]]  # path below the export -> what read
 
 
 class _Drawn(NamedTuple):
-    """What was drawn on one image: its name, its (width, height), and regions, (H, W) bool, the last on top."""
+    """What was drawn on one image: its name, its (width, height), and regions, the last on top.
+
+    A region is a label and a function that gives its pixels, (H, W) bool: those of an image are not held at once.
+    """
 
     name: str
     size: tuple[int, int]
-    regions: list[tuple[str, np.ndarray]]
+    regions: Sequence[tuple[str, Callable[[], np.ndarray]]]
 
 
 def is_of_label_tool(path: Path) -> bool:
@@ -79,11 +84,16 @@ def match_label_tool(
         if len(found) != 1 or not drawn.regions:
             continue
         mask = np.zeros(drawn.size[::-1], np.uint8)
-        for label, region in drawn.regions:
-            if label in values:
-                mask[region] = values[label]
-            else:
-                unknown[label] += 1
+        try:
+            for label, region in drawn.regions:
+                if label in values:
+                    mask[region()] = values[label]
+                else:
+                    unknown[label] += 1
+        except ValueError as error:
+            bad.append(MaskError("unreadable", f"{path}, {drawn.name}: {error}."))
+            claims[found[0].sample_id]  # it is not missing
+            continue
         place = out / f"{number:06d}.png"
         write_mask(mask, place)
         claims[found[0].sample_id].append(MaskFile(found[0], place, f"{path}, {drawn.name}", True))
@@ -193,12 +203,10 @@ def _read_cvat(data: bytes, title: str, name: str, labels: Sequence[tuple[str, i
             codes = _codes(decode_image(data, name))
         except ImageError as wrong:
             raise MaskError("unreadable", str(wrong)) from wrong
-    regions = [(label, codes == code) for label, code in labels if label != "background"]
-    known = np.isin(codes, [code for _, code in labels])
-    if not known.all():
-        strange = int(codes[~known][0])
-        raise MaskError("values", f"{name}: holds #{strange:06x}, which is not in {LABEL_MAP}.")
-    drawn = [(label, region) for label, region in regions if region.any()]
+    used = set(np.unique(codes).tolist())
+    if strange := used - {code for _, code in labels}:
+        raise MaskError("values", f"{name}: holds #{min(strange):06x}, which is not in {LABEL_MAP}.")
+    drawn = [(label, partial(np.equal, codes, code)) for label, code in labels if code in used and label != BACKGROUND]
     return _Drawn(title, (codes.shape[1], codes.shape[0]), drawn)
 
 
@@ -246,19 +254,24 @@ def _name_in(url: str) -> str:
 
 
 def _read_annotation(annotation: Mapping[str, Any], name: str, where: str) -> _Drawn:
-    sizes, regions = set(), []
+    sizes: set[tuple[int, int]] = set()
+    regions: list[tuple[str, Callable[[], np.ndarray]]] = []
     for region in map(checked.an_object, annotation.get("result", [])):
         if region.get("type") != "brushlabels":
             raise MaskError("values", f"{where}: a region of type {shown(region.get('type'))}; the brush is wanted.")
         if region.get("image_rotation"):
             raise MaskError("orientation", f"{where}: the image was turned while it was drawn on.")
         width, height = (checked.whole(region.get(f"original_{side}"), side, 1) for side in ("width", "height"))
+        if width * height > MAX_PIXELS:
+            raise MaskError(
+                "too_large", f"{where}: an image of {width}x{height} pixels; at most {MAX_PIXELS:,} are read."
+            )
         value = checked.an_object(region.get("value"))
         labels = value.get("brushlabels")
         if not isinstance(labels, list) or len(labels) != 1 or not isinstance(labels[0], str):
             raise MaskError("values", f"{where}: a region of the labels {shown(labels)}; one is wanted.")
         sizes.add((width, height))
-        regions.append((labels[0], decode_brush(value.get("rle", ()), (width, height))))
+        regions.append((labels[0], partial(decode_brush, value.get("rle", ()), (width, height))))
     if len(sizes) != 1:
         if not regions:
             return _Drawn(name, (1, 1), [])

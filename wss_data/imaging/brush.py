@@ -78,4 +78,4 @@ def decode_brush(rle: Sequence[int], size: tuple[int, int]) -> np.ndarray:
             for at in range(done, end):
                 values[at] = read(word) != 0
         done = end
-    return values.reshape(height, width, 4)[:, :, 3]
+    return values.reshape(height, width, 4)[:, :, 3].copy()  # not a view that holds all four

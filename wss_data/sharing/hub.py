@@ -113,7 +113,7 @@ def _send(upload: Upload, may_publish: bool) -> Upload:
     where: dict[str, Any] = {"repo_id": upload.repository, "repo_type": "dataset"}
     try:
         hub.create_repo(**where, private=not upload.public, exist_ok=True)
-        found = hub.repo_info(**where)
+        found = hub.dataset_info(upload.repository)
         upload = replace(upload, public=not found.private)
         _check_rights(upload, may_publish)  # it may have been public before
         there = {file.rfilename for file in found.siblings or ()} - {".gitattributes"}
