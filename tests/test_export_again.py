@@ -50,6 +50,7 @@ def test_an_export_comes_back_with_equal_images_masks_labels_provenance_and_numb
     name = "again-voc"
     imported = import_dataset(exports / "voc", name)
     assert (imported.images, imported.masks, imported.not_there) == (2, 2, 2)
+    assert imported.can_be_fetched == 0 and "rebuild" not in str(imported), "photographs of a folder have no address"
     # Those of the builder are made up.
     assert len(imported.passed_over) == 1 and "2 images look like others" in imported.passed_over[0]
     again = store.open_dataset(name)

@@ -86,6 +86,22 @@ def test_training_takes_the_field_that_is_named(tmp_path):
     assert len(table) == 4 and set(table.mask_paths) == earlier
 
 
+def test_training_on_the_masks_before_a_correction_of_one_image_takes_the_same_images_as_training_after_it(tmp_path):
+    dataset = make_web("history-same")
+    before = store.example_table(dataset, "cosegmentation")
+    store.import_masks(dataset, write_masks(tmp_path / "a", 0.5, "2"), skip_bad=True, supervision="masks")
+    after, compared = store.example_table(dataset, "cosegmentation"), store.example_table(dataset, BEFORE)
+    assert compared.ids == after.ids and len(compared) == 2
+    assert compared.mask_paths == before.mask_paths
+    assert sum(one != other for one, other in zip(compared.mask_paths, after.mask_paths, strict=True)) == 1
+    assert compared.ledger.strictly_image_level and not after.ledger.strictly_image_level
+
+    store.import_masks(dataset, write_masks(tmp_path / "b", 0.6, "4"), skip_bad=True, supervision="boxes")
+    assert store.example_table(dataset, BEFORE).mask_paths == before.mask_paths, "before the first import"
+    assert store.example_table(dataset, f"{BEFORE}_2").mask_paths == after.mask_paths, "before the second"
+    assert Supervision.MASKS in {e.supervision for e in store.example_table(dataset, f"{BEFORE}_2").ledger.entries}
+
+
 def test_one_mask_edited_in_an_export_comes_back_and_the_others_are_as_they_were(tmp_path):
     dataset = make_web("history-edit")
     before = shares(dataset, "cosegmentation")

@@ -76,15 +76,19 @@ class ImportedDataset:
     images: int
     masks: int
     not_there: int  # images that the manifest lists and the export lacks: those that were dropped
+    can_be_fetched: int  # of them, by `wss-data rebuild`: each class has images with an address
     passed_over: tuple[str, ...] = ()  # what else of the folder was not read or is odd, one sentence each
 
     def __str__(self) -> str:
         lines = [f"{self.images:,} images and {self.masks:,} masks of {self.folder}."]
         if self.not_there:
-            lines.append(
-                f"{self.not_there:,} more are listed in its manifest, such as dropped ones. "
-                f"To fetch them, too: wss-data rebuild {self.folder / MANIFEST_FILE} --name {self.name}-whole"
-            )
+            way = "They have no address in the web: only who exported them has them."
+            if self.can_be_fetched:
+                way = (
+                    f"To fetch {self.can_be_fetched:,} of them, which have an address: "
+                    f"wss-data rebuild {self.folder / MANIFEST_FILE} --name {self.name}-whole"
+                )
+            lines.append(f"{self.not_there:,} more are listed in its manifest, such as dropped ones. {way}")
         return "\n".join([*lines, *self.passed_over])
 
 
@@ -121,8 +125,15 @@ def import_dataset(folder: Path | str, name: str | None = None) -> ImportedDatas
                 store.open_dataset(name).delete()
             shutil.rmtree(dataset_folder(name), ignore_errors=True)
             raise
-    not_there = len(export.manifest.images) - len(export.images)
-    return ImportedDataset(name, folder, len(export.images), masks, not_there, export.passed_over)
+    listed, taken = export.manifest.images, {(item.listed.class_name, item.listed.sha256) for item in export.images}
+    with_address = {image.class_name for image in listed if image.provenance.image_url}
+    can_be_fetched = sum(
+        1 for image in listed if image.provenance.image_url and (image.class_name, image.sha256) not in taken
+    )
+    if not with_address.issuperset(export.spec.group_names):
+        can_be_fetched = 0  # a rebuild is a build: it wants an image of each class
+    counts = (len(export.images), masks, len(listed) - len(taken), can_be_fetched)
+    return ImportedDataset(name, folder, *counts, export.passed_over)
 
 
 def _refuse_existing(name: str) -> None:

@@ -20,6 +20,7 @@ from wss_data.retrieval.sources import LABELS_BY_PEOPLE
 from wss_data.store.connection import fiftyone
 from wss_data.store.info import (
     BASIS,
+    BEFORE_IMPORT,
     GROUND_TRUTH,
     MASKS,
     class_names,
@@ -52,6 +53,8 @@ def example_table(
     Args:
         examples: A dataset of ours, or any view of one.
         mask_field: Field that holds the masks, such as ``cosegmentation`` or ``pseudo_mask``; ``None`` for none.
+            ``cosegmentation_before_import`` stands for all masks as they were before that import, so that the images
+            are the same as those of ``cosegmentation``.
         include_dropped: Whether dropped images are taken, too.
         used_for: What the labels are used for, and masks drawn by people: goes into the ledger.
 
@@ -66,7 +69,8 @@ def example_table(
         raise StoreError(f"dataset '{name}' has no masks in a field '{mask_field}'. Fields with masks: {there}.")
     view = examples
     is_whole_web = isinstance(examples, fiftyone().Dataset) and info["kind"] == "web" and not include_dropped
-    if is_whole_web and mask_field == MASKS:
+    fields = _fields_of(examples, mask_field) if mask_field else ()
+    if is_whole_web and MASKS in fields:
         view = examples.match_tags(KEPT)
     picked = is_whole_web and bool(examples.match_tags(CHOSEN))
     if picked:
@@ -74,7 +78,8 @@ def example_table(
         LOGGER.warning("%s: %d of %d images are taken, those that a person chose for training.", name, len(view), kept)
     ids, paths, tags, labels, digests = view.values(["image_id", "filepath", "tags", _label_path(view), "sha256"])
     verdicts = view.values("verdict") if info["kind"] == "web" else [None] * len(ids)
-    masks = view.values(f"{mask_field}.mask_path") if mask_field else [None] * len(ids)
+    columns = zip(*(view.values(f"{field}.mask_path") for field in fields), strict=True)
+    masks = [next(filter(None, paths), None) for paths in columns] if fields else [None] * len(ids)
 
     # From here on positions in these columns.
     allowed = [i for i in range(len(ids)) if include_dropped or not is_left_out(tags[i], verdicts[i])]
@@ -101,7 +106,11 @@ def example_table(
     found_by = Counter(_sources_of(view, chosen)) if info["kind"] == "web" else Counter[str]()
     ledger = _label_ledger(name, info, judged, len(chosen) if picked else 0, found_by, used_for)
     if mask_field:
-        made_from = mask_ledger(view, mask_field)
+        made_from = Ledger()
+        for position, field in enumerate(fields):
+            # As far as its masks are taken: those of an earlier field go before.
+            rest = view.match({f"{earlier}.mask_path": None for earlier in fields[:position]})
+            made_from = made_from.merged_with(mask_ledger(rest, field) if len(rest) else Ledger())
         if mask_field == GROUND_TRUTH:
             made_from = Ledger(tuple(replace(entry, used_for=used_for) for entry in made_from.entries))
         ledger = made_from.merged_with(ledger)
@@ -190,6 +199,19 @@ def _sources_of(view: Collection, chosen: list[int]) -> Iterator[str]:
     origins = view.values(["provenance.source", "provenance.source_id"])
     for i in chosen:
         yield first_source(Provenance(origins[0][i], origins[1][i]))[0]
+
+
+def _fields_of(examples: Collection, mask_field: str) -> tuple[str, ...]:
+    """Where an image's mask is looked for: the first that has one.
+
+    A field of earlier masks holds only those that one import replaced; what a later import replaced, and what is in use
+    still, was in use before that import, too.
+    """
+    if not mask_field.startswith(BEFORE_IMPORT):
+        return (mask_field,)
+    # They are numbered in the order of the imports, the first without a number.
+    names = sorted((len(name), name) for name in mask_fields(examples) if name.startswith(BEFORE_IMPORT))
+    return (*(name for order, name in names if (order, name) >= (len(mask_field), mask_field)), MASKS)
 
 
 def _label_ledger(
