@@ -210,7 +210,7 @@ def test_values_of_the_generator_are_in_place_for_it_alone():
     recipe = preset("cpu-labels")
     assert (recipe.of("generator").head, recipe.of("final").head) == ("descriptors", "convolutions")
     assert recipe.of("generator").of("generator") == recipe.of("generator")
-    assert recipe.of("final").training_values() == replace(recipe, generator={}).training_values()
+    assert recipe.of("final").training_values("final") == replace(recipe, generator={}).training_values("final")
 
 
 @pytest.mark.parametrize(

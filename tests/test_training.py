@@ -219,7 +219,7 @@ def test_a_folder_with_another_run_is_refused_unless_it_may_be_overwritten(table
     train(table, short, tmp_path, progress=False)
     other = with_values(short, {"learning_rate": 0.5})
 
-    with pytest.raises(CheckpointError, match=r"learning_rate 0\.0001 there, 0\.5 now.*--overwrite"):
+    with pytest.raises(CheckpointError, match=r"learning_rate is 0\.0001 there, 0\.5 now\. To go on.*--overwrite"):
         train(table, other, tmp_path, progress=False)
     with pytest.raises(CheckpointError, match="other images, masks or labels"):
         train(table.take([0, 1]), short, tmp_path, progress=False)
@@ -247,7 +247,7 @@ def other_label(table):
 def test_a_finished_run_of_other_images_masks_or_labels_is_not_reported_as_done(tmp_path, change, kind):
     table = rectangles(tmp_path)
     train(table, TINY, tmp_path / "run", kind, progress=False)
-    with pytest.raises(CheckpointError, match=r"a run on other images, masks or labels.*--overwrite"):
+    with pytest.raises(CheckpointError, match=r"it learned from other images, masks or labels\. To go on.*--overwrite"):
         train(change(table), TINY, tmp_path / "run", kind, progress=False)
 
 
@@ -286,7 +286,7 @@ def test_a_run_on_a_file_of_weights_is_another_run_once_the_file_holds_others(ta
     for _ in range(2):
         train(table, recipe, tmp_path / "run", progress=False)
     save_file(EfficientNet.from_name("efficientnet-lite0").state_dict(), file)  # drawn anew
-    with pytest.raises(CheckpointError, match=r"another run \(weights .* there.*--overwrite"):
+    with pytest.raises(CheckpointError, match=r"another run: its file of backbone weights held others.*--overwrite"):
         train(table, recipe, tmp_path / "run", progress=False)
     file.unlink()
     train(table, recipe, tmp_path / "run", progress=False)
@@ -385,6 +385,38 @@ def test_a_model_can_start_from_another_and_takes_over_its_ledger(table, finishe
     before, after = read_weights(finished), read_weights(run)
     assert torch.allclose(before["low.0.0.weight"], after["low.0.0.weight"], atol=1e-6)
     assert read_card(run).ledger == read_card(finished).ledger
+
+
+def test_a_refusal_names_what_differs_in_words_and_nothing_of_the_other_network(table, finished, tmp_path):
+    run = tmp_path / "run"
+    train(table, TINY, run, "generator", progress=False)
+    longer = with_values(TINY, {"generator_iterations": 9, "final_iterations": 3, "branch_channels": 16})
+    with pytest.raises(CheckpointError) as refused:
+        train(table, longer, run, "generator", progress=False)
+    assert str(refused.value) == (
+        f"{run}: the folder holds another run: generator_iterations is 8 there, 9 now. To go on from its weights, add "
+        f"--init {run} to a run in another folder. Choose another folder, or pass --overwrite to throw it away."
+    )
+    before = (run / "model.safetensors").stat().st_mtime_ns
+    train(table, with_values(longer, {"generator_iterations": 8}), run, "generator", progress=False)
+    assert (run / "model.safetensors").stat().st_mtime_ns == before, "the other network's values change nothing"
+    with pytest.raises(CheckpointError, match="it is a mask generator, and a final model is asked for"):
+        train(table, TINY, run, "final", progress=False)
+    with pytest.raises(CheckpointError, match=r"it started from other weights \(--init\)"):
+        train(table, TINY, run, "generator", init=finished, progress=False)
+    with pytest.raises(CheckpointError, match=r"it has a multi-label branch\. To go on"):
+        train(table, TINY, finished, "final", multilabel=False, progress=False)
+
+
+def test_a_run_cannot_start_from_itself_or_from_another_network_and_stays_as_it_is(table, finished, tmp_path):
+    before = (finished / "model.safetensors").read_bytes()
+    with pytest.raises(CheckpointError, match="this folder holds the model to start from"):
+        train(table, TINY, finished, "final", init=finished, overwrite=True, progress=False)
+    assert (finished / "model.safetensors").read_bytes() == before
+    wider = with_values(TINY, {"head_channels": 16})
+    with pytest.raises(CheckpointError, match=r"its head_channels is 8, and 16 is asked for\. Add --set"):
+        train(table, wider, tmp_path / "wider", "final", init=finished, progress=False)
+    assert not (tmp_path / "wider" / "run.json").exists()
 
 
 def test_starting_from_other_classes_is_refused(table, finished, tmp_path):

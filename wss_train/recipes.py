@@ -262,10 +262,19 @@ class TrainRecipe:
         """The settings of the dense CRF."""
         return CrfSettings(**{field.name: getattr(self, f"crf_{field.name}") for field in fields(CrfSettings)})
 
-    def training_values(self) -> dict[str, Any]:
-        """The values that shape the weights: all but inference and book-keeping. Runs that share them are one run."""
-        left_out = ("preset", "checkpoint_every", "keep_checkpoints", "scales", "generator")
-        return {k: v for k, v in self.to_dict().items() if k not in left_out and not k.startswith(("crf_", "mask_"))}
+    def training_values(self, kind: Kind) -> dict[str, Any]:
+        """The values that shape the weights of one of the two networks; runs that share them are one run.
+
+        Left out are inference, book-keeping, the other network, and ``multilabel``: a run notes what it has itself.
+
+        >>> recipe = TrainRecipe()
+        >>> [name for name in recipe.training_values("generator") if name.startswith(("final", "branch"))]
+        []
+        """
+        left_out = ("preset", "checkpoint_every", "keep_checkpoints", "scales", "generator", "multilabel")
+        of_others = ("final_", "branch_", "multilabel", "score_") if kind == "generator" else ("generator_",)
+        others = ("crf_", "mask_", *of_others)
+        return {k: v for k, v in self.to_dict().items() if k not in left_out and not k.startswith(others)}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; tuples become lists."""

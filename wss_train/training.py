@@ -11,9 +11,9 @@ Source:
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -81,6 +81,17 @@ class RunOptions(TypedDict, total=False):
     overwrite: bool
 
 
+class TrainOptions(RunOptions, total=False):
+    """``RunOptions``, and where the weights begin.
+
+    Args:
+        init: Run folder or ``model.safetensors`` whose weights training starts from, in place of ImageNet's alone: to
+            train for longer, or on other images. The learning rate begins anew, as the recipe says.
+    """
+
+    init: Path | str | None
+
+
 def train_generator(
     web: "Examples",
     out: Path | str,
@@ -89,7 +100,7 @@ def train_generator(
     select: Select = "last",
     target: "Examples | None" = None,
     settings: SelectionSettings | None = None,
-    **options: Unpack[RunOptions],
+    **options: Unpack[TrainOptions],
 ) -> Path:
     """Train the mask generator on web images and their co-segmentation masks.
 
@@ -102,7 +113,7 @@ def train_generator(
         target: For ``labels``, and for a recipe with ``label_weight``: target images with labels, such as
             ``target.match_tags("train")``.
         settings: How to look; ``None`` for the defaults.
-        **options: See ``RunOptions``.
+        **options: See ``TrainOptions``.
 
     Returns:
         The run folder.
@@ -132,7 +143,7 @@ def train_final(
     multilabel: bool = True,
     select: Select = "last",
     settings: SelectionSettings | None = None,
-    **options: Unpack[RunOptions],
+    **options: Unpack[TrainOptions],
 ) -> Path:
     """Train the final model on target images, their image-level labels and the masks made from them.
 
@@ -155,9 +166,8 @@ def train(
     kind: Kind = "generator",
     *,
     multilabel: bool | None = None,
-    init: Path | str | None = None,
     selection: Selection | None = None,
-    **options: Unpack[RunOptions],
+    **options: Unpack[TrainOptions],
 ) -> Path:
     """Train a network, or finish a run that was stopped.
 
@@ -170,9 +180,8 @@ def train(
         out: Run folder. An unfinished run of the same recipe and data in it goes on; a finished one stays as it is.
         kind: Which of the two networks; decides the number of iterations.
         multilabel: Whether to add the multi-label branch; ``None`` for the recipe's choice (a generator has none).
-        init: Checkpoint to start from in place of ImageNet weights alone.
         selection: What looks at the network now and then, and may stop the run or choose one of its states.
-        **options: See ``RunOptions``.
+        **options: See ``TrainOptions``.
 
     Returns:
         The run folder.
@@ -185,7 +194,8 @@ def train(
         BusyError: If another process trains in the folder.
         WssError: If the backbone's weights cannot be had.
     """
-    only_known(options, RunOptions)
+    only_known(options, TrainOptions)
+    init = options.get("init")
     recipe, out, here = as_recipe(recipe).of(kind), Path(out), place()
     if multilabel is None:
         multilabel = kind == "final" and recipe.multilabel
@@ -197,9 +207,11 @@ def train(
     device = device_of(options.get("device"))
     if here.world > 1 and device.type == "cuda":
         device = torch.device("cuda", here.local_rank)
+    if init is not None:
+        _check_init(init, recipe, out)
     needs_labels = multilabel and recipe.branch_target == "image_labels"
     if recipe.head == "descriptors":
-        _check_descriptors(recipe, kind, multilabel, selection)
+        _check_descriptors(recipe, kind, multilabel, selection, init)
     labels_teach = recipe.label_weight > 0
     summary = from_first(lambda: check_training_table(table, needs_labels, labels_teach))
     ledger = _ledger(table, recipe, needs_labels or labels_teach, init)
@@ -250,7 +262,9 @@ def train(
     return out
 
 
-def _check_descriptors(recipe: TrainRecipe, kind: Kind, multilabel: bool, selection: Selection | None) -> None:
+def _check_descriptors(
+    recipe: TrainRecipe, kind: Kind, multilabel: bool, selection: Selection | None, init: Path | str | None
+) -> None:
     """Refuse what head=descriptors cannot do, with the way out."""
     problem = {
         "wants a backbone that has learned, and weights is none. Set weights=imagenet": recipe.weights == "none",
@@ -258,10 +272,24 @@ def _check_descriptors(recipe: TrainRecipe, kind: Kind, multilabel: bool, select
         "is of the mask generator, and this is a final model. Set head=convolutions": kind != "generator",
         "has no multi-label branch. Leave it out": multilabel,
         "is never looked at while it is trained. Set --select last": selection is not None,
+        "trains its head anew each time, in minutes. Set generator_iterations in place of --init": init is not None,
     }
     for words, found in problem.items():
         if found:
             raise RecipeError(f"recipe: head=descriptors {words}.")
+
+
+def _check_init(init: Path | str, recipe: TrainRecipe, out: Path) -> None:
+    """Refuse a model that a run cannot start from, before anything is touched."""
+    if out.resolve() in find_model(init).resolve().parents:
+        raise CheckpointError(f"{out}: this folder holds the model to start from ({init}). Choose another folder.")
+    there = read_card(init).recipe
+    for name in ("backbone", "head", "head_channels"):
+        if (found := getattr(there, name)) != (wanted := getattr(recipe, name)):
+            raise CheckpointError(
+                f"{init}: training cannot start from this model: its {name} is {found}, and {wanted} is asked for. Add "
+                f"--set {name}={found}, or leave --init out."
+            )
 
 
 def _begin(run: Run, summary: DataSummary, identity: dict[str, Any] | None) -> None:
@@ -331,7 +359,7 @@ def _identity(
         "images": summary.images_fingerprint,
         "weights": None if weights in ("imagenet", "none") else digest_of(weights),
         "selection": None if selection is None else selection.identity(),
-        **{f"recipe.{name}": value for name, value in card.recipe.training_values().items()},
+        **{f"recipe.{name}": value for name, value in card.recipe.training_values(card.kind).items()},
     }
 
 
@@ -363,26 +391,50 @@ def _found(out: Path, identity: dict[str, Any], overwrite: bool) -> tuple[bool, 
         return False, []
     if overwrite:
         return False, []
-    # Without what only the version that began the run, or only this one, notes.
     recipe = {key.removeprefix("recipe."): value for key, value in found.items() if key.startswith("recipe.")}
-    known = {f"recipe.{name}" for name in without_removed(recipe)}
-    found = {key: value for key, value in found.items() if not key.startswith("recipe.") or key in known}
+    # Without what does not shape this network, which earlier versions noted, too.
+    idle = {f"recipe.{name}" for name in recipe.keys() - without_removed(recipe).keys()}
+    idle |= {f"recipe.{field.name}" for field in fields(TrainRecipe)} - identity.keys()
+    found = {key: value for key, value in found.items() if key not in idle}
     wanted = {key: value for key, value in identity.items() if key in found or key not in ("images", "weights")}
     if wanted.get("weights") == "":  # the file is gone; a run that began does not need it
         wanted["weights"] = found["weights"]
     if isinstance(found.get("selection"), dict) and wanted["selection"] and "files" not in found["selection"]:
         wanted["selection"] = {key: value for key, value in wanted["selection"].items() if key != "files"}
-    different = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
-    if different:
-        held = "a run on other images, masks or labels"
-        if not set(different) <= {"data", "images"}:
-            there = {key: shown(found.get(key)).strip("'") for key in different[:4]}
-            values = [
-                f"{key.removeprefix('recipe.')} {value} there, {wanted.get(key)} now" for key, value in there.items()
-            ]
-            held = f"another run ({'; '.join(values)})"
-        raise CheckpointError(f"{out}: the folder holds {held}. Choose another folder, or pass --overwrite.")
-    return True, training_states(out)
+    states = training_states(out)
+    if different := [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]:
+        begun = out if (out / MODEL_FILE).is_file() else states[-1] if states else None
+        go_on = f" To go on from its weights, add --init {begun} to a run in another folder." if begun else ""
+        raise CheckpointError(
+            f"{out}: the folder holds another run: {_differences(different, found, wanted)}.{go_on} Choose another "
+            "folder, or pass --overwrite to throw it away."
+        )
+    return True, states
+
+
+_OTHER = {
+    "data": "it learned from other images, masks or labels",
+    "images": "it learned from other images, masks or labels",
+    "init": "it started from other weights (--init)",
+    "weights": "its file of backbone weights held others (--weights)",
+    "selection": "its state was chosen otherwise (--select, the options with it, and what it looks at)",
+}
+"""What is to be compared by digests, and what it means if they differ."""
+
+
+def _differences(different: Sequence[str], found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """What a run has that is not what is asked for, in words; ``different``: keys of ``_identity``."""
+    if "kind" in different:  # all else follows from it
+        names = {"generator": "a mask generator", "final": "a final model"}
+        return f"it is {names.get(str(found['kind']), 'of another kind')}, and {names[wanted['kind']]} is asked for"
+    words = {_OTHER[key]: None for key in different if key in _OTHER}
+    if "multilabel" in different:
+        words[f"it has {'no' if wanted['multilabel'] else 'a'} multi-label branch"] = None
+    for key in different:
+        if key.startswith("recipe."):
+            was, now = (shown(values.get(key)).strip("'") for values in (found, wanted))
+            words[f"{key.removeprefix('recipe.')} is {was} there, {now} now"] = None
+    return "; ".join(list(words)[:6]) + ("; ..." if len(words) > 6 else "")
 
 
 def _clear_folder(out: Path) -> None:

@@ -87,6 +87,17 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add_set(parser)
 
 
+def add_init(parser: argparse.ArgumentParser) -> None:
+    """``--init``: where the weights begin."""
+    parser.add_argument(
+        "--init",
+        metavar="RUN",
+        type=Path,
+        help="run whose weights training starts from: to train for longer, or on other images; the learning rate "
+        "begins anew (default: the backbone's weights alone)",
+    )
+
+
 def add_selection(parser: argparse.ArgumentParser) -> None:
     """What chooses the state that becomes the model."""
     parser.add_argument(

@@ -27,6 +27,7 @@ def add_commands(commands: Commands) -> None:
         help="field with the masks to learn from, such as cosegmentation_before_import (default: cosegmentation)",
     )
     arguments.add_selection(add)
+    arguments.add_init(add)
     arguments.add_training(add)
 
     add = add_command(commands, _final, "wss-train final drawn-target --recipe cpu --out runs/final")
@@ -38,6 +39,7 @@ def add_commands(commands: Commands) -> None:
         help="train without the multi-label branch (default: as the recipe says)",
     )
     arguments.add_selection(add)
+    arguments.add_init(add)
     arguments.add_training(add)
 
     add = add_command(commands, _ablation, "wss-train ablation drawn drawn-target --recipe cpu --out runs/drawn")
@@ -59,7 +61,7 @@ def add_commands(commands: Commands) -> None:
 
 def _generator(options: argparse.Namespace) -> int:
     """Train the mask generator on a web dataset and its co-segmentation masks.
-    Goes on where an earlier run in the same folder stopped.
+    Goes on where an earlier run in the same folder stopped; --init starts from the weights of another run.
     """
     recipe = arguments.read_recipe(options)
     settings = _selection_settings(options, recipe)
@@ -69,7 +71,7 @@ def _generator(options: argparse.Namespace) -> int:
         recipe,
         target=_table(lambda: arguments.split_of(options.target, "train"), None) if options.target else None,
         settings=settings,
-        **arguments.passed(options, "select", "device", "workers", "overwrite"),
+        **arguments.passed(options, "select", "init", "device", "workers", "overwrite"),
     )
     print(f"model: {run_folder / 'model.safetensors'}")
     return 0
@@ -77,7 +79,7 @@ def _generator(options: argparse.Namespace) -> int:
 
 def _final(options: argparse.Namespace) -> int:
     """Train the final model on a target dataset, its image-level labels and its pseudo masks.
-    Goes on where an earlier run in the same folder stopped.
+    Goes on where an earlier run in the same folder stopped; --init starts from the weights of another run.
     """
     recipe = arguments.read_recipe(options)
     settings = _selection_settings(options, recipe)
@@ -88,7 +90,7 @@ def _final(options: argparse.Namespace) -> int:
         mask_field=options.field,
         multilabel=recipe.multilabel and not options.no_multilabel,
         settings=settings,
-        **arguments.passed(options, "select", "device", "workers", "overwrite"),
+        **arguments.passed(options, "select", "init", "device", "workers", "overwrite"),
     )
     print(f"model: {run_folder / 'model.safetensors'}")
     return 0
