@@ -9,6 +9,7 @@ the notebooks instead and writes what they print and show into them.
 import argparse
 import ast
 import dataclasses
+import os
 import re
 import sys
 import tempfile
@@ -25,7 +26,7 @@ def main() -> int:
     """Write the pages, or check them; returns the exit status."""
     if "--notebooks" in sys.argv[1:]:
         for path in notebooks():
-            with tempfile.TemporaryDirectory() as folder:
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
                 path.write_text(executed(path, Path(folder)), encoding="utf-8")
         return 0
     check = "--check" in sys.argv[1:]
@@ -70,8 +71,8 @@ def executed(path: Path, folder: Path) -> str:
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, 4)
-    place = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=600, record_timing=False, resources=place).execute()
+    client = NotebookClient(notebook, timeout=600, record_timing=False, resources={"metadata": {"path": str(folder)}})
+    client.execute(env={**os.environ, "TMPDIR": str(folder)})
     notebook.metadata.language_info = {"name": "python"}
     for cell in notebook.cells:
         if cell.cell_type == "code":
