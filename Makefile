@@ -47,17 +47,25 @@ $(VENV)/developing: $(VENV)/installed
 	$(COMPILE)
 	touch $@
 
+# $(call DONE,DATASET), the end of each of the roads below: how to look at what it made, and how to go on by hand.
+define DONE
+	@echo; echo "Open the dataset in the FiftyOne App:  make view$(if $(1), DATASET='$(1)')"
+	@echo "To type commands as the pages in docs/ show them, paste these two lines:"
+	@echo "  export PATH='$(abspath $(BIN))':\"\$$PATH\" WSS_HOME='$(WSS_HOME)' WSS_DATABASE_DIR='$(WSS_DATABASE_DIR)'"
+	@echo "  cd '$(STATE)'"
+endef
+
 ifdef IMAGES
 demo: install
 	$(BIN)/wss-data build --images '$(IMAGES)' --name '$(or $(NAME),my-images)' $(GO_ON)
 	$(BIN)/wss-train generator '$(or $(NAME),my-images)' --recipe cpu $(DEMO_ITERATIONS) --out '$(STATE)/runs/$(or $(NAME),my-images)/generator'
-	@echo; echo "Open the dataset in the FiftyOne App:  make view DATASET='$(or $(NAME),my-images)'"
+	$(call DONE,$(or $(NAME),my-images))
 else
 demo: install
 	$(BIN)/wss-data build drawn
 	$(BIN)/wss-data import-target drawn
 	$(BIN)/wss-train ablation drawn drawn-target --recipe cpu $(DEMO_ITERATIONS) --out '$(STATE)/runs/drawn'
-	@echo; echo "Open the dataset in the FiftyOne App:  make view"
+	$(call DONE)
 endif
 
 ifdef DATA
@@ -65,7 +73,7 @@ voc-animals: install
 	$(BIN)/wss-data build voc_animals --images '$(DATA)/web_animals/images' $(GO_ON)
 	$(BIN)/wss-data import-target voc_animals '$(DATA)/voc_animals'
 	$(BIN)/wss-train ablation voc-animals voc-animals-target --recipe cpu --out '$(STATE)/runs/voc-animals'
-	@echo; echo "Open the datasets in the FiftyOne App:  make view DATASET=voc-animals"
+	$(call DONE,voc-animals)
 else
 voc-animals:
 	@echo "Give the folder that holds web_animals/images/<class>/*.jpg and voc_animals/ (VOC layout): make voc-animals DATA=FOLDER" >&2; exit 2
@@ -78,7 +86,7 @@ voc20: install
 	$(BIN)/wss-data build voc20 --images '$(DATA)/web20/images' $(GO_ON)
 	$(BIN)/wss-data import-target voc20 '$(DATA)/voc20'
 	$(BIN)/wss-train ablation voc20 voc20-target --recipe cpu-labels --seeds '$(SEEDS)' --out '$(STATE)/runs/voc20'
-	@echo; echo "Open the datasets in the FiftyOne App:  make view DATASET=voc20"
+	$(call DONE,voc20)
 else
 voc20:
 	@echo "Give the folder that holds web20/images/<class>/*.jpg and voc20/ (VOC layout): make voc20 DATA=FOLDER" >&2; exit 2

@@ -302,7 +302,7 @@ def typed(command: str, folder: Path) -> list[str]:
     elif command.startswith("wss-data cosegment-folder") and not Path("masks/scores.csv").is_file():
         shutil.rmtree("masks", ignore_errors=True)
     # So many iterations are for a model that shall know something.
-    return [re.sub(r"generator_iterations=\d+", "generator_iterations=4", command)]
+    return [re.sub(r"(generator|final)_iterations=\d+", r"\1_iterations=4", os.path.expandvars(command))]
 
 
 def unlike_the_page(command: str, time: str, words: str) -> str:
@@ -339,3 +339,28 @@ def test_every_command_of_the_pages_can_be_typed_in_their_order_and_again(work, 
 
 def test_no_page_is_walked_past():
     assert sorted(HOW_TO) == sorted((DOCS / "how_to").glob("*.md"))
+
+
+def test_the_lines_that_make_demo_prints_put_a_shell_where_the_tutorial_takes_it_to_be(tmp_path):
+    state, venv = tmp_path / "a state", tmp_path / "venv"
+    state.mkdir()
+    venv.mkdir()
+    (venv / "installed").touch()
+    make = ["make", "--no-print-directory", "-n", "demo", f"VENV={venv}", f"STATE={state}"]
+    shown = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    def shell(lines: str) -> str:
+        return subprocess.run(["sh", "-ec", lines], capture_output=True, text=True, check=True).stdout
+
+    pasted = shell("\n".join(line for line in shown.splitlines() if line.startswith('echo "  ')))
+    there = shell(f'{pasted}\necho "${{PATH%%:*}} $WSS_HOME $WSS_DATABASE_DIR"; pwd')
+    assert there == f"{venv / 'bin'} {state / 'data'} {state / 'database'}\n{state}\n"
+    runs = re.findall(r"--out '(.*?)'", shown)
+    assert runs == [str(state / "runs" / "drawn")]
+    tutorial = [" ".join(command.split()) for command in commands_of(FIRST[1])]
+    typed_by_make = [
+        line.split("/bin/", 1)[1].replace(f"'{runs[0]}'", "runs/drawn")
+        for line in shown.splitlines()
+        if "/bin/wss-" in line and not line.startswith("echo")
+    ]
+    assert set(typed_by_make) <= set(tutorial), "what is typed again finds its work done"
