@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import app, choose_view, page_of, pixels, run_operator, select_images, shown, wait_for
+from browser import app, choose_view, page_of, pixels, run_operator, select_images, shown, type_operator, wait_for
 from builders import ENGINE, definition, mask_values, record
 
 from wss_data import store
 from wss_data.imaging.images import list_images, read_image, resize_longest_side, write_jpeg
 from wss_data.imaging.masks import voc_palette
+from wss_data.store.appearance import DROPPED_COLOUR, KEPT_COLOUR
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("database")]
 
@@ -57,6 +58,13 @@ def tinted(picture: np.ndarray, value: int) -> int:
     return int(inside.all(axis=-1).sum())
 
 
+def test_the_first_click_of_a_first_visit_is_not_taken_by_an_advertisement(opened):
+    _, page = opened
+    assert page.get_by_text("Explore Enterprise").count() == 1, "the button, and not what FiftyOne lays over the grid"
+    choose_view(page, "kept")
+    wait_for(lambda: shown(page) == 9, "the 9 kept images")
+
+
 def test_masks_are_drawn_in_vocs_colours_and_keep_them_when_the_view_changes(opened):
     _, page = opened
     for value, class_name in enumerate(IMAGES, start=1):
@@ -66,13 +74,29 @@ def test_masks_are_drawn_in_vocs_colours_and_keep_them_when_the_view_changes(ope
         wait_for(lambda value=value: tinted(pixels(page), value) > 50_000, f"masks in the colour of {class_name}")
 
 
+def test_kept_and_dropped_images_differ_in_the_grid_and_the_side_bar_says_which_end_of_a_number_is_suspicious(opened):
+    _, page = opened
+    choose_view(page, "class-cat")
+    wait_for(lambda: shown(page) == 4, "the cats")
+    for colour in (KEPT_COLOUR, DROPPED_COLOUR):
+        rgb = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)])
+        wait_for(lambda rgb=rgb: (pixels(page) == rgb).all(axis=-1).sum() > 200, f"a tag in {colour}")
+    groups = page.evaluate("[...document.querySelectorAll('input')].map(input => input.value.toLowerCase())")
+    assert sum("suspicious if" in group for group in groups) == 4
+
+
 def test_a_saved_view_shows_its_images_and_their_number(opened):
     dataset, page = opened
     choose_view(page, "kept")
     wait_for(lambda: shown(page) == 9, "the 9 kept images")
-    choose_view(page, "too-small")
+    choose_view(page, "dropped-too-small")
     wait_for(lambda: shown(page) == 3, "the 3 images with too small masks")
-    assert dataset.load_saved_view("too small").count() == 3
+    dataset.reload()  # the App's process saved the views that show something
+    assert dataset.load_saved_view("dropped: too small").count() == 3
+    assert dataset.list_saved_views() == [
+        *("kept", "most suspicious first", "least confident first", "dropped: too small"),
+        *("class cat", "class cow", "class dog"),
+    ]
 
 
 def test_two_images_dropped_in_the_app_are_dropped_in_the_database_and_not_trained_on(opened):
@@ -88,6 +112,8 @@ def test_two_images_dropped_in_the_app_are_dropped_in_the_database_and_not_train
     dropped = wait_for(lambda: _dropped(dataset) if len(_dropped(dataset)) == 2 else None, "two dropped images")
     assert set(dropped.values()) == {"drawn by hand"}
     wait_for(lambda: shown(page) == 7, "the view of kept images without them")
+    choose_view(page, "dropped-your-verdict")  # offered since it has an image
+    wait_for(lambda: shown(page) == 2, "the two dropped images")
     table = store.example_table(dataset.match_tags("kept"), "cosegmentation")
     assert len(table.ids) == 7 and not set(table.ids) & set(dropped)
 
@@ -96,6 +122,35 @@ def _dropped(dataset: Any) -> dict[str, str]:
     dataset.reload()
     view = dataset.match_tags("dropped:verdict")
     return dict(zip(*view.values(["image_id", "verdict_reason"]), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("word", "icon", "heading"),
+    [
+        ("keep", "thumb_up", "Keep images"),
+        ("drop", "thumb_down", "Drop images"),
+        ("filter", "filter_alt", "Change the filter"),
+    ],
+)
+def test_a_word_typed_into_the_list_of_operators_finds_ours_first(opened, word, icon, heading):
+    _, page = opened
+    type_operator(page, word)
+    try:
+        found = page.locator('[data-cy="operators-browser"]').inner_text().splitlines()
+        assert found[:2] == [icon, heading]
+    finally:
+        page.keyboard.press("Escape")
+
+
+def test_options_of_a_second_co_segmentation_are_typed_line_by_line_without_the_internet(opened):
+    _, page = opened
+    run_operator(page, "Co-segment again")
+    options = page.locator('[role="dialog"] textarea:visible').first
+    options.click(timeout=20_000)
+    page.keyboard.type("long_side: 384\nlong_sight: 1")
+    page.get_by_text("long_sight").last.wait_for(timeout=20_000)
+    page.get_by_text("This cannot be done here").wait_for(timeout=20_000)
+    page.get_by_role("button", name="Cancel").click()
 
 
 def test_the_panel_shows_charts_and_a_click_on_a_bar_its_images(opened):

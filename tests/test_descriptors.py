@@ -9,7 +9,8 @@ from wss_data.commands.cli import main
 from wss_data.cosegmentation.common import CommonEngine
 from wss_data.errors import StoreError
 from wss_data.filtering.oddness import network_name, oddness
-from wss_data.store.descriptors import DESCRIPTOR, MAP, NETWORK, ODD_VIEW, ODDNESS, SIMILAR
+from wss_data.store import ODD_VIEW
+from wss_data.store.descriptors import DESCRIPTOR, MAP, NETWORK, ODDNESS, SIMILAR
 
 
 def on_a_circle(*degrees: float) -> np.ndarray:

@@ -65,6 +65,10 @@ def test_each_import_keeps_the_masks_before_it_in_a_field_of_their_own(tmp_path)
     assert set(dataset.values(f"{BEFORE}.method")) == {"common"}
     assert set(dataset.values(f"{BEFORE}_2.method")) == {store.IMPORTED}
     assert all(time.startswith("20") for time in dataset.values(f"{BEFORE}.replaced_at"))
+    spare = next(group for group in dataset.app_config.sidebar_groups if group.name == "masks not in use")
+    assert spare.paths == [BEFORE, f"{BEFORE}_2", f"{BEFORE}_3"] and not spare.expanded
+    assert not set(spare.paths) & set(dataset.app_config.active_fields.paths), "not drawn over the masks in use"
+    assert dataset.get_field(f"{BEFORE}_3").description.startswith("in use until 20")
 
 
 def test_the_ledger_goes_with_the_masks_and_keeps_what_imported_masks_that_stay_were_made_from(tmp_path):

@@ -207,7 +207,7 @@ def test_a_split_that_is_none_is_refused(zoo, tmp_path):
 def test_the_saved_views_show_repeats_side_by_side_and_leaks(zoo):
     dataset, names = zoo
     store.screen(dataset, 4)
-    shown = dataset.load_saved_view("duplicates").values("image_id")
+    shown = dataset.load_saved_view("dropped: duplicates").values("image_id")
     assert {*shown[:2]} == {names["large"], names["small"]}
     assert {*shown[2:]} == {names["both"], names["both again"]}
-    assert len(dataset.load_saved_view("leaks")) == 0
+    assert len(dataset.load_saved_view("dropped: leaks")) == 0

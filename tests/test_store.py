@@ -36,24 +36,30 @@ def test_a_new_dataset_is_persistent_and_knows_what_its_masks_mean(web):
     assert web.default_mask_targets == names, "FiftyOne reads palette PNGs as colours"
     colours = {item["intTarget"]: item["color"] for item in web.app_config.color_scheme.default_mask_targets_colors}
     assert colours == {1: "#800000", 2: "#008000", 3: "#e0e0c0", 255: "#e0e0c0"}, "VOC's colours"
-    assert "cosegmentation" in web.app_config.active_fields.paths, "hidden in the App otherwise"
+    assert web.app_config.active_fields.paths == ["tags", "label", "cosegmentation"], "hidden in the App otherwise"
+    opened = {group.name: group.paths for group in web.app_config.sidebar_groups if group.expanded}
+    assert opened["suspicious if low"] == ["quality.score", "confidence"]
+    assert opened["suspicious if low or high"] == ["foreground_ratio"]
+    assert len(opened) == 4, "labels and verdict beside them"
+    assert web.get_field("oddness").description == "suspicious if high"
 
 
 def test_saved_views_show_what_one_looks_for(web):
     assert web.list_saved_views() == [
-        "kept", "too small", "too large", "low confidence", "most suspicious first", "least confident first",
-        "duplicates", "leaks", "class cat", "class cow",
+        "kept", "most suspicious first", "least confident first", "odd ones out first",
+        "dropped: too small", "dropped: too large", "dropped: low confidence", "dropped: your verdict",
+        "dropped: duplicates", "dropped: leaks", "class cat", "class cow",
     ]  # fmt: skip
 
     def shown(view):
         return [sha256[0] for sha256 in web.load_saved_view(view).values("sha256")]
 
     assert sorted(shown("kept")) == ["2", "4"]
-    assert shown("too small") == ["1"]
-    assert shown("too large") == ["3"]
+    assert shown("dropped: too small") == ["1"]
+    assert shown("dropped: too large") == ["3"]
     assert shown("least confident first") == ["2", "4"]
     assert shown("class cow") == ["4"]
-    assert shown("duplicates") == []
+    assert shown("dropped: duplicates") == []
 
 
 def test_everything_known_of_an_image_is_stored(web):
@@ -239,7 +245,7 @@ def test_masks_below_the_confidence_are_tagged_and_shown_least_confident_first(t
         "4": ["kept"],
     }
     assert [(c.kept, c.low_confidence) for c in report.classes] == [(1, 2), (1, 0)]
-    assert [sha[0] for sha in dataset.load_saved_view("low confidence").values("sha256")] == ["1", "2"]
+    assert [sha[0] for sha in dataset.load_saved_view("dropped: low confidence").values("sha256")] == ["1", "2"]
     first = dataset.match({"sha256": "1" * 64}).values("id")
     store.judge(dataset, first, "keep")
     assert tags_of(dataset)["1"] == ["kept"]

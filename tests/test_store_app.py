@@ -39,6 +39,29 @@ def test_a_port_in_use_is_reported_instead_of_showing_another_database(web):
             store.view_in_app("app-web", port=taken.getsockname()[1])
 
 
+def test_saved_views_without_an_image_are_not_offered_and_those_of_an_earlier_version_are_renamed():
+    dataset = make_web("app-views")
+    store.bring_up_to_date(dataset, store.definition(dataset), "web")
+    offered = dataset.list_saved_views()
+    assert "dropped: your verdict" not in offered and "kept" in offered
+    store.judge(dataset, dataset.match_tags("kept").values("id")[:1], "drop")
+    mine = dataset.match_tags("kept").limit(1)
+    dataset.save_view("most suspicious first", mine, overwrite=True)
+    dataset.save_view("too small", dataset.match_tags("dropped:too_small"))
+    dataset.save_view("mine", mine)
+    group = type(dataset.app_config.sidebar_groups[0])
+    dataset.app_config.sidebar_groups = [group(name=name, paths=[]) for name in ("judge", "quality")]
+
+    store.bring_up_to_date(dataset, store.definition(dataset), "web")
+
+    now = dataset.list_saved_views()
+    assert [name for name in now if name in offered] == offered and {*now} - {*offered} == {
+        *("dropped: your verdict", "mine")
+    }
+    assert dataset.load_saved_view("most suspicious first").count() == 1, "as its user saved it"
+    assert dataset.app_config.sidebar_groups[1].name == "labels"
+
+
 VIEW = (
     "import sys; from wss_data.store import view_in_app;"
     "view_in_app('app-web', port=int(sys.argv[1]), open_browser=False)"

@@ -43,7 +43,8 @@ class FormOperator(foo.Operator, ABC):
         return foo.OperatorConfig(
             name=re.sub("(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower(),  # KeepImages: keep_images
             label=self.heading,
-            description=(type(self).__doc__ or "").splitlines()[0].rstrip("."),
+            # The App lists those that hold a typed word by their description's first letter: a blank comes first.
+            description=" " + (type(self).__doc__ or "").splitlines()[0].rstrip("."),
             icon=self.icon,
             dynamic=True,  # asks `resolve_input` again when an input changes: previews follow
             allow_delegated_execution=self.background,
@@ -78,6 +79,8 @@ class FormOperator(foo.Operator, ABC):
         except WssError as error:
             ctx.ops.notify(str(error), variant="error")
             return {"error": str(error)}
+        # A saved view may have its first image now, or none any more.
+        store.bring_up_to_date(ctx.dataset, store.definition(ctx.dataset), "web")
         ctx.ops.clear_selected_samples()  # else the next form would be about the same images
         ctx.ops.reload_dataset()
         ctx.ops.notify(done, variant="success")
@@ -127,21 +130,21 @@ class _Judge(FormOperator):
 
 
 class KeepImages(_Judge):
-    """The verdict keep: it overrules the filter and the screening, permanently."""
+    """The verdict of a person: it overrules whatever the program decided, permanently."""
 
     verdict = "keep"
     heading, icon = "Keep images", "thumb_up"
 
 
 class DropImages(_Judge):
-    """The verdict drop: it overrules the filter and the screening, permanently."""
+    """The verdict of a person: it overrules whatever the program decided, permanently."""
 
     verdict = "drop"
     heading, icon = "Drop images", "thumb_down"
 
 
 class UndoVerdict(FormOperator):
-    """Undo the last verdict on all of its images; again undoes the one before."""
+    """Take back the last verdict on all of its images; again takes back the one before."""
 
     heading, icon = "Undo verdict", "undo"
 
@@ -156,7 +159,7 @@ class UndoVerdict(FormOperator):
 
 
 class SendToTraining(FormOperator):
-    """Choose which of the kept images are trained on."""
+    """Choose the images that are trained on."""
 
     heading, icon = "Send to training", "model_training"
 
@@ -180,7 +183,7 @@ class SendToTraining(FormOperator):
 
 
 class ChangeFilter(FormOperator):
-    """Other thresholds for foreground and confidence, with a preview of what each class would keep."""
+    """Other thresholds for foreground and confidence, with a preview of the images of each class."""
 
     heading, icon = "Change the filter", "filter_alt"
     _THRESHOLDS: ClassVar = (
@@ -255,7 +258,7 @@ class AdoptMasks(_WithMaskField):
 
 
 class CosegmentAgain(FormOperator):
-    """Other settings or another engine, into a second mask field; then compare, and adopt or ignore."""
+    """Other settings or another engine: new masks beside those in use."""
 
     heading, icon = "Co-segment again", "auto_fix_high"
     background = True  # it takes minutes to hours, for which the App would wait
@@ -269,7 +272,9 @@ class CosegmentAgain(FormOperator):
         form.enum("class_name", [*classes, _ALL_CLASSES], default=classes[0], label="Class", required=True)
         form.enum("method", offered, default=engine, label="Engine", required=True)
         about = "As in a definition, one a line, such as `long_side: 384`; may stay empty."
-        form.str("options", label="Options", description=about, view=types.CodeView(language="yaml"))
+        # Not FiftyOne's view of code: the App loads its editor from the internet.
+        lines = types.TextFieldView(componentsProps={"field": {"multiline": True, "minRows": 3}})
+        form.str("options", label="Options", description=about, view=lines)
         form.str("field", default=_SECOND_FIELD, label="Mask field", required=True)
         check_new_field(ctx.params.get("field") or _SECOND_FIELD)
         make_engine(ctx.params.get("method") or engine, _options(ctx))

@@ -14,6 +14,7 @@ from fiftyone.operators import types
 
 from wss_data.errors import WssError
 from wss_data.filtering.filters import DROPPED, KEPT
+from wss_data.store.appearance import DROPPED_COLOUR, KEPT_COLOUR
 from wss_data.store.info import SCORE, applied_filters, class_names, group_names, kind_of
 from wss_data.store.types import Dataset
 
@@ -22,13 +23,13 @@ EDGES = (*(number / 20 for number in range(20)), 1.000001)
 MOST_BARS = 20  # sources or licences that get a bar; the rest share one, so that the labels stay readable
 HEIGHT_PX = 280  # of a chart; FiftyOne gives it the panel's width
 
-_COLOURS = {"kept": "#2a9d5c", "dropped": "#8a919c"}
+_COLOURS = {"kept": KEPT_COLOUR, "dropped": DROPPED_COLOUR}
 _OTHER_COLOUR, _LINE_COLOUR = "#4c86d6", "#e4572e"
 
 _HISTOGRAMS = {
-    "foreground_ratio": "Foreground fraction of the mask",
-    "confidence": "Confidence of the engine",
-    SCORE: "Quality: 1 is the least suspicious",
+    "foreground_ratio": "Foreground fraction of the mask: suspicious if low or high",
+    "confidence": "Confidence of the engine: suspicious if low",
+    SCORE: "Quality: suspicious if low",
 }
 
 

@@ -5,6 +5,7 @@ package: that takes seconds and, with some settings, starts a database.
 """
 
 from wss_data.store.app import view_in_app
+from wss_data.store.appearance import ODD_VIEW, bring_up_to_date
 from wss_data.store.datasets import (
     DatasetRow,
     check_name,
@@ -16,7 +17,7 @@ from wss_data.store.datasets import (
     open_dataset,
     target_name,
 )
-from wss_data.store.descriptors import ODD_VIEW, embed, set_descriptors
+from wss_data.store.descriptors import embed, set_descriptors
 from wss_data.store.info import (
     BEFORE_IMPORT,
     GROUND_TRUTH,

@@ -6,7 +6,20 @@ from typing import Any
 
 from wss_data.cosegmentation.quality import MaskQuality
 from wss_data.errors import MaskError
-from wss_data.filtering.filters import DROPPED, KEPT, LEAK, LOW_CONFIDENCE, PLACEHOLDER, TOO_LARGE, TOO_SMALL
+from wss_data.filtering.filters import (
+    BY_VERDICT,
+    DROPPED,
+    FILTER_TAGS,
+    GONE,
+    KEPT,
+    LEAK,
+    LOW_CONFIDENCE,
+    PLACEHOLDER,
+    SCREENING_TAGS,
+    TOO_LARGE,
+    TOO_SMALL,
+    UNREADABLE,
+)
 from wss_data.imaging.masks import IGNORE_INDEX, mask_names, open_mask, voc_palette
 from wss_data.spec import DatasetSpec
 from wss_data.store.connection import fiftyone
@@ -18,19 +31,36 @@ MASK_FIELDS: dict[Kind, tuple[str, ...]] = {"web": (MASKS,), "target": (GROUND_T
 # Field of the image-level labels: one class on the web (what was searched for), any number on a target.
 LABELS: dict[Kind, str] = {"web": "label", "target": "labels"}
 _SORTED = ("confidence", "foreground_ratio", SCORE)  # numbers by which saved views sort the images with one tag
+ODD_VIEW = "odd ones out first"
+# Names that views of an earlier version have; those of this version take their place.
+_EARLIER_VIEWS = ("too small", "too large", "low confidence", "duplicates", "leaks")
+KEPT_COLOUR, DROPPED_COLOUR, _JUDGED_COLOUR = "#2a9d5c", "#c0392b", "#e4a11b"
+
+# Groups of the side bar: the three numbers to begin with, open, and the others. Their names say what is suspicious.
+_NUMBERS = {
+    "suspicious if low": (SCORE, "confidence"),
+    "suspicious if low or high": ("foreground_ratio",),
+    "more: suspicious if low": (
+        *("quality.agreement", "quality.crf_agreement", "quality.compactness", "quality.colour_contrast"),
+    ),
+    "more: suspicious if high": (
+        *("oddness", "quality.prototype_distance", "quality.border_contact", "quality.pieces", "quality.uncertain"),
+    ),
+}
+_NOT_IN_USE = "masks not in use"  # group of the side bar
 
 
 def set_up(dataset: Dataset, spec: DatasetSpec, kind: Kind) -> None:
     """Give an empty dataset its fields, mask names, colours and saved views."""
     _declare_fields(dataset, kind)
-    # Segmentations stay hidden in the App until they are named here.
-    paths = ["tags", LABELS[kind], *MASK_FIELDS[kind]]
-    dataset.app_config.active_fields = fiftyone().ActiveFields(paths=paths)
     bring_up_to_date(dataset, spec, kind)
 
 
 def bring_up_to_date(dataset: Dataset, spec: DatasetSpec, kind: Kind) -> None:
-    """Give a dataset that is new, or that an earlier version made, what it lacks; what its user changed stays."""
+    """Give a dataset that is new, changed, or made by an earlier version what it lacks; what its user changed stays.
+
+    Saved views without an image go, and come back when there is one; a dataset without images has all.
+    """
     values = mask_names(spec.class_names, spec.ignore_index)
     # By values, as earlier versions had them, or none at all; whatever else is there, its user has set.
     if dataset.default_mask_targets in (values, {}):
@@ -39,20 +69,44 @@ def bring_up_to_date(dataset: Dataset, spec: DatasetSpec, kind: Kind) -> None:
     grey = {field: values for field in mask_fields(dataset) if _is_grey(dataset, field)}
     if dataset.mask_targets != {**grey, **dataset.mask_targets}:
         dataset.mask_targets = {**grey, **dataset.mask_targets}
-    if dataset.app_config.sidebar_groups is None:
+    groups = dataset.app_config.sidebar_groups
+    if groups is None or {"judge", "quality"} <= {group.name for group in groups}:  # none, or an earlier version's
         dataset.app_config.sidebar_groups = _side_bar(dataset, kind)
+        # Segmentations stay hidden in the App until they are named here.
+        paths = ["tags", LABELS[kind], *(field for field in mask_fields(dataset) if not _is_spare(field))]
+        dataset.app_config.active_fields = fiftyone().ActiveFields(paths=paths)
+        _describe_numbers(dataset)
     dataset.save()
     if kind == "web":
         # What saved views choose and sort by, so that none has to read or sort 75,800 images.
-        for field in ("sha256", "label.label", "duplicate_of"):
-            dataset.create_index(field)
+        for name in filter(dataset.has_field, ("sha256", "label.label", "duplicate_of", "oddness")):
+            dataset.create_index(name)
         for number in _SORTED:
             if dataset.has_field(number):  # a dataset that an earlier version made may lack it
                 dataset.create_index([("tags", 1), (number, 1)])
-    there = set(dataset.list_saved_views())
-    for name, view in _views(dataset, spec, kind).items():
-        if name not in there:
-            dataset.save_view(name, view)
+    _offer(dataset, spec, _views(dataset, spec, kind))
+
+
+def _offer(dataset: Dataset, spec: DatasetSpec, views: dict[str, View]) -> None:
+    """Save those of the views that show an image, in their order and with the colour of their group."""
+    there = dataset.list_saved_views()
+    offered = [name for name, view in views.items() if not len(dataset) or len(view.limit(1))]
+    if [name for name in there if name in views or name in _EARLIER_VIEWS] == offered:
+        return
+    # A user's own change of one of ours stays; the App lists views by the time when they were saved.
+    stored = {name: dataset.load_saved_view(name).view() for name in there if name in offered}
+    for name in {*views, *_EARLIER_VIEWS} & {*there}:
+        dataset.delete_saved_view(name)
+    colours = {"kept": KEPT_COLOUR, "dropped": DROPPED_COLOUR}
+    colours |= {f"class {name}": _hex(value) for value, name in enumerate(spec.class_names, start=1)}
+    for name in offered:
+        colour = colours.get(name) or colours.get(name.split(":")[0]) or _JUDGED_COLOUR
+        dataset.save_view(name, stored.get(name, views[name]), color=colour)
+
+
+def _is_spare(field: str) -> bool:
+    """Whether a field holds masks beside those in use: earlier ones, or a second co-segmentation's."""
+    return field.startswith(f"{MASKS}_")
 
 
 def _is_grey(dataset: Dataset, field: str) -> bool:
@@ -67,18 +121,33 @@ def _is_grey(dataset: Dataset, field: str) -> bool:
 def _side_bar(dataset: Dataset, kind: Kind) -> list[Any]:
     """The fields in the order in which a person judges by them; the others are folded up at the end."""
     schema = dataset.get_field_schema(flat=True)
-    labels = [LABELS[kind], *mask_fields(dataset)]
-    judged_by = ["foreground_ratio", "confidence", "oddness", "verdict", "verdict_reason", "verdict_at"]
-    groups: dict[str, list[str]] = {"tags": [], "labels": labels, "judge": judged_by}
+    # The App ticks tags, which say what was kept, only if they are in a group other than its own.
+    labels, masks = ["tags", LABELS[kind]], mask_fields(dataset)
+    groups: dict[str, Sequence[str]] = {"labels": [*labels, *(field for field in masks if not _is_spare(field))]}
+    if kind == "web":
+        more = {_NOT_IN_USE: [field for field in masks if _is_spare(field)]}
+        groups |= {"verdict": ("verdict", "verdict_reason", "verdict_at"), **_NUMBERS, **more}
+    listed = {path for paths in groups.values() for path in paths}
     for parent in ("quality", "provenance", "metadata"):
-        groups[parent] = [path for path in schema if path.startswith(f"{parent}.")]
+        groups[parent] = [path for path in schema if path.startswith(f"{parent}.") and path not in listed]
     shown = {name: [path for path in paths if path in schema] for name, paths in groups.items()}
     # Of an embedded field the App lists what is in it; that of labels and masks it lists by itself.
-    listed = {"tags", "quality", "provenance", "metadata", *(path for paths in shown.values() for path in paths)}
-    inside = tuple(f"{parent}." for parent in ("quality", "provenance", "metadata", *labels))
+    inside = tuple(f"{parent}." for parent in ("quality", "provenance", "metadata", LABELS[kind], *masks))
+    listed |= {"quality", "provenance", "metadata"}
     shown["other"] = [path for path in schema if path not in listed and not path.startswith(inside)]
-    group, folded = fiftyone().SidebarGroupDocument, ("provenance", "metadata", "other")
-    return [group(name=name, paths=paths, expanded=name not in folded) for name, paths in shown.items()]
+    group, open_ = fiftyone().SidebarGroupDocument, ("labels", "verdict", *list(_NUMBERS)[:2])
+    kept = {name: paths for name, paths in shown.items() if paths or name == _NOT_IN_USE}
+    bar = [group(name=name, paths=paths, expanded=name in open_) for name, paths in kept.items()]
+    return [group(name="tags", paths=[], expanded=False), *bar]
+
+
+def _describe_numbers(dataset: Dataset) -> None:
+    """Say in the App, where the mouse is over a number, which end of it is suspicious."""
+    for group, paths in _NUMBERS.items():
+        for path in filter(dataset.has_field, paths):
+            field = dataset.get_field(path)
+            field.description = group.removeprefix("more: ")
+            field.save()
 
 
 def _declare_fields(dataset: Dataset, kind: Kind) -> None:
@@ -115,19 +184,27 @@ def _declare_fields(dataset: Dataset, kind: Kind) -> None:
 
 
 def declare_masks(dataset: Dataset, field: str) -> None:
-    """Declare a field of masks, and show it in the App. A field that an earlier version made is given what it lacks."""
+    """Declare a field of masks; the App shows it, or lists it below if it is not in use.
+
+    A field that an earlier version made is given what it lacks.
+    """
     fo = fiftyone()
     is_new = not dataset.has_sample_field(field)
     if is_new:
         dataset.add_sample_field(field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Segmentation)
     for attribute in ("method", "fingerprint"):
         dataset.add_sample_field(f"{field}.{attribute}", fo.StringField)
-    if field.startswith(f"{MASKS}_"):  # the confidence of the mask in use is the image's own
+    if _is_spare(field):  # the confidence of the mask in use is the image's own
         dataset.add_sample_field(f"{field}.confidence", fo.FloatField)
-    active = dataset.app_config.active_fields
-    if is_new and active is not None and field not in active.paths:
-        active.paths = [*active.paths, field]
-        dataset.save()
+    if not is_new:
+        return
+    # A field that is in no group the App lists, ticked or not, among those in use.
+    listed = [group for group in dataset.app_config.sidebar_groups or () if group.name == _NOT_IN_USE]
+    shown = [dataset.app_config.active_fields] if dataset.app_config.active_fields is not None else []
+    for place in listed if _is_spare(field) else shown:
+        if field not in place.paths:
+            place.paths = [*place.paths, field]
+    dataset.save()
 
 
 def colour_targets(classes: Sequence[str], ignore_index: int = IGNORE_INDEX) -> dict[str, str]:
@@ -153,8 +230,17 @@ def _colours(spec: DatasetSpec, kind: Kind) -> dict[str, Any]:
     return {
         "color_by": "value",
         "default_mask_targets_colors": [{"intTarget": value, "color": colour} for value, colour in palette.items()],
-        "fields": [{"path": LABELS[kind], "colorByAttribute": "label", "valueColors": by_label}],
+        "fields": [
+            {"path": LABELS[kind], "colorByAttribute": "label", "valueColors": by_label},
+            {"path": "tags", "valueColors": _tag_colours()},
+        ],
     }
+
+
+def _tag_colours() -> list[dict[str, str]]:
+    """Kept and dropped images differ in the grid."""
+    dropped = sorted({*FILTER_TAGS, *SCREENING_TAGS, UNREADABLE, GONE} - {KEPT})
+    return [{"value": tag, "color": KEPT_COLOUR if tag == KEPT else DROPPED_COLOUR} for tag in (KEPT, *dropped)]
 
 
 def _views(dataset: Dataset, spec: DatasetSpec, kind: Kind) -> dict[str, View]:
@@ -165,16 +251,18 @@ def _views(dataset: Dataset, spec: DatasetSpec, kind: Kind) -> dict[str, View]:
         return {**splits, "dropped": dataset.match(dropped)}
     return {
         "kept": dataset.match_tags(KEPT),
-        "too small": dataset.match_tags(TOO_SMALL).sort_by("foreground_ratio"),
-        "too large": dataset.match_tags(TOO_LARGE).sort_by("foreground_ratio", reverse=True),
-        "low confidence": dataset.match_tags(LOW_CONFIDENCE).sort_by("confidence"),
         "most suspicious first": dataset.match_tags(KEPT).sort_by(SCORE),
         "least confident first": dataset.match_tags(KEPT).sort_by("confidence"),
+        ODD_VIEW: dataset.match({"oddness": {"$ne": None}}).sort_by("oddness", reverse=True),
+        "dropped: too small": dataset.match_tags(TOO_SMALL).sort_by("foreground_ratio"),
+        "dropped: too large": dataset.match_tags(TOO_LARGE).sort_by("foreground_ratio", reverse=True),
+        "dropped: low confidence": dataset.match_tags(LOW_CONFIDENCE).sort_by("confidence"),
+        "dropped: your verdict": dataset.match_tags(BY_VERDICT),
         # By what they repeat, so that copies are beside each other.
-        "duplicates": dataset.match(
+        "dropped: duplicates": dataset.match(
             {"$or": [{"duplicate_of": {"$ne": None}, "tags": {"$ne": LEAK}}, {"tags": PLACEHOLDER}]}
         ).sort_by("duplicate_of"),
-        "leaks": dataset.match_tags(LEAK).sort_by("duplicate_of"),
+        "dropped: leaks": dataset.match_tags(LEAK).sort_by("duplicate_of"),
         # As MongoDB's own condition, here and above: an expression of FiftyOne's makes no use of an index.
         **{f"class {name}": dataset.match({"label.label": name}) for name in spec.group_names},
     }

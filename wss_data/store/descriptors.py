@@ -12,14 +12,14 @@ from wss_data.cosegmentation.base import ImageFiles
 from wss_data.errors import StoreError
 from wss_data.filtering.oddness import describe_images, network_name, oddness
 from wss_data.runtime.home import dataset_owner
+from wss_data.store.appearance import bring_up_to_date
 from wss_data.store.connection import fiftyone
-from wss_data.store.info import rows, web_info
+from wss_data.store.info import definition, rows, web_info
 from wss_data.store.types import Dataset, View
 
 DESCRIPTOR, NETWORK, ODDNESS = "descriptor", "descriptor_network", "oddness"
 
 MAP, SIMILAR = "map", "similar"  # what the App calls the map of the images, and the index for search by example
-ODD_VIEW = "odd ones out first"
 MapMethod = Literal["tsne", "pca"]
 
 MOST_FOR_TSNE = 10_000  # images up to which t-SNE draws the map by default; it takes minutes beyond
@@ -124,8 +124,7 @@ def _store_oddness(dataset: Dataset, keys: list[str], classes: np.ndarray, matri
         values[classes == name] = oddness(matrix[classes == name])
     numbers = {key: None if np.isnan(value) else float(value) for key, value in zip(keys, values, strict=True)}
     dataset.set_values(ODDNESS, numbers, key_field="id")
-    if not dataset.has_saved_view(ODD_VIEW):
-        dataset.save_view(ODD_VIEW, dataset.exists(ODDNESS).sort_by(ODDNESS, reverse=True))
+    bring_up_to_date(dataset, definition(dataset), "web")  # the view ``ODD_VIEW`` has images now
 
 
 def _index(dataset: Dataset, view: View, matrix: np.ndarray, method: MapMethod) -> None:

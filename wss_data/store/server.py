@@ -138,16 +138,37 @@ class Media:
         self._folders = {folder.resolve() for folder in folders if folder.is_absolute()}
 
 
+# What FiftyOne's App notes in the browser once its advertisement, which lies over the grid and takes the first click
+# at the first visit, was closed.
+_ADVERTISEMENT_SEEN = "<script>localStorage.setItem('fiftyone-enterprise-tooltip-seen', 'true')</script>"
+
+
+def _without_advertisement(static: Any) -> None:
+    """Make ``static``, FiftyOne's class that serves the App's files, say that the advertisement was seen."""
+    from starlette.responses import HTMLResponse
+
+    served = static.file_response
+
+    def file_response(self: Any, full_path: Any, *arguments: Any, **named: Any) -> Any:
+        if Path(full_path).name != "index.html":
+            return served(self, full_path, *arguments, **named)
+        page = Path(full_path).read_text(encoding="utf-8").replace("<head>", f"<head>{_ADVERTISEMENT_SEEN}", 1)
+        return HTMLResponse(page, headers={"cache-control": "no-store"})
+
+    static.file_response = file_response
+
+
 def main() -> None:
     """Serve FiftyOne's App on the socket whose descriptor is in ``sys.argv``, until the view ends."""
     end_with_parent()
     os.environ["FIFTYONE_SERVER"] = "1"  # as FiftyOne's own entry does: what it caches would be old in a server
     fiftyone()  # connects first: what follows imports FiftyOne
-    from fiftyone.server.app import app
+    from fiftyone.server.app import Static, app
     from fiftyone.server.events import set_port
     from hypercorn.asyncio import serve
     from hypercorn.config import Config
 
+    _without_advertisement(Static)
     descriptor, address, others, *media = sys.argv[1:]
     owner = os.getuid() if not int(others) and users_are_seen() else None
     with socket.socket(fileno=os.dup(int(descriptor))) as listening:

@@ -331,6 +331,9 @@ def _keep_earlier_masks(dataset: Dataset, sample_ids: list[str]) -> None:
     ledger = mask_ledger(view, MASKS)
     declare_masks(dataset, field)
     dataset.add_sample_field(f"{field}.replaced_at", fo.StringField)
+    about = dataset.get_field(field)
+    about.description = f"in use until {now['replaced_at']}, then replaced on {len(earlier):,} images"
+    about.save()
     dataset.set_values(field, earlier, key_field="id")
     set_ledger(dataset, field, ledger)
 
