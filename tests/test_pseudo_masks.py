@@ -180,3 +180,4 @@ def test_a_web_dataset_gets_masks_of_its_own_classes_also_where_the_filter_dropp
     make_pseudo_masks(generator, dataset, field="cosegmentation_all_groups", scales=(0.7,), progress=False)
     assert all(Path(path).is_file() for path in dataset.exists("cosegmentation").values("cosegmentation.mask_path"))
     assert not set(made.mask_paths) & set(dataset.values("cosegmentation_all_groups.mask_path"))
+    assert store.delete_dataset("all-groups", files=True).foreign == ()

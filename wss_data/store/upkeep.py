@@ -20,7 +20,7 @@ _LOCK, _JOURNAL = "lock", "journal.sqlite"
 # What this package writes into a dataset's folder: paths in it. {fields}: names of mask fields that it has or had.
 _OURS = (
     r"images/[^/]+/[0-9a-f]{{20}}\.jpg|pictures/(cosegmentation(_[^/]*)?|foreground_ratio)\.png|"
-    r"({fields}|(cosegmentation|imported|ground_truth|pseudo_mask)(_[a-z0-9_]+)?)/(.+\.png|made_by\.json)|"
+    r"({fields}|(cosegmentation|imported|ground_truth|pseudo_mask)(_[a-z0-9_]+)?)/(.+\.png|(.+/)?made_by\.json)|"
     r"source/(drawn\.json|image_labels\.csv|(ImageSets|JPEGImages|SegmentationClass)/.+)|"
     r"journal\.sqlite(-wal|-shm)?|verdicts\.jsonl|train_aug\.txt|(.*/)?(\.writing-[^/]*|{written})"
 )
