@@ -250,7 +250,10 @@ def test_another_content_under_the_same_name_is_another_fingerprint(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backbone": "vgg16"}, "backbone is 'vgg16', expected efficientnet_lite0, .* or vit"),
+        ({"backbone": "resnet5"}, "is 'resnet5', expected .*a network of timm.*the nearest are resnet50"),
+        ({"backbone": "../../x"}, "backbone is '../../x', expected efficientnet_lite0, .* a network of timm"),
+        ({"backbone": "vit_small_patch16_224.dion"}, r"weights of vit_small_patch16_224 are .*\.augreg_in21k"),
+        ({"backbone": "convnext_atto.d2_in1k", "weights_supervision": "none"}, "no file is given"),
         ({"backbone": "vit"}, "vit has no weights of its own"),
         ({"weights": "no/where.pth"}, "there is no file 'no/where.pth'"),
         ({"weights": 3}, "weights is 3, expected a .pth or .safetensors file"),

@@ -147,7 +147,7 @@ def test_a_gpu_is_taken_where_there_is_one_and_a_third_of_two_is_refused(monkeyp
 
 
 def test_a_backbone_that_does_not_exist_is_refused_with_the_known_ones():
-    with pytest.raises(WssError, match=r"backbone is 'alexnet', expected efficientnet_lite0, .* or vit"):
+    with pytest.raises(WssError, match=r"backbone is 'alexnet', expected efficientnet_lite0, .* or a network of timm"):
         DescriptorNetwork(backbone="alexnet")
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wss_data.backbones.networks import WholeBackbone
 from wss_data.errors import WssError
 from wss_data.runtime.files import check_outputs, output_path
 from wss_train.models import SegmentationModel, load_network
@@ -108,13 +109,20 @@ def export_model(
         size: (height, width) in pixels if only one size shall be taken, as compilers for devices want it; ONNX only.
 
     Raises:
-        WssError: If the format is unknown, a package is missing, or the scores differ; then no file is left.
+        WssError: If the format is unknown, a package is missing, no tracer can follow the network, or the scores
+            differ; then no file is left.
         CheckpointError: If the checkpoint cannot be read.
         OutputError: If ``out`` is a file that this program did not write, or that was changed since.
     """
     out = Path(out)
     file_format = _checked_format(out, file_format, size)
     model, card = load_network(checkpoint)
+    if isinstance(model.high, WholeBackbone):
+        raise WssError(
+            f"a model on {card.recipe.backbone} cannot be exported: a tracer cannot follow that network to images of "
+            "all sizes. Use it in Python (wss_train.load_model), or train on a ResNet, EfficientNet, MobileNet or "
+            "RegNet."
+        )
     traced = PixelModel(traceable(model), output).eval()
     texts = {
         "classes": json.dumps(["background", *card.classes]),

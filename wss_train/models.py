@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from wss_data.backbones import BackboneChoice
-from wss_data.backbones.networks import ConvolutionalBackbone, dilate_first_blocks, load_backbone
+from wss_data.backbones.dense import Parts
+from wss_data.backbones.networks import ConvolutionalBackbone, WholeBackbone, dilate_first_blocks, load_backbone
 from wss_data.backbones.weights import load_weights
 from wss_data.errors import CheckpointError, shown
 from wss_data.ledger import LedgerEntry, Supervision, UsedFor
@@ -26,10 +27,9 @@ CLIP = 6.0  # standard deviations that descriptors are held within, as in the se
 class Backbone(NamedTuple):
     """A classification network in two parts."""
 
-    low: nn.Module  # image to features at stride 8
-    high: nn.Sequential  # these to the last features, dilated to the recipe's output stride
-    middle: int  # how many parts of ``high`` come before the last halving: their features are the middle ones
-    branch_high: nn.Module  # the same layers with weights of their own, which start equal, at their usual stride, 32
+    low: nn.Module  # image to features at stride 8; to itself, where a network cannot be parted
+    high: Parts | WholeBackbone  # these to the last features, at the recipe's output stride, and to the middle ones
+    branch_high: nn.Module  # the same layers with weights of their own, which start equal, at their usual stride
     channels: int  # of the last features
 
 
@@ -41,18 +41,21 @@ def build_backbone(recipe: TrainRecipe, weights: str) -> Backbone:
         CheckpointError: If a file of weights is damaged or fits another network.
     """
     main, plain = (load_backbone(recipe.backbone, weights, stride) for stride in (recipe.output_stride, 32))
-    assert isinstance(main, ConvolutionalBackbone) and isinstance(plain, ConvolutionalBackbone)
     if weights == "none":  # random ones, too, are the same in both
         plain.load_state_dict(main.state_dict())
-    if recipe.dilate_first_block and recipe.backbone.startswith("resnet"):
-        dilate_first_blocks(main)
     for module in (*main.modules(), *plain.modules()):
         if isinstance(module, nn.Conv2d) and module.groups > 1:
             # Set on the instance: a wrapping module would change the names of the weights.
             setattr(module, "forward", partial(_depthwise, module.forward))  # noqa: B010
-    parts = main.parts[: main.fork], main.parts[main.fork :], plain.parts[plain.fork :]
-    low, high, branch_high = (nn.Sequential(*part) for part in parts)
-    return Backbone(low, high, main.middle - main.fork, branch_high, main.channels)
+    if isinstance(main, ConvolutionalBackbone) and isinstance(plain, ConvolutionalBackbone):
+        if recipe.dilate_first_block and recipe.backbone.startswith("resnet"):
+            dilate_first_blocks(main)
+        high = Parts(*main.parts[main.fork :])
+        high.middle = main.parts.middle - main.fork
+        return Backbone(nn.Sequential(*main.parts[: main.fork]), high, Parts(*plain.parts[plain.fork :]), main.channels)
+    assert isinstance(main, WholeBackbone)
+    main.cell_px = recipe.output_stride
+    return Backbone(nn.Identity(), main, plain, main.channels)
 
 
 def _depthwise(forward: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
@@ -164,11 +167,10 @@ class SegmentationModel(nn.Module):
         self.output_stride = recipe.output_stride
         self.low = backbone.low
         self.high = backbone.high
-        self.middle = backbone.middle
         self.head: nn.Module
         if recipe.head == "descriptors":
             with torch.no_grad():
-                middle = self.high[: self.middle](self.low(torch.zeros(1, 3, 64, 64)))
+                middle = self.high.dense(self.low(torch.zeros(1, 3, 64, 64))).middle
             self.head = DescriptorHead(middle.shape[1] + backbone.channels, num_classes, recipe)
         else:
             self.head = SegmentationHead(backbone.channels, num_classes, recipe)
@@ -193,8 +195,8 @@ class SegmentationModel(nn.Module):
         """Score classes at each cell of the output stride, and of the whole image; ``images``: from ``normalise``."""
         low_features = self.low(images)
         if self.recipe.head == "descriptors":
-            middle = self.high[: self.middle](low_features)
-            cells = torch.cat([middle, self.high[self.middle :](middle)], dim=1).movedim(1, -1)
+            maps = self.high.dense(low_features)
+            cells = torch.cat([maps.middle, maps.last], dim=1).movedim(1, -1)
             pixel_logits = self.head(cells).movedim(-1, 1)
         else:
             pixel_logits = self.head(self.high(low_features))
@@ -281,6 +283,9 @@ def load_network(
         raise CheckpointError(f"{path}: no network can be built as the model card says ({first[:200]}).") from error
     check_shapes(read_shapes(path), wanted, str(path))
     # Copies, because the file may be mapped into memory, and be written anew while the model is in use.
+    if any(name not in wanted and not name.startswith("pixel_") for name, _ in model.named_buffers()):
+        # What no file holds, such as the positions of a window's pixels, is made with the network.
+        model = build_model(card.recipe, card.num_classes, card.multilabel, pretrained=False)
     load_weights(model, {name: tensor.clone() for name, tensor in read_weights(path).items()}, str(path), assign=True)
     model.set_pixel_statistics()
     model = model.to(memory_format=torch.channels_last) if card.recipe.channels_last else model

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from annotated_types import Ge, Gt, Interval, Len
 
+from wss_data.backbones.published import NetworkName, pixel_statistics
 from wss_data.crf.dense_crf import CrfSettings
 from wss_data.errors import RecipeError, shown
 from wss_data.reading.settings import Expected, settings
@@ -28,19 +29,7 @@ from wss_data.reading.settings import Expected, settings
 Kind = Literal["generator", "final"]
 """The two networks of the method: the mask generator (section 3.2) and the final model (section 3.3)."""
 
-Backbone = Literal[
-    "resnet18", "resnet34", "resnet50", "resnet101", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"
-]  # fmt: skip
-
-PIXEL_STATISTICS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
-    # torchvision's mean and deviation of ImageNet, times 255
-    "torchvision": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-    # (pixel - 127) / 128: with torchvision's numbers top-1 falls from 0.89 to 0.77
-    "efficientnet_lite": ((127.0, 127.0, 127.0), (128.0, 128.0, 128.0)),
-    # code: RGB minus these, not divided
-    "subtract_mean": ((123.0, 117.0, 104.0), (1.0, 1.0, 1.0)),
-}
-"""Mean and divisor of the pixels (0..255, RGB) by name."""
+MEAN_ALONE = (123.0, 117.0, 104.0), (1.0, 1.0, 1.0)  # RGB minus these, not divided (code)
 
 # Upper bounds far beyond what anybody trains with: a recipe may come with a stranger's checkpoint.
 _Channels = Annotated[int, Interval(gt=0, le=16_384)]
@@ -72,9 +61,9 @@ class TrainRecipe:
 
     preset: Annotated[str, _is("The preset it started from; a note for the reader.")] = "paper"
 
-    backbone: Annotated[Backbone, _is("Network below the head (paper 4.2).")] = "resnet50"
+    backbone: Annotated[str, NetworkName(), _is("Network below the head (paper 4.2).")] = "resnet50"
     # The final model starts from them, too, not from the generator (code).
-    weights: Annotated[str, _is("First weights of the backbone: imagenet (paper 4.2), none or a file.")] = "imagenet"
+    weights: Annotated[str, _is("First weights of the backbone: imagenet for its own, none or a file.")] = "imagenet"
     normalisation: Annotated[
         Literal["weights", "subtract_mean"],
         _is("Pixels as the backbone's weights were trained (habit), or RGB minus (123, 117, 104) undivided (code)."),
@@ -221,6 +210,11 @@ class TrainRecipe:
                     f"recipe: {kind}_low_rate_iterations is {self.low_rate_iterations(kind)}, expected at most "
                     f"{kind}_iterations ({self.iterations(kind)})."
                 )
+        if self.backbone == "vit":
+            raise RecipeError(
+                "recipe: backbone is 'vit', whose sizes only a file knows, and a checkpoint must know them, too. Name "
+                "the network of timm that the file is of, such as vit_small_patch16_224 or vit_small_patch14_dinov2."
+            )
         if self.label_weight and self.head != "descriptors":
             raise RecipeError(
                 f"recipe: label_weight is {self.label_weight}, and head is {self.head}; labels alone can teach the "
@@ -254,8 +248,8 @@ class TrainRecipe:
     def pixel_statistics(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
         """Mean and divisor, each (R, G, B), that turn pixels of 0..255 into the network's input."""
         if self.normalisation == "subtract_mean":
-            return PIXEL_STATISTICS["subtract_mean"]
-        return PIXEL_STATISTICS["torchvision" if self.backbone.startswith("resnet") else "efficientnet_lite"]
+            return MEAN_ALONE
+        return pixel_statistics(self.backbone)
 
     @property
     def crf_settings(self) -> CrfSettings:

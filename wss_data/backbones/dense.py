@@ -8,9 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-# Per channel, RGB, of pixels in [0, 255]: (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225) of 255
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_DEVIATION = (58.395, 57.12, 57.375)
+from wss_data.backbones.published import IMAGENET_PIXELS
 
 
 class DenseMaps(NamedTuple):
@@ -25,12 +23,33 @@ class DenseBackbone(nn.Module, ABC):
 
     cell_px: int  # Pixels of the image per cell of ``DenseMaps.last``.
     side_multiple: int  # The sides of an image must be multiples of this.
-    pixel_mean: tuple[float, ...] = IMAGENET_MEAN  # Subtracted from each pixel, which is in [0, 255], per RGB channel.
-    pixel_divisor: tuple[float, ...] = IMAGENET_DEVIATION  # What the difference is then divided by.
+    pixel_mean: tuple[float, ...] = IMAGENET_PIXELS[
+        0
+    ]  # Subtracted from each pixel, which is in [0, 255], per RGB channel.
+    pixel_divisor: tuple[float, ...] = IMAGENET_PIXELS[1]  # What the difference is then divided by.
 
     @abstractmethod
     def dense(self, images: Tensor) -> DenseMaps:
         """The maps of a batch of normalised images. Shape (N, 3, H, W), float."""
+
+    def make_fast(self, dtype: torch.dtype) -> None:
+        """Let products compute in ``dtype``, and save what else can be saved. Not for training."""
+        make_fast(self, dtype)
+
+
+class Parts(nn.Sequential):
+    """Modules that run one after the other; the features after ``middle`` of them are the middle ones."""
+
+    middle: int = 0
+
+    def dense(self, features: Tensor) -> DenseMaps:
+        """The last features and the middle ones. ``features``: (N, C, h, w)."""
+        for part in list(self)[: self.middle]:
+            features = part(features)
+        middle = features
+        for part in list(self)[self.middle :]:
+            features = part(features)
+        return DenseMaps(features, middle)
 
 
 def make_fast(network: nn.Module, dtype: torch.dtype = torch.float32) -> None:

@@ -17,14 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wss_data.backbones.dense import DenseBackbone, DenseMaps
-from wss_data.backbones.weights import load_weights
+from wss_data.backbones.weights import HEADS, load_weights
 from wss_data.errors import CheckpointError
 
 # Channels of one attention head: no file says it, but nearly all published networks of this kind have it so
 HEAD_CHANNELS = 64
 HUGE_CHANNELS, HUGE_HEAD_CHANNELS = 1280, 80  # The exception: "huge" networks (ViT-H) have 16 heads of 80 channels
-# Beginnings of names that training needs and describing does not
-OUTSIDE = ("head.", "mask_token", "masked_embed", "decoder_", "dino_head.", "ibot_head.")
 
 
 class TransformerShape(NamedTuple):
@@ -139,7 +137,7 @@ class TransformerBackbone(DenseBackbone):
 def transformer(weights: Mapping[str, Tensor], path: Path) -> TransformerBackbone:
     """The transformer that weights with DINO's names, read from ``path``, make, in evaluation mode."""
     # DINOv2 trains with its blocks in chunks: blocks.1.7.norm1 is block 7.
-    inside = ((key, value) for key, value in weights.items() if not key.startswith(OUTSIDE))
+    inside = ((key, value) for key, value in weights.items() if not key.startswith(HEADS))
     state = {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", key): value for key, value in inside}
     shape = shape_of(state, path)
     # Memory comes with the file's tensors; to draw random weights first takes seconds.

@@ -6,7 +6,8 @@ Source:
 
 import argparse
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from urllib.error import URLError
@@ -14,12 +15,19 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 
+from wss_data.backbones.published import published_name
 from wss_data.errors import CheckpointError, WssError
 
 # Keys under which training programs keep the weights, beside optimizer and arguments; the first that is there wins
 WRAPPERS = ("teacher", "model", "state_dict")
 # What wrapping modules put before names. Where one occurs, names without it belong to other parts (heads)
 PREFIXES = ("module.", "model.", "teacher.", "backbone.")
+
+# Beginnings of names that training needs and describing does not
+HEADS = (
+    *("head.", "head_dist.", "fc.", "classifier.", "last_linear.", "conv_head.", "norm_head.", "bn2."),
+    *("mask_token", "masked_embed", "decoder_", "dino_head.", "ibot_head."),
+)
 
 TORCHVISION = "https://download.pytorch.org/models"
 
@@ -116,3 +124,23 @@ def imagenet_file(name: str, digest: str) -> Path:
             "efficientnet_lite0 (wss-train: --recipe cpu), whose weights are installed."
         ) from error
     return cached
+
+
+@contextmanager
+def published_weights(name: str) -> Iterator[None]:
+    """Say in one sentence that the weights of a network of timm's cannot be had, and how to go on.
+
+    Raises:
+        WssError: If what is in the block fails.
+    """
+    # The hub, its client and timm raise what they like; and none of it is a fault of ours.
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:160]
+        raise WssError(
+            f"timm's weights of {name} cannot be had ({reason}). Without a connection: get the file model.safetensors "
+            f"of https://huggingface.co/timm/{published_name(name)} on another machine, and name it in the option "
+            "weights (wss-train: --weights FILE); or take efficientnet_lite0 (wss-train: --recipe cpu), whose weights "
+            "are installed."
+        ) from error

@@ -153,7 +153,7 @@ def expected(hint: Any) -> str:
     'sgd or adamw'
     """
     hint, notes = _split(hint)
-    if said := [note.words for note in notes if isinstance(note, (Expected, Line))]:
+    if said := [note.words for note in notes if hasattr(note, "words")]:
         return said[0]
     arguments = typing.get_args(hint)
     origin = typing.get_origin(hint)
@@ -202,4 +202,6 @@ def _sentence(kind: type, refusal: pydantic.ValidationError) -> str:
     wanted = expected(typing.get_type_hints(kind, include_extras=True)[name])
     if first["type"] in ("missing", "missing_argument"):
         return f"{name} is missing, expected {wanted}."
-    return f"{name} is {shown(first['input'])}, expected {wanted}."
+    # What a check of ours found, beside what is expected of any value.
+    more = str(first.get("ctx", {}).get("error", ""))
+    return f"{name} is {shown(first['input'])}, expected {wanted}{f' ({more})' if more else ''}."

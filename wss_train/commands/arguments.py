@@ -72,9 +72,9 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     """What every command that trains takes."""
     add_recipe(parser)
     parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="run folder")
-    parser.add_argument("--backbone", help="resnet50, efficientnet_lite0, ... (default: the recipe's)")
+    parser.add_argument("--backbone", help="resnet50, a network of timm, ... (default: the recipe's)")
     parser.add_argument(
-        "--weights", metavar="FILE", type=path_text, help="file with the backbone's weights (default: ImageNet's)"
+        "--weights", metavar="FILE", type=path_text, help="file with the backbone's weights (default: its own)"
     )
     parser.add_argument("--seed", type=int, help="seed of everything random (default: the recipe's, 0)")
     parser.add_argument(
