@@ -7,7 +7,7 @@ import fiftyone as fo
 import fiftyone.core.utils as fou
 import numpy as np
 import pytest
-from builders import H, W, foreground, make_web
+from builders import H, W, definition, foreground, make_web
 from fiftyone.server.routes.sample import handle_json_patch
 
 from wss_data import store
@@ -316,3 +316,10 @@ def test_a_field_of_that_name_that_somebody_made_is_left_alone():
         store.make_instances(dataset)
     with pytest.raises(StoreError, match="no masks in a field 'cosegmentation_9'"):
         store.make_instances(make_web("edit-no-masks"), "cosegmentation_9")
+
+
+def test_a_dataset_without_masks_has_no_instances_to_edit(capsys):
+    store.create_or_open(definition("empty-instances"), "web")
+    assert main(["edit-masks", "empty-instances"]) == 2
+    assert "no image that was asked for has a mask in 'cosegmentation'" in capsys.readouterr().err
+    assert not store.open_dataset("empty-instances").has_sample_field("instances")

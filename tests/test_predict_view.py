@@ -59,6 +59,8 @@ def test_masks_go_into_a_view_of_a_dataset_that_is_not_ours_named_by_colour(load
 def ours(database, tmp_path):
     """A target dataset of two images."""
     spec = DatasetSpec.from_dict({"name": "drawn", "classes": list(CLASSES), "target": {"layout": "voc"}}, "test")
+    if store.dataset_exists("drawn-target"):  # left by the tests of another file
+        store.delete_dataset("drawn-target")
     dataset = store.create_or_open(spec, "target")
     for i, path in enumerate(rectangles(tmp_path / "ours", 2).image_paths):
         dataset.add_sample(fiftyone().Sample(filepath=path, image_id=f"r{i}", sha256="0", tags=["val"]))

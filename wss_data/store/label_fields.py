@@ -137,8 +137,8 @@ def make_instances(dataset: Dataset, mask_field: str = MASKS, classes: Collectio
 
     Raises:
         SpecError: If the dataset has no such class.
-        StoreError: If there is no such mask field, or ``instances`` holds edits that are not in use, or what is not
-            ours; nothing is changed then.
+        StoreError: If no image has a mask in that field, or ``instances`` holds edits that are not in use, or what is
+            not ours; nothing is changed then.
         MaskError: If a mask cannot be read.
     """
     web_info(dataset, "edited in their masks")
@@ -148,6 +148,11 @@ def make_instances(dataset: Dataset, mask_field: str = MASKS, classes: Collectio
         _refuse_to_lose(dataset, images, spec)
         view = dataset.select([key for key, one in images.items() if classes is None or one.class_name in classes])
         paths = [(key, path) for key, path in rows(view, "id", f"{mask_field}.mask_path") if path]
+        if not paths:
+            raise StoreError(
+                f"dataset '{dataset.name}': no image that was asked for has a mask in '{mask_field}'; "
+                f"make masks first: wss-data cosegment {dataset.name}"
+            )
         _declare_instances(dataset, spec)
         for start in range(0, len(paths), _BATCH):
             part = paths[start : start + _BATCH]
