@@ -23,7 +23,8 @@ from PIL import Image
 
 from wss_data import store
 from wss_data.commands.cli import main
-from wss_data.errors import MaskError, SourceError, StoreError
+from wss_data.cosegmentation.label_tools import _of_cvat
+from wss_data.errors import MaskError, SourceError, StoreError, WssError
 from wss_data.imaging.brush import decode_brush, encode_brush
 from wss_data.imaging.images import write_jpeg
 from wss_data.imaging.masks import read_mask, write_mask
@@ -447,3 +448,22 @@ def test_files_that_no_label_tool_wrote_are_one_sentence(tmp_path):
     ):
         with pytest.raises(SourceError, match=words):
             store.import_masks(dataset, tmp_path / name)
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_a_damaged_archive_is_one_sentence_wherever_the_damage_is(tmp_path, packing):
+    whole, damaged = tmp_path / "whole.zip", tmp_path / "task.zip"
+    write_mask(MASK, tmp_path / "cat.png")
+    with zipfile.ZipFile(whole, "w", packing) as archive:
+        archive.writestr("labelmap.txt", "background:0,0,0::\ncat:128,0,0::\ncow:0,128,0::\n" * 20)
+        archive.write(tmp_path / "cat.png", "SegmentationClass/cat.png")
+    data = whole.read_bytes()
+    read = 0
+    for position in range(len(data)):
+        for damage in (data[:position], data[:position] + bytes([data[position] ^ 0xFF]) + data[position + 1 :]):
+            damaged.write_bytes(damage)
+            try:
+                read += len(list(_of_cvat(damaged)))
+            except WssError as error:
+                assert "task.zip" in str(error)
+    assert read > 0, "damage to what nobody reads, such as a date, hurts nothing"

@@ -1,10 +1,13 @@
 """Masks that come back from a label tool: CVAT's *Segmentation mask 1.1*, and Label Studio's JSON with brushes."""
 
 import json
+import lzma
 import re
 import zipfile
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -131,45 +134,58 @@ def _of_cvat(path: Path) -> Iterator[_Drawn | MaskError]:
     Source:
         https://docs.cvat.ai/docs/dataset_management/formats/format-smask
     """
+    files = _files(path)
+    maps = sorted((name for name in files if PurePosixPath(name).name == LABEL_MAP), key=len)
+    if not maps:
+        raise SourceError(
+            f"{path}: has no {LABEL_MAP}. Wanted is what CVAT exports as 'Segmentation mask 1.1', or Label Studio "
+            "as JSON."
+        )
+    labels = _label_map(decode_text(files[maps[0]](), f"{path}, {LABEL_MAP}"), path)
+    below = PurePosixPath(maps[0]).parent / CVAT_MASKS
+    for name in files:
+        place = PurePosixPath(name)
+        if place.suffix.lower() != ".png" or not place.is_relative_to(below):
+            continue
+        title = place.relative_to(below).with_suffix("").as_posix()
+        try:
+            yield _read_cvat(files[name](), title, f"{path}, {name}", labels)
+        except MaskError as error:
+            yield error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Around what opens or unpacks an export, and nothing else: each way in which that fails ends in one sentence."""
     try:
-        files = _files(path)
-        maps = sorted((name for name in files if PurePosixPath(name).name == LABEL_MAP), key=len)
-        if not maps:
-            raise SourceError(
-                f"{path}: has no {LABEL_MAP}. Wanted is what CVAT exports as 'Segmentation mask 1.1', or Label Studio "
-                "as JSON."
-            )
-        labels = _label_map(decode_text(files[maps[0]](), f"{path}, {LABEL_MAP}"), path)
-        below = PurePosixPath(maps[0]).parent / CVAT_MASKS
-        for name in files:
-            place = PurePosixPath(name)
-            if place.suffix.lower() != ".png" or not place.is_relative_to(below):
-                continue
-            title = place.relative_to(below).with_suffix("").as_posix()
-            try:
-                yield _read_cvat(files[name](), title, f"{path}, {name}", labels)
-            except MaskError as error:
-                yield error
-    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        yield
+    except (OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:  # gone, cut off, damaged
         raise SourceError(f"{path}: cannot be read ({error}). Export it from CVAT again.") from error
+    except RuntimeError as error:  # zipfile's own for a password and for a compression that it does not know
+        raise SourceError(f"{path}: cannot be unpacked ({error}). Pack it again, as a plain zip file.") from error
 
 
 def _files(path: Path) -> _Files:
     if path.is_dir():
         wanted = list_files(path, (".png", ".txt"))
-        return {file.relative_to(path).as_posix(): file.read_bytes for file in wanted}
+        return {file.relative_to(path).as_posix(): partial(_of_folder, file) for file in wanted}
 
     def member(info: zipfile.ZipInfo) -> Callable[[], bytes]:
         def read() -> bytes:
             if info.file_size > MAX_BYTES:  # as it says; no more than that is unpacked
                 raise MaskError("too_large", f"{path}, {info.filename}: has {info.file_size:,} bytes.")
-            with zipfile.ZipFile(path) as archive:
+            with _reading(path), zipfile.ZipFile(path) as archive:
                 return archive.read(info)
 
         return read
 
-    with zipfile.ZipFile(path) as archive:
+    with _reading(path), zipfile.ZipFile(path) as archive:
         return {info.filename: member(info) for info in archive.infolist() if not info.is_dir()}
+
+
+def _of_folder(file: Path) -> bytes:
+    with _reading(file):
+        return file.read_bytes()
 
 
 def _label_map(text: str, path: Path) -> list[tuple[str, int]]:
