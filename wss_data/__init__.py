@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 from wss_data.runtime import moved_modules
+from wss_data.runtime.openmp import short_spins
 from wss_data.runtime.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
         view_in_app,
     )
 
+short_spins()  # before anything loads torch
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=("pipeline", "store"),

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 
 import lazy_loader
 
+from wss_data.runtime.openmp import short_spins
+
 if TYPE_CHECKING:
     from wss_train import checkpoints, data, recipes
     from wss_train.evaluate import evaluate_model, score_masks
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from wss_train.selection.selection import SelectionSettings
     from wss_train.training import train_final, train_generator
 
+short_spins()  # before anything loads torch
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=("checkpoints", "data", "recipes"),
