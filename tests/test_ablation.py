@@ -1,6 +1,7 @@
 """The whole road, drawn images to the table, with a tiny network: every stage runs for real."""
 
 import json
+import shutil
 import statistics
 from dataclasses import replace
 
@@ -102,6 +103,27 @@ def test_a_second_call_does_no_stage_again(ablation, datasets):
     assert times() == before
     assert again.costs == costs
     assert str(again) == str(ablation)
+
+
+def test_the_profile_has_what_each_stage_took_and_their_sum(ablation):
+    heading, *lines = ablation.profile().splitlines()
+    assert heading.split("  ")[-1] == "peak memory, MB"
+    assert [line.split("  ")[0] for line in lines] == [*ablation.costs, "all"]
+    values = ablation.costs.values()
+    total = [sum(cost[key] for cost in values) for key in ("seconds", "cpu_seconds")]
+    shown = [float(cell.replace(",", "")) for cell in lines[-1].split()[1:]]
+    assert shown == [round(value) for value in (*total, max(cost["peak_megabytes"] for cost in values))]
+    assert all(cost["cpu_seconds"] > 0 for stage, cost in ablation.costs.items() if "model" in stage)
+
+
+def test_a_run_of_before_processor_time_was_measured_goes_on_without_it(ablation, datasets, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(ablation.out, out)
+    costs = {stage: {k: v for k, v in cost.items() if k != "cpu_seconds"} for stage, cost in ablation.costs.items()}
+    (out / "costs.json").write_text(json.dumps(costs))
+    again = run_ablation(*datasets, out, RECIPE, progress=False)
+    assert again.costs == costs
+    assert again.profile().splitlines()[1].split()[-2] == "–"
 
 
 def test_the_table_can_be_read_in_a_terminal(ablation):

@@ -52,6 +52,9 @@ def add_commands(commands: Commands) -> None:
         help="train with each of these seeds, whole numbers from 0, and report mean and standard deviation; each in "
         "RUN/seed_N (default: --seed alone)",
     )
+    add.add_argument(
+        "--profile", action="store_true", help="print what each stage took when it was made: time and memory"
+    )
     arguments.add_training(add)
 
     add = add_command(commands, _recipe, "wss-train recipe paper --set crop=256")
@@ -135,6 +138,8 @@ def _ablation(options: argparse.Namespace) -> int:
         result = wss_train.run_ablation(*datasets, options.out, recipe, **training)
         figures = result.out / "pictures"
     print(f"\n{result}\n")
+    if options.profile:
+        print(f"{result.profile()}\n")
     print(f"table:     {result.out / 'table.md'}")
     print(f"sheets:    {figures}  and  {dataset_folder(options.web) / 'pictures'}")
     print(f"datasets:  {options.web} (wss-data view {options.web}), {options.target}")

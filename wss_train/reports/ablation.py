@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+import os
 import resource
 import shutil
 import sys
@@ -44,7 +46,10 @@ if TYPE_CHECKING:
 MADE_FROM = "made_from.json"
 """Says in the folder of a score what was scored, and how."""
 
-_COST = {"seconds", "peak_megabytes", "result"}
+_COST = {"seconds", "cpu_seconds", "peak_megabytes", "result"}
+_COST_BEFORE = _COST - {"cpu_seconds"}  # of runs that ended before the processor's time was measured
+_COST_COLUMNS = ["seconds", "CPU seconds", "peak memory, MB"]
+_COST_KEYS = ("seconds", "cpu_seconds", "peak_megabytes")
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -81,7 +86,8 @@ class Ablation:
         recipe: What was trained.
         counts: Class -> images retrieved, stored, kept; images of the target by split.
         costs: Stage -> its ``seconds`` (of the call that finished it; time lost to an interruption is not counted),
-            ``peak_megabytes`` of the main process, and ``result``, which identifies what it made.
+            ``cpu_seconds`` of the process and the workers that it waited for, ``peak_megabytes`` of the main process,
+            and ``result``, which identifies what it made.
         ledger: What went into it.
         out: Folder with table, models, masks and figures.
     """
@@ -107,6 +113,17 @@ class Ablation:
     def __str__(self) -> str:
         text = iou_text("IoU in percent", self.classes, self._cells(), [self.evaluations])
         return "\n".join([text, *self.untaught()])
+
+    def _cost_rows(self) -> dict[str, list[str]]:
+        """Stage -> seconds, CPU seconds and peak memory as text; the last row is all of them."""
+        known = [[cost.get(key, math.nan) for key in _COST_KEYS] for cost in self.costs.values()]
+        seconds, cpu_seconds, peaks = zip(*known, strict=True)
+        rows = dict(zip(self.costs, known, strict=True)) | {"all": [sum(seconds), sum(cpu_seconds), max(peaks)]}
+        return {stage: [number(value, ",.0f") for value in row] for stage, row in rows.items()}
+
+    def profile(self) -> str:
+        """What each stage took, for a terminal: seconds, CPU seconds and peak memory when it was made."""
+        return "\n".join(aligned(_COST_COLUMNS, self._cost_rows()))
 
     def untaught(self) -> list[str]:
         """A line on the classes of which no web image was kept, if there are any."""
@@ -144,10 +161,7 @@ class Ablation:
                 "",
                 "## Cost",
                 "",
-                *markdown_table(
-                    ["stage", "seconds", "peak memory, MB"],
-                    ([name, f"{c['seconds']:.0f}", f"{c['peak_megabytes']:.0f}"] for name, c in self.costs.items()),
-                ),
+                *markdown_table(["stage", *_COST_COLUMNS], ([name, *row] for name, row in self._cost_rows().items())),
                 "",
                 *ledger_lines(self.ledger),
                 "",
@@ -348,7 +362,9 @@ class _Costs:
     def __init__(self, path: Path) -> None:
         self.path = path
         known = checked.note(path)
-        if not isinstance(known, dict) or not all(isinstance(c, dict) and c.keys() == _COST for c in known.values()):
+        if not isinstance(known, dict) or not all(
+            isinstance(c, dict) and c.keys() in (_COST, _COST_BEFORE) for c in known.values()
+        ):
             known = {}  # not there, or somebody else's: then it is refused when it is to be replaced
         self.stages: dict[str, dict[str, Any]] = known
 
@@ -363,13 +379,22 @@ class _Costs:
         with suppress(OSError):
             # Start counting the peak of memory anew, where the system can (Linux); elsewhere it goes on from before.
             _CLEAR.write_text("5")
-        start = time.monotonic()
+        start, before = time.monotonic(), _cpu_seconds()
         yield
         result = fingerprint_of(made) if made.is_dir() else hashlib.sha256(made.read_bytes()).hexdigest()[:16]
         if stage not in self.stages or self.stages[stage]["result"] != result:
-            seconds, peak = round(time.monotonic() - start, 1), round(_peak_megabytes(), 1)
-            self.stages[stage] = {"seconds": seconds, "peak_megabytes": peak, "result": result}
+            self.stages[stage] = {
+                "seconds": round(time.monotonic() - start, 1),
+                "cpu_seconds": round(_cpu_seconds() - before, 1),
+                "peak_megabytes": round(_peak_megabytes(), 1),
+                "result": result,
+            }
             write_output(self.path, json.dumps(self.stages, indent=2) + "\n")
+
+
+def _cpu_seconds() -> float:
+    """Processor time of this process and of the children that it has waited for, user and system."""
+    return sum(os.times()[:4])
 
 
 def _peak_megabytes() -> float:

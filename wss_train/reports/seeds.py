@@ -63,6 +63,10 @@ class AblationOverSeeds:
         text = iou_text(title, self.first.classes, self._cells(), self._evaluations)
         return "\n".join([text, *self.first.untaught()])
 
+    def profile(self) -> str:
+        """What each stage took with each seed, for a terminal."""
+        return "\n\n".join(f"seed {seed}\n{ablation.profile()}" for seed, ablation in self.ablations.items())
+
     def to_markdown(self) -> str:
         """The table over all seeds, each seed's means, and what stands behind them, as Markdown."""
         counts, seeds = self.first.counts, ", ".join(map(str, self.ablations))
