@@ -1,4 +1,5 @@
 import argparse
+import copy
 import hashlib
 import pickle
 import subprocess
@@ -9,10 +10,11 @@ import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
+from timm.layers import Conv2dSame
 
 from wss_data import backbones
-from wss_data.backbones import BACKBONES, IMAGENET_DIGESTS, BackboneChoice
-from wss_data.backbones.dense import make_fast
+from wss_data.backbones import BACKBONES, IMAGENET_DIGESTS, BackboneChoice, dense
+from wss_data.backbones.dense import PackedConvolution, make_fast
 from wss_data.backbones.networks import load_backbone
 from wss_data.backbones.weights import imagenet_file, read_state_dict
 from wss_data.errors import WssError
@@ -169,6 +171,30 @@ def test_folding_resnets_batch_norms_changes_no_number_and_leaves_none(resnet_fi
         for ours, expected in zip(folded.dense(images), plain.dense(images), strict=True):
             torch.testing.assert_close(ours, expected, atol=1e-3 * float(expected.abs().max()), rtol=1e-3)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "convolution",
+    [
+        torch.nn.Conv2d(8, 24, 1, bias=False),
+        torch.nn.Conv2d(8, 8, 5, padding=4, dilation=2, groups=8),
+        torch.nn.Conv2d(8, 16, 3, stride=2, padding=1),
+        Conv2dSame(8, 8, 3, stride=2, groups=8),
+    ],
+    ids=["1x1", "dilated depthwise", "strided", "padded by itself"],
+)
+def test_convolutions_that_are_packed_give_the_numbers_of_torchs_own(convolution, dtype, monkeypatch):
+    features = 4 * torch.randn(2, 8, 12, 9).to(dtype, memory_format=torch.channels_last)
+    packed, plain = (torch.nn.Sequential(copy.deepcopy(convolution), torch.nn.ReLU6()).eval() for _ in range(2))
+    make_fast(packed, dtype)
+    monkeypatch.setattr(dense, "_can_pack", lambda _: False)
+    make_fast(plain, dtype)
+
+    with torch.inference_mode():
+        torch.testing.assert_close(packed(features), plain(features))
+    assert type(packed[0]) is PackedConvolution and type(packed[1]) is torch.nn.Identity
+    assert type(plain[0]) is type(convolution)
 
 
 def test_only_products_are_cast():

@@ -3,6 +3,7 @@
     python tests/benchmarks/cosegmentation.py DATA/web_wild6 --method common
     python tests/benchmarks/cosegmentation.py DATA/web_wild6 --method centre --noise DATA/caltech_web/images/_noise
     python tests/benchmarks/cosegmentation.py DATA/web_wild6 --method common --growth 100 200 400 800
+    OMP_NUM_THREADS=1 python tests/benchmarks/cosegmentation.py DATA/web_wild6 --profile
 
 DATA/<set> holds images/<class>/<stem>.jpg and masks/<class>/<stem>.png. The method is an engine, or a
 baseline: centre (centred Gaussian + cut), saliency (border saliency x centre + cut), border (border saliency + cut).
@@ -14,21 +15,26 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import cv2
 import numpy as np
 from scipy.stats import rankdata, spearmanr
 
-from wss_data.cosegmentation import make_engine
+from wss_data.backbones import dense
+from wss_data.cosegmentation import common, make_engine, self_training
 from wss_data.cosegmentation.base import ImageFiles
+from wss_data.cosegmentation.features import DescriptorNetwork
 from wss_data.cosegmentation.saliency import BASELINES
 from wss_data.cosegmentation.score import jaccard, precision
 from wss_data.errors import CosegmentationError
-from wss_data.imaging.images import list_images
+from wss_data.imaging.images import list_images, read_image
 from wss_data.imaging.masks import foreground_ratio, read_mask
 
 KEPT = (0.2, 0.8)
@@ -36,6 +42,9 @@ KEPT = (0.2, 0.8)
 
 TRUSTED = 0.5
 """The smallest confidence that the noise table tries."""
+
+PROFILED = 16
+"""Images on which networks with packed and with plain convolutions are compared."""
 
 GROWTH_LIMIT_S = 3600
 """Seconds after which one size of the growth curve is given up."""
@@ -186,6 +195,91 @@ def classes_of(folder: Path, only: Sequence[str], every: int) -> dict[str, list[
     if not found:
         raise CosegmentationError(f"{folder}: no image with a true mask. The layout is images/CLASS and masks/CLASS.")
     return found
+
+
+class Stages:
+    """CPU milliseconds of the parts of the engine ``common``, each without what it calls of the others."""
+
+    PARTS = (
+        ("reading", ImageFiles, "__getitem__"),
+        ("network", DescriptorNetwork, "describe"),
+        ("sums and projections", common, "target_sums"),
+        ("sums and projections", common, "project"),
+        ("sums and projections", common, "pooled"),
+        ("the rounds' CRFs", common, "_target"),
+        ("the last CRF and its mask", common, "_segment_one"),
+        ("self-training", self_training, "train_cells"),
+        ("self-training", common, "log_odds"),
+        ("descriptors that wait", common.ArraySpool, "append"),
+        ("descriptors that wait", common.ArraySpool, "read"),
+    )
+
+    def __init__(self) -> None:
+        self.ms: dict[str, float] = {label: 0.0 for label, _, _ in self.PARTS}
+        self._inner: list[float] = []
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Count what runs in the block."""
+        with ExitStack() as stack:
+            for label, owner, name in self.PARTS:
+                stack.enter_context(patch.object(owner, name, self._counted(label, getattr(owner, name))))
+            begun = time.process_time()
+            yield
+            self.ms["the rest"] = 1000 * (time.process_time() - begun) - sum(self.ms.values())
+
+    def _counted(self, label: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **named: Any) -> Any:
+            begun = time.process_time()
+            self._inner.append(0.0)
+            try:
+                return function(*arguments, **named)
+            finally:
+                spent = 1000 * (time.process_time() - begun)
+                self.ms[label] += spent - self._inner.pop()
+                if self._inner:
+                    self._inner[-1] += spent
+
+        return counted
+
+
+def profile(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Where the CPU time of ``common`` goes, and what packed convolutions save of the network's, images interleaved."""
+    classes = classes_of(arguments.folder, arguments.classes, arguments.every)
+    stages, count = Stages(), sum(map(len, classes.values()))
+    run_group(arguments, "warm-up", next(iter(classes.values()))[:8])  # compiles the CRF
+    with stages.watched():
+        for name, pairs in classes.items():
+            run_group(arguments, name, pairs)
+    found = {label: spent / count for label, spent in stages.ms.items()}
+    images = [read_image(image) for image, _ in next(iter(classes.values()))[:PROFILED]]
+    ratios = {}
+    for kind in ("float32", "bf16"):
+        options = {"device": "cpu", **arguments.options, "precision": kind}
+        packed = common.CommonSettings(**options).network()
+        with patch.object(dense, "_can_pack", lambda _: False):
+            plain = common.CommonSettings(**options).network()
+        spent: list[tuple[float, float]] = []
+        for image in images:
+            times, maps = [], []
+            for network in (plain, packed):
+                begun = time.process_time()
+                maps.append(network.describe(image).descriptors.astype(np.float32))
+                times.append(time.process_time() - begun)
+            np.testing.assert_allclose(*maps, atol=0.02 * float(maps[0].std()), rtol=0.01)
+            spent.append((times[0], times[1]))
+        before, now = np.median(spent[len(spent) // 4 :], axis=0)
+        ratios[kind] = {"plain_ms": 1000 * before, "packed_ms": 1000 * now, "ratio": before / now}
+    if not arguments.json:
+        for label, milliseconds in found.items():
+            print(f"{label:26} {milliseconds:7.1f} ms an image")
+        print(f"{'all':26} {sum(found.values()):7.1f} ms an image, {count} images")
+        for kind, row in ratios.items():
+            print(
+                f"network in {kind}: {row['packed_ms']:.1f} ms an image; with torch's own convolutions "
+                f"{row['plain_ms']:.1f}, {row['ratio']:.2f} times; equal maps"
+            )
+    return {"cpu_ms_per_image": found, "packed": ratios}
 
 
 def measure(name: str, mask: np.ndarray, confidence: float, truth_path: Path) -> Measured:
@@ -403,6 +497,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--noise", type=Path, help="folder of images that show something else")
     add("--noise-shares", type=float, nargs="+", default=[0.1, 0.3, 0.5], help="of the resulting group, 0 to below 1")
     add("--growth", type=int, nargs="+", help="group sizes to measure CPU time and memory at")
+    add("--profile", action="store_true", help="print the CPU time of each stage of common, and of its network")
     add("--seed", type=int, default=0, help="of the noise drawn and its places (default: 0)")
     add("--json", action="store_true", help="print JSON, with every image, in place of tables")
     add("--only", type=int, help=argparse.SUPPRESS)
@@ -422,6 +517,8 @@ def main() -> None:
         measured: Any
         if arguments.growth:
             measured = {"growth": growth(arguments)}
+        elif arguments.profile:
+            measured = {"profile": profile(arguments)}
         elif arguments.noise:
             measured = {"noise": noise(arguments)}
         else:

@@ -1,10 +1,12 @@
-"""What all backbones have in common: the maps that they give, and how they are made fast. Loads torch."""
+"""What all backbones have in common: the maps that they give, and how they are made fast. Loads torch and timm."""
 
 from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+from timm.layers import Conv2dSame
+from timm.layers.padding import pad_same
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -52,11 +54,51 @@ class Parts(nn.Sequential):
         return DenseMaps(features, middle)
 
 
+class PackedConvolution(nn.Module):
+    """A convolution and the ReLU6 after it, if any, as one product of oneDNN, its weights laid out once.
+
+    torch lays the weights of an ``nn.Conv2d`` out anew for each image, and its ReLU6 goes once more through the maps.
+    Not for training.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, clips: bool) -> None:
+        super().__init__()
+        # timm's pads by itself, as much as the image's size asks for.
+        self._pads = isinstance(convolution, Conv2dSame)
+        self._window = list(convolution.kernel_size), list(convolution.stride), list(convolution.dilation)
+        self._where = ((0, 0) if self._pads else convolution.padding, *self._window[1:], convolution.groups)
+        self._then = ("hardtanh", [0.0, 6.0], "") if clips else ("none", [], "")
+        self.weight = torch.ops.mkldnn._reorder_convolution_weight(convolution.weight.detach(), *self._where)
+        self.bias = None if convolution.bias is None else convolution.bias.detach()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``features``: (N, C, h, w) -> (N, C', h', w'), in the weights' type."""
+        features = features.to(self.weight.dtype)
+        if self._pads:
+            features = pad_same(features, *self._window)
+        product = torch.ops.mkldnn._convolution_pointwise
+        return product(features, self.weight, self.bias, *self._where, *self._then)
+
+
+def _can_pack(convolution: nn.Conv2d) -> bool:
+    """Whether oneDNN is there and takes it: on a processor, with zeros around the image."""
+    return (
+        convolution.weight.device.type == "cpu"
+        and torch.backends.mkldnn.is_available()
+        # What torch's own compiler calls; it is no public name.
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        and (convolution.weight.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        and type(convolution) in (nn.Conv2d, Conv2dSame)
+        and convolution.padding_mode == "zeros"
+        and not isinstance(convolution.padding, str)
+    )
+
+
 def make_fast(network: nn.Module, dtype: torch.dtype = torch.float32) -> None:
     """Fold batch norms into the convolutions before them, and let products compute in ``dtype``. Not for training.
 
     Layer norms and a transformer's stream from block to block stay in float32, as under autocast; but the weights are
-    cast once, not for every image.
+    cast once, not for every image. On a processor convolutions are packed: the network must be there already.
     """
     for parent in list(network.modules()):
         for (before, convolution), (name, norm) in pairwise(list(parent.named_children())):
@@ -68,6 +110,13 @@ def make_fast(network: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.to(dtype)
             module.register_forward_pre_hook(_in_own_dtype)
+    for parent in list(network.modules()):
+        for (name, module), (following, after) in pairwise([*parent.named_children(), ("", nn.Identity())]):
+            if isinstance(module, nn.Conv2d) and _can_pack(module):
+                clips = isinstance(after, nn.ReLU6)
+                setattr(parent, name, PackedConvolution(module, clips))
+                if clips:
+                    setattr(parent, following, nn.Identity())
 
 
 def _in_own_dtype(module: nn.Conv2d | nn.Linear, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

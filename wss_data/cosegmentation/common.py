@@ -78,7 +78,9 @@ class CommonSettings:
     ] = None
     device: Annotated[str, Field(description="cpu, cuda, cuda:1, ... or auto: the first GPU if there is one.")] = "auto"
     long_side: Annotated[int, Field(ge=64, le=4096, description="Longer side for the network, pixels.")] = 512
-    precision: Annotated[str, Field(description="float32, bf16, or auto: bf16 with AMX or on a recent GPU.")] = "auto"
+    precision: Annotated[
+        str, Field(description="float32, bf16, or auto: bf16 with AMX, AVX512-BF16 or on a recent GPU.")
+    ] = "auto"
     self_training_folds: Annotated[int, Field(ge=0, le=20, description="Parts of a group; 0: no self-training.")] = 3
     refine_long_side: Annotated[int, Field(ge=16, le=2048, description="Longer side for the last CRF, pixels.")] = 160
     uncertain_band: Annotated[bool, Field(description="Whether to report where soft map and mask disagree.")] = False
