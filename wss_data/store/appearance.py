@@ -145,9 +145,10 @@ def _describe_numbers(dataset: Dataset) -> None:
     """Say in the App, where the mouse is over a number, which end of it is suspicious."""
     for group, paths in _NUMBERS.items():
         for path in filter(dataset.has_field, paths):
-            field = dataset.get_field(path)
-            field.description = group.removeprefix("more: ")
-            field.save()
+            field, said = dataset.get_field(path), group.removeprefix("more: ")
+            if field.description != said:  # those of a new dataset were declared with it
+                field.description = said
+                field.save()
 
 
 def _declare_fields(dataset: Dataset, kind: Kind) -> None:
@@ -162,25 +163,40 @@ def _declare_fields(dataset: Dataset, kind: Kind) -> None:
     dataset.create_index("image_id")
     if kind == "target":
         return
+    said = {path: group.removeprefix("more: ") for group, paths in _NUMBERS.items() for path in paths}
     for name in ("verdict", "verdict_reason", "duplicate_of"):
         dataset.add_sample_field(name, fo.StringField)
     dataset.add_sample_field("verdict_at", fo.DateTimeField)
     for name in ("foreground_ratio", "confidence", "oddness"):
-        dataset.add_sample_field(name, fo.FloatField)
+        dataset.add_sample_field(name, fo.FloatField, description=said[name])
     dataset.add_sample_field("descriptor", fo.VectorField)
     dataset.add_sample_field("descriptor_network", fo.StringField)
-    # A document class of our own would have to be importable wherever the dataset is opened, the App included.
-    for name in ("quality", "provenance"):
-        dataset.add_sample_field(name, fo.EmbeddedDocumentField, embedded_doc_type=fo.DynamicEmbeddedDocument)
-    dataset.add_sample_field(SCORE, fo.FloatField)
-    for measure in fields(MaskQuality):
-        dataset.add_sample_field(f"quality.{measure.name}", fo.IntField if measure.type is int else fo.FloatField)
-    for name in PROVENANCE_TEXTS:
-        dataset.add_sample_field(f"provenance.{name}", fo.StringField)
-    dataset.add_sample_field("provenance.retrieved_at", fo.DateTimeField)
-    dataset.add_sample_field("provenance.opt_outs", fo.ListField, subfield=fo.StringField)
-    for name in ("original_width", "original_height"):
-        dataset.add_sample_field(f"provenance.{name}", fo.IntField)
+    numbers = {SCORE.removeprefix("quality."): float, **{field.name: field.type for field in fields(MaskQuality)}}
+    measures = [
+        {
+            "name": name,
+            "ftype": fo.IntField if number is int else fo.FloatField,
+            "description": said.get(f"quality.{name}"),
+        }
+        for name, number in numbers.items()
+    ]
+    texts = [{"name": name, "ftype": fo.StringField} for name in PROVENANCE_TEXTS]
+    others = [
+        {"name": "retrieved_at", "ftype": fo.DateTimeField},
+        {"name": "opt_outs", "ftype": fo.ListField, "subfield": fo.StringField},
+        *({"name": name, "ftype": fo.IntField} for name in ("original_width", "original_height")),
+    ]
+    _declare_embedded(dataset, "quality", fo.DynamicEmbeddedDocument, measures)
+    _declare_embedded(dataset, "provenance", fo.DynamicEmbeddedDocument, [*texts, *others])
+
+
+def _declare_embedded(dataset: Dataset, field: str, document: Any, inside: Sequence[dict[str, Any]]) -> None:
+    """Declare a field and what is in it in one go: for each declaration FiftyOne reads all of them again.
+
+    A document class of our own would have to be importable wherever the dataset is opened, the App included.
+    """
+    kind = fiftyone().EmbeddedDocumentField
+    dataset.add_sample_field(field, kind, embedded_doc_type=document, fields=inside)
 
 
 def declare_masks(dataset: Dataset, field: str) -> None:
@@ -190,12 +206,10 @@ def declare_masks(dataset: Dataset, field: str) -> None:
     """
     fo = fiftyone()
     is_new = not dataset.has_sample_field(field)
-    if is_new:
-        dataset.add_sample_field(field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Segmentation)
-    for attribute in ("method", "fingerprint"):
-        dataset.add_sample_field(f"{field}.{attribute}", fo.StringField)
+    inside = [{"name": name, "ftype": fo.StringField} for name in ("method", "fingerprint")]
     if _is_spare(field):  # the confidence of the mask in use is the image's own
-        dataset.add_sample_field(f"{field}.confidence", fo.FloatField)
+        inside.append({"name": "confidence", "ftype": fo.FloatField})
+    _declare_embedded(dataset, field, fo.Segmentation, inside)
     if not is_new:
         return
     # A field that is in no group the App lists, ticked or not, among those in use.
