@@ -19,7 +19,7 @@ GO_ON := || [ $$? -eq 1 ]
 # The demo is short on purpose: fewer iterations than the recipe `cpu`.
 DEMO_ITERATIONS ?= --set generator_iterations=120 --set final_iterations=160
 
-.PHONY: help install develop demo voc-animals voc20 view browser test lint docs clean
+.PHONY: help install develop demo voc-animals voc20 view browser test tests lint docs clean
 
 help:
 	@echo "make demo                      the whole road on drawn images: dataset, masks, models, table (minutes, offline)"
@@ -107,9 +107,14 @@ browser:
 	  apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium >/dev/null; \
 	} || echo "no Chromium: the tests that drive the App will be skipped (apt install chromium)"
 
-# Each process starts a database of its own; the tests of a file stay together, as they share what they built.
-test: lint browser
-	$(BIN)/python -m pytest -m 'not slow' -n logical --maxprocesses 4 --dist loadfile
+# Lint beside the tests: types are checked by one process, and tests wait for disks, databases and processes.
+test: develop browser
+	@$(MAKE) --no-print-directory --jobs=2 lint tests
+
+# Each process starts a database of its own; the tests of a file stay together, as they share what they built, and the
+# files in the order of tests/conftest.py.
+tests:
+	$(BIN)/python -m pytest -m 'not slow' -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 docs: develop
 	$(BIN)/python -m mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml

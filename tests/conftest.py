@@ -43,6 +43,18 @@ def _remove_session() -> None:
     shutil.rmtree(SESSION, ignore_errors=True)
 
 
+LONGEST = (
+    *("test_walk_of_the_pages", "test_fuzz", "test_notebooks", "test_ablation", "test_pipeline", "test_wheel"),
+    *("test_training", "test_readme", "test_several_processes", "test_exit_status", "test_left_behind", "test_timm"),
+)
+"""Files of half a minute and more, the longest first: one that is begun last is alone at the end of a parallel run."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
+
+
 @pytest.fixture(scope="session")
 def database() -> str:
     """The address of the session's own database; skips where FiftyOne came without one."""

@@ -47,6 +47,7 @@ LEARNS = with_values(
         "crop": 96,
         "batch": 4,
         "generator_iterations": 40,
+        "checkpoint_every": 20,
         "learning_rate": 3e-4,
     },
 )

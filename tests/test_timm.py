@@ -83,7 +83,8 @@ def test_the_maps_of_a_transformer_are_its_normed_patches(images):
     torch.testing.assert_close(maps.last.flatten(2).transpose(1, 2), tokens)
 
 
-@pytest.mark.parametrize("name", [*DILATED, *WHOLE])
+# vgg11's hundred million weights are no other kind than this network's one million: no dilation, and multiples of 32.
+@pytest.mark.parametrize("name", [*DILATED, *WHOLE[:-1], "edgenext_xx_small"])
 def test_a_model_on_it_is_trained_saved_and_read(name, tmp_path):
     recipe = with_values(preset("cpu"), {"backbone": name, "weights": "none", "head_channels": 8, "branch_channels": 8})
     torch.manual_seed(0)
