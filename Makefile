@@ -28,6 +28,7 @@ help:
 	@echo "make voc20 DATA=FOLDER         the same for the twenty classes of PASCAL VOC [SEEDS=0,1] (within an hour a seed)"
 	@echo "make view [DATASET=drawn]      browse a dataset made by the above in the FiftyOne App"
 	@echo "make test                      lint and tests"
+	@echo "make gpu-check                 what wants a GPU: its tests, speed, and equality with the CPU (8 minutes)"
 	@echo "make docs                      the documentation as a site, with search and every module: .wss/site/index.html"
 	@echo "make clean                     remove what the above wrote, datasets included"
 
@@ -115,6 +116,14 @@ test: develop browser
 # files in the order of tests/conftest.py.
 tests:
 	$(BIN)/python -m pytest -m 'not slow' -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+# GPU_PYTHON=python3 takes an interpreter that has the packages, in place of setting one up. PEAK: TFLOP/s in bf16.
+ifdef GPU_PYTHON
+gpu-check:
+else
+gpu-check: develop
+endif
+	$(or $(GPU_PYTHON),$(BIN)/python) tests/benchmarks/gpu_check.py $(if $(PEAK),--peak $(PEAK))
 
 docs: develop
 	$(BIN)/python -m mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
