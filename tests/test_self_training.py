@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from wss_data.cosegmentation import self_training
 from wss_data.cosegmentation.self_training import (
     SelfTrainingSettings,
     fold_numbers,
@@ -30,6 +31,11 @@ def group(seed=0, images=9):
     return cells, targets
 
 
+def every_cell(cells):
+    """What reads the cells of images, each (h, w, C), for ``train_group``."""
+    return lambda position, every: cells[position].reshape(-1, cells[position].shape[-1])[::every]
+
+
 def test_equal_images_share_a_fold_and_the_others_are_dealt_out_evenly():
     numbers = fold_numbers(["b", "a", "b", "d", "c", "f", "e"], folds=3)
 
@@ -51,7 +57,7 @@ def test_only_masks_of_a_plausible_size_are_learned_from(share, expected):
     read = []
 
     train_group(
-        lambda position: read.append(position) or cells[position],
+        lambda position, every: read.append(position) or every_cell(cells)(position, every),
         odd,
         [f"{i:02}" for i in range(12)],
         replace(SETTINGS, epochs=1),
@@ -108,9 +114,9 @@ def test_no_image_is_asked_of_a_network_that_learned_from_it():
     contents = [f"{i}" for i in range(9)]
     read = []
 
-    def read_cells(position):
+    def read_cells(position, every):
         read.append(position)
-        return cells[position]
+        return every_cell(cells)(position, every)
 
     networks = train_group(read_cells, targets, contents, replace(SETTINGS, least_images=2), workers=1)
 
@@ -127,7 +133,7 @@ def test_one_wrong_mask_is_outvoted_by_the_others():
     wrong = [np.zeros_like(target) for target in targets[:1]] + targets[1:]
     wrong[0][0, :5] = 1
 
-    networks = train_group(cells.__getitem__, wrong, [f"{i}" for i in range(12)], SETTINGS, workers=1)
+    networks = train_group(every_cell(cells), wrong, [f"{i}" for i in range(12)], SETTINGS, workers=1)
 
     found = log_odds(networks[0], cells[0]) > 0
     assert (found == (targets[0] > 0)).mean() > 0.9 > (wrong[0] == targets[0]).mean()
@@ -141,18 +147,33 @@ def test_one_wrong_mask_is_outvoted_by_the_others():
 def test_where_there_is_nothing_to_learn_from_nothing_is_trained(contents, shares):
     targets = [np.full((4, 4), share, np.float32) for share in shares]
 
-    networks = train_group(lambda _: np.zeros((4, 4, 2)), targets, contents, SETTINGS, workers=1)
+    networks = train_group(lambda _, every: np.zeros((16, 2))[::every], targets, contents, SETTINGS, workers=1)
 
     assert networks == [None] * len(contents)
+
+
+def test_one_cell_in_three_is_learned_from_with_its_own_target(monkeypatch):
+    learned = []
+    monkeypatch.setattr(self_training, "train_cells", lambda cells, targets, settings: learned.append((cells, targets)))
+    cells, targets = group(images=3)
+    numbered = [np.arange(48 * 4, dtype=float).reshape(6, 8, 4) / 100 for _ in cells]
+
+    settings = replace(SETTINGS, least_images=1)
+    train_group(every_cell(numbered), targets, ["a", "b", "c"], settings, workers=1)
+
+    assert len(learned) == 3
+    for found, wanted in learned:
+        assert found.shape == (2 * 16, 4) and np.allclose(found[:16, 0] * 100, 12 * np.arange(16), atol=1)
+        assert np.array_equal(wanted[:16], targets[0].ravel()[::3])
 
 
 def test_the_images_that_are_learned_from_are_capped():
     cells, targets = group(images=30)
     read = []
 
-    def read_cells(position):
+    def read_cells(position, every):
         read.append(position)
-        return cells[position]
+        return every_cell(cells)(position, every)
 
     contents = [f"{i:02}" for i in range(30)]
     train_group(read_cells, targets, contents, replace(SETTINGS, most_images=7, epochs=1), workers=1)

@@ -202,6 +202,7 @@ class Stages:
 
     PARTS = (
         ("reading", ImageFiles, "__getitem__"),
+        ("loading the network", common.CommonSettings, "network"),
         ("network", DescriptorNetwork, "describe"),
         ("sums and projections", common, "target_sums"),
         ("sums and projections", common, "project"),

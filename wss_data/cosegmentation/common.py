@@ -47,7 +47,7 @@ from wss_data.runtime.parallel import map_images
 
 LOGGER = logging.getLogger(__name__)
 
-VERSION = 4  # raised whenever the code changes masks or confidence without a setting changing
+VERSION = 5  # raised whenever the code changes masks or confidence without a setting changing
 BLANK = 4  # an image whose channels vary by no more than this, of 255, is of one colour: JPEG leaves so much
 FEW = 16  # below this many images, starting processes takes longer than the images do
 
@@ -345,13 +345,16 @@ class _Group:
             scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0)
             statistics.append((mean.astype(np.float32), scale.astype(np.float32)))
 
-        def cells(position: int) -> np.ndarray:
-            layers = self._layers(position)
-            scaled = [(layer - mean) * scale for layer, (mean, scale) in zip(layers, statistics, strict=True)]
-            return np.clip(np.concatenate(scaled, axis=-1), -training.clip, training.clip)
+        def cells(position: int, every: int = 1) -> np.ndarray:
+            scaled = [
+                (layer.reshape(-1, layer.shape[-1])[::every] - mean) * scale
+                for layer, (mean, scale) in zip(self._layers(position), statistics, strict=True)
+            ]
+            joined = np.concatenate(scaled, axis=-1)
+            return np.clip(joined, -training.clip, training.clip, out=joined)
 
         for position, network in enumerate(train_group(cells, targets, self.contents, training, self.workers)):
             if network is not None:
-                answer = log_odds(network, cells(position))
+                answer = log_odds(network, cells(position)).reshape(targets[position].shape)
                 threshold = np.float32(TRAINED_THRESHOLD_FRACTION * otsu_threshold(answer))
                 self.evidence[position], self.earlier[position] = answer - threshold, targets[position]

@@ -31,8 +31,9 @@ class SelfTrainingSettings:
 
     folds: int = 3  # parts of the group, each predicted by a network trained on the others; below 2: no self-training
     hidden: int = 64  # units between descriptors and answer
-    epochs: int = 8  # times that every cell is seen
-    batch_cells: int = 3072  # cells of a step
+    thinning: int = 3  # one cell in so many of an image is learned from: neighbours look alike
+    epochs: int = 8  # times that each of these cells is seen
+    batch_cells: int = 1024  # cells of a step
     learning_rate: float = 2e-3  # highest of AdamW; it rises over the first 30 % of the steps, then falls
     weight_decay: float = 0.01  # of AdamW
     dropout: float = 0.3  # fraction of the hidden units that are dropped in a step
@@ -114,7 +115,7 @@ def train_cells(cells: np.ndarray, targets: np.ndarray, settings: SelfTrainingSe
 
 
 def train_group(
-    read_cells: Callable[[int], np.ndarray],
+    read_cells: Callable[[int, int], np.ndarray],
     targets: Sequence[np.ndarray],
     contents: Sequence[str],
     settings: SelfTrainingSettings,
@@ -126,7 +127,8 @@ def train_group(
     too small or too large.
 
     Args:
-        read_cells: Position of an image -> its standardised descriptors, (h, w, C) float, within ``settings.clip``.
+        read_cells: Position of an image and n -> its standardised descriptors at every n-th cell, row by row,
+            (cells, C) float, within ``settings.clip``.
         targets: Foreground fraction of each cell of each image. Each (h, w), float, in [0, 1].
         contents: See ``fold_numbers``.
         settings: How to train.
@@ -149,11 +151,14 @@ def train_group(
             training[fold] = [others[int(place)] for place in places]
 
     def cells_of(chosen: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        cells = [read_cells(position) for position in chosen]
-        flat = [values.reshape(-1, values.shape[-1]).astype(np.float16) for values in cells]
-        return np.concatenate(flat), np.concatenate([targets[position].ravel() for position in chosen])
+        thinned, wanted = [], []
+        for position in chosen:
+            thinned.append(read_cells(position, settings.thinning).astype(np.float16))
+            wanted.append(targets[position].ravel()[:: settings.thinning])
+        return np.concatenate(thinned), np.concatenate(wanted)
 
-    few = sum(targets[position].size for chosen in training.values() for position in chosen) < FEW_CELLS
+    cells = sum(targets[position].size for chosen in training.values() for position in chosen)
+    few = cells < FEW_CELLS * settings.thinning
     packed = (cells_of(chosen) for chosen in training.values())
     networks = map_images(partial(_train, settings=settings), packed, workers=1 if few else workers, local=True)
     by_fold = dict(zip(training, networks, strict=True))
