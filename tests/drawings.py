@@ -20,10 +20,13 @@ torch.set_num_threads(1)
 
 CLASSES = ("red", "green")
 
+SMALLEST = {"backbone": "test_efficientnet", "weights": "none"}
+"""A network that timm has for tests: a fifth of the time of efficientnet_lite0, and a fortieth of its file."""
+
 TINY = with_values(
     preset("cpu"),
     {
-        "weights": "none",
+        **SMALLEST,
         "head_channels": 8,
         "branch_channels": 8,
         "long_side": 40,
@@ -40,6 +43,7 @@ TINY = with_values(
 LEARNS = with_values(
     TINY,
     {
+        "backbone": "efficientnet_lite0",
         "weights": "imagenet",
         "head_channels": 32,
         "dropout": 0.0,

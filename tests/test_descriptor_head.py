@@ -23,6 +23,7 @@ from wss_train.training import train, train_generator
 
 HEAD = replace(
     TINY,
+    backbone="efficientnet_lite0",
     weights="imagenet",
     head="descriptors",
     head_channels=32,

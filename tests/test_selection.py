@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from drawings import SMALLEST
 from PIL import Image
 
 from wss_data.errors import CheckpointError, MaskError, RecipeError, TrainingDataError
@@ -38,7 +39,7 @@ nan = math.nan
 TINY = with_values(
     preset("cpu"),
     {
-        "weights": "none",
+        **SMALLEST,
         "head_channels": 8,
         "branch_channels": 8,
         "long_side": 48,

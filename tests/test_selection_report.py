@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from drawings import SMALLEST
 from PIL import Image
 from scipy.stats import spearmanr
 
@@ -25,7 +26,7 @@ nan = math.nan
 TINY = with_values(
     preset("cpu"),
     {
-        "weights": "none",
+        **SMALLEST,
         "head_channels": 8,
         "branch_channels": 8,
         "long_side": 48,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawings import rectangles
+from drawings import SMALLEST, rectangles
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -35,7 +35,7 @@ from wss_train.training import train, train_final, train_generator
 TINY = with_values(
     preset("cpu"),
     {
-        "weights": "none",
+        **SMALLEST,
         "head_channels": 8,
         "branch_channels": 8,
         "long_side": 40,
@@ -47,6 +47,7 @@ TINY = with_values(
         "dropout": 0.5,
     },
 )
+LITE0 = "efficientnet_lite0"
 CLASSES = ("red", "green")
 
 
@@ -281,7 +282,7 @@ def test_a_run_on_a_file_of_weights_is_another_run_once_the_file_holds_others(ta
     from efficientnet_lite_pytorch import EfficientNet
 
     file = tmp_path / "lite0.safetensors"
-    recipe = with_values(TINY, {"weights": str(file), "generator_iterations": 1})
+    recipe = with_values(TINY, {"backbone": LITE0, "weights": str(file), "generator_iterations": 1})
     save_file(EfficientNet.from_name("efficientnet-lite0").state_dict(), file)
     for _ in range(2):
         train(table, recipe, tmp_path / "run", progress=False)
@@ -339,6 +340,7 @@ def test_training_learns_what_it_is_shown(table, tmp_path):
     recipe = with_values(
         TINY,
         {
+            "backbone": LITE0,
             "weights": "imagenet",
             "generator_iterations": 30,
             "batch": 4,
@@ -439,7 +441,7 @@ def test_what_will_happen_is_said_before_it_happens(table, tmp_path, capsys):
 
     said = capsys.readouterr().err
     assert "generator: 6 images of six, 2 classes (red, green)" in said
-    assert "efficientnet_lite0 at stride 16" in said
+    assert "test_efficientnet at stride 16" in said
     assert "1 iterations of 2 crops of 32 px" in said
 
 
@@ -468,9 +470,8 @@ def test_the_poly_policy_falls_to_zero():
 
 
 def test_new_layers_and_their_biases_learn_at_their_own_rates():
-    recipe = with_values(
-        TINY, {"new_layer_rate_factor": 10, "new_bias_rate_factor": 2, "decay_new_biases": "no", "weight_decay": 0.5}
-    )
+    factors = {"new_layer_rate_factor": 10, "new_bias_rate_factor": 2}
+    recipe = with_values(TINY, {"backbone": LITE0, **factors, "decay_new_biases": "no", "weight_decay": 0.5})
     model = build_model(recipe, 3, multilabel=True)
 
     pretrained, weights, biases = parameter_groups(model)

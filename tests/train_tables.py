@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from drawings import SMALLEST
 from PIL import Image
 
 from wss_data.imaging.masks import write_mask
@@ -13,7 +14,7 @@ from wss_train.recipes import preset, with_values
 TINY = with_values(
     preset("cpu"),
     {
-        "weights": "none",
+        **SMALLEST,
         "head_channels": 8,
         "branch_channels": 8,
         "long_side": 64,
