@@ -64,41 +64,39 @@ def in_two_processes(tmp_path, body, **values):
     return subprocess.run([*torchrun, script], env=environment, capture_output=True, text=True)
 
 
-def test_two_processes_train_as_one_with_the_whole_batch(table, whole, tmp_path):
+@pytest.fixture(scope="module")
+def two(table, tmp_path_factory):
+    """What two processes did that first had no image, and then trained; their starting takes most of the time."""
     body = """
+import wss_train.training
+from wss_data.errors import WssError
 from wss_train.engine.processes import place
-from wss_train.training import train_final
+try:
+    wss_train.training.train(empty, recipe, out)
+except WssError as error:
+    Path(out, f"rank_{place().rank}").write_text(str(error))
 if not place().first:
     def refused(*_, **__):
         raise AssertionError("only the first process reads the dataset")
-    import wss_train.training
     wss_train.training.as_table = refused
-train_final(table, out, recipe, workers=1)
+wss_train.training.train_final(table, out / "run", recipe, workers=1)
 """
-    recipe = with_values(TINY, {"accumulate": 2})
+    out = tmp_path_factory.mktemp("two")
+    values = {"empty": table.take([]), "table": table, "recipe": with_values(TINY, {"accumulate": 2})}
+    return in_two_processes(out, body, out=out, **values), out
 
-    done = in_two_processes(tmp_path, body, table=table, out=tmp_path / "run", recipe=recipe)
+
+def test_two_processes_train_as_one_with_the_whole_batch(whole, two):
+    done, out = two
 
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("2 processes, cpu, float32") == 1, "told once"
-    assert_same_training(tmp_path / "run", whole)
-    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
+    assert_same_training(out / "run", whole)
+    assert len(list((out / "run" / "tensorboard").iterdir())) == 1
 
 
-def test_what_fails_in_the_first_process_ends_the_others(table, tmp_path):
-    body = """
-from wss_data.errors import WssError
-from wss_train.engine.processes import place
-from wss_train.training import train
-try:
-    train(table, recipe, out)
-except WssError as error:
-    Path(out, f"rank_{place().rank}").write_text(str(error))
-"""
-    out = tmp_path / "run"
-    out.mkdir()
-
-    in_two_processes(tmp_path, body, table=table.take([]), out=out, recipe=TINY)
+def test_what_fails_in_the_first_process_ends_the_others(two):
+    _, out = two
 
     assert (out / "rank_0").read_text().startswith("rectangles holds no image")
     assert (out / "rank_1").read_text().startswith("process 1 stops with the first one: rectangles holds no image")
