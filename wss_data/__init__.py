@@ -14,9 +14,8 @@ first used. The command ``wss-data`` calls these names and nothing else.
 
 from typing import TYPE_CHECKING
 
-import lazy_loader
-
 from wss_data.runtime import moved_modules
+from wss_data.runtime.lazy import names_when_used
 from wss_data.runtime.openmp import short_spins
 from wss_data.runtime.version import __version__ as __version__
 
@@ -54,39 +53,4 @@ if TYPE_CHECKING:
     )
 
 short_spins()  # before anything loads torch
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submodules=("pipeline", "store"),
-    submod_attrs={
-        "cosegmentation.compare": ["compare_saliency"],
-        "cosegmentation.folder": ["cosegment_folder"],
-        "cosegmentation.score": ["score_folder"],
-        "errors": ["WssError"],
-        "pipeline": ["build", "cosegment_again"],
-        "retrieval.sources": ["list_sources", "source_state"],
-        "sharing.attribution": ["write_attribution"],
-        "sharing.card": ["write_card"],
-        "sharing.export": ["export_dataset"],
-        "sharing.forget": ["forget"],
-        "sharing.hub": ["push_to_hub"],
-        "sharing.import_dataset": ["import_dataset"],
-        "sharing.manifest": ["write_manifest"],
-        "sharing.rebuild": ["rebuild"],
-        "spec": ["DatasetSpec", "SourceSpec", "read_filters", "read_spec", "spec_from_classes", "spec_from_folder"],
-        "store": [
-            "apply_filter",
-            "delete_dataset",
-            "embed",
-            "example_table",
-            "import_field",
-            "import_masks",
-            "import_target",
-            "list_datasets",
-            "make_instances",
-            "mask_array",
-            "open_dataset",
-            "rename_dataset",
-            "view_in_app",
-        ],
-    },
-)
+__getattr__, __dir__, __all__ = names_when_used(__name__, __file__)

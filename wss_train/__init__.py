@@ -18,8 +18,7 @@ loaded when it is first used.
 
 from typing import TYPE_CHECKING
 
-import lazy_loader
-
+from wss_data.runtime.lazy import names_when_used
 from wss_data.runtime.openmp import short_spins
 
 if TYPE_CHECKING:
@@ -35,18 +34,4 @@ if TYPE_CHECKING:
     from wss_train.training import train_final, train_generator
 
 short_spins()  # before anything loads torch
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submodules=("checkpoints", "data", "recipes"),
-    submod_attrs={
-        "evaluate": ["evaluate_model", "score_masks"],
-        "export": ["export_model"],
-        "predict": ["load_model", "predict_images"],
-        "pseudo_masks": ["make_pseudo_masks"],
-        "recipes": ["TrainRecipe", "preset"],
-        "reports.ablation": ["run_ablation"],
-        "reports.seeds": ["run_ablation_over_seeds"],
-        "selection.selection": ["SelectionSettings"],
-        "training": ["train_final", "train_generator"],
-    },
-)
+__getattr__, __dir__, __all__ = names_when_used(__name__, __file__)

@@ -5,6 +5,7 @@ import logging
 import os
 import secrets
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ LOGGER = logging.getLogger(__name__)
 _PLUGIN = Path(__file__).resolve().parents[1] / "plugin"
 
 _ready: Any = None
+_plain: Any = None
 
 
 def fiftyone() -> Any:
@@ -26,9 +28,12 @@ def fiftyone() -> Any:
     Raises:
         StoreError: If there is no database, it cannot be reached, or a newer FiftyOne made it.
     """
-    global _ready
+    global _ready, _plain
     if _ready is not None:
         return _ready
+    if _plain is not None:
+        _plain.client.close()
+        _plain = None
     uri = database.prepare_environment()
     import fiftyone as fo
     from pymongo.errors import PyMongoError
@@ -81,13 +86,54 @@ def _offer_plugin(fiftyone: Any) -> None:
     fiftyone.config.plugins_dir = str(folder)
 
 
+def mongodb() -> Any:
+    """FiftyOne's database as MongoDB has it; FiftyOne is imported only if it has to find it or to bring it up to date.
+
+    Raises:
+        StoreError: As ``fiftyone``.
+    """
+    global _plain
+    if _ready is None and "fiftyone" not in sys.modules:
+        _plain = _plain if _plain is not None else _private_database()
+        if _plain is not None:
+            return _plain
+    return fiftyone().core.odm.get_db_conn()
+
+
+def _private_database() -> Any:
+    """That of ``WSS_DATABASE_DIR``, unless that is not set, or another FiftyOne than the one here used it last."""
+    if (uri := database.prepare_environment()) is None:
+        return None
+    from pymongo import MongoClient
+    from pymongo.errors import PyMongoError
+
+    client: Any = MongoClient(uri)
+    found = client[database.private_settings(uri)["database_name"]]
+    try:
+        seen = list(found.config.find({}, {"_id": 0, "version": 1, "type": 1}))
+    except PyMongoError:
+        seen = [{}]
+    if seen in ([], [{"version": fiftyone_version(), "type": "fiftyone"}]):
+        return found
+    client.close()
+    return None
+
+
+@cache
+def fiftyone_version() -> str:
+    """Version of the FiftyOne installed here."""
+    from importlib.metadata import version  # which loads the standard library's e-mail
+
+    return version("fiftyone")
+
+
 def samples_of(dataset: Dataset) -> Any:
     """MongoDB's collection of a dataset's samples, for what FiftyOne has no call for."""
-    return fiftyone().core.odm.get_db_conn()[dataset._sample_collection_name]
+    return mongodb()[dataset._sample_collection_name]
 
 
-def correct_count(dataset: Dataset) -> None:
-    """Let the server count the samples of a dataset again if the number it keeps is wrong."""
+def correct_count(dataset: Dataset) -> int:
+    """The number of a dataset's samples; the server counts them again if the number it keeps is wrong."""
     # It is wrong after a server was killed, for ever, and may be 0. FiftyOne and its App take it for the size.
     from pymongo.errors import OperationFailure
 
@@ -99,6 +145,7 @@ def correct_count(dataset: Dataset) -> None:
     if not min(before, after) <= counted <= max(before, after):
         with contextlib.suppress(OperationFailure):  # not everybody may do this on a server of their team
             samples.database.command("validate", samples.name)
+    return counted
 
 
 def wait_until_on_disk(dataset: Dataset) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Collection, Iterator, Mapping
 from functools import reduce
 from operator import getitem
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from wss_data.errors import StoreError
-from wss_data.filtering.filters import KEPT
 from wss_data.runtime.home import dataset_folder
 from wss_data.spec import BACKGROUND, DatasetSpec
 from wss_data.store.appearance import set_up
+from wss_data.store.catalogue import dataset_exists, known_names
 from wss_data.store.connection import correct_count, fiftyone, samples_of
 from wss_data.store.info import (
     EARLIER_NAMES,
@@ -32,39 +32,9 @@ from wss_data.store.types import Dataset
 LOGGER = logging.getLogger(__name__)
 
 
-class DatasetRow(NamedTuple):
-    """One line of the list of datasets: name, kind, images, those kept (web) and class names."""
-
-    name: str
-    kind: Kind
-    images: int
-    kept: int
-    classes: tuple[str, ...]
-
-
 def target_name(spec: DatasetSpec) -> str:
     """Name of the definition's target dataset."""
     return f"{spec.name}-target"
-
-
-def dataset_exists(name: str) -> bool:
-    """Whether the database holds a dataset of that name, ours or not."""
-    return fiftyone().dataset_exists(name)
-
-
-def list_datasets() -> list[DatasetRow]:
-    """The datasets that were made by this package, by name."""
-    fo = fiftyone()
-    rows = []
-    for name in sorted(fo.list_datasets(tags=TAG)):
-        dataset = fo.load_dataset(name)
-        # Anybody can set a tag.
-        if TAG in dataset.info:
-            info = info_of(dataset)
-            correct_count(dataset)
-            kept = dataset.match_tags(KEPT).count()
-            rows.append(DatasetRow(name, info["kind"], dataset.count(), kept, class_names(dataset)))
-    return rows
 
 
 def open_dataset(name: str) -> Dataset:
@@ -73,13 +43,12 @@ def open_dataset(name: str) -> Dataset:
     Raises:
         StoreError: If there is none, or this package did not make it.
     """
-    fo = fiftyone()
-    if not fo.dataset_exists(name):
+    if not dataset_exists(name):
         # Those with our tag: the user's others are not for us to open.
-        known = ", ".join(sorted(fo.list_datasets(tags=TAG)))
+        known = ", ".join(known_names())
         raise StoreError(f"there is no dataset '{name}'. {'Known: ' + known if known else 'None was built yet'}.")
     try:
-        dataset = fo.load_dataset(name, reload=True)  # another process may have changed what is loaded here
+        dataset = fiftyone().load_dataset(name, reload=True)  # another process may have changed what is loaded here
     except OSError as error:
         raise StoreError(f"dataset '{name}' cannot be opened: {' '.join(str(error).split())}") from error
     info_of(dataset)
@@ -93,9 +62,9 @@ def check_name(name: str) -> None:
 
     To be called before anything is retrieved, read or written for the dataset.
     """
-    fo = fiftyone()
-    if fo.dataset_exists(name):
+    if dataset_exists(name):
         return
+    fo = fiftyone()
     slug = fo.core.utils.to_slug
     others = [other for other in fo.list_datasets() if slug(other) == slug(name)]
     if others:
@@ -109,7 +78,7 @@ def check_place(spec: DatasetSpec, kind: Kind) -> None:
     """Raise what ``create_or_open`` would, before all other work."""
     name = spec.name if kind == "web" else target_name(spec)
     check_name(name)
-    if fiftyone().dataset_exists(name):
+    if dataset_exists(name):
         _check_same(open_dataset(name), spec, kind)
 
 
@@ -179,7 +148,7 @@ def create_or_open(spec: DatasetSpec, kind: Kind) -> Dataset:
     """
     name = spec.name if kind == "web" else target_name(spec)
     check_name(name)
-    if not fiftyone().dataset_exists(name):
+    if not dataset_exists(name):
         # Set up under a random name and renamed at the end: killed on the way, nothing half-made has the name.
         dataset = fiftyone().Dataset()
         set_up(dataset, spec, kind)

@@ -20,7 +20,7 @@ from typing import Any
 from wss_data.errors import StoreError
 from wss_data.runtime.files import expanded
 from wss_data.runtime.home import dataset_folder
-from wss_data.store.connection import fiftyone
+from wss_data.store.connection import fiftyone, mongodb
 from wss_data.store.guard import Guard, users_are_seen
 from wss_data.store.worker import companion, end_with_parent
 
@@ -128,7 +128,7 @@ class Media:
         fo = fiftyone()
         folders = [*self._more, Path(fo.config.default_dataset_dir), Path(fo.config.dataset_zoo_dir)]
         wanted = {"name": 1, "info.wss.source_folder": 1, "info.wss.image_folders": 1}
-        for row in fo.core.odm.get_db_conn().datasets.find({}, wanted):
+        for row in mongodb().datasets.find({}, wanted):
             name, known = row.get("name"), ((row.get("info") or {}).get("wss") or {})
             if isinstance(name, str) and Path(name).name == name and not name.startswith("."):
                 self._names.add(name)

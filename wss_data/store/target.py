@@ -16,6 +16,7 @@ from wss_data.runtime.files import expanded, write_text
 from wss_data.runtime.home import dataset_folder, dataset_owner
 from wss_data.spec import DatasetSpec, read_spec
 from wss_data.store.appearance import colour_targets, declare_masks
+from wss_data.store.catalogue import dataset_exists
 from wss_data.store.connection import fiftyone
 from wss_data.store.datasets import check_place, create_or_open, open_dataset, target_name
 from wss_data.store.info import (
@@ -90,7 +91,7 @@ def import_target(
     check_place(spec, "target")
     layout = voc.read_voc_layout(folder, spec, *(expanded(path) if path else None for path in (labels_csv, sbd)))
     fingerprint = translation.source_fingerprint(layout, spec)
-    if fiftyone().dataset_exists(name):
+    if dataset_exists(name):
         info = info_of(open_dataset(name))
         if info.get("source_fingerprint") == fingerprint:
             if strict:

@@ -11,8 +11,9 @@ from wss_data.errors import StoreError
 from wss_data.runtime.files import WRITTEN, is_ours
 from wss_data.runtime.home import dataset_folder, dataset_owner, read_by_nobody
 from wss_data.spec import DEFINITION_FILE, DatasetSpec, keep_definition, read_spec
+from wss_data.store.catalogue import dataset_exists
 from wss_data.store.connection import fiftyone, samples_of
-from wss_data.store.datasets import check_name, dataset_exists, open_dataset, set_moved_paths, target_name
+from wss_data.store.datasets import check_name, open_dataset, set_moved_paths, target_name
 from wss_data.store.info import EARLIER_NAMES, IMPORTED, MASKS, Kind, definition, info_of, kind_of, mask_fields, update
 from wss_data.store.types import Dataset
 
