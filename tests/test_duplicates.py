@@ -1,9 +1,11 @@
 import random
+import time
 
 import cv2
 import numpy as np
 import pytest
 
+from wss_data.filtering import duplicates
 from wss_data.filtering.duplicates import (
     Screened,
     find_leaks,
@@ -39,6 +41,37 @@ def test_near_pairs_are_those_of_the_slow_definition_across_block_borders():
     pairs = near_pairs(some, 4)
     assert list(zip(*(part.tolist() for part in pairs), strict=True)) == slow_pairs(some, 4)
     assert len(near_pairs(hashes, 4).first) == len(slow_pairs(hashes, 4))
+
+
+@pytest.mark.parametrize("max_distance", [0, 2, 5, 8])
+@pytest.mark.parametrize("same", [True, False])
+def test_many_hashes_are_looked_up_and_give_the_pairs_that_comparing_all_gives(max_distance, same, monkeypatch):
+    monkeypatch.setattr(duplicates, "CANDIDATES", 500)  # in pieces
+    chance = np.random.default_rng(max_distance)
+    hashes = chance.integers(0, 2**64, 1500, dtype=np.uint64)
+    for _ in range(8):
+        hashes[200:800] ^= np.uint64(1) << chance.integers(0, 64, 600).astype(np.uint64)
+    hashes[800:1400] = hashes[200:800]
+    hashes[1400:] = hashes[0] ^ np.uint64(chance.integers(0, 2**21))  # one part alike, the others the same
+    others = hashes if same else chance.permutation(hashes)[:1000]
+
+    compared, looked_up = (
+        sorted({(i, j, n) for part in find(hashes, others, max_distance, same) for i, j, n in zip(*part, strict=True)})
+        for find in (duplicates._compared, duplicates._looked_up)
+    )
+
+    assert looked_up == [pair for pair in compared if not same or pair[0] < pair[1]]
+    assert len(looked_up) > 500
+
+
+def test_the_time_for_hashes_grows_with_their_number_and_not_with_its_square():
+    def seconds(count: int) -> float:
+        hashes = np.random.default_rng(0).integers(0, 2**64, count, dtype=np.uint64)
+        start = time.thread_time()
+        near_pairs(hashes, 8)
+        return time.thread_time() - start
+
+    assert min(seconds(80_000) for _ in range(2)) < 8 * max(seconds(20_000) for _ in range(2))
 
 
 def test_pairs_with_another_set_are_all_combinations():

@@ -5,8 +5,10 @@ alone would take many side views of a motorbike on white for one another.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, combinations
+from math import comb
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +20,8 @@ from wss_data.filtering.filters import AMBIGUOUS, LEAK, NEAR_DUPLICATE, PLACEHOL
 from wss_data.imaging.images import read_image
 
 ROWS = 4  # hashes compared with all others at a time: small enough for the processor's cache
+PARTS = ((0, 21), (21, 21), (42, 22))  # where the parts of a hash begin that are looked up, and their bits
+CANDIDATES = 1 << 20  # pairs of hashes that agree in a part are compared so many at a time
 LOOK_SIDE = 64  # images are compared at this many pixels a side
 
 # Correlation from which two thumbnails show the same image. Copies that were resized (to 0.25 to 2 times) or saved at
@@ -76,19 +80,55 @@ def near_pairs(hashes: np.ndarray, max_distance: int, against: np.ndarray | None
     >>> near_pairs(np.array([0b0000, 0b0111, 0b0110], np.uint64), max_distance=2)
     Pairs(first=array([0, 1]), second=array([2, 2]), distance=array([2, 1], dtype=uint8))
     """
-    # All with all, in blocks of rows: 75,800 hashes take about five seconds of one core, and memory grows with what is
-    # found.
     others = hashes if against is None else against
-    found: list[tuple[np.ndarray, ...]] = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint8))]
+    flips = sum(comb(21, count) for count in range(max_distance // len(PARTS) + 1))
+    many = len(hashes) * len(others) > 600_000 * max(flips, 200)
+    found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint8))]
+    found += (_looked_up if many else _compared)(hashes, others, max_distance, against is None)
+    first, second, distance = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    # Found once for each part that agrees; among themselves from both sides, and each hash with itself.
+    _, once = np.unique(first * len(others) + second, return_index=True)
+    once = once if against is not None else once[second[once] > first[once]]
+    return Pairs(first[once], second[once], distance[once])
+
+
+def _compared(hashes: np.ndarray, others: np.ndarray, max_distance: int, same: bool) -> Iterator[Pairs]:
+    """Pairs by comparing all with all, in blocks of rows: the time grows with the square of their number."""
     for row in range(0, len(hashes), ROWS):
-        start = row if against is None else 0  # what is before a row, among themselves, was compared with it
+        start = row if same else 0  # what is before a row, among themselves, was compared with it
         bits = np.bitwise_count(hashes[row : row + ROWS, None] ^ others[None, start:])
         first, second = np.nonzero(bits <= max_distance)
-        found.append((first + row, second + start, bits[first, second]))
-    first, second, distance = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    # Among themselves, a block holds pairs of its own rows twice, and each hash with itself.
-    once = np.ones(len(first), bool) if against is not None else second > first
-    return Pairs(first[once], second[once], distance[once])
+        yield Pairs(first + row, second + start, bits[first, second])
+
+
+def _looked_up(hashes: np.ndarray, others: np.ndarray, max_distance: int, same: bool) -> Iterator[Pairs]:
+    """Pairs by looking up parts of hashes: the time grows with their number, and with what is alike.
+
+    Of three parts of two hashes one differs in at most a third of ``max_distance`` bits. So each part is looked up with
+    every choice of so few bits flipped.
+
+    Source:
+        Norouzi, Punjani and Fleet, CVPR 2012, section 3 (multi-index hashing).
+    """
+    for start, width in PARTS:
+        mask = np.uint64((1 << width) - 1)
+        keys, theirs = (((part >> np.uint64(start)) & mask).astype(np.int32) for part in (hashes, others))
+        order = np.argsort(theirs, kind="stable")
+        counts = np.bincount(theirs, minlength=1 << width)
+        places, there = np.cumsum(counts) - counts, counts > 0
+        for flipped in chain.from_iterable(
+            combinations(range(width), n) for n in range(max_distance // len(PARTS) + 1)
+        ):
+            wanted = keys ^ np.int32(sum(1 << bit for bit in flipped))
+            hits = np.flatnonzero(there[wanted])
+            # In pieces: where thousands share a part, all their pairs at once would fill the memory.
+            for first in np.array_split(hits, 1 + int(counts[wanted[hits]].sum()) // CANDIDATES):
+                number = counts[wanted[first]]
+                skipped = np.repeat(places[wanted[first]] - np.cumsum(number) + number, number)
+                first, second = np.repeat(first, number), order[np.arange(len(skipped)) + skipped]
+                bits = np.bitwise_count(hashes[first] ^ others[second])
+                near = np.flatnonzero((bits <= max_distance) & ((first < second) | (not same)))
+                yield Pairs(first[near], second[near], bits[near])
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
