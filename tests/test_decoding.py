@@ -280,6 +280,20 @@ def test_the_perceptual_hash_is_the_librarys_within_two_bits():
         assert distance(perceptual_hash(image), str(imagehash.phash(Image.fromarray(image)))) <= 2
 
 
+@pytest.mark.parametrize("kind", ["photograph", "noise", "flat", "mirrored", "two tones"])
+def test_the_perceptual_hash_of_64_pixels_a_side_is_the_librarys_bit_by_bit(kind):
+    for seed in range(40):
+        noise = np.random.default_rng(seed).integers(0, 256, (64, 64, 1), dtype=np.uint8)
+        image = {
+            "photograph": cv2.resize(photo(seed), (64, 64), interpolation=cv2.INTER_AREA),
+            "noise": noise.repeat(3, axis=2),
+            "flat": np.full((64, 64, 3), noise[0, 0, 0]),
+            "mirrored": np.concatenate([noise[:, :32], noise[:, 31::-1]], axis=1).repeat(3, axis=2),
+            "two tones": np.where(noise < 128, np.uint8(0), np.uint8(255)).repeat(3, axis=2),
+        }[kind]
+        assert perceptual_hash(image) == str(imagehash.phash(Image.fromarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))))
+
+
 def test_the_perceptual_hash_is_nearly_the_same_for_the_original_the_stored_file_and_a_copy_in_low_quality(tmp_path):
     for seed in range(20):
         original = photo(seed)
@@ -297,6 +311,15 @@ def test_perceptual_hashes_of_different_images_are_far_apart():
 
 def test_images_smaller_than_the_hash_are_hashed_too():
     assert len(perceptual_hash(photo(1, 20, 300))) == 16
+
+
+@pytest.mark.parametrize("size", [0, 10, 300_000, 3 << 20])
+def test_bytes_reach_a_worker_whole_through_memory_and_where_no_file_may_grow(size, monkeypatch):
+    data = os.urandom(size)
+    with KillablePool(1, 1 << 30, 60) as pool:
+        assert pool.submit(bytes.hex, pickle.PickleBuffer(data)).result() == data.hex()
+        monkeypatch.setattr(os, "pwritev", lambda *_: size // 2)
+        assert pool.submit(bytes.hex, pickle.PickleBuffer(data)).result() == data.hex()
 
 
 def test_a_result_that_cannot_be_handed_back_is_an_error_and_the_worker_lives():

@@ -49,11 +49,12 @@ class Provenance:
     def __post_init__(self) -> None:
         # Here, because every source, manifest, journal and database passes here. What finds the image again stays as it
         # is, unless it holds half a character, which nobody could store.
+        values = vars(self)  # looked up in one place: a crawl makes several of these for each image
         for name in ("source_id", "image_url"):
-            if text := getattr(self, name):
+            if (text := values[name]) and not text.isascii():
                 object.__setattr__(self, name, text.encode("utf-8", "backslashreplace").decode())
         for name in ("query", "page_url", "title", "author", "author_url", "license", "license_url"):
-            if (text := getattr(self, name)) and not text.isprintable():
+            if (text := values[name]) and not text.isprintable():
                 object.__setattr__(self, name, clean_text(text))
         if not all(text.isprintable() for text in self.opt_outs):
             object.__setattr__(self, "opt_outs", tuple(map(clean_text, self.opt_outs)))

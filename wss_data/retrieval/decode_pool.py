@@ -4,7 +4,9 @@ import hashlib
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from pickle import PickleBuffer
 from typing import Any, Literal
 
 import cv2
@@ -18,6 +20,8 @@ from wss_data.runtime.killable import KillablePool
 from wss_data.runtime.parallel import default_workers
 
 _HASHED_SIDE = 64  # images are averaged to at most this many pixels a side before they are hashed
+_COSINES = 2 * np.cos(np.pi / 64 * np.outer(np.arange(8), 2 * np.arange(32) + 1))  # the first 8 of a DCT of 32 values
+_SURE = 1e-6  # coefficients reach 10^6 and are rounded at 10^-9: what differs by more differs
 
 
 @dataclass(frozen=True)
@@ -47,19 +51,42 @@ def decode_to_file(data: bytes, name: str, folder: Path, longest_side: int) -> D
 def perceptual_hash(image: np.ndarray) -> str:
     """Perceptual hash of an (H, W, 3) uint8 RGB image, as 16 hex digits: near-duplicates differ in few of 64 bits.
 
-    As ``imagehash.phash``: signs of the lowest 8x8 DCT coefficients of the 32x32 grey image.
+    That of ``imagehash.phash`` for the grey image, averaged to 64 pixels a side where it has more: signs, against their
+    median, of the lowest 8x8 DCT coefficients of 32x32 pixels.
     """
-    # SciPy stands behind imagehash: loaded where images are hashed, not when the package is imported.
-    from imagehash import phash
-    from PIL import Image
-
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     height, width = grey.shape
     # Averaging first saves most of the time that ``phash`` takes, and changes at most 2 bits.
     size = (min(width, _HASHED_SIDE), min(height, _HASHED_SIDE))
     if size != (width, height):
         grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    if size == (_HASHED_SIDE, _HASHED_SIDE):
+        # What Pillow's resize and SciPy do, as small products: a third of the time, the same bits.
+        shrink = _shrink()
+        lines = np.floor(np.clip(grey @ shrink.T + 0.5, 0, 255))
+        small = np.floor(np.clip(shrink @ lines + 0.5, 0, 255))
+        lowest = (_COSINES @ small @ _COSINES.T).ravel()
+        below, above = np.sort(lowest)[31:33]
+        if above - below > _SURE:
+            return np.packbits(lowest > (below + above) / 2).tobytes().hex()
+    # An even or mirrored image has coefficients that differ by rounding alone; only the library knows its own.
+    # SciPy stands behind it: loaded where it is needed, not when the package is imported.
+    from imagehash import phash
+    from PIL import Image
+
     return str(phash(Image.fromarray(grey)))
+
+
+@cache
+def _shrink() -> np.ndarray:
+    """How Pillow's Lanczos filter makes 32 pixels of 64. Shape (32, 64), float64.
+
+    In whole multiples of 2^-22, as Pillow counts in whole numbers: sums of such products are exact.
+    """
+    x = (np.arange(_HASHED_SIDE) + 0.5) / 2 - (np.arange(32)[:, None] + 0.5)
+    weights = np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0)
+    weights *= 2**22 / weights.sum(axis=1, keepdims=True)
+    return np.trunc(weights + np.copysign(0.5, weights)) / 2**22
 
 
 class DecodePool(KillablePool):
@@ -81,7 +108,8 @@ class DecodePool(KillablePool):
         with reason ``decoder_timeout``, ``decoder_killed`` or ``decoder_memory``.
         """
         self._folders.add(folder)
-        return self.submit(_decode_in_worker, data, name, folder, longest_side)
+        shared = PickleBuffer(data) if isinstance(data, bytes) else data
+        return self.submit(_decode_in_worker, shared, name, folder, longest_side)
 
     def failure(self, arguments: tuple[Any, ...], reason: Literal["killed", "timeout"], detail: str) -> Exception:
         """``decoder_killed`` or ``decoder_timeout`` for this image."""

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
 from urllib.parse import urlsplit
@@ -73,6 +74,7 @@ CREATE TABLE IF NOT EXISTS gone (
 );
 """
 
+_as_text = json.JSONEncoder(ensure_ascii=False).encode  # made once: ``json.dumps`` makes one for each text
 _SIZES = ("size", "original_size")
 
 
@@ -108,8 +110,9 @@ class Entry:
         return self.class_name, self.source, self.source_id
 
 
-_COLUMNS = ", ".join(field.name for field in fields(Entry))
-_INSERT = f"INTO hits ({_COLUMNS}, at) VALUES ({', '.join('?' * (len(fields(Entry)) + 1))})"
+_NAMES = tuple(field.name for field in fields(Entry))
+_COLUMNS = ", ".join(_NAMES)
+_INSERT = f"INTO hits ({_COLUMNS}, at) VALUES ({', '.join('?' * (len(_NAMES) + 1))})"
 _KEY = "WHERE class_name = ? AND source = ? AND source_id = ?"
 _AMONG = "IN (SELECT value FROM json_each(?))"  # a list as one value, in JSON
 
@@ -224,12 +227,11 @@ class Journal:
         ``without``: (source, source id) of those that are being dealt with.
         """
         where = f"class_name = ? AND status = 'found' AND source {_AMONG} ORDER BY position, source, source_id LIMIT ?"
-        found = [
-            (entry.position, Hit(class_name, entry.provenance or Provenance(*entry.key[1:]), None, *entry.expected))
-            for entry in self._entries(where, class_name, json.dumps(sources), count + len(without))
-            if entry.key[1:] not in without
-        ]
-        return found[:count]
+        known = json.dumps(sources)
+        rows = self._read(f"SELECT {_COLUMNS} FROM hits WHERE {where}", class_name, known, count + len(without))
+        # Compared before they are read as entries, which takes the most time.
+        new = map(_entry, islice((row for row in rows if row[1:3] not in without), count))
+        return [(e.position, Hit(class_name, e.provenance or Provenance(*e.key[1:]), None, *e.expected)) for e in new]
 
     def count_waiting(self, class_name: str, sources: Sequence[str]) -> int:
         """How many search results of a class and of some sources nobody dealt with."""
@@ -445,9 +447,9 @@ def _row(entry: Entry) -> tuple[Any, ...]:
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
-    values: dict[str, Any] = {field.name: value for field, value in zip(fields(Entry), row, strict=True)}
+    values: dict[str, Any] = dict(zip(_NAMES, row, strict=True))
     values["provenance"] = _provenance(values["provenance"])
-    values["expected"] = tuple(json.loads(values["expected"] or "[null, null]"))
+    values["expected"] = tuple(json.loads(values["expected"])) if values["expected"] else (None, None)
     if values["image"]:
         image = json.loads(values["image"])
         values["image"] = StoredImage(**{**image, **{name: tuple(image[name]) for name in _SIZES}})
@@ -458,7 +460,7 @@ def _provenance_text(provenance: Provenance) -> str:
     values = {key: value for key, value in vars(provenance).items() if value not in (None, ())}
     if provenance.retrieved_at is not None:
         values["retrieved_at"] = provenance.retrieved_at.isoformat()
-    return json.dumps(values, ensure_ascii=False)
+    return _as_text(values)
 
 
 def _provenance(text: str) -> Provenance:

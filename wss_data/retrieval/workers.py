@@ -54,6 +54,8 @@ class WorkerPool:
         self.clock = clock
         self._download, self._workers, self._avoided = download, workers, avoided
         self._reports: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[Any], object]] | None] = queue.SimpleQueue()
+        self._threads = 0  # that wait for orders
         self._stopped = threading.Event()
 
     def __enter__(self) -> "WorkerPool":
@@ -61,6 +63,8 @@ class WorkerPool:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stopped.set()
+        for _thread in range(self._threads):
+            self._orders.put(None)
         # Looked up without making them: what was never needed must not be started to be stopped.
         if "fetcher" in vars(self):
             self.fetcher.close()
@@ -110,7 +114,7 @@ class WorkerPool:
             finally:
                 self._reports.put(partial(found, batch))
 
-        self._start(f"search {source.name}", search, ended)
+        self._start(f"search {source.name}", self._run, search, ended)
 
     def fetch(self, job: Job, done: Callable[[Job, Fetched | BaseException], object]) -> None:
         """Bring the bytes of an image from the web, in one attempt; whoever calls limits how many at a time."""
@@ -123,20 +127,28 @@ class WorkerPool:
             finally:
                 job.spent_s += self.clock.monotonic() - start
 
-        self._start(f"download {job.host}", fetch, partial(done, job))
+        self._orders.put((fetch, partial(done, job)))
+        if self._threads < self._download.connections:
+            self._threads += 1
+            self._start(f"download {self._threads}", self._serve)
 
-    def _start(self, name: str, work: Callable[[], Any], done: Callable[[Any], object]) -> None:
-        def run() -> None:
-            try:
-                outcome = work()
-            except BaseException as raised:  # handed on: the thread that waits raises it
-                outcome = raised
-            self._reports.put(partial(done, outcome))
-            # An error and this frame would hold each other, and the bytes that were read, until the collector runs.
-            del outcome
+    def _serve(self) -> None:
+        while order := self._orders.get():
+            self._run(*order)
+            del order  # what was read must not stay in memory while this waits for the next
 
+    def _run(self, work: Callable[[], Any], done: Callable[[Any], object]) -> None:
+        try:
+            outcome = work()
+        except BaseException as raised:  # handed on: the thread that waits raises it
+            outcome = raised
+        self._reports.put(partial(done, outcome))
+        # An error and this frame would hold each other, and the bytes that were read, until the collector runs.
+        del outcome
+
+    def _start(self, name: str, target: Callable[..., None], *arguments: Any) -> None:
         # A daemon: an interrupt must not wait for a server that says nothing.
-        threading.Thread(target=run, name=name, daemon=True).start()
+        threading.Thread(target=target, args=arguments, name=name, daemon=True).start()
 
     def decode(
         self, job: Job, folder: Path, longest_side: int, done: Callable[[Job, Decoded | BaseException], object]

@@ -42,9 +42,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     A process killed inside the block never leaves a truncated file under the final name. Missing parents are made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.parent
+    if not folder.is_dir():  # asked first: a folder that is there costs ``mkdir`` an error
+        folder.mkdir(parents=True, exist_ok=True)
     # Made by whoever writes it, so that it gets the permissions of any new file: a dataset is meant to be shared.
-    temporary = unfinished(path.parent, path.suffix)
+    temporary = unfinished(folder, path.suffix)
     try:
         yield temporary
         temporary.replace(path)
@@ -110,7 +112,7 @@ def remove_unfinished(folder: Path) -> None:
 
 def unfinished(folder: Path, suffix: str = "") -> Path:
     """A new hidden name in ``folder`` for what is being written; it names this process, for ``sweep``."""
-    return folder / f"{_UNFINISHED}{_here()}-{os.getpid()}-{secrets.token_hex(8)}{suffix}"
+    return folder / f"{_UNFINISHED}{_here()}-{os.getpid()}-{os.urandom(8).hex()}{suffix}"
 
 
 def sweep(folder: Path) -> None:

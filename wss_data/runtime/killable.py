@@ -8,6 +8,7 @@ import os
 import pickle
 import queue
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
+from itertools import accumulate
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, Literal
@@ -23,6 +25,7 @@ from typing import Any, Literal
 from wss_data.errors import WorkerError
 from wss_data.runtime.interrupts import deaf_children
 
+KEPT = 1 << 20  # bytes of memory that a worker keeps for what is handed to it
 ATTEMPTS = 2  # workers that may die of one call; the first death can be an accident (a machine short of memory)
 
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h; Python has no name for it
@@ -83,6 +86,7 @@ class KillablePool:
         while self._serve_one(seat):
             pass  # a function of its own lets the bytes of a finished call go while this waits for the next
         seat.close()
+        os.close(seat.shared)
 
     def _serve_one(self, seat: "_Seat") -> bool:
         order = self._orders.get()
@@ -106,6 +110,7 @@ class _Seat:
         self._lock = threading.Lock()
         self._closed = False
         self._connection: Connection[Any, Any] | None = None
+        self.shared = os.memfd_create("wss")  # what goes to the process by memory; closed by the thread that serves
         self.process: subprocess.Popen[bytes] | None = None
 
     def run(self, call: tuple[Any, ...]) -> Any:
@@ -116,8 +121,8 @@ class _Seat:
                 self._start()
             assert self._connection is not None and self.process is not None
             try:
-                self._connection.send(call)
-                if not self._connection.poll(self._pool.seconds):
+                self._send(call)
+                if not self._answers.poll(1000 * self._pool.seconds):
                     self._kill()
                     raise self._pool.failure(call[1:], "timeout", f"not done within {self._pool.seconds:g} seconds")
                 result, error = self._connection.recv()
@@ -134,6 +139,17 @@ class _Seat:
             return result
         raise CancelledError if self._closed else self._pool.failure(call[1:], "killed", died)
 
+    def _send(self, call: tuple[Any, ...]) -> None:
+        """Hand a call over, what is wrapped in ``PickleBuffer`` through memory: a socket takes it in many pieces."""
+        assert self._connection is not None
+        buffers: list[pickle.PickleBuffer] = []
+        order, lengths = pickle.dumps(call, 5, buffer_callback=buffers.append), [len(memoryview(b)) for b in buffers]
+        try:
+            whole = not buffers or os.pwritev(self.shared, buffers, 0) == sum(lengths)
+        except OSError:  # a limit on the size of files, say
+            whole = False
+        self._connection.send((order, lengths) if whole else (pickle.dumps(call, 5), []))
+
     def close(self) -> None:
         """Kill the process and start no other."""
         with self._lock:
@@ -148,13 +164,15 @@ class _Seat:
     def _start(self) -> None:
         # Not by ``multiprocessing``: its workers run the caller's script again, or are forked with its threads' locks.
         self._connection, theirs = Pipe()
+        self._answers = select.poll()  # once: the connection's own makes and closes a selector for each look
+        self._answers.register(self._connection, select.POLLIN)
         begin = f"import sys; sys.path[:] = {sys.path!r}; from wss_data.runtime.killable import work; "
-        code = f"{begin} work({theirs.fileno()}, {os.getpid()}, {self._pool.memory})"
+        code = f"{begin} work({theirs.fileno()}, {self.shared}, {os.getpid()}, {self._pool.memory})"
         with theirs, self._lock:
             if self._closed:
                 raise CancelledError
             self.process = subprocess.Popen(
-                [sys.executable, "-c", code], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+                [sys.executable, "-c", code], pass_fds=[theirs.fileno(), self.shared], stdin=subprocess.DEVNULL
             )
         try:
             self._connection.send(self._pool.begin)
@@ -167,8 +185,8 @@ class _Seat:
             raise WorkerError(f"a worker process cannot be started (exit status {status}).") from None
 
 
-def work(descriptor: int, parent: int, memory: int) -> None:
-    """What a worker runs until its parent ends: answers to calls that come by the connection ``descriptor``."""
+def work(descriptor: int, shared: int, parent: int, memory: int) -> None:
+    """What a worker runs until its parent ends: answers to calls by the connection ``descriptor`` and by memory."""
     # By the kernel: a thread that watches the parent would never run while a library hangs and holds Python's lock.
     # It means the thread that started us, which waits for us as long as its process lives.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -187,9 +205,14 @@ def work(descriptor: int, parent: int, memory: int) -> None:
     connection.send(None)
     with suppress(EOFError, ConnectionError):
         while True:
-            order = connection.recv_bytes()
+            order, lengths = connection.recv()
+            ends = [0, *accumulate(lengths)]
             try:
-                function, *arguments = pickle.loads(order)
+                buffers = [os.pread(shared, length, start) for length, start in zip(lengths, ends, strict=False)]
+                if ends[-1] > KEPT:
+                    os.ftruncate(shared, 0)
+                function, *arguments = pickle.loads(order, buffers=buffers)
+                del buffers
                 answer = pickle.dumps((function(*arguments), None))
             except BaseException as error:
                 answer = pickle.dumps((None, error))
