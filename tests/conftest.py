@@ -25,6 +25,7 @@ SESSION = Path(tempfile.mkdtemp(prefix="wss-tests-"))
 DATABASE = SESSION / "database"
 os.environ[database_module.FOLDER_VARIABLE] = str(DATABASE)
 os.environ["WSS_HOME"] = str(SESSION / "home")
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(SESSION / "compiled")
 
 
 @atexit.register
@@ -44,10 +45,10 @@ def _remove_session() -> None:
 
 
 LONGEST = (
-    *("test_walk_of_the_pages", "test_fuzz", "test_notebooks", "test_ablation", "test_pipeline", "test_wheel"),
-    *("test_training", "test_readme", "test_several_processes", "test_exit_status", "test_left_behind", "test_timm"),
+    *("test_walk_of_the_pages", "test_fuzz", "test_ablation", "test_several_processes", "test_pipeline", "test_wheel"),
+    *("test_training", "test_notebooks", "test_train_cli", "test_guard", "test_readme", "test_processes"),
 )
-"""Files of half a minute and more, the longest first: one that is begun last is alone at the end of a parallel run."""
+"""The files that take most, the longest first: one that is begun last is alone at the end of a parallel run."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -50,7 +50,7 @@ LEARNS = with_values(
         "long_side": 128,
         "crop": 96,
         "batch": 4,
-        "generator_iterations": 40,
+        "generator_iterations": 20,
         "checkpoint_every": 20,
         "learning_rate": 3e-4,
     },

@@ -204,7 +204,7 @@ def test_a_crf_changed_after_training_is_the_one_that_scores(ablation, datasets)
 
 @pytest.fixture(scope="module")
 def over_seeds(datasets, tmp_path_factory):
-    recipe = with_values(RECIPE, {"generator_iterations": 20, "final_iterations": 4, "seed": 7})
+    recipe = with_values(RECIPE, {"final_iterations": 4, "seed": 7})
     out = tmp_path_factory.mktemp("runs") / "seeds"
     return run_ablation_over_seeds(*datasets, out, recipe, (0, 1), progress=False)
 

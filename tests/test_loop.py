@@ -34,8 +34,14 @@ from wss_train.selection.selection import SelectionSettings
 from wss_train.training import train, train_generator
 
 WATCHED = with_values(
-    TINY,
-    {"generator_iterations": 14, "checkpoint_every": 2, "dropout": 0.5, "optimizer": "adamw"},
+    TINY,  # but slow enough to be killed twenty times on the way
+    {
+        "backbone": "efficientnet_lite0",
+        "generator_iterations": 14,
+        "checkpoint_every": 2,
+        "dropout": 0.5,
+        "optimizer": "adamw",
+    },
 )
 LOOKS = SelectionSettings(every=3, probes=2)
 

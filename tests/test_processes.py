@@ -61,6 +61,7 @@ def in_two_processes(tmp_path, body, **values):
     )
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["TMPDIR"] = str(tmp_path)  # torchrun leaves a folder there
     return subprocess.run([*torchrun, script], env=environment, capture_output=True, text=True)
 
 

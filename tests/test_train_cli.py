@@ -19,7 +19,7 @@ CLASSES = list(read_spec("drawn").class_names[:2])
 torch.set_num_threads(1)
 QUICK = (
     "head_channels=32 branch_channels=8 dropout=0 long_side=128 crop=96 batch=4 precision=float32 learning_rate=3e-4 "
-    "generator_iterations=40 final_iterations=2"
+    "generator_iterations=20 final_iterations=2"
 )
 SETTINGS = [part for value in QUICK.split() for part in ("--set", value)]
 
