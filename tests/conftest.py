@@ -26,6 +26,7 @@ DATABASE = SESSION / "database"
 os.environ[database_module.FOLDER_VARIABLE] = str(DATABASE)
 os.environ["WSS_HOME"] = str(SESSION / "home")
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(SESSION / "compiled")
+os.environ["DASK_TEMPORARY_DIRECTORY"] = str(SESSION)
 
 
 @atexit.register
