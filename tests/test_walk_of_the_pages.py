@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from drawings import SMALLEST
 from PIL import Image
 from voc_trees import trees, write_images, write_names
 
@@ -186,7 +187,7 @@ def small_data(work: Path) -> None:
 
 def small_recipes() -> dict[str, recipes.TrainRecipe]:
     values = {
-        "backbone": "efficientnet_lite0",
+        **SMALLEST,
         "output_stride": 16,
         "head_channels": 16,
         "branch_channels": 8,
@@ -205,7 +206,9 @@ def small_recipes() -> dict[str, recipes.TrainRecipe]:
     }
     known = recipes.presets()
     small = {name: recipes.with_values(known["cpu"], {**values, "preset": name}) for name in known}
-    by_labels = {"generator.head": "descriptors", "generator.label_weight": "1"}
+    # Labels teach cells that a network describes which has learned something.
+    network = {"generator.backbone": "efficientnet_lite0", "generator.weights": "imagenet"}
+    by_labels = {**network, "generator.head": "descriptors", "generator.label_weight": "1"}
     return {**small, "cpu-labels": recipes.with_values(small["cpu-labels"], by_labels)}
 
 
