@@ -14,7 +14,7 @@ from timm.layers import Conv2dSame
 
 from wss_data import backbones
 from wss_data.backbones import BACKBONES, IMAGENET_DIGESTS, BackboneChoice, dense
-from wss_data.backbones.dense import PackedConvolution, make_fast
+from wss_data.backbones.dense import FusedConvolution, make_fast
 from wss_data.backbones.networks import load_backbone
 from wss_data.backbones.weights import imagenet_file, read_state_dict
 from wss_data.errors import WssError
@@ -184,16 +184,16 @@ def test_folding_resnets_batch_norms_changes_no_number_and_leaves_none(resnet_fi
     ],
     ids=["1x1", "dilated depthwise", "strided", "padded by itself"],
 )
-def test_convolutions_that_are_packed_give_the_numbers_of_torchs_own(convolution, dtype, monkeypatch):
+def test_fused_convolutions_give_the_numbers_of_torchs_own(convolution, dtype, monkeypatch):
     features = 4 * torch.randn(2, 8, 12, 9).to(dtype, memory_format=torch.channels_last)
-    packed, plain = (torch.nn.Sequential(copy.deepcopy(convolution), torch.nn.ReLU6()).eval() for _ in range(2))
-    make_fast(packed, dtype)
-    monkeypatch.setattr(dense, "_can_pack", lambda _: False)
+    fused, plain = (torch.nn.Sequential(copy.deepcopy(convolution), torch.nn.ReLU6()).eval() for _ in range(2))
+    make_fast(fused, dtype)
+    monkeypatch.setattr(dense, "_can_fuse", lambda _: False)
     make_fast(plain, dtype)
 
     with torch.inference_mode():
-        torch.testing.assert_close(packed(features), plain(features))
-    assert type(packed[0]) is PackedConvolution and type(packed[1]) is torch.nn.Identity
+        torch.testing.assert_close(fused(features), plain(features))
+    assert type(fused[0]) is FusedConvolution and type(fused[1]) is torch.nn.Identity
     assert type(plain[0]) is type(convolution)
 
 

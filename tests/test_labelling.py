@@ -7,6 +7,8 @@ from wss_data.crf.dense_crf import CrfSettings, dense_crf
 from wss_data.imaging.masks import read_mask
 from wss_train.inference import InferenceSettings, Predicted, predict_files
 from wss_train.labelling import candidate_classes, label_constrained_argmax, label_images
+from wss_train.models import build_model
+from wss_train.recipes import preset, with_values
 
 
 @pytest.fixture(scope="module")
@@ -189,3 +191,17 @@ def test_a_crf_that_holds_pythons_lock_runs_in_processes_and_the_built_in_one_in
     images = predict_files(ColourNetwork(), table.image_paths[:2], InferenceSettings(long_side=40))
     assert [r.position for r in label_images(images, None, CrfSettings(iterations=1), 3)] == [0, 1]
     assert asked == ([3] if in_processes else [])
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_a_network_made_fast_gives_the_logits_of_the_one_that_was_trained(multilabel):
+    recipe = with_values(preset("cpu"), {"weights": "none", "precision": "float32"})
+    model = build_model(recipe, 4, multilabel, pretrained=False)
+    images = model.normalise(255 * torch.rand(2, 3, 64, 96))
+    with torch.inference_mode():
+        wanted = model(images).pixel_logits
+
+        model.make_fast()
+
+        torch.testing.assert_close(model(images).pixel_logits, wanted, atol=1e-3, rtol=1e-3)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from wss_data.backbones import BackboneChoice
-from wss_data.backbones.dense import Parts
+from wss_data.backbones.dense import Parts, make_fast
 from wss_data.backbones.networks import ConvolutionalBackbone, WholeBackbone, dilate_first_blocks, load_backbone
 from wss_data.backbones.weights import load_weights
 from wss_data.errors import CheckpointError, shown
@@ -217,6 +217,13 @@ class SegmentationModel(nn.Module):
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
         return self
+
+    def make_fast(self) -> None:
+        """Fold batch norms and ReLU6 into the convolutions before them, in float32. Not for training."""
+        parts = [self.low, self.high, self.head, *([] if self.branch is None else [self.branch.high])]
+        for part in parts:
+            if not isinstance(part, WholeBackbone):  # which norm follows which convolution is not known
+                make_fast(part)
 
     def new_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Name and value of the parameters that no pretrained weights exist for: the head's and the classifier's."""

@@ -44,7 +44,7 @@ TRUSTED = 0.5
 """The smallest confidence that the noise table tries."""
 
 PROFILED = 16
-"""Images on which networks with packed and with plain convolutions are compared."""
+"""Images on which networks with fused and with plain convolutions are compared."""
 
 GROWTH_LIMIT_S = 3600
 """Seconds after which one size of the growth curve is given up."""
@@ -245,7 +245,7 @@ class Stages:
 
 
 def profile(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Where the CPU time of ``common`` goes, and what packed convolutions save of the network's, images interleaved."""
+    """Where the CPU time of ``common`` goes, and what fused convolutions save of the network's, images interleaved."""
     classes = classes_of(arguments.folder, arguments.classes, arguments.every)
     stages, count = Stages(), sum(map(len, classes.values()))
     run_group(arguments, "warm-up", next(iter(classes.values()))[:8])  # compiles the CRF
@@ -257,30 +257,30 @@ def profile(arguments: argparse.Namespace) -> dict[str, Any]:
     ratios = {}
     for kind in ("float32", "bf16"):
         options = {"device": "cpu", **arguments.options, "precision": kind}
-        packed = common.CommonSettings(**options).network()
-        with patch.object(dense, "_can_pack", lambda _: False):
+        fused = common.CommonSettings(**options).network()
+        with patch.object(dense, "_can_fuse", lambda _: False):
             plain = common.CommonSettings(**options).network()
         spent: list[tuple[float, float]] = []
         for image in images:
             times, maps = [], []
-            for network in (plain, packed):
+            for network in (plain, fused):
                 begun = time.process_time()
                 maps.append(network.describe(image).descriptors.astype(np.float32))
                 times.append(time.process_time() - begun)
             np.testing.assert_allclose(*maps, atol=0.02 * float(maps[0].std()), rtol=0.01)
             spent.append((times[0], times[1]))
         before, now = np.median(spent[len(spent) // 4 :], axis=0)
-        ratios[kind] = {"plain_ms": 1000 * before, "packed_ms": 1000 * now, "ratio": before / now}
+        ratios[kind] = {"plain_ms": 1000 * before, "fused_ms": 1000 * now, "ratio": before / now}
     if not arguments.json:
         for label, milliseconds in found.items():
             print(f"{label:26} {milliseconds:7.1f} ms an image")
         print(f"{'all':26} {sum(found.values()):7.1f} ms an image, {count} images")
         for kind, row in ratios.items():
             print(
-                f"network in {kind}: {row['packed_ms']:.1f} ms an image; with torch's own convolutions "
+                f"network in {kind}: {row['fused_ms']:.1f} ms an image; with torch's own convolutions "
                 f"{row['plain_ms']:.1f}, {row['ratio']:.2f} times; equal maps"
             )
-    return {"cpu_ms_per_image": found, "packed": ratios}
+    return {"cpu_ms_per_image": found, "fused": ratios}
 
 
 def measure(name: str, mask: np.ndarray, confidence: float, truth_path: Path) -> Measured:
