@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from timm.layers import Conv2dSame
 
 from wss_data import backbones
-from wss_data.backbones import BACKBONES, IMAGENET_DIGESTS, BackboneChoice, dense
+from wss_data.backbones import BACKBONES, IMAGENET_DIGESTS, BackboneChoice, dense, networks
 from wss_data.backbones.dense import FusedConvolution, make_fast
 from wss_data.backbones.networks import load_backbone
 from wss_data.backbones.weights import imagenet_file, read_state_dict
@@ -391,3 +391,31 @@ def test_weights_of_another_network_are_refused_with_the_first_difference(tmp_pa
     for name in ("resnet50", "efficientnet_lite0"):
         with pytest.raises(WssError, match=r"w\.pth: the weights do not fit"):
             BackboneChoice(name, tmp_path / "w.pth").load()
+
+
+WITHOUT_COMPILER = """
+import sys, torch
+from wss_data.backbones.networks import load_backbone
+with torch.inference_mode():
+    load_backbone("efficientnet_lite0", "imagenet", 16)(torch.zeros(1, 3, 64, 64))
+print(sorted({"torch._dynamo", "sympy", "fiftyone"} & set(sys.modules)))
+from torchvision.ops.roi_align import is_compile_supported
+from torch.compiler import disable
+print(is_compile_supported("cpu") == sys.modules["torch._dynamo.utils"].is_compile_supported("cpu"), disable.__module__)
+"""
+
+
+def test_a_network_runs_without_torchs_compiler_which_is_there_for_those_who_call_it():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_COMPILER], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "True torch.compiler"], done.stderr
+
+
+@pytest.mark.parametrize("name", [*LITES, "resnet18", "resnet50", "regnetx_002"])
+def test_the_places_that_timm_tells_are_those_where_the_maps_of_an_image_get_smaller(name):
+    with torch.device("meta"), torch.no_grad():
+        maps, sides = torch.zeros(1, 3, 256, 256), []
+        for step in networks._steps(networks._network(name, networks.PLAIN).eval()):
+            maps = step(maps)
+            sides.append(maps.shape[2])
+    halved = sum(side >= 32 for side in sides), sum(side > sides[-1] for side in sides)
+    assert networks._places(name) == (*halved, maps.shape[1])

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wss_data import store
 from wss_data.errors import TrainingDataError
 from wss_data.imaging.images import longest_side_size, read_at_least, read_size
 from wss_data.imaging.masks import check_size, read_mask, resize_mask, used_values
@@ -30,7 +31,6 @@ from wss_data.ledger import UsedFor
 from wss_data.records import ExampleTable
 from wss_data.runtime.files import digests_of
 from wss_data.runtime.threads import in_threads
-from wss_data.store import example_table
 from wss_data.target.agreement import disagreement
 from wss_train.recipes import TrainRecipe
 
@@ -332,7 +332,7 @@ def as_table(
     """``wss_data.store.example_table`` of a FiftyOne dataset or view; a table is returned as it is."""
     if isinstance(examples, ExampleTable):
         return examples
-    return example_table(examples, mask_field, include_dropped, used_for)
+    return store.example_table(examples, mask_field, include_dropped, used_for)
 
 
 def with_labelled(web: ExampleTable, target: ExampleTable) -> ExampleTable:

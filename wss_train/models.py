@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from wss_data.backbones import BackboneChoice
 from wss_data.backbones.dense import Parts, make_fast
 from wss_data.backbones.networks import ConvolutionalBackbone, WholeBackbone, dilate_first_blocks, load_backbone
-from wss_data.backbones.weights import load_weights
+from wss_data.backbones.weights import load_weights, without_memory
 from wss_data.errors import CheckpointError, shown
 from wss_data.ledger import LedgerEntry, Supervision, UsedFor
 from wss_train.checkpoints import ModelCard, find_model, read_card, read_shapes, read_weights
@@ -282,7 +282,7 @@ def load_network(
     card = read_card(path, expect_classes)
     # A card that its own weights do not fit is refused before a network of the size that it names takes any memory.
     try:
-        with torch.device("meta"):
+        with without_memory():
             model = build_model(card.recipe, card.num_classes, card.multilabel, pretrained=False)
         wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     except (RuntimeError, ValueError, TypeError, OverflowError) as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 import numpy as np
 from PIL import Image
 
+from wss_data import store
 from wss_data.errors import ImageError, SourceError, WssError, shown
 from wss_data.imaging.images import (
     LONGEST_JPEG,
@@ -28,7 +29,6 @@ from wss_data.reading.listing import Listing, wanted_of
 from wss_data.reading.settings import only_known
 from wss_data.runtime.files import check_outputs, output_folder, output_path
 from wss_data.runtime.home import dataset_folder
-from wss_data.store import check_mask_field, image_table, set_predictions
 from wss_train.inference import DECODED, Predicted, at_image_size
 from wss_train.labelling import LabelledImage, Labeller, LabellingOptions, LookOptions, open_labeller
 from wss_train.pseudo_masks import write_masks
@@ -167,11 +167,11 @@ class TrainedModel:
             StoreError: If the field is for other masks, the view holds no images, or the dataset is of other classes.
             TrainingDataError: If an image cannot be read: its masks before it stay on disk, the field as it is.
         """
-        check_mask_field(view, field)
-        table = image_table(view, self.classes[1:])
+        store.check_mask_field(view, field)
+        table = store.image_table(view, self.classes[1:])
         folder = dataset_folder(table.source) / field if out is None else Path(out)
         paths, _ = write_masks(self._labeller(options), table, folder, "predict")
-        set_predictions(view, field, replace(table, mask_paths=tuple(map(str, paths.values()))), self.ledger)
+        store.set_predictions(view, field, replace(table, mask_paths=tuple(map(str, paths.values()))), self.ledger)
         return len(paths)
 
     def _labeller(self, options: LookOptions) -> Labeller:

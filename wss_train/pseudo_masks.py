@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
+from wss_data import store
 from wss_data.errors import TrainingDataError
 from wss_data.imaging.masks import write_mask
 from wss_data.reading import checked
@@ -23,7 +24,6 @@ from wss_data.runtime.files import (
     write_json,
 )
 from wss_data.runtime.home import dataset_folder
-from wss_data.store import check_new_field, in_groups, kind_of, open_dataset, set_model_masks, set_target_masks
 from wss_train.data import as_table, check_imported
 from wss_train.labelling import LabelledImage, Labeller, LabellingOptions, Presence, open_labeller
 
@@ -71,10 +71,10 @@ def make_pseudo_masks(
         Shen et al., BMVC 2017, section 3.2 and eq. (2). Of web images: Shen et al., Bootstrapping the Performance of
         Webly Supervised Semantic Segmentation, CVPR 2018; ours: the labels constrain, and no model is trained anew.
     """
-    web = not isinstance(target, ExampleTable) and kind_of(target) == "web"
+    web = not isinstance(target, ExampleTable) and store.kind_of(target) == "web"
     if web:
-        check_new_field(field)
-    table = as_table(in_groups(target) if web else target, None, include_dropped=web)
+        store.check_new_field(field)
+    table = as_table(store.in_groups(target) if web else target, None, include_dropped=web)
     without = [name for name, labels in zip(table.ids, table.labels, strict=True) if not labels.any()]
     if without:
         first = ", ".join(without[:5]) + (", ..." if len(without) > 5 else "")
@@ -95,9 +95,9 @@ def make_pseudo_masks(
     paths, bases = write_masks(labeller, table, folder, "pseudo masks", allowed)
     ledger = labeller.card.ledger.merged_with(table.ledger)
     if web:
-        set_model_masks(open_dataset(table.source), field, paths, ledger)
+        store.set_model_masks(store.open_dataset(table.source), field, paths, ledger)
     elif not isinstance(target, ExampleTable):
-        set_target_masks(open_dataset(table.source), field, paths, ledger, bases=bases)
+        store.set_target_masks(store.open_dataset(table.source), field, paths, ledger, bases=bases)
     return replace(table, mask_paths=tuple(map(str, paths.values())), ledger=ledger)
 
 

@@ -5,12 +5,13 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from timm.layers import Conv2dSame
-from timm.layers.padding import pad_same
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from wss_data.backbones.lean import load_timm
 from wss_data.backbones.published import IMAGENET_PIXELS
+
+timm = load_timm()
 
 
 class DenseMaps(NamedTuple):
@@ -63,7 +64,7 @@ class FusedConvolution(nn.Module):
     def __init__(self, convolution: nn.Conv2d, clips: bool) -> None:
         super().__init__()
         # timm's pads by itself, as much as the image's size asks for.
-        self._pads = isinstance(convolution, Conv2dSame)
+        self._pads = isinstance(convolution, timm.layers.Conv2dSame)
         self._window = list(convolution.kernel_size), list(convolution.stride), list(convolution.dilation)
         self._where = ((0, 0) if self._pads else convolution.padding, *self._window[1:], convolution.groups)
         self._then = ("hardtanh", [0.0, 6.0], "") if clips else ("none", [], "")
@@ -74,7 +75,7 @@ class FusedConvolution(nn.Module):
         """``features``: (N, C, h, w) -> (N, C', h', w'), in the weights' type."""
         features = features.to(self.weight.dtype)
         if self._pads:
-            features = pad_same(features, *self._window)
+            features = timm.layers.padding.pad_same(features, *self._window)
         product = torch.ops.mkldnn._convolution_pointwise
         return product(features, self.weight, self.bias, *self._where, *self._then)
 
@@ -87,7 +88,7 @@ def _can_fuse(convolution: nn.Conv2d) -> bool:
         # What torch's own compiler calls; it is no public name.
         and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
         and (convolution.weight.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
-        and type(convolution) in (nn.Conv2d, Conv2dSame)
+        and type(convolution) in (nn.Conv2d, timm.layers.Conv2dSame)
         and convolution.padding_mode == "zeros"
         and not isinstance(convolution.padding, str)
     )

@@ -13,20 +13,25 @@ from itertools import chain, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import timm
 import torch
-from timm.models.efficientnet import EfficientNet
-from timm.models.mobilenetv3 import MobileNetV3Features
-from timm.models.regnet import RegNet
-from timm.models.resnet import ResNet
 from torch import Tensor, nn
 from torch.nn import functional
 
 from wss_data.backbones.dense import DenseBackbone, DenseMaps, Parts
+from wss_data.backbones.lean import load_timm
 from wss_data.backbones.published import IMAGENET_DIGESTS, LITES, pixel_statistics
 from wss_data.backbones.vit import transformer
-from wss_data.backbones.weights import HEADS, imagenet_file, load_weights, published_weights, read_state_dict
+from wss_data.backbones.weights import (
+    HEADS,
+    imagenet_file,
+    load_weights,
+    published_weights,
+    read_state_dict,
+    without_memory,
+)
 from wss_data.errors import CheckpointError, WssError
+
+timm = load_timm()
 
 LITE_HEAD = ("_conv_head.", "_bn1.", "_fc.")  # Names of what comes after the last stage in the index packages
 PLAIN = 32  # Pixels per cell of a network that is not dilated
@@ -156,7 +161,7 @@ def plan_of(name: str) -> Plan:
 
 
 def _on_meta(name: str, **keywords: Any) -> Any:
-    with torch.device("meta"):
+    with without_memory():
         return timm.create_model(name, num_classes=0, **keywords).eval()
 
 
@@ -232,7 +237,7 @@ def load_backbone(name: str, weights: Path | str = "imagenet", output_stride: in
     path = imagenet_file(name, IMAGENET_DIGESTS[name][0]) if weights == "imagenet" else Path(weights)
     state = read_state_dict(path)
     # Memory comes with the file's tensors; to draw random weights first takes seconds.
-    with torch.device("meta"):
+    with without_memory():
         network = _network(name, output_stride)
         backbone = _as_backbone(name, network, output_stride)
     if name in LITES:
@@ -282,12 +287,12 @@ def _steps(network: Any) -> list[nn.Module] | None:
     Only of networks that round sides up, and take the smallest image.
     """
     kind = type(network)
-    if issubclass(kind, ResNet):
+    if issubclass(kind, timm.models.ResNet):
         stages = [network.layer1, network.layer2, network.layer3, network.layer4]
         return [network.conv1, network.bn1, network.act1, network.maxpool, *stages]
-    if issubclass(kind, RegNet):
+    if issubclass(kind, timm.models.RegNet):
         return [network.stem, network.s1, network.s2, network.s3, network.s4]
-    if issubclass(kind, (EfficientNet, MobileNetV3Features)):
+    if issubclass(kind, (timm.models.EfficientNet, timm.models.MobileNetV3Features)):
         after = [network.act1] if hasattr(network, "act1") else []
         return [nn.Sequential(network.conv_stem, network.bn1, *after), *chain(*network.blocks)]
     return None
@@ -296,12 +301,12 @@ def _steps(network: Any) -> list[nn.Module] | None:
 @cache
 def _places(name: str) -> tuple[int, int, int]:
     """How many steps are at strides up to 8, and how many before the last halving; and the channels of the last map."""
-    with torch.device("meta"), torch.no_grad():
-        features, sides = torch.zeros(1, 3, 8 * PLAIN, 8 * PLAIN), []
-        for step in _steps(_network(name, PLAIN).eval()) or ():
-            features = step(features)
-            sides.append(features.shape[2])
-    return sum(side >= PLAIN for side in sides), sum(side > sides[-1] for side in sides), features.shape[1]
+    with without_memory():
+        network = _network(name, PLAIN)
+    stages, steps = network.feature_info, _steps(network) or ()
+    inside = {stage["reduction"]: set(network.get_submodule(stage["module"]).modules()) for stage in stages}
+    at_8, at_16 = (max(n for n, step in enumerate(steps, 1) if step in inside[stride]) for stride in (8, 16))
+    return at_8, at_16, stages[-1]["num_chs"]
 
 
 def _with_timms_names(name: str, network: nn.Module, path: Path) -> dict[str, Tensor]:

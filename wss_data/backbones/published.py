@@ -10,6 +10,7 @@ from typing import Any
 import pydantic
 from pydantic_core import core_schema
 
+from wss_data.backbones.lean import load_timm
 from wss_data.ledger import Supervision
 
 IMAGENET_DIGESTS = {
@@ -52,8 +53,7 @@ class NetworkName:
             return value
         if not re.fullmatch(r"\w{1,100}(\.\w{1,100})?", value, re.ASCII):
             raise ValueError
-        import timm
-
+        timm = load_timm()
         name, _, tag = value.partition(".")
         tags = timm.list_pretrained(f"{name}.*")
         if not timm.is_model(name) or timm.get_pretrained_cfg(name) is None:
@@ -66,9 +66,7 @@ class NetworkName:
 
 def published_name(name: str) -> str:
     """The name of a network of timm's with the tag of its weights: of those that it takes if none are named."""
-    import timm
-
-    found: Any = timm.get_pretrained_cfg(name)  # a name that was checked has one
+    found: Any = load_timm().get_pretrained_cfg(name)  # a name that was checked has one
     return f"{found.architecture}.{found.tag}" if found.tag else name
 
 
@@ -78,9 +76,7 @@ def pixel_statistics(name: str) -> Pixels:
         return LITE_PIXELS
     if name in BACKBONES:
         return IMAGENET_PIXELS
-    import timm
-
-    found: Any = timm.get_pretrained_cfg(name)
+    found: Any = load_timm().get_pretrained_cfg(name)
     mean, deviation = ([255.0 * value for value in values] for values in (found.mean, found.std))
     return (mean[0], mean[1], mean[2]), (deviation[0], deviation[1], deviation[2])
 

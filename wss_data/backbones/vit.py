@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
 from wss_data.backbones.dense import DenseBackbone, DenseMaps
-from wss_data.backbones.weights import HEADS, load_weights
+from wss_data.backbones.lean import load_timm
+from wss_data.backbones.weights import HEADS, load_weights, without_memory
 from wss_data.errors import CheckpointError
 
 # Channels of one attention head: no file says it, but nearly all published networks of this kind have it so
@@ -89,7 +89,7 @@ class TransformerBackbone(DenseBackbone):
         self.cell_px = self.side_multiple = shape.patch_px
         # Blocks after which ``DenseMaps.middle`` is taken.
         self.middle_block = max(1, round(shape.depth * 2 / 3))
-        self.network: Any = VisionTransformer(
+        self.network: Any = load_timm().models.VisionTransformer(
             img_size=shape.grid * shape.patch_px,
             patch_size=shape.patch_px,
             embed_dim=shape.channels,
@@ -141,7 +141,7 @@ def transformer(weights: Mapping[str, Tensor], path: Path) -> TransformerBackbon
     state = {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", key): value for key, value in inside}
     shape = shape_of(state, path)
     # Memory comes with the file's tensors; to draw random weights first takes seconds.
-    with torch.device("meta"):
+    with without_memory():
         backbone = TransformerBackbone(shape)
     names = {"register_tokens": "reg_token"}
     load_weights(backbone.network, {names.get(key, key): value for key, value in state.items()}, path, assign=True)

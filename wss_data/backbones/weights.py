@@ -10,10 +10,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from wss_data.backbones.published import published_name
 from wss_data.errors import CheckpointError, WssError
@@ -29,7 +31,29 @@ HEADS = (
     *("mask_token", "masked_embed", "decoder_", "dino_head.", "ibot_head."),
 )
 
+_KEEPS_SHAPE = ("normal_", "uniform_")
+
 TORCHVISION = "https://download.pytorch.org/models"
+
+
+class _Shapes(TorchFunctionMode):
+    """Gives back a tensor without memory where values would be drawn or normalised.
+
+    There are none, and torch would compute the same shape in Python, and load its compiler for that.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
+        named = named or {}
+        if getattr(function, "__name__", None) in _KEEPS_SHAPE and (first := (*given, *named.values())[0]).is_meta:
+            return first
+        return function(*given, **named)
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Networks that are made in the block have shapes, but neither values nor memory."""
+    with torch.device("meta"), _Shapes():
+        yield
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import numpy as np
 import torch
 
+from wss_data.backbones.weights import without_memory
 from wss_data.crf.dense_crf import backend
 from wss_data.errors import ImageError, MaskError, StaleMasksError, StoreError, TrainingDataError, WssError
 from wss_data.filtering.filters import DROPPED, FILTER_TAGS, GONE, SCREENING_TAGS
@@ -318,8 +319,7 @@ def checkpoint_bytes(recipe: TrainRecipe, num_classes: int, multilabel: bool) ->
     That is the model, the checkpoints that are kept and the one being written; each checkpoint holds float32 weights,
     and the optimizer's tensors (one of their size for SGD, two for AdamW).
     """
-    # On "meta" a network has shapes and no memory.
-    with torch.device("meta"):
+    with without_memory():
         model = build_model(recipe, num_classes, multilabel, pretrained=False)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     copies = 1 + (1 if recipe.optimizer == "sgd" else 2)
