@@ -56,7 +56,7 @@ def _without_compiler() -> Iterator[None]:
 
     later, disable = _Later(), torch.compiler.disable
     sys.modules[_UTILS] = later
-    torch.compiler.disable = _disable
+    torch.compiler.disable = _disable  # type: ignore[assignment]  # as far as it is called here
     try:
         yield
     finally:
