@@ -46,7 +46,7 @@ def test_near_pairs_are_those_of_the_slow_definition_across_block_borders():
 @pytest.mark.parametrize("max_distance", [0, 2, 5, 8])
 @pytest.mark.parametrize("same", [True, False])
 def test_many_hashes_are_looked_up_and_give_the_pairs_that_comparing_all_gives(max_distance, same, monkeypatch):
-    monkeypatch.setattr(duplicates, "CANDIDATES", 500)  # in pieces
+    monkeypatch.setattr(duplicates, "CANDIDATES", 500)  # in chunks
     chance = np.random.default_rng(max_distance)
     hashes = chance.integers(0, 2**64, 1500, dtype=np.uint64)
     for _ in range(8):

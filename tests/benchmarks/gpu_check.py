@@ -3,8 +3,8 @@
     python tests/benchmarks/gpu_check.py [--device cuda] [--peak 989] [--small]
 
 The tests marked ``gpu``; an iteration of the preset ``paper`` in bf16 (ResNet-50, stride 8, crop 320, batch 16): images
-a second, memory, share of the device's arithmetic limit; co-segmentation and multi-scale masks, images a second on the
-device and how many pixels agree with the CPU's; losses of 50 iterations, device against CPU. Weights and images are
+a second, memory, fraction of the device's arithmetic limit; co-segmentation and multi-scale masks, images a second on
+the device and how many pixels agree with the CPU's; losses of 50 iterations, device against CPU. Weights and images are
 made up: they are asked for speed and for equality, not for quality. With ``--small`` everything is tiny; with
 ``--device cpu`` it shows that the command works where there is no GPU. Ends with status 1 if a part fails or a goal is
 missed.
@@ -132,7 +132,7 @@ def main() -> int:
     """Run all parts; 1 if one fails."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu (default: cuda)")
-    parser.add_argument("--peak", type=float, help="arithmetic limit of the device in TFLOP/s, to show a share of it")
+    parser.add_argument("--peak", type=float, help="TFLOP/s that the device can do, to show the fraction reached")
     parser.add_argument("--small", action="store_true", help="tiny sizes, to see that the command works")
     options = parser.parse_args()
     if options.device != "cpu" and not torch.cuda.is_available():

@@ -121,7 +121,7 @@ def _looked_up(hashes: np.ndarray, others: np.ndarray, max_distance: int, same: 
         ):
             wanted = keys ^ np.int32(sum(1 << bit for bit in flipped))
             hits = np.flatnonzero(there[wanted])
-            # In pieces: where thousands share a part, all their pairs at once would fill the memory.
+            # In chunks: where thousands share a part, all their pairs at once would fill the memory.
             for first in np.array_split(hits, 1 + int(counts[wanted[hits]].sum()) // CANDIDATES):
                 number = counts[wanted[first]]
                 skipped = np.repeat(places[wanted[first]] - np.cumsum(number) + number, number)

@@ -140,7 +140,7 @@ class _Seat:
         raise CancelledError if self._closed else self._pool.failure(call[1:], "killed", died)
 
     def _send(self, call: tuple[Any, ...]) -> None:
-        """Hand a call over, what is wrapped in ``PickleBuffer`` through memory: a socket takes it in many pieces."""
+        """Hand a call over, what is wrapped in ``PickleBuffer`` through memory: a socket takes it in many chunks."""
         assert self._connection is not None
         buffers: list[pickle.PickleBuffer] = []
         order, lengths = pickle.dumps(call, 5, buffer_callback=buffers.append), [len(memoryview(b)) for b in buffers]
