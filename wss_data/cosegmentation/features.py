@@ -59,7 +59,7 @@ class DescriptorNetwork:
         self.precision = resolve_precision(precision, self.device)
         self._dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         network = BackboneChoice(backbone, weights).load()
-        # Memory channels-last, batch norms and ReLU6 folded into convolutions, whose weights are laid out once.
+        # Memory channels-last, batch norms and ReLU6 folded into convolutions.
         # torch's annotations know only one of the two at a time.
         network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         network.make_fast(self._dtype)
