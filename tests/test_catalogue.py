@@ -72,6 +72,31 @@ def test_records_that_nobody_can_open_do_not_hide_the_others(web):
         mongodb().datasets.delete_many({"sample_collection_name": {"$regex": r"^samples\.none"}})
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": None},
+        {"kind": "wbe"},
+        {"format": "1"},
+        {"format": 99},
+        {"definition": None},
+        {"definition": {"classes": "cat"}},
+        {"definition": {"classes": [{"index": 1}]}},
+        {"definition": {"classes": ["cat"]}},
+    ],
+    ids=str,
+)
+def test_a_dataset_whose_info_another_program_damaged_is_named_and_the_others_are_listed(web, change, caplog):
+    damaged = {"wss": {**web.info["wss"], **change}}
+    record = {"tags": ["wss"], "version": fiftyone_version(), "name": "cat-d", "slug": "cat-d", "info": damaged}
+    mongodb().datasets.insert_one({**record, "sample_collection_name": "samples.damaged"})
+    try:
+        assert "cat-web" in [row.name for row in store.list_datasets()]
+        assert "cat-d" in caplog.text
+    finally:
+        mongodb().datasets.delete_one({"name": "cat-d"})
+
+
 def test_the_connection_without_fiftyone_is_closed_when_fiftyone_makes_its_own(web):
     code = (
         "from wss_data.store import connection, list_datasets\nlist_datasets()\nplain = connection.mongodb()\n"

@@ -3,14 +3,18 @@
 What only reads names, counts and plain values asks here: importing FiftyOne takes seconds.
 """
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from wss_data.errors import StoreError
 from wss_data.filtering.filters import KEPT
 from wss_data.store.connection import correct_count, fiftyone, fiftyone_version, mongodb, samples_of
 from wss_data.store.info import TAG, Kind, class_names, info_of
 from wss_data.store.types import Dataset
+
+LOGGER = logging.getLogger(__name__)
 
 # Of the datasets that FiftyOne lists: it makes others for itself, and leaves records without a name behind.
 _LISTED = {"sample_collection_name": {"$regex": r"^samples\."}, "name": {"$type": "string"}}
@@ -51,7 +55,11 @@ def list_datasets() -> list[DatasetRow]:
     for dataset in _tagged():
         # Anybody can set a tag.
         if TAG in dataset.info:
-            info = info_of(dataset)
+            try:
+                info = info_of(dataset)
+            except StoreError as error:  # the others are listed all the same
+                LOGGER.warning("%s", error)
+                continue
             kept = samples_of(dataset).count_documents({"tags": KEPT})
             rows.append(DatasetRow(dataset.name, info["kind"], correct_count(dataset), kept, class_names(dataset)))
     return rows

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from wss_data.errors import StoreError
 from wss_data.ledger import Ledger
@@ -38,7 +38,7 @@ def info_of(dataset: Collection) -> dict[str, Any]:
     """A copy of ``info["wss"]``.
 
     Raises:
-        StoreError: If this package did not make the dataset, or a newer version of it did.
+        StoreError: If this package did not make the dataset, a newer version of it did, or another program changed it.
     """
     info = dataset.info.get(TAG)
     if not isinstance(info, dict):
@@ -46,11 +46,30 @@ def info_of(dataset: Collection) -> dict[str, Any]:
             f"FiftyOne dataset '{name_of(dataset)}' was not made by wss-data, and is left alone. "
             "Give the definition another name; `wss-data list` shows the datasets that wss-data made."
         )
+    if not _is_whole(info):
+        raise StoreError(
+            f"FiftyOne dataset '{name_of(dataset)}': its info 'wss' lacks format, kind or classes of the definition, "
+            "or they are damaged: another program changed them. Put the earlier info back, or delete the dataset in "
+            f"Python, with fiftyone.delete_dataset({name_of(dataset)!r}), and build it again."
+        )
     if info.get("format", 0) > FORMAT:
         raise StoreError(
-            f"the dataset has format {info['format']}, this version of wss reads up to {FORMAT}. Update wss."
+            f"dataset '{name_of(dataset)}' has format {info['format']}, this version of wss reads up to {FORMAT}. "
+            "Update wss."
         )
     return dict(info)
+
+
+def _is_whole(info: dict[str, Any]) -> bool:
+    """Whether what every reader of it relies on is there."""
+    definition = info.get("definition")
+    classes = definition.get("classes") if isinstance(definition, dict) else None
+    return (
+        isinstance(info.get("format", 0), int)
+        and info.get("kind") in get_args(Kind)
+        and isinstance(classes, list)
+        and all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in classes)
+    )
 
 
 def is_ours(dataset: Collection) -> bool:
