@@ -87,6 +87,17 @@ def test_tables_of_a_target_know_what_the_truth_was_used_for(target):
     assert scored.ledger.strictly_image_level
 
 
+def test_masks_are_found_from_another_folder_than_the_one_in_which_they_were_made(tmp_path, monkeypatch):
+    dataset = store.import_target(target_definition("store-elsewhere"), write_target(tmp_path))
+    write_mask(foreground(0.5).astype(np.uint8), tmp_path / "run" / "t1.png")
+    monkeypatch.chdir(tmp_path)
+    store.set_target_masks(dataset, "pseudo_mask", {"t1": "run/t1.png"}, ENGINE)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert dataset.exists("pseudo_mask.mask_path").values("pseudo_mask.mask_path") == [str(tmp_path / "run" / "t1.png")]
+    assert store.mask_array(dataset.match({"image_id": "t1"}).first(), "pseudo_mask").any()
+
+
 def test_importing_again_reads_nothing_and_keeps_what_models_made(tmp_path, monkeypatch):
     folder = write_target(tmp_path)
     spec = target_definition("store-again")

@@ -3,6 +3,7 @@
 Each function raises ``StoreError`` for a target dataset.
 """
 
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -136,7 +137,7 @@ def set_model_masks(dataset: Dataset, field: str, paths: Mapping[str, Path], led
             sure = confidence * foreground_iou(read_mask(in_use), mask, ignore_index) if known else None
             uncertain = mask == ignore_index
             ratio = foreground_ratio((mask != 0) & ~uncertain, uncertain)
-            values.append(MaskValues(key, str(paths[image_id]), sure, ratio, None, "model", None))
+            values.append(MaskValues(key, os.path.abspath(paths[image_id]), sure, ratio, None, "model", None))
     dataset.clear_sample_field(field)
     set_ledger(dataset, field, ledger)
     set_masks(dataset, field, values)

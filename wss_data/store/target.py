@@ -1,6 +1,7 @@
 """The target dataset: image-level labels to learn from, masks for the final score only."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -310,7 +311,8 @@ def _set_masks(
     fo = fiftyone()
     dataset.add_sample_field(f"{field}.{BASIS}", fo.StringField)
     masks = {
-        sample_ids[key]: fo.Segmentation(mask_path=str(path), method="model", basis=bases.get(key))
+        # Absolute: the App and the next command may run in another folder.
+        sample_ids[key]: fo.Segmentation(mask_path=os.path.abspath(path), method="model", basis=bases.get(key))
         for key, path in values.items()
     }
     dataset.set_values(field, masks, key_field="id")
