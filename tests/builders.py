@@ -12,14 +12,14 @@ from wss_data.imaging.masks import write_mask
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.records import ImageRecord, Provenance
 from wss_data.runtime.home import dataset_folder
-from wss_data.spec import DatasetSpec
+from wss_data.spec import DatasetSpec, spec_from_dict
 
 W, H = 40, 30
 ENGINE = Ledger().add("some weights, ImageNet-1k classification", Supervision.IMAGE_LEVEL, UsedFor.COSEGMENTATION)
 
 
 def definition(name: str, **values) -> DatasetSpec:
-    return DatasetSpec.from_dict({"name": name, "classes": ["cat", "cow"], "sources": ["folder"], **values})
+    return spec_from_dict({"name": name, "classes": ["cat", "cow"], "sources": ["folder"], **values})
 
 
 def record(name: str, class_name: str, digit: str) -> ImageRecord:

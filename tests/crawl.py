@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from wss_data.spec import spec_from_dict
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -63,13 +65,13 @@ def main() -> None:
     """Crawl."""
     from wss_data.retrieval.journal import Journal
     from wss_data.retrieval.retrieve import Manner, retrieve
-    from wss_data.spec import DatasetSpec, SourceSpec
+    from wss_data.spec import SourceSpec
 
     plan = json.loads(Path(sys.argv[1]).read_text())
     folder = Path(plan["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     part = {key: plan[key] for key in ("longest_side", "download")}
-    spec = DatasetSpec.from_dict({"name": "crawl", "classes": ["thing"], "sources": ["listed"], **part})
+    spec = spec_from_dict({"name": "crawl", "classes": ["thing"], "sources": ["listed"], **part})
     database = sqlite3.connect(folder / "database.sqlite", timeout=30, check_same_thread=False)
     database.execute("CREATE TABLE IF NOT EXISTS images (sha256 TEXT PRIMARY KEY, source_id TEXT, path TEXT)")
 

@@ -10,7 +10,7 @@ from drawings import LEARNS
 from wss_data.errors import RecipeError
 from wss_data.imaging.images import read_image
 from wss_data.runtime.files import write_output
-from wss_data.spec import DatasetSpec, read_spec
+from wss_data.spec import read_spec, spec_from_dict
 from wss_train.commands.cli import main
 from wss_train.recipes import with_values
 from wss_train.reports.ablation import ROWS, run_ablation
@@ -27,7 +27,7 @@ RECIPE = with_values(LEARNS, {"scales": "0.7,1.0"})
 def datasets(database):
     from wss_data import build, import_target
 
-    spec = DatasetSpec.from_dict(
+    spec = spec_from_dict(
         {
             "name": "zoo-ablation",
             "classes": CLASSES,

@@ -10,7 +10,7 @@ import pytest
 from wss_data.errors import SpecError, StoreError
 from wss_data.imaging.masks import read_mask
 from wss_data.runtime.home import dataset_folder
-from wss_data.spec import DatasetSpec, read_spec, spec_from_folder
+from wss_data.spec import DatasetSpec, read_spec, spec_from_dict, spec_from_folder
 
 CLASSES = list(read_spec("drawn").class_names[:2])
 
@@ -19,7 +19,7 @@ def definition(name: str, **values) -> DatasetSpec:
     source = {"name": "drawn", "limit": 5, "options": {"wrong_share": 0}}
     plain = {"name": name, "classes": CLASSES, "background": ["open water"], "sources": [source], "longest_side": 96}
     quick = {"method": "common", "options": {"self_training_folds": 0, "long_side": 64, "refine_long_side": 48}}
-    return DatasetSpec.from_dict({**plain, "cosegmentation": quick, **values})
+    return spec_from_dict({**plain, "cosegmentation": quick, **values})
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_a_definition_without_background_is_written_as_it_was_before_there_was_o
     spec = definition("zoo", background=[])
     assert "background" not in spec.to_dict()
     assert spec.groups == spec.classes
-    assert DatasetSpec.from_dict(spec.to_dict()) == spec
+    assert spec_from_dict(spec.to_dict()) == spec
 
 
 def test_the_background_is_a_group_behind_the_classes_and_no_class():
@@ -45,7 +45,7 @@ def test_the_background_is_a_group_behind_the_classes_and_no_class():
     assert spec.group_names == (*CLASSES, "background")
     assert spec.class_index("background") == 0
     assert spec.groups[-1].queries == ("open water", "1984")
-    assert DatasetSpec.from_dict(spec.to_dict()) == spec
+    assert spec_from_dict(spec.to_dict()) == spec
 
 
 @pytest.mark.parametrize(

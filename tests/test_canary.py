@@ -14,7 +14,7 @@ from wss_data.retrieval.sources import SOURCES
 from wss_data.retrieval.sources.flickr import FlickrSource
 from wss_data.runtime.home import dataset_folder
 from wss_data.sharing.manifest import write_manifest
-from wss_data.spec import DatasetSpec
+from wss_data.spec import spec_from_dict
 
 KEY, SECRET = "canary0123456789canary0123456789", "secretcanary0123"
 
@@ -48,7 +48,7 @@ def test_a_whole_build_writes_its_key_nowhere(database, monkeypatch, caplog, cap
             fake.faults[1] = fault
         monkeypatch.setattr(LocalFlickr, "pictures", server.url(""))
         name = f"canary-{fault or 'none'}".replace(" ", "-")
-        spec = DatasetSpec.from_dict(
+        spec = spec_from_dict(
             {
                 "name": name,
                 "classes": ["cat"],

@@ -9,6 +9,7 @@ from wss_data.errors import StoreError
 from wss_data.pipeline import build
 from wss_data.retrieval.journal import Journal
 from wss_data.runtime.home import dataset_folder
+from wss_data.spec import spec_from_dict
 
 
 @pytest.fixture(scope="module")
@@ -57,4 +58,4 @@ def test_images_on_disk_of_another_size_are_not_stored_for_a_dataset_that_was_de
     (tmp_path / "journal.sqlite").rename(dataset_folder("zoo") / "journal.sqlite")
     larger = {**SPEC.to_dict(), "longest_side": 100}
     with pytest.raises(StoreError, match="holds 4 images that were shrunk to another size than longest_side 100"):
-        build(type(SPEC).from_dict(larger), images=tmp_path / "photos", progress=False)
+        build(spec_from_dict(larger), images=tmp_path / "photos", progress=False)

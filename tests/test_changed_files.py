@@ -15,9 +15,9 @@ from wss_data.retrieval.journal import Journal
 from wss_data.retrieval.retrieve import Manner, retrieve
 from wss_data.retrieval.sources import make_source
 from wss_data.retrieval.sources.folder import FolderSource
-from wss_data.spec import DatasetSpec, FilterSpec, SourceSpec
+from wss_data.spec import FilterSpec, SourceSpec, spec_from_dict
 
-SPEC = DatasetSpec.from_dict({"name": "zoo", "classes": ["cat", "cow"], "longest_side": 64, "sources": ["folder"]})
+SPEC = spec_from_dict({"name": "zoo", "classes": ["cat", "cow"], "longest_side": 64, "sources": ["folder"]})
 
 
 class Build:

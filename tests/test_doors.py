@@ -198,7 +198,13 @@ def test_importing_a_package_starts_no_database_and_loads_no_torch(package):
 @pytest.mark.parametrize("package", ["wss_data", "wss_train"])
 def test_asking_a_command_for_help_loads_nothing_heavy(package):
     code = f"from {package}.commands.cli import make_parser; make_parser().format_help()"
-    assert loaded_by(code) & {"torch", "timm", "fiftyone", "cv2", "scipy"} == set()
+    assert loaded_by(code) & {"torch", "timm", "fiftyone", "cv2", "scipy", "numpy", "pydantic", "yaml"} == set()
+
+
+def test_printing_a_recipe_loads_no_numpy():
+    code = "from wss_train.commands.cli import main; main(['recipe', 'cpu'])"
+    script = f"{code}; import sys; assert not {{'numpy', 'torch', 'timm'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
 
 
 def test_loader_workers_that_read_a_table_never_import_fiftyone():

@@ -27,7 +27,7 @@ from wss_data.runtime.home import dataset_folder
 from wss_data.sharing import forget as forget_module
 from wss_data.sharing.forget import forget
 from wss_data.sharing.manifest import read_manifest
-from wss_data.spec import DatasetSpec
+from wss_data.spec import spec_from_dict
 from wss_data.store.provenance import image_rows
 
 ANN = "Ännchen Canary"
@@ -279,7 +279,7 @@ def test_the_report_says_what_it_cannot_undo_and_what_happens_next(zoo):
 
 
 def test_an_image_of_the_users_own_folder_stays_there_and_does_not_come_back(database, tmp_path, monkeypatch):
-    monkeypatch.setattr("wss_data.pipeline.cosegment", lambda *_, **__: 0)
+    monkeypatch.setattr("wss_data.pipeline.web_dataset.cosegment", lambda *_, **__: 0)
     photos = tmp_path / "photos"
     for class_name, seeds in (("cat", (1, 2, 3)), ("cow", (4, 5))):
         for seed in seeds:
@@ -300,7 +300,7 @@ def test_an_image_of_the_users_own_folder_stays_there_and_does_not_come_back(dat
 
 
 def test_a_later_build_neither_asks_for_it_nor_writes_the_name_down_again(database, tmp_path, monkeypatch):
-    monkeypatch.setattr("wss_data.pipeline.cosegment", lambda *_, **__: 0)
+    monkeypatch.setattr("wss_data.pipeline.web_dataset.cosegment", lambda *_, **__: 0)
     rows = [("cat", 1, ANN), ("cat", 2, "Bob"), ("cow", 3, "Bob")]
     later = [*rows, ("cat", 4, ANN), ("cow", 5, "Bob")]
     server = WebServer(lambda path, n: refusal(404) if path == "/robots.txt" else picture(jpeg(int(path[1:-4]))))
@@ -376,7 +376,7 @@ def test_no_name_of_a_class_a_file_or_an_address_leads_outside_the_datasets_fold
     root = tmp_path_factory.getbasetemp() / "hostile"
     root.mkdir(exist_ok=True)
     try:
-        spec = DatasetSpec.from_dict({"name": name, "classes": [class_name], "sources": ["folder"]})
+        spec = spec_from_dict({"name": name, "classes": [class_name], "sources": ["folder"]})
     except SpecError:
         spec = None
     if spec is not None:

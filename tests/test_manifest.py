@@ -25,7 +25,7 @@ from wss_data.retrieval.sources.base import Forgetful
 from wss_data.runtime.home import dataset_folder
 from wss_data.sharing.manifest import VERSION, read_manifest, write_manifest
 from wss_data.sharing.rebuild import decode_mask, rebuild
-from wss_data.spec import ClassSpec, DatasetSpec, DownloadSpec
+from wss_data.spec import ClassSpec, DownloadSpec, spec_from_dict
 
 WEB = Provenance(
     "flickr",
@@ -323,7 +323,7 @@ def published(museum: Museum, folder: Path, name: str) -> Path:
         "download": {"allow_hosts": [museum.server.host], "attempts": 1},
         "longest_side": 96,
     }
-    dataset = build(DatasetSpec.from_dict(definition), workers=1, progress=False)
+    dataset = build(spec_from_dict(definition), workers=1, progress=False)
     first = dataset.match(store.connection.fiftyone().ViewField("label.label") == "cow").first()
     dataset.set_values("verdict", {first.id: "drop"}, key_field="id")
     store.apply_filter(dataset)
@@ -340,7 +340,7 @@ def museum():
 @pytest.fixture
 def no_engine(monkeypatch):
     """Leaves out the co-segmentation of images that have no published mask: nothing here depends on it."""
-    monkeypatch.setattr("wss_data.pipeline.cosegment", lambda *_, **__: 0)
+    monkeypatch.setattr("wss_data.pipeline.web_dataset.cosegment", lambda *_, **__: 0)
 
 
 @pytest.fixture(scope="module")

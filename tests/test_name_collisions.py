@@ -18,7 +18,7 @@ from wss_data.sharing.export import export_dataset
 from wss_data.sharing.layouts.base import Contents, ExportRow
 from wss_data.sharing.layouts.coco import write_coco
 from wss_data.sharing.manifest import write_manifest
-from wss_data.spec import DatasetSpec
+from wss_data.spec import spec_from_dict
 from wss_data.store.appearance import colour_targets
 
 ALIKE = ["name_taken", "Name-Taken", "NAME_TAKEN", "name--taken", "name-taken-", "name__taken"]
@@ -87,7 +87,7 @@ def test_no_name_of_a_dataset_leads_out_of_the_folder_of_all(name):
 @pytest.mark.parametrize("pair", [("Cat", "cat"), ("big_cat", "big-cat"), ("big-cat", "big--cat"), ("a", "A-")])
 def test_classes_that_would_share_a_folder_or_a_saved_view_are_refused(pair):
     with pytest.raises(SpecError, match=f"classes '{pair[0]}' and '{pair[1]}' are one to FiftyOne"):
-        DatasetSpec.from_dict({"name": "zoo", "classes": list(pair)})
+        spec_from_dict({"name": "zoo", "classes": list(pair)})
 
 
 @pytest.mark.parametrize("classes", [("ignore",), ("cat", "ignore"), ("cat",)])

@@ -18,7 +18,7 @@ from wss_data.cosegmentation import make_engine
 from wss_data.errors import SpecError, WssError, shown
 from wss_data.reading.plain_yaml import MAX_CHARACTERS, plain_values
 from wss_data.retrieval.sources import source_state
-from wss_data.spec import DatasetSpec, definitions_folder, list_definitions, read_spec
+from wss_data.spec import definitions_folder, list_definitions, read_spec, spec_from_dict
 from wss_data.target.voc import read_voc_layout
 
 BOMB = "".join(f"  - &a{n + 1} [{','.join([f'*a{n}'] * 10)}]\n" for n in range(9))
@@ -217,7 +217,7 @@ def test_generated_odd_definitions_are_read_or_refused_and_never_end_otherwise(s
             assert "\n" not in str(error) and len(str(error)) < 1_500
             continue
         read += 1
-        assert DatasetSpec.from_dict(spec.to_dict()) == spec
+        assert spec_from_dict(spec.to_dict()) == spec
         for source in spec.sources:
             try:
                 source_state(source.name, source.options)

@@ -16,7 +16,7 @@ from wss_data.retrieval.sources import make_source
 from wss_data.retrieval.sources.base import Forgetful
 from wss_data.retrieval.sources.openimages import CLASSES, LISTS, lists_folder
 from wss_data.runtime.files import only_one
-from wss_data.spec import ClassSpec, DatasetSpec
+from wss_data.spec import ClassSpec, spec_from_dict
 
 CAT, DOG, LIGHT = "/m/01yrx", "/m/0bt9lr", "/m/015qff"
 LABELS = {
@@ -219,7 +219,7 @@ def test_lists_come_from_the_public_address_or_this_machine_only():
 
 
 def test_a_dataset_is_built_and_its_ledger_says_what_people_did(server, database):
-    definition = DatasetSpec.from_dict(
+    definition = spec_from_dict(
         {
             "name": "open-pets",
             "classes": ["cat", "dog"],

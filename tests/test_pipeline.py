@@ -14,7 +14,7 @@ import yaml
 from wss_data.errors import SourceError, StoreError
 from wss_data.imaging.masks import read_mask
 from wss_data.runtime.home import dataset_folder
-from wss_data.spec import DatasetSpec, read_spec
+from wss_data.spec import read_spec, spec_from_dict
 
 CLASSES = list(read_spec("drawn").class_names[:2])
 
@@ -76,7 +76,7 @@ def test_a_folder_with_odd_names_is_built_once_and_takes_masks_by_the_same_names
 def built(database):
     from wss_data import build
 
-    return build(DatasetSpec.from_dict(definition("zoo-built")), progress=False)
+    return build(spec_from_dict(definition("zoo-built")), progress=False)
 
 
 def test_class_names_become_a_dataset_with_masks(built):
@@ -104,7 +104,7 @@ def test_a_second_build_does_nothing(built):
     from wss_data import build
 
     before, contents_before = written(dataset_folder("zoo-built")), contents(built)
-    again = build(DatasetSpec.from_dict(definition("zoo-built")), progress=False)
+    again = build(spec_from_dict(definition("zoo-built")), progress=False)
     assert written(dataset_folder("zoo-built")) == before
     assert contents(again) == contents_before
 
@@ -118,9 +118,9 @@ def test_other_thresholds_in_the_definition_filter_again_without_new_masks(datab
     from wss_data import build
 
     strict = {"min_foreground": 0.45, "max_foreground": 0.5}
-    dataset = build(DatasetSpec.from_dict(definition("zoo-filter", limit=3)), progress=False)
+    dataset = build(spec_from_dict(definition("zoo-filter", limit=3)), progress=False)
     masks = {p: t for p, t in written(dataset_folder("zoo-filter")).items() if "/cosegmentation/" in p}
-    dataset = build(DatasetSpec.from_dict(definition("zoo-filter", limit=3, filters=strict)), progress=False)
+    dataset = build(spec_from_dict(definition("zoo-filter", limit=3, filters=strict)), progress=False)
     assert {p: t for p, t in written(dataset_folder("zoo-filter")).items() if "/cosegmentation/" in p} == masks
     ratios = dataset.match_tags("kept").values("foreground_ratio")
     assert all(0.45 <= ratio <= 0.5 for ratio in ratios)
@@ -131,7 +131,7 @@ def test_a_dataset_of_that_name_with_other_classes_is_not_overwritten(built):
 
     other = {**definition("zoo-built"), "classes": list(reversed(CLASSES))}
     with pytest.raises(StoreError, match="zoo-built"):
-        build(DatasetSpec.from_dict(other), progress=False)
+        build(spec_from_dict(other), progress=False)
     assert built.count() == 12
 
 
@@ -146,7 +146,7 @@ def test_a_class_without_a_usable_image_is_reported_with_the_reasons(database, t
         "sources": [{"name": "folder", "options": {"path": str(tmp_path)}}],
     }
     with pytest.raises(SourceError, match=r"class 'cat' has no usable image \(dropped: 1 unreadable\)"):
-        build(DatasetSpec.from_dict(spec), progress=False)
+        build(spec_from_dict(spec), progress=False)
 
 
 def test_bad_images_of_a_folder_are_counted_and_the_good_ones_built(database, tmp_path):
@@ -170,7 +170,7 @@ def test_bad_images_of_a_folder_are_counted_and_the_good_ones_built(database, tm
         "sources": [{"name": "folder", "options": {"path": str(tmp_path)}}],
         "longest_side": 160,
     }
-    dataset = build(DatasetSpec.from_dict(folder_spec), progress=False)
+    dataset = build(spec_from_dict(folder_spec), progress=False)
     assert dataset.count() == 3
     table = summary_table(dataset)
     assert "1 truncated" in table and "1 unreadable" in table
@@ -233,4 +233,4 @@ def test_two_processes_never_build_the_same_dataset(built):
         only_one(dataset_folder("zoo-built") / "lock"),
         pytest.raises(StoreError, match="being built or changed by another process"),
     ):
-        build(DatasetSpec.from_dict(definition("zoo-built")), progress=False)
+        build(spec_from_dict(definition("zoo-built")), progress=False)

@@ -14,7 +14,7 @@ from wss_data import store
 from wss_data.errors import StoreError, TrainingDataError
 from wss_data.imaging.masks import read_mask, write_mask
 from wss_data.runtime.home import dataset_folder
-from wss_data.spec import DatasetSpec
+from wss_data.spec import spec_from_dict
 from wss_data.store.connection import fiftyone
 from wss_train.predict import load_model
 from wss_train.training import train
@@ -58,7 +58,7 @@ def test_masks_go_into_a_view_of_a_dataset_that_is_not_ours_named_by_colour(load
 @pytest.fixture
 def ours(database, tmp_path):
     """A target dataset of two images."""
-    spec = DatasetSpec.from_dict({"name": "drawn", "classes": list(CLASSES), "target": {"layout": "voc"}}, "test")
+    spec = spec_from_dict({"name": "drawn", "classes": list(CLASSES), "target": {"layout": "voc"}}, "test")
     if store.dataset_exists("drawn-target"):  # left by the tests of another file
         store.delete_dataset("drawn-target")
     dataset = store.create_or_open(spec, "target")

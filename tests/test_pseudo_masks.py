@@ -9,6 +9,7 @@ from drawings import TINY, rectangles
 
 from wss_data.errors import CheckpointError, StoreError, TrainingDataError
 from wss_data.imaging.masks import read_mask
+from wss_data.spec import spec_from_dict
 from wss_train.pseudo_masks import make_pseudo_masks
 from wss_train.training import train
 
@@ -128,12 +129,11 @@ def test_a_table_needs_a_folder(generator, table):
 
 def test_masks_go_into_the_field_of_a_stored_dataset(generator, database, tmp_path):
     from wss_data import import_target, open_dataset
-    from wss_data.spec import DatasetSpec
 
     folder = tmp_path / "target"
     table = rectangles(folder)
     _voc_layout(folder, table)
-    spec = DatasetSpec.from_dict(
+    spec = spec_from_dict(
         {"name": "rectangles", "classes": ["red", "green"], "sources": ["folder"], "target": {"layout": "voc"}}
     )
     target = import_target(spec, folder)

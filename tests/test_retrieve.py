@@ -19,7 +19,7 @@ from wss_data.retrieval.journal import Journal, secret_of
 from wss_data.retrieval.retrieve import WINDOW, Manner, retrieve
 from wss_data.retrieval.sources import make_source
 from wss_data.retrieval.sources.base import Hit, SourceState
-from wss_data.spec import DatasetSpec, DownloadSpec, SourceSpec
+from wss_data.spec import DownloadSpec, SourceSpec, spec_from_dict
 
 SPEC = {"name": "zoo", "classes": ["cat", "cow"], "longest_side": 64}
 
@@ -52,7 +52,7 @@ class Database(list):
 
 def run(source, tmp_path, database, limit=None, workers=1, strict=False, **spec):
     sources = source if isinstance(source, list) else [source]
-    spec = DatasetSpec.from_dict({**SPEC, **spec, "sources": [s.name for s in sources]})
+    spec = spec_from_dict({**SPEC, **spec, "sources": [s.name for s in sources]})
     parts = [(s, SourceSpec(s.name, limit)) for s in sources]
     with Journal(tmp_path / "journal.sqlite") as journal:
         done = retrieve(

@@ -27,7 +27,7 @@ from voc_trees import (
 from wss_data.errors import SourceError
 from wss_data.imaging.masks import write_mask
 from wss_data.reading.lists import read_list
-from wss_data.spec import DatasetSpec, read_spec
+from wss_data.spec import DatasetSpec, read_spec, spec_from_dict
 from wss_data.target.report import target_report
 from wss_data.target.sbd import USUAL_SIZES, VOC_CLASSES, categories_present, find_sbd, train_aug
 from wss_data.target.translation import check_targets, source_fingerprint, without_copies
@@ -55,7 +55,7 @@ def opened():
 
 def definition(**expect: int) -> DatasetSpec:
     target = {"layout": "voc", "mask_classes": "pascal_voc", "options": {"expect": expect}}
-    return DatasetSpec.from_dict({"name": "sbd", "classes": ["cow", "person"], "sources": ["folder"], "target": target})
+    return spec_from_dict({"name": "sbd", "classes": ["cow", "person"], "sources": ["folder"], "target": target})
 
 
 def report_of(voc: Path, sbd: Path | None, tmp_path: Path, **expect: int):

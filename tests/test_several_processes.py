@@ -17,7 +17,7 @@ from builders import make_web, mask_values, record
 from wss_data import store
 from wss_data.runtime import database as database_module
 from wss_data.runtime import database_watcher
-from wss_data.spec import DatasetSpec, FilterSpec, read_spec
+from wss_data.spec import FilterSpec, read_spec, spec_from_dict
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -103,7 +103,7 @@ def test_a_dataset_that_was_deleted_is_built_again_from_what_is_on_disk(database
 
     from wss_data import build
 
-    spec = DatasetSpec.from_dict(definition("several-deleted", limit=2))
+    spec = spec_from_dict(definition("several-deleted", limit=2))
     before = contents(build(spec, progress=False))
     fo.delete_dataset("several-deleted")
 

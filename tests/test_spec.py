@@ -3,10 +3,10 @@ import yaml
 
 from wss_data.errors import SpecError
 from wss_data.spec import (
-    DatasetSpec,
     FilterSpec,
     list_definitions,
     read_spec,
+    spec_from_dict,
     spec_from_folder,
 )
 
@@ -19,7 +19,7 @@ def changed(**values):
 
 def refused(value) -> str:
     with pytest.raises(SpecError) as caught:
-        DatasetSpec.from_dict(value, "zoo.yaml")
+        spec_from_dict(value, "zoo.yaml")
     return str(caught.value)
 
 
@@ -36,17 +36,17 @@ def test_pascal_voc_has_the_twenty_classes_in_voc_order():
 
 
 def test_the_filter_keeps_20_to_80_percent_unless_the_definition_says_otherwise():
-    assert DatasetSpec.from_dict(SMALL).filters == FilterSpec(0.2, 0.8)
+    assert spec_from_dict(SMALL).filters == FilterSpec(0.2, 0.8)
 
 
 def test_classes_given_as_names_are_numbered_from_one_and_searched_by_name():
-    cow = DatasetSpec.from_dict(SMALL).classes[1]
+    cow = spec_from_dict(SMALL).classes[1]
     assert (cow.index, cow.name, cow.queries) == (2, "cow", ("cow",))
 
 
 def test_a_definition_survives_the_way_through_plain_values():
     spec = read_spec("voc_animals")
-    assert DatasetSpec.from_dict(spec.to_dict()) == spec
+    assert spec_from_dict(spec.to_dict()) == spec
 
 
 def test_target_mask_classes_named_by_a_definition_become_its_class_names():
@@ -115,7 +115,7 @@ def test_an_unknown_definition_is_refused_with_the_known_ones():
 def test_a_definition_file_is_read_from_where_it_is(tmp_path):
     file = tmp_path / "zoo.yaml"
     file.write_text(yaml.safe_dump(SMALL))
-    assert read_spec(file) == DatasetSpec.from_dict(SMALL)
+    assert read_spec(file) == spec_from_dict(SMALL)
 
 
 def test_class_folders_become_the_classes_sorted_by_name_hidden_ones_left_out(tmp_path):
@@ -131,4 +131,4 @@ def test_a_folder_without_class_folders_is_refused(tmp_path):
 
 def test_an_unknown_class_is_refused_with_the_known_ones():
     with pytest.raises(SpecError, match=r"no class 'dog'. Its classes: cat, cow"):
-        DatasetSpec.from_dict(SMALL).class_index("dog")
+        spec_from_dict(SMALL).class_index("dog")

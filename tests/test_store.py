@@ -11,7 +11,7 @@ from wss_data import store
 from wss_data.errors import StoreError, TrainingDataError
 from wss_data.imaging.masks import read_mask
 from wss_data.runtime.home import dataset_folder
-from wss_data.spec import DatasetSpec, FilterSpec
+from wss_data.spec import FilterSpec, spec_from_dict
 from wss_data.store.info import info_of, update
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -80,7 +80,7 @@ def test_everything_known_of_an_image_is_stored(web):
 
 def test_opening_again_changes_nothing_and_other_classes_are_refused(web):
     assert store.create_or_open(definition("store-web"), "web") is web
-    other = DatasetSpec.from_dict({"name": "store-web", "classes": ["cow", "cat"], "sources": ["folder"]})
+    other = spec_from_dict({"name": "store-web", "classes": ["cow", "cat"], "sources": ["folder"]})
     with pytest.raises(
         StoreError, match=r"'store-web' exists already, as a web dataset of the classes cat, cow; .* cow, cat"
     ):

@@ -14,7 +14,7 @@ from wss_data.errors import MaskError, SourceError, TrainingDataError
 from wss_data.imaging.images import write_jpeg
 from wss_data.imaging.masks import read_mask, voc_palette, write_mask
 from wss_data.ledger import Ledger, Supervision, UsedFor
-from wss_data.spec import DatasetSpec
+from wss_data.spec import spec_from_dict
 from wss_train.checkpoints import ModelCard, write_model
 from wss_train.commands.cli import main
 from wss_train.models import build_model
@@ -165,7 +165,7 @@ def test_the_test_images_of_a_target_dataset_are_all_taken(database, voc_model, 
     write_mask(np.full((30, 40), 8, np.uint8), folder / "SegmentationClass" / "v1.png")
     (folder / "image_labels.csv").write_text("image,classes\nt1,cow\nv1,cat\n")
     values = {"classes": list(VOC_CLASSES), "sources": ["folder"], "target": {"layout": "voc"}}
-    store.import_target(DatasetSpec.from_dict({"name": "sub", **values}), folder)
+    store.import_target(spec_from_dict({"name": "sub", **values}), folder)
     out = tmp_path / "results.tgz"
     assert main(["voc-submission", str(voc_model), "sub-target", "--out", str(out)]) == 0
     with tarfile.open(out) as archive:

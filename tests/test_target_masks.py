@@ -9,13 +9,13 @@ from PIL import Image
 from png_files import BLACK, PALETTE, VOC, WHITE, png, shape
 
 from wss_data.imaging.masks import read_mask
-from wss_data.spec import DatasetSpec
+from wss_data.spec import spec_from_dict
 from wss_data.target.report import no_class_shown, target_report
 from wss_data.target.translation import DROP_REASONS, TargetImage, check_target
 from wss_data.target.voc import TargetLayout, TargetRecord
 
 CLASSES = [f"c{index}" for index in range(1, 255)]
-SPEC = DatasetSpec.from_dict({"name": "t", "classes": CLASSES, "target": {"layout": "voc"}})
+SPEC = spec_from_dict({"name": "t", "classes": CLASSES, "target": {"layout": "voc"}})
 KINDS = png_files.kinds()
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from wss_data.errors import MaskError, SourceError, SpecError
 from wss_data.imaging.images import write_jpeg
 from wss_data.imaging.masks import read_mask, write_mask
-from wss_data.spec import DatasetSpec
+from wss_data.spec import DatasetSpec, spec_from_dict
 from wss_data.target.translation import (
     DROP_REASONS,
     check_target,
@@ -29,7 +29,7 @@ XML = (
 
 def definition(**target) -> DatasetSpec:
     target = {"layout": "voc", "mask_classes": ["bird", "cat", "cow"], **target}
-    return DatasetSpec.from_dict({"name": "small", "classes": ["cow", "cat"], "sources": ["folder"], "target": target})
+    return spec_from_dict({"name": "small", "classes": ["cow", "cat"], "sources": ["folder"], "target": target})
 
 
 def layout(folder: Path, train=("t1", "t2"), val=("v1",), labels="t1,cow\nt2,cat cow\nv1,cat bird\n") -> Path:
@@ -210,7 +210,7 @@ def test_the_fingerprint_changes_with_files_labels_and_the_meaning_of_masks(tmp_
 
 
 def test_a_drawn_target_is_read_like_any_other(tmp_path):
-    spec = DatasetSpec.from_dict(
+    spec = spec_from_dict(
         {
             "name": "small",
             "classes": ["bird", "car"],

@@ -36,7 +36,7 @@ from wss_data.ledger import Ledger
 from wss_data.runtime.home import dataset_folder
 from wss_data.sharing.layouts import write_layout
 from wss_data.sharing.layouts.base import Contents, ExportRow
-from wss_data.spec import DatasetSpec
+from wss_data.spec import DatasetSpec, spec_from_dict
 from wss_train.data import Augmentation, Batch, TrainingDraws, as_table, augment, check_training_table
 from wss_train.engine.step import batch_losses
 from wss_train.losses import at_one_resolution, classes_in_masks, segmentation_loss
@@ -360,7 +360,7 @@ def test_a_folder_of_masks_holds_the_band_at_the_images_own_size_and_counts_it_a
 
 
 def definition(name: str, images: Path, **values) -> DatasetSpec:
-    return DatasetSpec.from_dict(
+    return spec_from_dict(
         {
             "name": name,
             "classes": ["cat", "cow"],

@@ -20,13 +20,14 @@ from wss_data.runtime.openmp import short_spins
 from wss_data.runtime.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from wss_data import pipeline, store
+    from wss_data import pipeline, spec, store
     from wss_data.cosegmentation.compare import compare_saliency
     from wss_data.cosegmentation.folder import cosegment_folder
     from wss_data.cosegmentation.score import score_folder
     from wss_data.errors import WssError
     from wss_data.pipeline import build, cosegment_again
     from wss_data.retrieval.sources import list_sources, source_state
+    from wss_data.runtime.parallel import workers_on
     from wss_data.sharing.attribution import write_attribution
     from wss_data.sharing.card import write_card
     from wss_data.sharing.export import export_dataset
@@ -35,7 +36,15 @@ if TYPE_CHECKING:
     from wss_data.sharing.import_dataset import import_dataset
     from wss_data.sharing.manifest import write_manifest
     from wss_data.sharing.rebuild import rebuild
-    from wss_data.spec import DatasetSpec, SourceSpec, read_filters, read_spec, spec_from_classes, spec_from_folder
+    from wss_data.spec import (
+        DatasetSpec,
+        SourceSpec,
+        read_filters,
+        read_spec,
+        spec_from_classes,
+        spec_from_dict,
+        spec_from_folder,
+    )
     from wss_data.store import (
         apply_filter,
         delete_dataset,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from tqdm import tqdm
 
-from wss_data.crf.dense_crf import CrfSettings
+from wss_data.crf.settings import CrfSettings
 from wss_data.errors import TrainingDataError
 from wss_data.imaging.masks import IGNORE_INDEX, read_mask, write_mask
 from wss_data.ledger import Ledger, Supervision, UsedFor

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from wss_data.crf.dense_crf import LARGEST_WHOLE, TILE_PIXELS, CrfSettings, backend, sharpened_tiles
+from wss_data.crf.dense_crf import LARGEST_WHOLE, TILE_PIXELS, backend, sharpened_tiles
+from wss_data.crf.settings import CrfSettings
 from wss_data.errors import ImageError
 from wss_data.imaging.images import AnyImage, pixels_of, strips
 from wss_data.reading.settings import only_known

@@ -22,7 +22,7 @@ import pydantic
 from annotated_types import Ge, Gt, Interval, Len
 
 from wss_data.backbones.published import NetworkName, pixel_statistics
-from wss_data.crf.dense_crf import CrfSettings
+from wss_data.crf.settings import CrfSettings
 from wss_data.errors import RecipeError, shown
 from wss_data.reading.settings import Expected, settings
 

@@ -112,8 +112,8 @@ def on_post_build(config: MkDocsConfig) -> None:
 def site_uri(source: str) -> str:
     """Where the site has a file or folder of the repository.
 
-    >>> [site_uri(name) for name in ("README.md", "docs/README.md", "docs/how_to/install.md", "wss_data/spec.py")]
-    ['index.md', 'pages.md', 'how_to/install.md', 'api/wss_data/spec.md']
+    >>> [site_uri(name) for name in ("README.md", "docs/README.md", "docs/how_to/install.md", "wss_data/ledger.py")]
+    ['index.md', 'pages.md', 'how_to/install.md', 'api/wss_data/ledger.md']
     >>> site_uri("wss_data/crf"), site_uri("datasets/README.md"), site_uri("datasets/drawn.yaml")
     ('api/wss_data/crf/index.md', 'project/datasets/readme.md', 'project/datasets/drawn.yaml')
     """

@@ -32,6 +32,8 @@ from typing import Any
 import numpy as np
 import psutil
 
+from wss_data.spec import spec_from_dict
+
 NAME = "app-scale"
 PARTS = 10
 """Turns that ours and FiftyOne's own take."""
@@ -371,7 +373,7 @@ def main() -> None:
 
 
 def _named(spec: Any) -> Any:
-    return type(spec).from_dict({**spec.to_dict(), "name": NAME})
+    return spec_from_dict({**spec.to_dict(), "name": NAME})
 
 
 if __name__ == "__main__":

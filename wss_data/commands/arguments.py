@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 from wss_data.errors import WssError, shown
-from wss_data.reading.plain_yaml import plain_values
 from wss_data.runtime.files import expanded
 from wss_data.runtime.version import __version__
 
@@ -224,6 +223,8 @@ def option(given: str) -> tuple[str, object]:
     name, equals, value = text(given).partition("=")
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{shown(given)} is no NAME=VALUE")
+    from wss_data.reading.plain_yaml import plain_values  # YAML takes longer to load than a help text may
+
     try:
         return name, plain_values(value)
     except ValueError:

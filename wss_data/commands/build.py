@@ -17,7 +17,6 @@ from wss_data.commands.arguments import (
 )
 from wss_data.errors import shown
 from wss_data.runtime.home import dataset_folder
-from wss_data.runtime.parallel import workers_on
 from wss_data.spec import DEFAULT_LIMIT, DEFINITION_FILE
 
 
@@ -145,10 +144,10 @@ def _build(options: argparse.Namespace) -> int:
         "queries": queries or None,
     }
     if options.classes:
-        spec = wss_data.pipeline.definition_asked_for(options.spec, options.images, **asked)
+        spec = wss_data.spec.definition_asked_for(options.spec, options.images, **asked)
         _print_sources(spec.sources)
 
-    with workers_on(options.executor, options.address, options.workers):
+    with wss_data.workers_on(options.executor, options.address, options.workers):
         dataset = wss_data.build(
             options.spec,
             options.images,
@@ -179,7 +178,7 @@ def _sources(options: argparse.Namespace) -> None:
     _print_sources(parts)
 
 
-def _print_sources(parts: Sequence[wss_data.SourceSpec]) -> None:
+def _print_sources(parts: Sequence["wss_data.SourceSpec"]) -> None:
     width = max(len(part.name) for part in parts)
     for part in parts:
         state = wss_data.source_state(part.name, part.options)

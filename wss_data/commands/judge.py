@@ -4,13 +4,16 @@ import argparse
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import wss_data
 from wss_data.commands.arguments import Commands, add_command, add_dataset, add_filter, add_workers, fraction, free_text
 from wss_data.errors import StoreError
-from wss_data.filtering.filters import Verdict
 from wss_data.reading.tables import decode_text, lines_of, read_text
 from wss_data.runtime.home import dataset_owner
+
+if TYPE_CHECKING:
+    from wss_data.filtering.filters import Verdict
 
 
 def add_commands(commands: Commands) -> None:

@@ -17,7 +17,6 @@ from wss_data.commands.arguments import (
     positive,
 )
 from wss_data.errors import StoreError
-from wss_data.runtime.parallel import workers_on
 
 
 def add_commands(commands: Commands) -> None:
@@ -158,7 +157,7 @@ def _cosegment(options: argparse.Namespace) -> int:
         count = wss_data.store.adopt_masks(dataset, options.adopt, options.classes)
         print(f"{count:,} masks of '{options.adopt}' are used from now on.")
         return 0
-    with workers_on(options.executor, options.address, options.workers):
+    with wss_data.workers_on(options.executor, options.address, options.workers):
         made = wss_data.cosegment_again(
             dataset,
             options.method,
@@ -177,7 +176,7 @@ def _cosegment_folder(options: argparse.Namespace) -> int:
     """Co-segment folders of images into folders of masks; no database.
     IMAGES/<class>/*.jpg -> MASKS/<class>/<stem>.png (0 and 255, size of the image) and MASKS/scores.csv.
     """
-    with workers_on(options.executor, options.address, options.workers):
+    with wss_data.workers_on(options.executor, options.address, options.workers):
         summary = wss_data.cosegment_folder(
             options.images,
             options.out,

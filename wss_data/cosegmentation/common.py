@@ -38,7 +38,8 @@ from wss_data.cosegmentation.discriminant import (
 from wss_data.cosegmentation.features import DescriptorNetwork, resolve_device, resolve_precision
 from wss_data.cosegmentation.self_training import SelfTrainingSettings, log_odds, train_group
 from wss_data.cosegmentation.spool import ArraySpool
-from wss_data.crf.dense_crf import CrfSettings, dense_crf
+from wss_data.crf.dense_crf import dense_crf
+from wss_data.crf.settings import CrfSettings
 from wss_data.errors import CosegmentationError
 from wss_data.imaging.images import longest_side_size
 from wss_data.ledger import Ledger

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 from wss_data.cosegmentation.confidence import overlap
-from wss_data.crf.dense_crf import CrfSettings, dense_crf
+from wss_data.crf.dense_crf import dense_crf
+from wss_data.crf.settings import CrfSettings
 from wss_data.imaging.images import longest_side_size
 
 SMALLEST_COMPONENT = 0.01  # connected components below this fraction of the foreground are specks and not counted

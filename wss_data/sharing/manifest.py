@@ -30,7 +30,7 @@ from wss_data.reading.addresses import is_web_address
 from wss_data.reading.checked import LONGEST_LINE
 from wss_data.records import MANIFEST_SOURCE, Provenance, first_source, source_id_of, stem_of
 from wss_data.runtime.files import check_outputs, expanded, output_path
-from wss_data.spec import CosegmentationSpec, DatasetSpec
+from wss_data.spec import CosegmentationSpec, DatasetSpec, spec_from_dict
 from wss_data.store.info import info_of
 from wss_data.store.provenance import ImageRow, image_rows
 
@@ -372,7 +372,7 @@ def _read_header(value: dict[str, Any], path: Path) -> tuple[Manifest, int]:
             # A path in it would be read here, a command run: it is held to what a manifest of ours says.
             kept["cosegmentation"] = public_cosegmentation(kept["cosegmentation"])
         # Names become folders here, so that they are checked as those of a definition are.
-        spec = DatasetSpec.from_dict({"name": value.get("name"), **kept, "sources": [source]}, "definition")
+        spec = spec_from_dict({"name": value.get("name"), **kept, "sources": [source]}, "definition")
     except (SpecError, TypeError, RecursionError) as error:  # the last two: by values that no definition has
         raise ValueError(str(error).rstrip(".")) from error
     if value.get("classes") != list(spec.class_names):
@@ -473,4 +473,4 @@ def _read_mask(value: Any, longest_side: int) -> ManifestMask:
 
 def renamed(spec: DatasetSpec, name: str | None) -> DatasetSpec:
     """The definition under another name, if there is one; a ``SpecError`` if it cannot be a dataset's."""
-    return spec if name is None else DatasetSpec.from_dict({**spec.to_dict(), "name": name})
+    return spec if name is None else spec_from_dict({**spec.to_dict(), "name": name})

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 from wss_data.errors import StoreError
 from wss_data.ledger import Ledger
 from wss_data.records import Provenance
-from wss_data.spec import BACKGROUND, DatasetSpec, FilterSpec
+from wss_data.spec import BACKGROUND, DatasetSpec, FilterSpec, spec_from_dict
 from wss_data.store.connection import fiftyone
 from wss_data.store.types import Collection, Dataset
 
@@ -126,7 +126,7 @@ def group_names(dataset: Collection) -> tuple[str, ...]:
 
 def definition(dataset: Collection) -> DatasetSpec:
     """The definition that a dataset of ours was made from."""
-    return DatasetSpec.from_dict(info_of(dataset)["definition"], name_of(dataset))
+    return spec_from_dict(info_of(dataset)["definition"], name_of(dataset))
 
 
 def kind_of(dataset: Collection) -> Kind:

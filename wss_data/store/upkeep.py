@@ -10,7 +10,7 @@ from pathlib import Path
 from wss_data.errors import StoreError
 from wss_data.runtime.files import WRITTEN, is_ours
 from wss_data.runtime.home import dataset_folder, dataset_owner, read_by_nobody
-from wss_data.spec import DEFINITION_FILE, DatasetSpec, keep_definition, read_spec
+from wss_data.spec import DEFINITION_FILE, keep_definition, read_spec, spec_from_dict
 from wss_data.store.catalogue import dataset_exists
 from wss_data.store.connection import fiftyone, samples_of
 from wss_data.store.datasets import check_name, open_dataset, set_moved_paths, target_name
@@ -156,7 +156,7 @@ def rename_dataset(old: str, new: str) -> dict[str, str]:
         )
     for was, now in pairs.items():
         spec = definition(open_dataset(was if dataset_exists(was) else now))
-        DatasetSpec.from_dict({**spec.to_dict(), "name": new}, "the new name")  # checks it
+        spec_from_dict({**spec.to_dict(), "name": new}, "the new name")  # checks it
         if dataset_exists(was):
             check_name(now)
             folder = dataset_folder(now)

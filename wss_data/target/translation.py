@@ -81,7 +81,8 @@ def translate_mask(mask: np.ndarray, translation: np.ndarray, image_size: tuple[
     Raises:
         MaskError: With reason ``size``, ``rotated`` or ``values``.
 
-    >>> spec = DatasetSpec.from_dict(
+    >>> from wss_data.spec import spec_from_dict
+    >>> spec = spec_from_dict(
     ...     {"name": "small", "classes": ["cow"], "target": {"layout": "voc", "mask_classes": ["bird", "cow"]}}
     ... )
     >>> mask = np.array([[0, 2, 2], [0, 1, 255]], np.uint8)  # a cow, a bird, and a border of void

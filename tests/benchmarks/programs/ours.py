@@ -16,7 +16,7 @@ from wss_data.records import ImageRecord, Provenance
 from wss_data.retrieval.journal import Journal
 from wss_data.retrieval.retrieve import Manner, retrieve
 from wss_data.retrieval.sources.base import Hit, Pages, SourceState
-from wss_data.spec import ClassSpec, DatasetSpec
+from wss_data.spec import ClassSpec, spec_from_dict
 
 
 class ListSource:
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path, help="JSON file: address -> [status, reason, sha256]")
     options = parser.parse_args()
 
-    spec = DatasetSpec.from_dict(
+    spec = spec_from_dict(
         {
             "name": "benchmark",
             "classes": ["thing"],

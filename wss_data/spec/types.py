@@ -1,0 +1,235 @@
+"""The types of a dataset definition, and what its values may be."""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, field
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from wss_data.errors import SpecError
+from wss_data.errors.text import is_clean
+from wss_data.reading.settings import Expected, Line, settings
+from wss_data.spec.names import BACKGROUND, LONGEST_NAME, MAX_CLASSES
+
+NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{LONGEST_NAME - 1}}}")  # Of a dataset or a class
+_LONGEST_QUERY = 500
+
+
+_Options = Annotated[
+    Mapping[str, Any],
+    pydantic.AfterValidator(lambda options: dict(_checked_names(options))),
+    Expected("a mapping with words for keys"),
+]
+
+
+def _checked_names(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not all(isinstance(name, str) and 0 < len(name) <= LONGEST_NAME and is_clean(name) for name in options):
+        raise ValueError
+    return options
+
+
+@settings("class", SpecError)
+class ClassSpec:
+    """One class."""
+
+    index: Annotated[
+        int, Field(ge=0, le=MAX_CLASSES, description="Value of its pixels in a label mask; background is 0.")
+    ]
+    name: Annotated[str, Line(LONGEST_NAME), Field(description="Its name, used for folders, tags and reports.")]
+    queries: Annotated[
+        tuple[Annotated[str, Line(_LONGEST_QUERY)], ...],
+        Field(description="What the sources are asked for; by default the name."),
+    ]
+
+
+@settings("source", SpecError)
+class SourceSpec:
+    """One source of web images."""
+
+    name: Annotated[str, Line(LONGEST_NAME), Field(description="Name of the source.")]
+    limit: Annotated[
+        Annotated[int, Field(ge=1)] | None,
+        Field(description="Most images to take for each class; without it all that the source has."),
+    ] = None
+    options: Annotated[_Options, Field(description="Settings of that source.")] = field(default_factory=dict)
+
+
+# Where images come from when a definition does not say: the sources that need no key
+DEFAULT_SOURCES = (SourceSpec("openimages"), SourceSpec("openverse"), SourceSpec("wikimedia"))
+
+
+@settings("cosegmentation", SpecError)
+class CosegmentationSpec:
+    """Which engine makes the masks, and its settings."""
+
+    method: Annotated[str, Line(LONGEST_NAME), Field(description="Name of the engine.")] = "common"
+    options: Annotated[_Options, Field(description="Settings of that engine.")] = field(default_factory=dict)
+
+
+_Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+@settings("filters", SpecError)
+class FilterSpec:
+    """Which masks are kept.
+
+    Source:
+        Shen et al., BMVC 2017, section 4.1: 20 % to 80 %. The confidence is our own.
+    """
+
+    min_foreground: Annotated[
+        _Fraction, Field(description="Smallest foreground fraction of the image that is kept; the paper's is 0.2.")
+    ] = 0.2
+    max_foreground: Annotated[_Fraction, Field(description="Largest; the paper's is 0.8.")] = 0.8
+    min_confidence: Annotated[
+        _Fraction,
+        Field(description="Smallest confidence of the engine that is kept; 0 keeps all. Masks without one are kept."),
+    ] = 0.0
+
+    def __post_init__(self) -> None:
+        if self.min_foreground >= self.max_foreground:
+            raise SpecError(f"min_foreground {self.min_foreground} is not below max_foreground {self.max_foreground}.")
+
+
+_Count = Annotated[int, Field(ge=1, le=1000)]
+_Seconds = Annotated[float, Field(ge=0, le=3600)]
+
+
+@settings("download", SpecError)
+class DownloadSpec:
+    """How images are downloaded."""
+
+    connections: Annotated[_Count, Field(description="Downloads at once.")] = 16
+    per_host: Annotated[
+        _Count, Field(description="Downloads at once from one host; a host with a stricter rule of its own keeps that.")
+    ] = 6
+    pause_s: Annotated[
+        _Seconds,
+        Field(description="Seconds between the starts of two downloads from one host; a longer Crawl-delay wins."),
+    ] = 0.0
+    attempts: Annotated[
+        _Count,
+        Field(description="Requests for one image at most; only what may pass by itself is asked for again."),
+    ] = 3
+    backoff_s: Annotated[
+        _Seconds, Field(description="Seconds before the second attempt; four times as long before each one after that.")
+    ] = 1.0
+    deadline_s: Annotated[
+        _Seconds,
+        Field(description="Seconds that all attempts for one image may take together, waiting between them apart."),
+    ] = 25.0
+    max_megabytes: Annotated[_Count, Field(description="Size of a file at most, in MiB.")] = 16
+    respect_robots: Annotated[bool, Field(description="Whether what robots.txt disallows is left alone.")] = True
+    respect_opt_outs: Annotated[
+        bool, Field(description="Whether images behind X-Robots-Tag: noai and its like are left alone.")
+    ] = True
+    allow_hosts: Annotated[
+        tuple[Annotated[str, Line(300)], ...],
+        Field(description="host:port of servers in a private network that may be asked all the same."),
+    ] = ()
+
+
+@settings("duplicates", SpecError)
+class DuplicateSpec:
+    """Which images count as the same image."""
+
+    max_distance: Annotated[
+        Annotated[int, Field(ge=0, le=32)] | None,
+        Field(description="Bits in which two perceptual hashes may differ, of 64; null leaves near-duplicates in."),
+    ] = 8
+
+
+@settings("target", SpecError)
+class TargetSpec:
+    """The dataset that the final model is trained and scored on."""
+
+    layout: Annotated[Literal["voc", "drawn"], Field(description="voc (folders as PASCAL VOC has them) or drawn.")]
+    mask_classes: Annotated[
+        tuple[Annotated[str, Line(LONGEST_NAME)], ...] | None,
+        Field(
+            description="Class names in the order of the target masks' indices 1..K, where they are not the "
+            "definition's own, or the name of a definition that has them. Masks are then translated by name, and "
+            "pixels of a class that the definition lacks become void."
+        ),
+    ] = None
+    options: Annotated[_Options, Field(description="Settings of the layout.")] = field(default_factory=dict)
+
+
+@settings("definition", SpecError)
+class DatasetSpec:
+    """A whole definition."""
+
+    name: Annotated[
+        Annotated[str, Line(LONGEST_NAME)],
+        Field(description="Name of the FiftyOne dataset; the target dataset is called <name>-target."),
+    ]
+    classes: Annotated[
+        tuple[ClassSpec, ...], Field(description="The classes, index 1 first: names, or mappings with the keys below.")
+    ]
+    background: Annotated[
+        tuple[Annotated[str, Line(_LONGEST_QUERY)], ...],
+        Field(
+            description="Queries for images that show no class, only what comes with classes, such as `open water`: "
+            "they teach what is not the object."
+        ),
+    ] = ()
+    sources: Annotated[
+        tuple[SourceSpec, ...],
+        Field(description="Where images come from, in this order; without it, those that need no key."),
+    ] = DEFAULT_SOURCES
+    download: Annotated[DownloadSpec, Field(description="How images are downloaded.")] = DownloadSpec()
+    duplicates: Annotated[DuplicateSpec, Field(description="Which images count as the same.")] = DuplicateSpec()
+    cosegmentation: Annotated[CosegmentationSpec, Field(description="How masks are made.")] = CosegmentationSpec()
+    filters: Annotated[FilterSpec, Field(description="Which masks are kept.")] = FilterSpec()
+    target: Annotated[TargetSpec | None, Field(description="The target dataset, if there is one.")] = None
+    ignore_index: Annotated[
+        int, Field(ge=2, le=255, description="Value of void pixels in masks; over all class indices.")
+    ] = 255
+    longest_side: Annotated[
+        int, Field(ge=32, le=10_000, description="Longest side of a stored image, in pixels; the paper's is 340.")
+    ] = 340
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes 1..C, in order of their index."""
+        return tuple(c.name for c in self.classes)
+
+    @property
+    def groups(self) -> tuple[ClassSpec, ...]:
+        """What images are searched for: the classes and, behind them, the background where it has queries."""
+        return (*self.classes, ClassSpec(0, BACKGROUND, self.background)) if self.background else self.classes
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """Names of ``groups``: the labels that images of the web dataset have."""
+        return tuple(group.name for group in self.groups)
+
+    def class_index(self, name: str) -> int:
+        """Index of the group called ``name``; raises ``SpecError`` if there is none."""
+        for group in self.groups:
+            if group.name == name:
+                return group.index
+        raise SpecError(f"definition '{self.name}' has no class '{name}'. Its classes: {', '.join(self.group_names)}.")
+
+    def check_classes(self, names: Collection[str] | None) -> None:
+        """Raise ``SpecError`` if a name is no class; ``None`` stands for all."""
+        for name in names or ():
+            self.class_index(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as ``spec_from_dict`` reads them."""
+        value = _plain(asdict(self))
+        if not self.background:  # as definitions were before they had one: no digest of theirs changes
+            del value["background"]
+        return value
+
+
+def _plain(value: Any) -> Any:
+    """``value`` with tuples as lists, as JSON, YAML and the database hold it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
