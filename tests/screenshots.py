@@ -66,12 +66,28 @@ def embeddings(page: Any) -> None:
     page.wait_for_timeout(5_000)
 
 
+def annotate(page: Any) -> None:
+    """A mask in annotation mode, to which the brush adds a stroke."""
+    choose_view(page, "class-mushroom")
+    page.locator('[data-cy="looker"]').nth(1).click()
+    page.locator('[data-cy="annotate"]').click()
+    labels = page.locator('[data-cy="modal"] [data-cy="sidebar"]')
+    labels.get_by_text("mushroom", exact=True).first.click(timeout=20_000)
+    page.get_by_label("Brush").click()
+    page.wait_for_timeout(3_000)
+    page.mouse.move(600, 440)
+    page.mouse.down()
+    page.mouse.move(560, 520, steps=10)
+    page.mouse.up()
+
+
 SHOTS: dict[str, Callable[[Any], None]] = {
     "app_masks": masks,
     "app_drop": drop,
     "app_filter": filter_form,
     "app_panel": panel,
     "app_map": embeddings,
+    "app_annotate": annotate,
 }
 
 
@@ -92,6 +108,8 @@ def main() -> None:
     parser.add_argument("--only", choices=SHOTS, nargs="+", default=list(SHOTS))
     options = parser.parse_args()
     for name in options.only:
+        if name == "app_annotate":
+            wss_data.make_instances(wss_data.open_dataset(NAME))  # the App then shows them
         # Each with an App of its own, which remembers views and panels.
         with (
             tempfile.TemporaryDirectory() as home,

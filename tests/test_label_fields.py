@@ -243,13 +243,15 @@ def test_masks_become_instances_that_are_the_masks_again_and_none_counts_as_edit
     dataset = make_web("edit-nothing")
     mask = np.zeros((H, W), np.uint8)
     mask[2:9, 2:9], mask[4:6, 4:6], mask[12:25, 20:39], mask[29, 0], mask[:, 39] = 1, 0, 1, 1, 255
-    write_mask(mask, Path(dataset.match({"sha256": "1" * 64}).values("cosegmentation.mask_path")[0]))
+    for digit, values in ("1", mask), ("4", np.zeros((H, W), np.uint8)):  # the engine found nothing
+        write_mask(values, Path(dataset.match({"sha256": digit * 64}).values("cosegmentation.mask_path")[0]))
     assert main(["edit-masks", dataset.name]) == 0
     assert "4 images have their masks as instances" in capsys.readouterr().out
     dataset.reload()
     (found,) = dataset.match({"sha256": "1" * 64}).values("instances.detections")
     assert sorted(one.label for one in found) == ["cat", "cat", "ignore"], "a speck is part of the largest one"
     assert dataset.active_label_schemas == ["instances"]
+    assert "instances" in dataset.app_config.active_fields.paths, "what is not ticked cannot be edited"
     assert dataset.label_schemas["instances"]["classes"] == ["cat", "cow", "ignore"]
 
     assert main(["import-masks", dataset.name, "--field", "instances", "--adopt"]) == 0

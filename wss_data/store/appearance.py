@@ -221,6 +221,17 @@ def declare_masks(dataset: Dataset, field: str) -> None:
     dataset.save()
 
 
+def show_in_app(dataset: Dataset, spec: DatasetSpec, field: str) -> None:
+    """Tick a field of instances in the App, which lets nobody edit what is not ticked, and give them VOC's colours."""
+    scheme, shown = dataset.app_config.color_scheme, dataset.app_config.active_fields
+    if scheme is not None:
+        others = [entry for entry in scheme.fields or () if entry["path"] != field]
+        scheme.fields = [*others, _coloured_by_label(field, spec)]
+    if shown is not None and field not in shown.paths:
+        shown.paths = [*shown.paths, field]
+    dataset.save()
+
+
 def colour_targets(classes: Sequence[str], ignore_index: int = IGNORE_INDEX) -> dict[str, str]:
     """What the colours of a label mask are called, such as ``#800000``: FiftyOne reads palette PNGs as colours.
 
@@ -240,15 +251,21 @@ def _colours(spec: DatasetSpec, kind: Kind) -> dict[str, Any]:
     palette = {value: _hex(value) for value in names if value}
     # When the App draws a mask again, after the view has changed, it knows a colour by its place in `colour_targets`.
     palette = {**dict(enumerate(palette.values(), start=1)), **palette}
-    by_label = [{"value": name, "color": palette[value]} for value, name in names.items() if value]
     return {
         "color_by": "value",
         "default_mask_targets_colors": [{"intTarget": value, "color": colour} for value, colour in palette.items()],
         "fields": [
-            {"path": LABELS[kind], "colorByAttribute": "label", "valueColors": by_label},
+            _coloured_by_label(LABELS[kind], spec),
             {"path": "tags", "valueColors": _tag_colours()},
         ],
     }
+
+
+def _coloured_by_label(field: str, spec: DatasetSpec) -> dict[str, Any]:
+    """VOC's colours for a field of labels, whose names are those of classes and of void."""
+    names = mask_names(spec.class_names, spec.ignore_index)
+    colours = [{"value": name, "color": _hex(value)} for value, name in names.items() if value]
+    return {"path": field, "colorByAttribute": "label", "valueColors": colours}
 
 
 def _tag_colours() -> list[dict[str, str]]:

@@ -22,6 +22,7 @@ from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.runtime.files import temporary_folder
 from wss_data.runtime.home import dataset_owner
 from wss_data.spec import BACKGROUND, DatasetSpec
+from wss_data.store.appearance import show_in_app
 from wss_data.store.connection import fiftyone
 from wss_data.store.info import IMPORTED, MASKS, definition, mask_fields, mask_ledger, rows, set_ledger, web_info
 from wss_data.store.mask_fields import checked, declare_mask_field
@@ -198,6 +199,7 @@ def _declare_instances(dataset: Dataset, spec: DatasetSpec) -> None:
     names = [name for value, name in mask_names(spec.class_names).items() if value]
     dataset.update_label_schema(INSTANCES, {**schema, "component": "dropdown", "classes": names})
     dataset.activate_label_schemas(INSTANCES)
+    show_in_app(dataset, spec, INSTANCES)
 
 
 def _instances(mask: np.ndarray, mask_field: str, spec: DatasetSpec) -> Any:
@@ -237,6 +239,11 @@ def _digest(mask: np.ndarray) -> str:
 
 def _noted_digest(label: Any) -> str | None:
     return label[_DIGEST] if label.has_field(_DIGEST) else None
+
+
+def _is_untouched(label: Any, image: KnownImage, spec: DatasetSpec) -> bool:
+    """Whether instances of our own are still the mask that they were made of, be it an empty one."""
+    return _digest(_painted(label.detections, image, spec, 0.0, Counter())[0]) == _noted_digest(label)
 
 
 def _place(dataset: Dataset, field: str) -> str:
@@ -288,15 +295,15 @@ def _read_field(
         try:
             if label is None:
                 raise MaskError("missing", f"{_name(image)}: the field '{field}' is empty.")
+            if is_ours and instances and _is_untouched(label, image, spec):
+                unchanged += 1
+                continue
             if instances:
                 read = _of_instances(label.detections, image, spec, min_score, unknown)
             else:
                 read = _of_segmentation(label, image, meaning, spec, unknown)
         except MaskError as error:
             bad.append(error)
-            continue
-        if is_ours and _digest(read.values) == _noted_digest(label):
-            unchanged += 1
             continue
         used.update(used_values(read.values))
         confidences[sample.id] = read.confidence
