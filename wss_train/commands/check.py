@@ -58,7 +58,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     """Say per class what is wrong with an ablation, without a truth, and what to do next: too few images, missing,
-    too large, merged with another class. Writes report.md and report.json into RUN; trains nothing.
+    merged with another class. Writes report.md and report.json into RUN; trains nothing.
     """
     from wss_train.reports.findings import report_on_run
 

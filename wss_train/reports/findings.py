@@ -11,28 +11,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from wss_data.cosegmentation.quality import border_contact
 from wss_data.errors import TrainingDataError
 from wss_data.imaging.masks import read_mask
 from wss_data.reading import checked
 from wss_data.records import ExampleTable
 from wss_data.runtime.files import check_outputs, output_folder, write_output
-from wss_data.spec import FilterSpec
 from wss_data.store import MASKS, open_dataset
 from wss_train.checkpoints import read_card
 from wss_train.data import UNEQUAL, as_table, check_training_table, with_labelled
 from wss_train.evaluate import evaluation_of, with_masks
 from wss_train.metrics import ConfusionMatrix
 from wss_train.reports.check import FEW_IMAGES
-from wss_train.reports.cooccurrence import counts_together, swallowed
+from wss_train.reports.cooccurrence import counts_together
 from wss_train.reports.failures import SMALLEST_OBJECT
 from wss_train.reports.tables import markdown_table, number
 
-Kind = Literal["few images", "missing", "too large", "merged"]
+Kind = Literal["few images", "missing", "merged"]
 
 # A class is compared with the median of the others, so that a target or a recipe that is hard for all of them gives no
 # finding; and it must be bad by itself, so that the last of many good ones gives none. The numbers are ours.
@@ -40,54 +38,32 @@ FEWER = 3  # times fewer images than the others: an image would have to be shown
 LOW_KEPT = 0.25  # fraction of the web images kept; in groups without trouble it is a half or more
 FAR = 2  # times the others': poses and places alone make a class differ by half
 NOT_SHOWN = 0.2, 0.5  # fraction of its images whose mask lacks a class: above the first if others are far below
-FILLS = 0.25  # fraction of its images that a class fills; few photographs are close-ups of what they are labelled with
-FILLED = FilterSpec().max_foreground  # more than this is not plausible of a web mask, either
-BORDER = 0.15  # fraction of the image's border: what an object takes that one side of the image cuts off
-EXCESS = 0.2  # fraction of the images in which two classes merge, beyond what is expected of them
+EXCESS = 0.2  # fraction of the predictions that show both of two classes, beyond that of the labels that name both
 ENOUGH = 10  # images below which a fraction is an anecdote
 
 STAGE = "multi_label"  # row of the table that is looked at and checked: the final model, one scale, no CRF
-HALF = 0.5  # recall and precision below which "missing" and "too large" were right
+HALF = 0.5  # recall below which "missing" was right
 OUTPUTS = ("report.md", "report.json")
 
 _QUERIES = "Add queries or photographs for {name} to the definition of {web}, and build it again (wss-data build)"
-_CONTEXT = (
-    "Name what surrounds {name} as `background` queries in the definition of {web}; look at {sheet}, and drop what is "
-    "wrong: wss-data verdict {web} --drop IMAGE."
-)
 _LIKE_TARGET = f"{_QUERIES}: objects as the target shows them, small, cut off, beside others. Look at {{sheet}}."
 _ALONE = f"{_QUERIES}: {{name}} without {{other}}, and {{other}} without {{name}}. Look at {{run}}/cooccurrence."
 _KEEP = "See why in {sheet}, and keep what is good: wss-data verdict {web} --keep IMAGE."
 _LABEL = "Label more images that show {name}; `--set balanced_sampling=true` repeats those there are."
 
 
-class Extents(NamedTuple):
-    """Where the classes 1..C lie in N masks. Both of shape (N, C), float64."""
+def areas(masks: Sequence[Path | str | None], num_classes: int) -> np.ndarray:
+    """Measure label masks on disk: the fraction of the decided pixels that each of the classes 1..C covers.
 
-    area: np.ndarray  # fraction of the decided pixels, in [0, 1]
-    border: np.ndarray  # contact with the image's border, in [0, 1]; nan where the mask does not show the class
-
-    @property
-    def shown(self) -> np.ndarray:
-        """Which classes each mask shows, by more than a few pixels. Shape (N, C), bool."""
-        return self.area >= SMALLEST_OBJECT
-
-
-def extents(masks: Sequence[Path | str | None], num_classes: int) -> Extents:
-    """Measure label masks on disk; ``MaskError`` if one cannot be read. ``num_classes``: with background, C + 1."""
+    ``num_classes``: with background, C + 1. Shape (N, C), float64, in [0, 1]. ``MaskError`` if one cannot be read.
+    """
 
     def of_one(path: Path | str | None) -> np.ndarray:
-        mask = read_mask(str(path))
-        counts = np.bincount(mask.ravel(), minlength=256)[:num_classes]
-        found = np.full((2, num_classes - 1), np.nan)
-        found[0] = counts[1:] / max(int(counts.sum()), 1)
-        for position in np.flatnonzero(found[0] >= SMALLEST_OBJECT):
-            found[1, position] = border_contact(mask == position + 1, mask >= num_classes)
-        return found
+        counts = np.bincount(read_mask(str(path)).ravel(), minlength=256)[:num_classes]
+        return counts[1:] / max(int(counts.sum()), 1)
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        found = np.array([*pool.map(of_one, masks)]).reshape(-1, 2, num_classes - 1)
-    return Extents(found[:, 0], found[:, 1])
+        return np.array([*pool.map(of_one, masks)]).reshape(-1, num_classes - 1)
 
 
 @dataclass(frozen=True)
@@ -98,50 +74,41 @@ class Signals:
     kept: np.ndarray  # those that teach
     labelled: np.ndarray  # train images that are labelled with it
     not_shown: np.ndarray  # fraction of those whose mask does not show it
-    fills: np.ndarray  # fraction of those of which it covers more than ``FILLED``
     area: np.ndarray  # mean fraction that it covers of those
     web_area: np.ndarray  # mean fraction that it covers of its kept web images
-    border: np.ndarray  # mean contact with the border, of the pseudo masks that show it
-    web_border: np.ndarray  # the same of its web masks
-    swallowed: np.ndarray  # (C, C): how much more often A (row) is lost to B where both are labelled, than elsewhere
     together: np.ndarray  # (C, C): how much more often B is predicted beside A (row) than labelled beside it
 
 
 def signals_of(
-    stored: Sequence[int], web: Extents, web_labels: np.ndarray, train: Extents, labels: np.ndarray, seen: Extents
+    stored: Sequence[int],
+    web: np.ndarray,
+    web_labels: np.ndarray,
+    train: np.ndarray,
+    labels: np.ndarray,
+    seen: np.ndarray,
 ) -> Signals:
-    """Signals of the classes 1..C.
+    """Signals of the classes 1..C. A mask shows a class of which it has more than a few pixels.
 
     Args:
         stored: Web images of each class, kept or not.
-        web: Of the kept web images' masks.
+        web: ``areas`` of the kept web images' masks. Shape (N, C).
         web_labels: Classes of those. Shape (N, C), bool.
-        train: Of the train images' pseudo masks.
+        train: ``areas`` of the train images' pseudo masks. Shape (M, C).
         labels: Image-level labels of those. Shape (M, C), bool.
-        seen: Of predictions that were made without labels; may be of no image.
+        seen: ``areas`` of predictions that were made without labels; may be of no image. Shape (K, C).
     """
-    both, shown, lost = counts_together(labels), counts_together(seen.shown), labels & ~train.shown
-    # A class that is missing everywhere is not lost to those that happen to be labelled with it.
-    alone = lost.sum(axis=0)[:, None] - lost.T.astype(np.int64) @ labels.astype(np.int64)
-    elsewhere = np.nan_to_num(_divided(alone, np.diag(both)[:, None] - both))  # never without the other: 0 is expected
-    taken = _divided(swallowed(labels, train.shown)[0].T, both, ENOUGH)
-    beside = _divided(shown, np.diag(shown)[:, None], ENOUGH)
-    result = Signals(
+    both, shown = counts_together(labels), counts_together(seen >= SMALLEST_OBJECT)
+    together = _divided(shown, np.diag(shown)[:, None], ENOUGH) - _divided(both, np.diag(both)[:, None])
+    np.fill_diagonal(together, np.nan)
+    return Signals(
         stored=np.asarray(stored, np.float64),
         kept=web_labels.sum(axis=0).astype(np.float64),
         labelled=labels.sum(axis=0).astype(np.float64),
-        not_shown=_mean(lost, labels),
-        fills=_mean(train.area > FILLED, labels),
-        area=_mean(train.area, labels),
-        web_area=_mean(web.area, web_labels),
-        border=_mean(train.border, labels & train.shown),
-        web_border=_mean(web.border, web_labels & web.shown),
-        swallowed=taken - elsewhere,
-        together=beside - _divided(both, np.diag(both)[:, None]),
+        not_shown=_mean(labels & (train < SMALLEST_OBJECT), labels),
+        area=_mean(train, labels),
+        web_area=_mean(web, web_labels),
+        together=together,
     )
-    for pairs in (result.swallowed, result.together):
-        np.fill_diagonal(pairs, np.nan)
-    return result
 
 
 def _divided(values: np.ndarray, by: np.ndarray, least: float = 1e-9) -> np.ndarray:
@@ -203,41 +170,28 @@ def _signs(s: Signals, c: int) -> Iterator[tuple[Kind, str, str, int | None]]:
         if counts[c] < fewest or FEWER * counts[c] < others(counts) or UNEQUAL * counts[c] <= counts.max():
             usual = f"the others have {number(others(counts), '.0f')}, the most frequent class {counts.max():.0f}"
             yield "few images", f"{counts[c]:.0f} {what}; {usual}", way_out, None
-    effort, beyond = _divided(s.stored, s.kept), s.border - s.web_border
+    enlarged = _divided(s.web_area, s.area)
     # Kind; a measure, what it must exceed beside twice the others', and what alone; how it is said; advice.
     rules: tuple[tuple[Kind, np.ndarray, float, float, str, str, str], ...] = (
-        ("few images", effort, 0, 1 / LOW_KEPT, ".1f", "{} web images were looked at for each kept", _KEEP),
-        ("missing", s.not_shown, *NOT_SHOWN, ".0%", "{} of the masks of its images do not show it", _LIKE_TARGET),
         (
-            "missing",
-            _divided(s.web_area, s.area),
+            "few images",
+            _divided(s.stored, s.kept),
             0,
-            np.inf,
+            1 / LOW_KEPT,
             ".1f",
-            "its web masks are {} times as large",
-            _LIKE_TARGET,
+            "{} web images were looked at for each kept",
+            _KEEP,
         ),
-        ("too large", s.fills, FILLS, FILLS, ".0%", f"it covers over {FILLED:.0%} of {{}} of its images", _CONTEXT),
-        ("too large", s.border, BORDER, np.inf, ".0%", "its masks take {} of the image's border", _CONTEXT),
-        ("too large", s.web_border, BORDER, np.inf, ".0%", "its web masks take {} of the image's border", _CONTEXT),
-        ("too large", beyond, BORDER, np.inf, ".0%", "its masks take {} more of it than its web masks", _CONTEXT),
+        ("missing", s.not_shown, *NOT_SHOWN, ".0%", "{} of the masks of its images do not show it", _LIKE_TARGET),
+        ("missing", enlarged, 0, np.inf, ".1f", "its web masks are {} times as large", _LIKE_TARGET),
     )
     for kind, values, least, much, form, words, way_out in rules:
         if values[c] > much or (values[c] > least and values[c] > FAR * others(values)):
             own, usual = number(values[c], form), number(others(values), form)
             yield kind, f"{words.format(own)} (the others: {usual})", way_out, None
-    excess = np.fmax(s.swallowed[c], s.together[c])
-    if np.nanmax(excess, initial=0) > EXCESS:
-        other = int(np.nanargmax(excess))
-        if (lost := s.swallowed[c, other]) > EXCESS:
-            yield "merged", f"where both are labelled it is lost in {lost:.0%} more masks than elsewhere", _ALONE, other
-        if (beside := s.together[c, other]) > EXCESS:
-            yield (
-                "merged",
-                f"{beside:.0%} more of its predictions show both than of its labels name both",
-                _ALONE,
-                other,
-            )
+    if (excess := np.nanmax(s.together[c], initial=0)) > EXCESS:
+        why = f"{excess:.0%} more of its predictions show both than of its labels name both"
+        yield "merged", why, _ALONE, int(np.nanargmax(s.together[c]))
 
 
 class Check(NamedTuple):
@@ -258,30 +212,25 @@ def check_findings(
 ) -> dict[Kind, Check]:
     """How often findings were right, by a truth that they were made without. For people: nothing is chosen by it.
 
-    Right is *missing* where less than half of the class's true pixels are found, *too large* where less than half of
-    the pixels taken for it are its own, *merged* where of all other classes the one named gets most of its pixels.
-    *Few images* is a count, which needs no truth.
+    Right is *missing* where less than half of the class's true pixels are found, *merged* where of all other classes
+    the one named gets most of its pixels. *Few images* is a count, which needs no truth.
     """
     counts = matrix.counts.astype(np.float64)
-    own, there = np.diag(counts)[1:], counts.sum(axis=1)[1:] > 0
-    faults = {
-        "missing": there & (_divided(own, counts.sum(axis=1)[1:]) < HALF),
-        "too large": there & (_divided(own, counts.sum(axis=0)[1:]) < HALF),
-    }
+    there = counts.sum(axis=1)[1:] > 0
+    missing = there & (_divided(np.diag(counts)[1:], counts.sum(axis=1)[1:]) < HALF)
     taken = counts[1:, 1:]
     np.fill_diagonal(taken, 0)
-    checks: dict[Kind, Check] = {}
-    for kind in get_args(Kind)[1:]:
+
+    def judged(kind: Kind) -> list[tuple[int, str | None]]:
         places = [(classes.index(f.class_name), f.other) for f in findings if f.kind == kind]
-        judged = [(c, other) for c, other in places if there[c]]
-        fault = faults.get(kind)
-        if fault is None:
-            right = sum(taken[c].any() and classes[int(taken[c].argmax())] == other for c, other in judged)
-        else:
-            right = sum(fault[c] for c, _ in judged)
-        faulty = None if fault is None else int(fault.sum())
-        checks[kind] = Check(int(right), len(judged), faulty, int(there.sum()))
-    return checks
+        return [(c, other) for c, other in places if there[c]]
+
+    lost, merged, known = judged("missing"), judged("merged"), int(there.sum())
+    right = sum(bool(taken[c].any()) and classes[int(taken[c].argmax())] == other for c, other in merged)
+    return {
+        "missing": Check(sum(bool(missing[c]) for c, _ in lost), len(lost), int(missing.sum()), known),
+        "merged": Check(right, len(merged), None, known),
+    }
 
 
 _COLUMNS = {
@@ -290,8 +239,6 @@ _COLUMNS = {
     "not_shown": ("not shown", ".0%"),
     "area": ("area", ".0%"),
     "web_area": ("web area", ".0%"),
-    "border": ("border", ".0%"),
-    "web_border": ("web border", ".0%"),
 }
 """Signal -> its column of the table, and how its numbers are written."""
 
@@ -327,8 +274,7 @@ class RunReport:
                 "## Checked against the val truth",
                 "",
                 "Everything above was found before, and without, the val masks. Right means: recall below a half for "
-                "*missing*, precision below a half for *too large*, the largest confusion for *merged*; of the final "
-                "model at one scale.",
+                "*missing*, the largest confusion for *merged*; of the final model at one scale.",
                 "",
                 *(f"- {kind}: {check}" for kind, check in self.checks.items()),
                 "",
@@ -375,11 +321,11 @@ def report_on_run(run: Path | str) -> RunReport:
         classes, predictions = pseudo.classes, sorted((run / "evaluations" / STAGE / "predictions").glob("*.png"))
         signals = signals_of(
             [stored.get(name, 0) for name in classes],
-            extents(web_table.mask_paths, web_table.num_classes),
+            areas(web_table.mask_paths, web_table.num_classes),
             web_table.labels,
-            extents(pseudo.mask_paths, pseudo.num_classes),
+            areas(pseudo.mask_paths, pseudo.num_classes),
             pseudo.labels,
-            extents(predictions, pseudo.num_classes),
+            areas(predictions, pseudo.num_classes),
         )
         findings = findings_of(signals, classes, web, str(run))
         # From here on a truth is looked at, and nothing is found any more.
