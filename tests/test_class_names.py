@@ -17,7 +17,7 @@ QUICK = ["--workers", "1"]
 @pytest.fixture
 def drawn_source(database, monkeypatch):
     """The drawn source in place of the web's."""
-    monkeypatch.setattr(spec, "DEFAULT_SOURCES", (SourceSpec("drawn"),))
+    monkeypatch.setattr("wss_data.spec.make.DEFAULT_SOURCES", (SourceSpec("drawn"),))
 
 
 def test_names_become_classes_in_their_order_and_queries_are_the_words_as_typed():
@@ -96,7 +96,7 @@ def test_what_to_expect_counts_the_sources_that_can_be_asked(monkeypatch):
     for name in ("OPENVERSE_CLIENT_ID", "OPENVERSE_CLIENT_SECRET", "WSS_CONTACT"):
         monkeypatch.delenv(name, raising=False)
     both = (SourceSpec("openverse"), SourceSpec("wikimedia"))
-    monkeypatch.setattr(spec, "DEFAULT_SOURCES", both)
+    monkeypatch.setattr("wss_data.spec.make.DEFAULT_SOURCES", both)
     pets = spec_from_classes(["cat", "dog"], queries={"dog": ["puppy"]})
 
     assert "at most 540 images of 2 classes from openverse; about 5 minutes" in expectation(pets, workers=1)

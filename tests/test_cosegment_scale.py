@@ -343,7 +343,9 @@ def test_a_stored_dataset_is_cosegmented_again_with_other_settings_and_filtered_
     engine = BrightEngine(setting=2)
     asked = []
     monkeypatch.setattr(
-        pipeline, "make_engine", lambda method, options, allow_programs: asked.append((method, options)) or engine
+        pipeline.class_groups,
+        "make_engine",
+        lambda method, options, allow_programs: asked.append((method, options)) or engine,
     )
 
     assert pipeline.cosegment_again(dataset, options={"long_side": 640}, classes=["cow"], progress=False) == 1
@@ -384,7 +386,9 @@ def test_the_command_cosegments_a_dataset_again_and_an_unknown_option_changes_no
     make_web("scale-command")
     assert main(["cosegment", "scale-command", "--option", "magic=1"]) == 2
     assert "there is no option 'magic'" in capsys.readouterr().err
-    monkeypatch.setattr(pipeline, "make_engine", lambda method, options, allow_programs: BrightEngine(setting=3))
+    monkeypatch.setattr(
+        "wss_data.pipeline.class_groups.make_engine", lambda method, options, allow_programs: BrightEngine(setting=3)
+    )
     assert main(["cosegment", "scale-command", "--class", "cat", "--workers", "1"]) == 0
     assert "3 masks made." in capsys.readouterr().out
     assert main(["cosegment", "scale-command", "--class", "cat", "--workers", "1"]) == 0

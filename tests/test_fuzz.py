@@ -28,7 +28,7 @@ from builders import make_web, target_definition, write_target
 from drawings import TINY, rectangles
 from PIL import Image
 
-from wss_data import spec, store
+from wss_data import store
 from wss_data.commands.cli import main as wss_data_main
 from wss_data.commands.cli import make_parser as wss_data_parser
 from wss_data.imaging.images import write_jpeg
@@ -254,7 +254,7 @@ def world(database, tmp_path_factory) -> Iterator[Path]:
     patch.setattr(recipes, "presets", lambda: dict.fromkeys(("paper", "authors-code", "modern", "cpu"), tiny))
     definitions = folder / "definitions"
     definitions.mkdir()
-    patch.setattr(spec, "definitions_folder", lambda: definitions)
+    patch.setattr("wss_data.spec.read.definitions_folder", lambda: definitions)
     # All files of a machine take a minute: those in its root stand for them.
     walk = os.walk
     patch.setattr(os, "walk", lambda top, *a, **k: islice(walk(top, *a, **k), 1 if str(top) == "/" else None))

@@ -229,7 +229,7 @@ def work(database, tmp_path, monkeypatch):
     small_definitions(tmp_path / "definitions", tmp_path / "work")
     small_data(tmp_path / "work")
     small = small_recipes()
-    monkeypatch.setattr(spec, "definitions_folder", lambda: tmp_path / "definitions")
+    monkeypatch.setattr("wss_data.spec.read.definitions_folder", lambda: tmp_path / "definitions")
     monkeypatch.setattr(recipes, "presets", lambda: small)
     monkeypatch.setattr(SegmentationModel, "forward", sees_classes(SegmentationModel.forward))
     monkeypatch.setenv("WSS_HOME", str(tmp_path / "home"))
