@@ -417,7 +417,7 @@ def test_no_name_of_a_class_a_file_or_an_address_leads_outside_the_datasets_fold
 @given(name=NAMES)
 @settings(max_examples=200, deadline=None)
 def test_a_hostile_file_name_in_a_provenance_table_is_a_bad_row(tmp_path_factory, name):
-    folder = tmp_path_factory.getbasetemp() / "table"
+    folder = tmp_path_factory.getbasetemp() / "hostile_table" / "table"  # alone in its folder, all of which is read
     (folder / "cat").mkdir(parents=True, exist_ok=True)
     with (folder / "provenance.csv").open("w", newline="", encoding="utf-8", errors="surrogatepass") as file:
         csv.writer(file).writerows([["file", "title"], [name, "x"]])
