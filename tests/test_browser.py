@@ -16,6 +16,9 @@ from wss_data.store.appearance import DROPPED_COLOUR, KEPT_COLOUR
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("database")]
 
+# What a form shows does not depend on the images.
+of_any_images = pytest.mark.parametrize("opened", ["made-up"], indirect=True)
+
 IMAGES = {"cat": "1234", "cow": "5678", "dog": "9abc"}
 """Class -> digits of its images. The third class has VOC's first colour of two channels, (128, 128, 0)."""
 
@@ -58,6 +61,7 @@ def tinted(picture: np.ndarray, value: int) -> int:
     return int(inside.all(axis=-1).sum())
 
 
+@of_any_images
 def test_the_first_click_of_a_first_visit_is_not_taken_by_an_advertisement(opened):
     _, page = opened
     assert page.get_by_text("Explore Enterprise").count() == 1, "the button, and not what FiftyOne lays over the grid"
@@ -124,6 +128,7 @@ def _dropped(dataset: Any) -> dict[str, str]:
     return dict(zip(*view.values(["image_id", "verdict_reason"]), strict=True))
 
 
+@of_any_images
 @pytest.mark.parametrize(
     ("word", "icon", "heading"),
     [
@@ -142,6 +147,7 @@ def test_a_word_typed_into_the_list_of_operators_finds_ours_first(opened, word, 
         page.keyboard.press("Escape")
 
 
+@of_any_images
 def test_options_of_a_second_co_segmentation_are_typed_line_by_line_without_the_internet(opened):
     _, page = opened
     run_operator(page, "Co-segment again")
@@ -168,6 +174,7 @@ def test_the_panel_shows_charts_and_a_click_on_a_bar_its_images(opened):
     wait_for(lambda: shown(page) == 12, "all images")
 
 
+@of_any_images
 def test_a_mask_that_is_painted_on_in_annotation_mode_comes_back_as_a_persons(opened):
     dataset, page = opened
     images = store.make_instances(dataset)
