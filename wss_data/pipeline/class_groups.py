@@ -30,11 +30,7 @@ from wss_data.retrieval.retrieve import BATCH
 from wss_data.runtime.database import loss_reported
 from wss_data.runtime.files import remove_unfinished
 from wss_data.runtime.home import dataset_folder, dataset_owner
-from wss_data.spec import (
-    BACKGROUND,
-    CosegmentationSpec,
-    DatasetSpec,
-)
+from wss_data.spec import BACKGROUND, CosegmentationSpec, DatasetSpec
 
 LOGGER = logging.getLogger(__name__)
 

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 from wss_data import store
 from wss_data.filtering.filters import DROPPED, GONE, KEPT
 from wss_data.imaging.sheets import DatasetImage, write_sheets
-from wss_data.spec import (
-    FilterSpec,
-)
+from wss_data.spec import FilterSpec
 
 LOGGER = logging.getLogger(__name__)
 

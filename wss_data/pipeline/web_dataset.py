@@ -25,13 +25,7 @@ from wss_data.retrieval.sources.folder import FolderSource
 from wss_data.runtime.database import loss_reported
 from wss_data.runtime.files import remove_unfinished
 from wss_data.runtime.home import dataset_folder, dataset_owner
-from wss_data.spec import (
-    DEFINITION_FILE,
-    DatasetSpec,
-    SourceSpec,
-    definition_asked_for,
-    keep_definition,
-)
+from wss_data.spec import DEFINITION_FILE, DatasetSpec, SourceSpec, definition_asked_for, keep_definition
 
 LOGGER = logging.getLogger(__name__)
 

@@ -13,12 +13,7 @@ from wss_data.reading.listing import require_text
 from wss_data.runtime.files import expanded, is_ours, write_output
 from wss_data.spec.names import BACKGROUND, DEFAULT_LIMIT, LONGEST_NAME
 from wss_data.spec.read import read_spec, spec_from_dict
-from wss_data.spec.types import (
-    DEFAULT_SOURCES,
-    NAME,
-    DatasetSpec,
-    SourceSpec,
-)
+from wss_data.spec.types import DEFAULT_SOURCES, NAME, DatasetSpec, SourceSpec
 
 
 def definition_asked_for(
