@@ -119,7 +119,8 @@ def main() -> int:
         each = [1e3 * (runs[count][step].cpu_s - start) / (count - FEW) for count in counts]
         cells = (f"{ms:.1f} / {runs[count][step].peak_mb:.0f}" for ms, count in zip(each, counts, strict=True))
         print(f"| {step} | {' | '.join(cells)} |")
-        if each[-1] > LIMIT * max(each[0], 0.5):
+        # Of the smallest size, what starting takes more or less this time is as large as what many steps cost.
+        if each[-1] > LIMIT * max(*each[:-1], 0.5):
             grown.append(step)
     if options.json:
         options.json.write_text(json.dumps({n: {s: vars(r) for s, r in of.items()} for n, of in runs.items()}))
