@@ -159,6 +159,7 @@ def test_options_of_a_second_co_segmentation_are_typed_line_by_line_without_the_
     page.get_by_role("button", name="Cancel").click()
 
 
+@of_any_images
 def test_the_panel_shows_charts_and_a_click_on_a_bar_its_images(opened):
     dataset, page = opened
     page.locator('[data-cy="new-panel-btn"]').first.click()
