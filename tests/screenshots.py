@@ -1,7 +1,9 @@
 """Take the screenshots of the App that the pages show, of the drawn dataset: after a change of what the App shows.
 
-wss-data build drawn && wss-data embed drawn
-python tests/screenshots.py docs/images
+    wss-data build drawn && wss-data embed drawn
+    python tests/screenshots.py docs/images
+
+The last one leaves the field ``instances`` in the dataset: build it anew before the others are taken again.
 """
 
 import argparse

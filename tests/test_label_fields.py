@@ -252,6 +252,8 @@ def test_masks_become_instances_that_are_the_masks_again_and_none_counts_as_edit
     assert sorted(one.label for one in found) == ["cat", "cat", "ignore"], "a speck is part of the largest one"
     assert dataset.active_label_schemas == ["instances"]
     assert "instances" in dataset.app_config.active_fields.paths, "what is not ticked cannot be edited"
+    coloured = {entry["path"]: entry["valueColors"] for entry in dataset.app_config.color_scheme.fields}
+    assert coloured["instances"] == coloured["label"], "VOC's colours"
     assert dataset.label_schemas["instances"]["classes"] == ["cat", "cow", "ignore"]
 
     assert main(["import-masks", dataset.name, "--field", "instances", "--adopt"]) == 0

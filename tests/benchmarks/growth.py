@@ -120,7 +120,7 @@ def main() -> int:
         cells = (f"{ms:.1f} / {runs[count][step].peak_mb:.0f}" for ms, count in zip(each, counts, strict=True))
         print(f"| {step} | {' | '.join(cells)} |")
         # Of the smallest size, what starting takes more or less this time is as large as what many steps cost.
-        if each[-1] > LIMIT * max(*each[:-1], 0.5):
+        if each[-1] > LIMIT * max([*each[:-1], 0.5]):
             grown.append(step)
     if options.json:
         options.json.write_text(json.dumps({n: {s: vars(r) for s, r in of.items()} for n, of in runs.items()}))

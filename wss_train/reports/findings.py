@@ -170,18 +170,10 @@ def _signs(s: Signals, c: int) -> Iterator[tuple[Kind, str, str, int | None]]:
         if counts[c] < fewest or FEWER * counts[c] < others(counts) or UNEQUAL * counts[c] <= counts.max():
             usual = f"the others have {number(others(counts), '.0f')}, the most frequent class {counts.max():.0f}"
             yield "few images", f"{counts[c]:.0f} {what}; {usual}", way_out, None
-    enlarged = _divided(s.web_area, s.area)
+    effort, enlarged = _divided(s.stored, s.kept), _divided(s.web_area, s.area)
     # Kind; a measure, what it must exceed beside twice the others', and what alone; how it is said; advice.
     rules: tuple[tuple[Kind, np.ndarray, float, float, str, str, str], ...] = (
-        (
-            "few images",
-            _divided(s.stored, s.kept),
-            0,
-            1 / LOW_KEPT,
-            ".1f",
-            "{} web images were looked at for each kept",
-            _KEEP,
-        ),
+        ("few images", effort, 0, 1 / LOW_KEPT, ".1f", "{} web images were looked at for each kept", _KEEP),
         ("missing", s.not_shown, *NOT_SHOWN, ".0%", "{} of the masks of its images do not show it", _LIKE_TARGET),
         ("missing", enlarged, 0, np.inf, ".1f", "its web masks are {} times as large", _LIKE_TARGET),
     )
