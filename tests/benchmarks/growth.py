@@ -10,6 +10,7 @@ Status 1 if an image costs more than ``LIMIT`` times as much where there are mos
 
 import argparse
 import json
+import math
 import shutil
 import sys
 import tempfile
@@ -96,6 +97,17 @@ def costs(folder: Path, count: int) -> dict[str, Run]:
     return found
 
 
+def allowed(each: list[float], counts: list[int]) -> float:
+    """What an image may cost at the largest size, by its cost at the smaller ones; all in ms.
+
+    ``LIMIT`` times that of the smallest; of sizes between accordingly less, by the same power of the size. They count,
+    too, as a start that takes a little longer hides what a cheap step costs the smallest size.
+    """
+    span = math.log(counts[-1] / counts[0]) or 1.0
+    bounds = (ms * LIMIT ** (math.log(counts[-1] / n) / span) for ms, n in zip(each[:-1], counts, strict=False))
+    return max([*bounds, LIMIT * 0.5])
+
+
 def main() -> int:
     """Measure and print; 1 if a step grows faster than linear."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -119,8 +131,7 @@ def main() -> int:
         each = [1e3 * (runs[count][step].cpu_s - start) / (count - FEW) for count in counts]
         cells = (f"{ms:.1f} / {runs[count][step].peak_mb:.0f}" for ms, count in zip(each, counts, strict=True))
         print(f"| {step} | {' | '.join(cells)} |")
-        # Of the smallest size, what starting takes more or less this time is as large as what many steps cost.
-        if each[-1] > LIMIT * max([*each[:-1], 0.5]):
+        if each[-1] > allowed(each, counts):
             grown.append(step)
     if options.json:
         options.json.write_text(json.dumps({n: {s: vars(r) for s, r in of.items()} for n, of in runs.items()}))
