@@ -10,7 +10,9 @@ from drawings import LEARNS
 from wss_data.spec import read_spec
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted(p for p in ROOT.rglob("*.md") if not re.search(r"(^|/)(\.|node_modules)", p.relative_to(ROOT).as_posix()))
+PAGES = sorted(
+    p for p in ROOT.rglob("*.md") if not re.search(r"(^|/)(\.|node_modules)", p.relative_to(ROOT).as_posix())
+)
 
 
 def python_of(page: Path) -> list[str]:
