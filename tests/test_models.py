@@ -344,22 +344,6 @@ def test_the_installed_imagenet_weights_are_loaded_unless_the_recipe_says_none()
     assert not torch.equal(loaded.low[0][0].weight, build_model(recipe(), 6).low[0][0].weight)
 
 
-def test_depthwise_layers_train_in_float32_under_bf16_with_the_same_result():
-    torch.manual_seed(0)
-    model = build_model(preset("cpu"), 3).train()
-    images = torch.randn(1, 3, 64, 64)
-
-    with torch.autocast("cpu", torch.bfloat16):
-        mixed = model.high(model.low(images))
-        mixed.sum().backward()
-    with torch.no_grad():
-        exact = model.high(model.low(images))
-
-    assert mixed.dtype == torch.bfloat16
-    assert (mixed.float() - exact).abs().mean() < 0.05 * exact.abs().mean()
-    assert model.high[0]._depthwise_conv.weight.grad.any()
-
-
 def test_a_file_of_torchvision_weights_is_loaded_and_known_by_its_hash(tmp_path, monkeypatch):
     network = torchvision.models.resnet50()
     file = tmp_path / "weights.pth"

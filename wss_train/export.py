@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wss_data.backbones.depthwise import leave_training
 from wss_data.backbones.networks import WholeBackbone
 from wss_data.errors import WssError
 from wss_data.runtime.files import check_outputs, output_path
@@ -79,10 +80,7 @@ class PixelModel(nn.Module):
 def traceable(model: SegmentationModel) -> SegmentationModel:
     """A copy that scores equally, without what a tracer cannot follow; for evaluation only."""
     duplicate = copy.deepcopy(model).requires_grad_(False)
-    for module in duplicate.modules():
-        if isinstance(module, nn.Conv2d):
-            # What the model sets for training in bf16.
-            module.__dict__.pop("forward", None)
+    leave_training(duplicate)
     return duplicate.eval()
 
 

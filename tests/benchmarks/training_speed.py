@@ -6,7 +6,9 @@
 iteration of an equal network on tensors that lie on the device as the network wants them (normalised): forward, the
 segmentation loss at the masks' resolution, backward, optimizer. The loop also normalises, sets seeds and rates, logs.
 One bare iteration follows each of the loop's, in the same process; the median of the ratios is taken. Both networks
-must end in the same loss. *Loader*: images a second that ``wss_train.data.batches`` delivers with some workers, from
+must end in the same loss. *torch's own*: bare iterations, a few of each at a time, with torch's own gradients of
+depthwise convolutions, and with memory given back as glibc does it; the losses must be equal but for rounding.
+*Loader*: images a second that ``wss_train.data.batches`` delivers with some workers, from
 JPEG files of 500 x 375 px, against what the step takes.
 
 On a processor seconds are CPU seconds of this process, so that a busy machine disturbs little; with ``--device cuda``
@@ -17,6 +19,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from unittest import mock
@@ -26,10 +29,12 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from wss_data.backbones.depthwise import leave_training
 from wss_data.imaging.images import write_jpeg
 from wss_data.imaging.masks import write_mask
 from wss_data.ledger import Ledger
 from wss_data.records import ExampleTable
+from wss_data.runtime.heap import freed_memory_kept
 from wss_train.checkpoints import ModelCard
 from wss_train.data import Batch, TrainingDraws, batches
 from wss_train.engine import loop
@@ -122,6 +127,27 @@ def measure(recipe: TrainRecipe, table: ExampleTable, out: Path, device: torch.d
     return ours[1:], theirs[1:]
 
 
+def measure_plain(recipe: TrainRecipe, table: ExampleTable, device: torch.device, rounds: int) -> tuple[float, float]:
+    """Seconds of a bare iteration as torch does it by itself, and of one as the loop does it; equal losses asserted."""
+    batch = next(batches(TrainingDraws(table, recipe), recipe.batch, 0, 1, 0))
+    both: list[Bare] = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        both.append(Bare(build_model(recipe, len(CLASSES) + 1, pretrained=False), recipe, batch, device))
+    leave_training(both[0].model)
+    seconds: tuple[list[float], list[float]] = ([], [])
+    losses: tuple[list[float], list[float]] = ([], [])
+    for number in range(rounds):
+        for bare, times, found, heap in zip(both, seconds, losses, (nullcontext, freed_memory_kept), strict=True):
+            with heap():
+                found.append(float(bare(number)))  # the heap is as it was left
+                started = clock(device)
+                found.append(float(bare(number)))
+                times.append(clock(device) - started)
+    np.testing.assert_allclose(*losses, rtol=0.05)
+    return median(seconds[0][1:]), median(seconds[1][1:])
+
+
 def loader_rate(recipe: TrainRecipe, table: ExampleTable, workers: int, iterations: int) -> tuple[float, float]:
     """Images that the loader delivers in a second of the wall, and CPU milliseconds an image."""
     source = batches(TrainingDraws(table, recipe), recipe.batch, 0, iterations + 1, workers)
@@ -176,6 +202,8 @@ def main() -> int:
             print(f"{title:<20}{median(ours):9.3f}{median(theirs):9.3f}{ratio:7.3f}{rate:10.1f}{share}", flush=True)
             if title == "cpu preset, AdamW":
                 step_rate = rate
+        plain, ours_alone = measure_plain(cpu, table, device, options.iterations)
+        print(f"torch's own: {plain:.3f} s an iteration, ours {ours_alone:.3f}: {plain / ours_alone:.2f} times")
         delivered, cost = loader_rate(cpu, table, options.workers, 40)
         missed |= delivered < LOADER_GOAL * step_rate
         print(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from wss_data.backbones.depthwise import leave_training
 from wss_data.backbones.lean import load_timm
 from wss_data.backbones.published import IMAGENET_PIXELS
 
@@ -101,9 +102,7 @@ def make_fast(network: nn.Module, dtype: torch.dtype = torch.float32) -> None:
     cast once, not for every image. On a processor the ReLU6 after a convolution becomes part of it:
     the network must be there already.
     """
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            module.__dict__.pop("forward", None)  # what a model sets for training in bf16
+    leave_training(network)
     for parent in list(network.modules()):
         for (before, convolution), (name, norm) in pairwise(list(parent.named_children())):
             if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):

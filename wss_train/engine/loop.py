@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from wss_data.errors import RecipeError
 from wss_data.records import ExampleTable
+from wss_data.runtime.heap import freed_memory_kept
 from wss_train.checkpoints import ModelCard, TrainingState, training_states, write_training_state
 from wss_train.data import ITERATION, TrainingDraws, batches
 from wss_train.engine.metrics_log import MetricsLog
@@ -83,6 +84,7 @@ def run_loop(
     draws = TrainingDraws(run.table, recipe)
     source = batches(draws, recipe.batch, start, last, run.workers, here.rank, here.world, recipe.accumulate)
     with (
+        freed_memory_kept() if device.type == "cpu" else nullcontext(),
         closing(source),
         _progress_bar(run, start) as bar,
         MetricsLog(run.out, start) if here.first else nullcontext() as log,
