@@ -48,6 +48,16 @@ def fails_at_three(n: int) -> int:
     return n
 
 
+MODELS: list[bytearray] = []
+
+
+def process_with(megabytes: int) -> int:
+    """The process, which now holds as much more; a second apart, since joblib looks at memory that often."""
+    MODELS[:] = [bytearray(megabytes << 20)] if megabytes else []
+    time.sleep(1.1 if megabytes else 0.1)
+    return os.getpid()
+
+
 @pytest.fixture(scope="module")
 def dask():
     """The address of a Dask scheduler with two worker processes on this machine."""
@@ -112,6 +122,14 @@ def test_a_worker_that_is_killed_loses_nothing(tmp_path, caplog):
     items = [(n, tmp_path / "first") for n in range(40)]
     assert list(map_images(square_of_a_survivor, items, workers=2)) == [n * n for n in range(40)]
     assert "images without a result run again" in caplog.text
+
+
+def test_a_worker_that_loads_a_network_after_its_first_call_is_kept(recwarn):
+    first = set(map_images(process_with, [0] * 8, workers=2))
+    then = set(map_images(process_with, [400] * 4 + [0] * 8, workers=2))
+
+    assert then <= first
+    assert not [warning for warning in recwarn if "A worker stopped" in str(warning.message)]
 
 
 def test_an_item_that_kills_every_worker_is_named_and_what_was_before_it_is_there():

@@ -35,6 +35,8 @@ WINDOW = 32  # Items a worker between two waits for all of them: bounds the resu
 # its worker dies in each, it is the item that kills. Dask has tried four times by itself before it reports a death.
 TRIES = 2
 
+LEAK = 2_000_000_000  # Bytes that a worker process may grow by after its first call
+
 CONNECT_S = 30  # Seconds to wait for a cluster's scheduler, and for its first worker
 
 
@@ -289,7 +291,11 @@ def _begin(parent: int, folder: str) -> None:
     # elsewhere, or nowhere. With another folder among these arguments, joblib starts new ones.
     with suppress(OSError):
         os.chdir(folder)
+    # A worker that has 300 MB more than after its first call is taken for one that leaks, and replaced, which costs
+    # seconds: networks and groups of images take more. No public setting says how much.
+    from joblib.externals.loky import process_executor
 
+    process_executor._MAX_MEMORY_LEAK_SIZE = LEAK
 
 def _current_folder() -> str:
     try:
