@@ -301,7 +301,7 @@ def test_our_page_is_written_again_but_a_persons_own_is_left(tmp_path):
 
 @pytest.mark.parametrize("name", ["efficientnet_lite1", "efficientnet_lite2"])
 def test_every_convolution_that_a_tracer_cannot_follow_halves(name):
-    backbone = build_backbone(with_values(LITE, {"backbone": name}), "none")
+    backbone = build_backbone(with_values(LITE, {"backbone": name}), "none", multilabel=True)
 
     special = [
         m

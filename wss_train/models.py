@@ -29,31 +29,36 @@ class Backbone(NamedTuple):
 
     low: nn.Module  # image to features at stride 8; to itself, where a network cannot be parted
     high: Parts | WholeBackbone  # these to the last features, at the recipe's output stride, and to the middle ones
-    branch_high: nn.Module  # the same layers with weights of their own, which start equal, at their usual stride
+    # The same layers with weights of their own, which start equal, at their usual stride, for the multi-label branch
+    branch_high: nn.Module | None
     channels: int  # of the last features
 
 
-def build_backbone(recipe: TrainRecipe, weights: str) -> Backbone:
-    """Build the network below the head; ``weights``: ``imagenet``, ``none`` for random ones, or a file.
+def build_backbone(recipe: TrainRecipe, weights: str, multilabel: bool) -> Backbone:
+    """Build the network below the head, and below the branch, if there is to be one.
+
+    ``weights``: ``imagenet``, ``none`` for random ones, or a file.
 
     Raises:
         WssError: If the weights cannot be had; the message says how to go on.
         CheckpointError: If a file of weights is damaged or fits another network.
     """
-    main, plain = (load_backbone(recipe.backbone, weights, stride) for stride in (recipe.output_stride, 32))
-    if weights == "none":  # random ones, too, are the same in both
+    main = load_backbone(recipe.backbone, weights, recipe.output_stride)
+    plain = load_backbone(recipe.backbone, weights, 32) if multilabel else None
+    if plain is not None and weights == "none":  # random ones, too, are the same in both
         plain.load_state_dict(main.state_dict())
-    for network in (main, plain):
+    for network in filter(None, (main, plain)):
         speed_up_training(network)
-    if isinstance(main, ConvolutionalBackbone) and isinstance(plain, ConvolutionalBackbone):
-        if recipe.dilate_first_block and recipe.backbone.startswith("resnet"):
-            dilate_first_blocks(main)
-        high = Parts(*main.parts[main.fork :])
-        high.middle = main.parts.middle - main.fork
-        return Backbone(nn.Sequential(*main.parts[: main.fork]), high, Parts(*plain.parts[plain.fork :]), main.channels)
-    assert isinstance(main, WholeBackbone)
-    main.cell_px = recipe.output_stride
-    return Backbone(nn.Identity(), main, plain, main.channels)
+    if isinstance(main, WholeBackbone):
+        main.cell_px = recipe.output_stride
+        return Backbone(nn.Identity(), main, plain, main.channels)
+    assert isinstance(main, ConvolutionalBackbone)
+    if recipe.dilate_first_block and recipe.backbone.startswith("resnet"):
+        dilate_first_blocks(main)
+    high = Parts(*main.parts[main.fork :])
+    high.middle = main.parts.middle - main.fork
+    of_branch = Parts(*plain.parts[plain.fork :]) if isinstance(plain, ConvolutionalBackbone) else None
+    return Backbone(nn.Sequential(*main.parts[: main.fork]), high, of_branch, main.channels)
 
 
 def weights_ledger_entry(recipe: TrainRecipe) -> LedgerEntry | None:
@@ -165,6 +170,7 @@ class SegmentationModel(nn.Module):
         self.branch: MultiLabelBranch | None = None
         if multilabel:
             num_scores = num_classes if recipe.branch_target == "mask_classes" else num_classes - 1
+            assert backbone.branch_high is not None
             self.branch = MultiLabelBranch(backbone.branch_high, backbone.channels, num_scores, recipe)
         self.set_pixel_statistics()
 
@@ -235,7 +241,7 @@ def build_model(
         The network, in evaluation mode. What fails is what ``build_backbone`` says.
     """
     weights = recipe.weights if pretrained else "none"
-    model = SegmentationModel(build_backbone(recipe, weights), num_classes, recipe, multilabel)
+    model = SegmentationModel(build_backbone(recipe, weights, multilabel), num_classes, recipe, multilabel)
     with torch.no_grad():
         for name, parameter in model.new_parameters():
             if name.endswith("bias"):

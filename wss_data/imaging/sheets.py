@@ -235,7 +235,9 @@ def write_sheet(
             if tile.caption:
                 draw.text((x + width / 2, y + height + 18), tile.caption, tile.colour, small, anchor="ms")
     with atomic_path(path) as temporary:
-        sheet.save(temporary, "PNG")
+        sheet.save(
+            temporary, "PNG", compress_level=1
+        )  # a third of the time of the usual level, for an eighth more bytes
 
 
 def write_histograms(by_class: dict[str, list[DatasetImage]], path: Path, thresholds: tuple[float, float]) -> None:
@@ -246,7 +248,10 @@ def write_histograms(by_class: dict[str, list[DatasetImage]], path: Path, thresh
 
     columns = min(5, len(by_class))
     lines = -(-len(by_class) // columns)
-    figure = Figure(figsize=(3.1 * columns + 0.6, 2.3 * lines + 1.0), dpi=120, layout="constrained")
+    width, height = 3.1 * columns + 0.6, 2.3 * lines + 1.0
+    figure = Figure(figsize=(width, height), dpi=120)
+    # Margins in inches: to have matplotlib find them, all is drawn twice.
+    figure.subplots_adjust(0.7 / width, 0.6 / height, 1 - 0.15 / width, 1 - 0.65 / height, wspace=0.15, hspace=0.35)
     FigureCanvasAgg(figure)
     panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
     edges = np.linspace(0, 100, 26)
@@ -256,7 +261,8 @@ def write_histograms(by_class: dict[str, list[DatasetImage]], path: Path, thresh
             [100 * m.foreground_ratio for m in members if bool(m.kept) == kept and m.foreground_ratio is not None]
             for kept in (True, False)
         )
-        panel.hist([kept, dropped], bins=edges, stacked=True, color=[KEPT, "#d9a19a"], label=["kept", "dropped"])
+        colours, names = [KEPT, "#d9a19a"], ["kept", "dropped"]
+        panel.hist([kept, dropped], edges, stacked=True, histtype="stepfilled", color=colours, label=names)
         for threshold in (low, high):
             panel.axvline(threshold, color=INK, linewidth=1, linestyle=(0, (4, 3)))
         panel.set_title(class_name, fontsize=11, color=INK, loc="left")
@@ -273,7 +279,7 @@ def write_histograms(by_class: dict[str, list[DatasetImage]], path: Path, thresh
     handles, labels = panels[0].get_legend_handles_labels()
     panels[0].legend(handles, labels, fontsize=8.5, frameon=False)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+        figure.savefig(temporary, format="png", pil_kwargs={"compress_level": 1})
 
 
 def _counts(rows: Sequence[DatasetImage]) -> str:

@@ -297,6 +297,7 @@ def _begin(parent: int, folder: str) -> None:
 
     process_executor._MAX_MEMORY_LEAK_SIZE = LEAK
 
+
 def _current_folder() -> str:
     try:
         return os.getcwd()

@@ -155,48 +155,37 @@ def _declare_fields(dataset: Dataset, kind: Kind) -> None:
     """Declare every field at once, so that views and the App know them before the first image has them."""
     fo = fiftyone()
     label = fo.Classification if kind == "web" else fo.Classifications
-    dataset.add_sample_field(LABELS[kind], fo.EmbeddedDocumentField, embedded_doc_type=label)
-    for name in ("image_id", "sha256", "phash"):
-        dataset.add_sample_field(name, fo.StringField)
+    declared = {LABELS[kind]: fo.EmbeddedDocumentField(label)}
+    declared |= {name: fo.StringField() for name in ("image_id", "sha256", "phash")}
     for name in MASK_FIELDS[kind]:
-        declare_masks(dataset, name)
+        declared |= _of_masks(name)
+    if kind == "web":
+        said = {path: group.removeprefix("more: ") for group, paths in _NUMBERS.items() for path in paths}
+        numbers = {field.name: field.type for field in fields(MaskQuality)}
+        numbers = {f"quality.{name}": number for name, number in numbers.items()} | {SCORE: float}
+        numbers |= dict.fromkeys(("foreground_ratio", "confidence", "oddness"), float)
+        numbers |= {f"provenance.{name}": int for name in ("original_width", "original_height")}
+        texts = ("verdict", "verdict_reason", "duplicate_of", *(f"provenance.{name}" for name in PROVENANCE_TEXTS))
+        declared |= {name: fo.StringField() for name in texts}
+        declared |= {name: fo.DateTimeField() for name in ("verdict_at", "provenance.retrieved_at")}
+        declared |= {name: fo.EmbeddedDocumentField(fo.DynamicEmbeddedDocument) for name in ("quality", "provenance")}
+        declared |= {"descriptor": fo.VectorField(), "descriptor_network": fo.StringField()}
+        declared["provenance.opt_outs"] = fo.ListField(fo.StringField())
+        for path, number in numbers.items():
+            field = fo.IntField if number is int else fo.FloatField
+            declared[path] = field(description=said.get(path))
+    # In one go: for each declaration FiftyOne writes and reads all of them again.
+    dataset.add_dynamic_sample_fields(declared)
     dataset.create_index("image_id")
-    if kind == "target":
-        return
-    said = {path: group.removeprefix("more: ") for group, paths in _NUMBERS.items() for path in paths}
-    for name in ("verdict", "verdict_reason", "duplicate_of"):
-        dataset.add_sample_field(name, fo.StringField)
-    dataset.add_sample_field("verdict_at", fo.DateTimeField)
-    for name in ("foreground_ratio", "confidence", "oddness"):
-        dataset.add_sample_field(name, fo.FloatField, description=said[name])
-    dataset.add_sample_field("descriptor", fo.VectorField)
-    dataset.add_sample_field("descriptor_network", fo.StringField)
-    numbers = {SCORE.removeprefix("quality."): float, **{field.name: field.type for field in fields(MaskQuality)}}
-    measures = [
-        {
-            "name": name,
-            "ftype": fo.IntField if number is int else fo.FloatField,
-            "description": said.get(f"quality.{name}"),
-        }
-        for name, number in numbers.items()
-    ]
-    texts = [{"name": name, "ftype": fo.StringField} for name in PROVENANCE_TEXTS]
-    others = [
-        {"name": "retrieved_at", "ftype": fo.DateTimeField},
-        {"name": "opt_outs", "ftype": fo.ListField, "subfield": fo.StringField},
-        *({"name": name, "ftype": fo.IntField} for name in ("original_width", "original_height")),
-    ]
-    _declare_embedded(dataset, "quality", fo.DynamicEmbeddedDocument, measures)
-    _declare_embedded(dataset, "provenance", fo.DynamicEmbeddedDocument, [*texts, *others])
 
 
-def _declare_embedded(dataset: Dataset, field: str, document: Any, inside: Sequence[dict[str, Any]]) -> None:
-    """Declare a field and what is in it in one go: for each declaration FiftyOne reads all of them again.
-
-    A document class of our own would have to be importable wherever the dataset is opened, the App included.
-    """
-    kind = fiftyone().EmbeddedDocumentField
-    dataset.add_sample_field(field, kind, embedded_doc_type=document, fields=inside)
+def _of_masks(field: str) -> dict[str, Any]:
+    """A field of masks and what is in it beside FiftyOne's own."""
+    fo = fiftyone()
+    inside = {f"{field}.{name}": fo.StringField() for name in ("method", "fingerprint")}
+    if _is_spare(field):  # the confidence of the mask in use is the image's own
+        inside[f"{field}.confidence"] = fo.FloatField()
+    return {field: fo.EmbeddedDocumentField(fo.Segmentation), **inside}
 
 
 def declare_masks(dataset: Dataset, field: str) -> None:
@@ -204,12 +193,8 @@ def declare_masks(dataset: Dataset, field: str) -> None:
 
     A field that an earlier version made is given what it lacks.
     """
-    fo = fiftyone()
     is_new = not dataset.has_sample_field(field)
-    inside = [{"name": name, "ftype": fo.StringField} for name in ("method", "fingerprint")]
-    if _is_spare(field):  # the confidence of the mask in use is the image's own
-        inside.append({"name": "confidence", "ftype": fo.FloatField})
-    _declare_embedded(dataset, field, fo.Segmentation, inside)
+    dataset.add_dynamic_sample_fields(_of_masks(field))
     if not is_new:
         return
     # A field that is in no group the App lists, ticked or not, among those in use.

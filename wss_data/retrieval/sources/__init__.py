@@ -43,10 +43,11 @@ def make_source(name: str, options: Mapping[str, Any], longest_side: int | None 
     Raises:
         SourceError: If there is no such source or it refuses an option.
     """
-    known_sources = list_sources()
-    if name not in known_sources:
-        raise SourceError(f"there is no source {shown(name)}. Known sources: {', '.join(sorted(known_sources))}.")
-    make = EntryPoint(name, known_sources[name], ENTRY_POINTS).load()
+    # To look for those of other packages, the metadata of all packages are read.
+    place = SOURCES.get(name) or list_sources().get(name)
+    if place is None:
+        raise SourceError(f"there is no source {shown(name)}. Known sources: {', '.join(sorted(list_sources()))}.")
+    make = EntryPoint(name, place, ENTRY_POINTS).load()
     if longest_side is not None and "longest_side" in signature(make).parameters:
         options = {"longest_side": longest_side, **options}
     try:
@@ -58,7 +59,7 @@ def make_source(name: str, options: Mapping[str, Any], longest_side: int | None 
 
 def source_state(name: str, options: Mapping[str, Any]) -> SourceState:
     """Whether the source called ``name``, which must exist, can be asked; what it refuses counts as needed."""
-    if name not in list_sources():
+    if name not in SOURCES and name not in list_sources():
         make_source(name, options)
     try:
         return make_source(name, options).state()
