@@ -5,6 +5,7 @@ import torch
 from timm.layers import Conv2dSame
 from torch import nn
 
+from wss_data.backbones import depthwise
 from wss_data.backbones.depthwise import leave_training, speed_up_training
 from wss_train.models import build_model
 from wss_train.recipes import preset
@@ -41,8 +42,6 @@ KINDS = {
 @pytest.mark.parametrize("sides", [(19, 22), (24, 17)], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gradients_are_those_of_torch(kind, sides):
-    from wss_data.backbones import depthwise
-
     features = torch.randn(2, 4, *sides, dtype=torch.float64).to(memory_format=torch.channels_last)
     with pytest.MonkeyPatch.context() as patch:
         # In float64 the sums can be compared to the last digits; used is it for bf16, or where there is a dilation.

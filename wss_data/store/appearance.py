@@ -168,6 +168,7 @@ def _declare_fields(dataset: Dataset, kind: Kind) -> None:
         texts = ("verdict", "verdict_reason", "duplicate_of", *(f"provenance.{name}" for name in PROVENANCE_TEXTS))
         declared |= {name: fo.StringField() for name in texts}
         declared |= {name: fo.DateTimeField() for name in ("verdict_at", "provenance.retrieved_at")}
+        # A document class of our own would have to be importable wherever the dataset is opened, the App included.
         declared |= {name: fo.EmbeddedDocumentField(fo.DynamicEmbeddedDocument) for name in ("quality", "provenance")}
         declared |= {"descriptor": fo.VectorField(), "descriptor_network": fo.StringField()}
         declared["provenance.opt_outs"] = fo.ListField(fo.StringField())
