@@ -25,7 +25,7 @@ help:
 	@echo "make demo                      the whole road on drawn images: dataset, masks, models, table (minutes, offline)"
 	@echo "make demo IMAGES=FOLDER        the same up to the mask generator, on your images (FOLDER/<class>/*.jpg)"
 	@echo "make voc-animals DATA=FOLDER   the whole road on real photographs (within an hour on 2 cores)"
-	@echo "make voc20 DATA=FOLDER         the same for the twenty classes of PASCAL VOC [SEEDS=0,1] (within an hour a seed)"
+	@echo "make voc20 DATA=FOLDER         the same for the twenty classes of PASCAL VOC [SEEDS=0,1] (half an hour a seed on 2 cores)"
 	@echo "make view [DATASET=drawn]      browse a dataset made by the above in the FiftyOne App"
 	@echo "make test                      lint and tests"
 	@echo "make gpu-check                 what wants a GPU: its tests, speed, and equality with the CPU (8 minutes)"
