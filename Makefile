@@ -24,7 +24,7 @@ DEMO_ITERATIONS ?= --set generator_iterations=120 --set final_iterations=160
 help:
 	@echo "make demo                      the whole road on drawn images: dataset, masks, models, table (minutes, offline)"
 	@echo "make demo IMAGES=FOLDER        the same up to the mask generator, on your images (FOLDER/<class>/*.jpg)"
-	@echo "make voc-animals DATA=FOLDER   the whole road on real photographs (within an hour on 2 cores)"
+	@echo "make voc-animals DATA=FOLDER   the whole road on real photographs (ten minutes on 2 cores)"
 	@echo "make voc20 DATA=FOLDER         the same for the twenty classes of PASCAL VOC [SEEDS=0,1] (half an hour a seed on 2 cores)"
 	@echo "make view [DATASET=drawn]      browse a dataset made by the above in the FiftyOne App"
 	@echo "make test                      lint and tests"
