@@ -205,3 +205,17 @@ def test_a_network_made_fast_gives_the_logits_of_the_one_that_was_trained(multil
 
         torch.testing.assert_close(model(images).pixel_logits, wanted, atol=1e-3, rtol=1e-3)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+
+
+@pytest.mark.parametrize("head", ["convolutions", "descriptors"])
+def test_weights_that_are_cast_once_give_the_same_bits_in_bf16(head):
+    recipe = with_values(preset("cpu"), {"weights": "none", "head": head})
+    model = build_model(recipe, 4, head == "convolutions", pretrained=False)
+    images = model.normalise(255 * torch.rand(2, 3, 64, 96))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        wanted = model(images).pixel_logits
+
+        model.make_fast("bf16")
+
+        assert torch.equal(model(images).pixel_logits, wanted)
+    assert model.low[0][0].weight.dtype == torch.bfloat16

@@ -17,6 +17,7 @@ from wss_data.crf.settings import CrfSettings
 from wss_data.errors import ImageError
 from wss_data.imaging.images import AnyImage, pixels_of, strips
 from wss_data.reading.settings import only_known
+from wss_data.runtime.heap import freed_memory_kept
 from wss_data.runtime.parallel import default_workers, map_images
 from wss_data.runtime.threads import Room, in_threads
 from wss_train.checkpoints import ModelCard, fingerprint_of
@@ -172,7 +173,8 @@ class Labeller:
         labelled = label_images(predictions, allowed, self.crf, self.options.get("workers"), self.presence)
         used = in_threads(use, labelled, pixels=lambda result: 0 if result.mask is None else result.mask.size)
         hidden = not self.options.get("progress", True)
-        yield from tqdm(used, total=len(images), desc=what, unit="image", disable=hidden)
+        with freed_memory_kept():
+            yield from tqdm(used, total=len(images), desc=what, unit="image", disable=hidden)
 
 
 def open_labeller(
@@ -188,10 +190,7 @@ def open_labeller(
     recipe = card.recipe
     # At the size that it was trained at, and in its precision if the device has that.
     settings = InferenceSettings((1.0,), recipe.long_side, usable_precision(recipe.precision, device), batch=4)
-    if settings.precision == "float32":
-        # Exact but for the last digits of logits. In bf16 as many digits fall away as there are: pixels at the borders
-        # of objects, 0.3 % of all, would change.
-        network.make_fast()
+    network.make_fast(settings.precision)
     labeller = Labeller(network, card, fingerprint_of(checkpoint), settings)
     if by_recipe:
         presence = Presence(recipe.mask_presence, recipe.mask_background)

@@ -212,12 +212,23 @@ class SegmentationModel(nn.Module):
                 module.eval()
         return self
 
-    def make_fast(self) -> None:
-        """Fold batch norms and ReLU6 into the convolutions before them, in float32. Not for training."""
+    def make_fast(self, precision: str = "float32") -> None:
+        """Save what can be saved of inference in a precision, ``float32`` or ``bf16``. Not for training.
+
+        In float32 batch norms and ReLU6 are folded into the convolutions before them: exact but for the last digits of
+        logits. In bf16 as many digits fall away as there are, and pixels at the borders of objects, 0.3 % of all, would
+        change: there the weights are only cast once, as autocast does for every batch.
+        """
         parts = [self.low, self.high, self.head, *([] if self.branch is None else [self.branch.high])]
         for part in parts:
-            if not isinstance(part, WholeBackbone):  # which norm follows which convolution is not known
+            if isinstance(part, WholeBackbone):  # which norm follows which convolution is not known
+                continue
+            if precision == "float32":
                 make_fast(part)
+                continue
+            for module in part.modules():
+                if isinstance(module, nn.Conv2d | nn.Linear):
+                    module.to(torch.bfloat16)
 
     def new_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Name and value of the parameters that no pretrained weights exist for: the head's and the classifier's."""

@@ -84,7 +84,7 @@ def run_loop(
     draws = TrainingDraws(run.table, recipe)
     source = batches(draws, recipe.batch, start, last, run.workers, here.rank, here.world, recipe.accumulate)
     with (
-        freed_memory_kept() if device.type == "cpu" else nullcontext(),
+        freed_memory_kept(),
         closing(source),
         _progress_bar(run, start) as bar,
         MetricsLog(run.out, start) if here.first else nullcontext() as log,
