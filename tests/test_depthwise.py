@@ -98,6 +98,22 @@ def test_a_network_keeps_its_names_and_what_it_says_without_gradients():
     assert list(model.state_dict()) == list(plain.state_dict())
 
 
+def test_a_whole_network_in_training_says_in_bf16_what_it_says_in_float32():
+    torch.manual_seed(0)
+    model = build_model(preset("cpu"), 3).train()
+    images = torch.randn(1, 3, 64, 64)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model.high(model.low(images))
+        mixed.sum().backward()
+    with torch.no_grad():
+        exact = model.high(model.low(images))
+
+    assert mixed.dtype == torch.bfloat16
+    assert (mixed.float() - exact).abs().mean() < 0.05 * exact.abs().mean()
+    assert model.high[0]._depthwise_conv.weight.grad.any()
+
+
 def test_a_copy_of_a_network_learns_with_weights_of_its_own():
     model = build_model(preset("cpu"), 3).train()
     copied = copy.deepcopy(model)

@@ -1,6 +1,7 @@
 """From class probabilities to label masks: eq. 2, and a dense CRF beside the network where it is wanted."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,8 @@ An approximation: such a class hardly wins a pixel, but the CRF could have lifte
 _SHARPENED = Room(1_500_000_000)
 
 _STRIP = 250_000  # pixels of a large image that are decided at a time: their scores stay in the processor's cache
+
+_MANY = 16  # images from which on it pays to keep the memory that is freed
 
 _BYTES, _BYTES_A_LABEL = 400, 32  # what a CRF takes a pixel, as measured with 2 and 21 labels
 
@@ -173,7 +176,8 @@ class Labeller:
         labelled = label_images(predictions, allowed, self.crf, self.options.get("workers"), self.presence)
         used = in_threads(use, labelled, pixels=lambda result: 0 if result.mask is None else result.mask.size)
         hidden = not self.options.get("progress", True)
-        with freed_memory_kept():
+        # To give memory back, and take it again the next time, costs more than a few images save.
+        with freed_memory_kept() if len(images) >= _MANY else nullcontext():
             yield from tqdm(used, total=len(images), desc=what, unit="image", disable=hidden)
 
 

@@ -8,8 +8,8 @@ def short_spins() -> None:
 
     By default libgomp, which torch uses on Linux, lets them spin for milliseconds: beside other work they take the
     processor from the thread that they wait for. On two processors and beside one busy process an iteration of recipe
-    ``cpu`` took 3.0 times as long as on a quiet machine, and 2.0 times with these spins; without any, 1.8 times, but
-    then 1.1 times on the quiet machine (``tests/benchmarks/beside_other_work.py``).
+    ``cpu`` took 3.7 times as long as on a quiet machine, and 2.2 times with these spins; without any, it took 1.1 times
+    as long on the quiet machine (``tests/benchmarks/beside_other_work.py``).
 
     The library reads the variable when it is loaded, and child processes inherit it: a program that imports torch
     before this package sets ``GOMP_SPINCOUNT`` itself.
