@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -130,6 +131,25 @@ def test_a_worker_that_loads_a_network_after_its_first_call_is_kept(recwarn):
 
     assert then <= first
     assert not [warning for warning in recwarn if "A worker stopped" in str(warning.message)]
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "shown"),
+    [("ExecutorManagerThread", KeyError, 0), ("ExecutorManagerThread", OSError, 1), ("mine", KeyError, 1)],
+)
+def test_only_joblibs_thread_that_lost_its_calls_dies_without_a_word(monkeypatch, name, error, shown):
+    died = []
+    monkeypatch.setattr(threading, "excepthook", died.append)
+    list(map_images(square, range(4), workers=2))
+
+    def fails():
+        raise error(21)
+
+    thread = threading.Thread(target=fails, name=name)
+    thread.start()
+    thread.join()
+
+    assert len(died) == shown
 
 
 def test_an_item_that_kills_every_worker_is_named_and_what_was_before_it_is_there():

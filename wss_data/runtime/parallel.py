@@ -305,6 +305,22 @@ def _current_folder() -> str:
         return "/"
 
 
+class _QuietManagers:
+    """Says nothing of joblib's thread that hands out calls which were dropped meanwhile, as when a signal ends a run.
+
+    It looks up a call that is there no longer (joblib 1.6), and dies as it should, but with a traceback.
+    """
+
+    others: Callable[[threading.ExceptHookArgs], object] = staticmethod(threading.excepthook)
+
+    def __call__(self, died: threading.ExceptHookArgs) -> None:
+        if died.thread is None or died.thread.name != "ExecutorManagerThread" or died.exc_type is not KeyError:
+            self.others(died)
+
+
+_quiet_managers = _QuietManagers()
+
+
 @contextmanager
 def _processes(jobs: int) -> Iterator[Run]:
     """Worker processes of this machine, kept by joblib for the next time; the caller's own use of it is not touched."""
@@ -312,6 +328,9 @@ def _processes(jobs: int) -> Iterator[Run]:
     from joblib import Parallel, delayed, parallel_config
     from joblib.externals.loky.backend import resource_tracker
 
+    if threading.excepthook is not _quiet_managers:
+        _quiet_managers.others = threading.excepthook
+        threading.excepthook = _quiet_managers
     resource_tracker.ensure_running()  # as in ``deaf_children``: loky has its own
     # A worker that waits for somebody to read its result would wait for ever if this process were killed.
     with (
