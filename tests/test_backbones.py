@@ -14,7 +14,7 @@ from timm.layers import Conv2dSame
 
 from wss_data import backbones
 from wss_data.backbones import BACKBONES, IMAGENET_DIGESTS, BackboneChoice, dense, networks
-from wss_data.backbones.dense import FusedConvolution, make_fast
+from wss_data.backbones.dense import FusedConvolution, clip_whole_numbers, make_fast
 from wss_data.backbones.networks import load_backbone
 from wss_data.backbones.weights import imagenet_file, read_state_dict
 from wss_data.errors import WssError
@@ -195,6 +195,19 @@ def test_fused_convolutions_give_the_numbers_of_torchs_own(convolution, dtype, m
         torch.testing.assert_close(fused(features), plain(features))
     assert type(fused[0]) is FusedConvolution and type(fused[1]) is torch.nn.Identity
     assert type(plain[0]) is type(convolution)
+
+
+def test_relu6_of_whole_numbers_gives_the_value_of_relu6_for_every_number_of_bfloat16():
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
+    numbers = bits.view(torch.bfloat16)
+    numbers = numbers[~numbers.isnan()].view(2, -1)
+    network = torch.nn.Sequential(torch.nn.ReLU6(inplace=True))
+    clip_whole_numbers(network)
+
+    assert numbers.numel() == 2**16 - 2 * 127  # all but those that are no numbers
+    assert torch.equal(network(numbers.clone()), torch.nn.functional.relu6(numbers))
+    wide = torch.tensor([-1.0, 0.5, 7.0])
+    assert network(wide).tolist() == [0.0, 0.5, 6.0]  # another type is clipped as it is
 
 
 def test_only_products_are_cast():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wss_data.backbones import BackboneChoice
-from wss_data.backbones.dense import Parts, make_fast
+from wss_data.backbones.dense import Parts, clip_whole_numbers, make_fast
 from wss_data.backbones.depthwise import speed_up_training
 from wss_data.backbones.networks import ConvolutionalBackbone, WholeBackbone, dilate_first_blocks, load_backbone
 from wss_data.backbones.weights import load_weights, without_memory
@@ -217,7 +217,7 @@ class SegmentationModel(nn.Module):
 
         In float32 batch norms and ReLU6 are folded into the convolutions before them: exact but for the last digits of
         logits. In bf16 as many digits fall away as there are, and pixels at the borders of objects, 0.3 % of all, would
-        change: there the weights are only cast once, as autocast does for every batch.
+        change: there the weights are only cast once, as autocast does for every batch, and ReLU6 is taken as integers.
         """
         parts = [self.low, self.high, self.head, *([] if self.branch is None else [self.branch.high])]
         for part in parts:
@@ -229,6 +229,7 @@ class SegmentationModel(nn.Module):
             for module in part.modules():
                 if isinstance(module, nn.Conv2d | nn.Linear):
                     module.to(torch.bfloat16)
+            clip_whole_numbers(part)
 
     def new_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Name and value of the parameters that no pretrained weights exist for: the head's and the classifier's."""
