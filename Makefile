@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 # Not compiled by pip, which does it on one core alone.
 PIP     = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 # Templates among the packages are no Python: what does not compile is left alone.
-COMPILE = $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
+COMPILE = $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib wss_data wss_train || true
 STATE  := $(CURDIR)/.wss
 
 export WSS_HOME         := $(STATE)/data

@@ -1,5 +1,6 @@
 import atexit
 import fcntl
+import gc
 import os
 import shutil
 import signal
@@ -27,6 +28,8 @@ os.environ[database_module.FOLDER_VARIABLE] = str(DATABASE)
 os.environ["WSS_HOME"] = str(SESSION / "home")
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(SESSION / "compiled")
 os.environ["DASK_TEMPORARY_DIRECTORY"] = str(SESSION)
+# There are as many test processes as processors: more threads would only wait for one another.
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 @atexit.register
@@ -50,6 +53,20 @@ LONGEST = (
     *("test_training", "test_notebooks", "test_train_cli", "test_guard", "test_readme", "test_processes"),
 )
 """The files that take most, the longest first: one that is begun last is alone at the end of a parallel run."""
+
+
+def pytest_collection() -> None:
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays to the end: a million objects that no collection has to look at again."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # what is still there when Python ends would be reported as a leak
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -64,35 +64,39 @@ def refused_quickly(call, match: str | None = None) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500 << 10  # KiB
 
 
-WRONG = {
-    "kind": ["best", None, ["final"], 10**30],
-    "classes": [
-        *([], "cow", None, [1, 2], ["cow", "cow"], ["a\x1b[31m", "b"], ["../../x", "b"], ["", "b"], ["a/b", "c"]),
-        *(["."] * 2, [f"c{i}" for i in range(10**6)], ["x" * 10**6, "b"], ["\ud800", "b"], {"a": 1}),
-    ],
-    "multilabel": ["yes", 1, None, []],
-    "iterations": [-1, 1.5, "7", 10**40, None, True, DEEP],
-    "format_version": [2, "1", None, 10**400, DEEP],
-    "ledger": [None, [1], {"entries": 5}, {"entries": [{}]}, {"entries": [{"what": 1}]}, DEEP],
-    "recipe": [None, [], DEEP, {"colour": 1}, {"\x1b[31m": 1}, "paper"],
-}
-WRONG_RECIPE = {
-    "backbone": ["resnet9000", None, 5, ["x"], "../../x", "\x1b[31m"],
-    "head_channels": [2**31, 10**30, -1, 0.5, "x", DEEP, float("nan"), float("inf")],
-    "branch_channels": [10**12],
-    "output_stride": [0, 7, 10**30],
-    "crop": [10**9],
-    "learning_rate": [float("nan"), float("inf"), -1, "1e999"],
-    "scales": [[], [0], [1e308], [1.0] * 10**5, DEEP, "nan", [float("nan")]],
-    "seed": [10**40, -1],
-    "crf_iterations": [10**12],
-}
-CHANGES = [("", key, value) for key, values in WRONG.items() for value in values]
-CHANGES += [("recipe", key, value) for key, values in WRONG_RECIPE.items() for value in values]
+def changes() -> list[tuple[str, str, object]]:
+    """What is put into a card or its recipe, and under which key."""
+    wrong = {
+        "kind": ["best", None, ["final"], 10**30],
+        "classes": [
+            *([], "cow", None, [1, 2], ["cow", "cow"], ["a\x1b[31m", "b"], ["../../x", "b"], ["", "b"], ["a/b", "c"]),
+            *(["."] * 2, [f"c{i}" for i in range(10**6)], ["x" * 10**6, "b"], ["\ud800", "b"], {"a": 1}),
+        ],
+        "multilabel": ["yes", 1, None, []],
+        "iterations": [-1, 1.5, "7", 10**40, None, True, DEEP],
+        "format_version": [2, "1", None, 10**400, DEEP],
+        "ledger": [None, [1], {"entries": 5}, {"entries": [{}]}, {"entries": [{"what": 1}]}, DEEP],
+        "recipe": [None, [], DEEP, {"colour": 1}, {"\x1b[31m": 1}, "paper"],
+    }
+    wrong_recipe = {
+        "backbone": ["resnet9000", None, 5, ["x"], "../../x", "\x1b[31m"],
+        "head_channels": [2**31, 10**30, -1, 0.5, "x", DEEP, float("nan"), float("inf")],
+        "branch_channels": [10**12],
+        "output_stride": [0, 7, 10**30],
+        "crop": [10**9],
+        "learning_rate": [float("nan"), float("inf"), -1, "1e999"],
+        "scales": [[], [0], [1e308], [1.0] * 10**5, DEEP, "nan", [float("nan")]],
+        "seed": [10**40, -1],
+        "crf_iterations": [10**12],
+    }
+    return [
+        *(("", key, value) for key, values in wrong.items() for value in values),
+        *(("recipe", key, value) for key, values in wrong_recipe.items() for value in values),
+    ]
 
 
 def test_no_odd_value_in_a_card_is_taken(tmp_path):
-    for place, key, value in CHANGES:
+    for place, key, value in changes():
         card = CARD.to_dict()
         (card[place] if place else card)[key] = value
         path = write(tmp_path / "model.safetensors", {"a": torch.zeros(1)}, card)

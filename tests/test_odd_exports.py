@@ -202,22 +202,22 @@ def test_an_export_that_somebody_changed_is_taken_or_refused_in_one_sentence(exp
 
 @pytest.mark.parametrize(
     ("name", "data"),
-    [
-        (MANIFEST, gzip.compress(b"\n" * (300 << 20), 1)),
-        (MANIFEST, gzip.compress(b"[" * (300 << 20), 1)),
-        (MANIFEST, gzip.compress(b"{" + b'"a":{},' * (40 << 20), 1)),
-        (MANIFEST, gzip.compress(b'{"images": ' + b"9" * (40 << 20) + b"}", 1)),
-        (VERDICTS, b"[" * (20 << 20) + b"\n"),
-        (VERDICTS, b'{"at": "2026-01-01T00:00:00Z", "undoes": ' + b"9" * 5_000 + b"}\n"),
-        (MASKS, b"image,class\n" * (6 << 20)),
-        (MASKS, b'image,class\n"' + b"x" * (20 << 20)),
-        (MASKS, b"," * (20 << 20)),
-        (MASKS, b"image,class," + b"c," * 100_000 + b"\n"),
+    [  # made by the test: hundreds of megabytes
+        (MANIFEST, lambda: gzip.compress(b"\n" * (300 << 20), 1)),
+        (MANIFEST, lambda: gzip.compress(b"[" * (300 << 20), 1)),
+        (MANIFEST, lambda: gzip.compress(b"{" + b'"a":{},' * (40 << 20), 1)),
+        (MANIFEST, lambda: gzip.compress(b'{"images": ' + b"9" * (40 << 20) + b"}", 1)),
+        (VERDICTS, lambda: b"[" * (20 << 20) + b"\n"),
+        (VERDICTS, lambda: b'{"at": "2026-01-01T00:00:00Z", "undoes": ' + b"9" * 5_000 + b"}\n"),
+        (MASKS, lambda: b"image,class\n" * (6 << 20)),
+        (MASKS, lambda: b'image,class\n"' + b"x" * (20 << 20)),
+        (MASKS, lambda: b"," * (20 << 20)),
+        (MASKS, lambda: b"image,class," + b"c," * 100_000 + b"\n"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_no_file_of_an_export_makes_the_program_slow_or_large(copy, name, data):
-    (copy / name).write_bytes(data)
+    (copy / name).write_bytes(data())
     tracemalloc.start()
     start = time.process_time()
     try:
