@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 
@@ -94,6 +96,27 @@ def test_learning_is_the_same_whatever_torch_did_before_and_with_any_number_of_t
     assert not np.array_equal(
         log_odds(first, flat), log_odds(train_cells(flat, wanted, replace(SETTINGS, seed=1)), flat)
     )
+
+
+def test_the_optimizer_that_keeps_the_compiler_away_learns_the_bits_of_torchs_own(monkeypatch):
+    cells, targets = group()
+    flat, wanted = np.concatenate(cells).reshape(-1, 4), np.concatenate(targets).ravel()
+    lean = train_cells(flat, wanted, SETTINGS)
+    monkeypatch.setattr(self_training, "lean_adamw", lambda: torch.optim.AdamW)
+
+    assert np.array_equal(log_odds(lean, flat), log_odds(train_cells(flat, wanted, SETTINGS), flat))
+
+
+def test_learning_loads_no_compiler():
+    code = """
+import sys
+import numpy as np
+from wss_data.cosegmentation.self_training import SelfTrainingSettings, train_cells
+train_cells(np.ones((9, 4), np.float32), np.ones(9), SelfTrainingSettings(epochs=1))
+print("torch" in sys.modules, "torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
 
 
 def test_cells_that_a_worker_may_not_write_to_are_learned_from_without_a_warning():

@@ -1,15 +1,21 @@
-"""timm, imported without torch's compiler, which takes a second and which nothing here calls.
+"""timm and an optimizer without torch's compiler, which takes a second to load and which nothing here calls.
 
 torchvision, which timm imports, and timm itself name two functions of the compiler while they are imported. Meanwhile
 two others stand in their place, and do the same: they load the compiler when they are called.
+
+torch's optimizers load it to keep it away from some of their methods.
 """
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch.optim import AdamW
 
 _COMPILER, _UTILS = "torch._dynamo", "torch._dynamo.utils"
 
@@ -20,6 +26,20 @@ def load_timm() -> Any:
         import timm
 
     return timm
+
+
+@cache
+def lean_adamw() -> "type[AdamW]":
+    """``torch.optim.AdamW``, whose methods are those that torch wraps in calls of its compiler."""
+    import torch
+
+    def unwrapped(name: str) -> Any:
+        method = getattr(torch.optim.AdamW, name)
+        return getattr(method, "__wrapped__", method)
+
+    names = ("add_param_group", "zero_grad")
+    methods = {name: unwrapped(name) for name in names} | {"step": torch.no_grad()(unwrapped("step"))}
+    return type("AdamW", (torch.optim.AdamW,), methods)
 
 
 def _is_compile_supported(device: Any) -> Any:
