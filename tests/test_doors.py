@@ -201,10 +201,19 @@ def test_asking_a_command_for_help_loads_nothing_heavy(package):
     assert loaded_by(code) & {"torch", "timm", "fiftyone", "cv2", "scipy", "numpy", "pydantic", "yaml"} == set()
 
 
-def test_printing_a_recipe_loads_no_numpy():
-    code = "from wss_train.commands.cli import main; main(['recipe', 'cpu'])"
-    script = f"{code}; import sys; assert not {{'numpy', 'torch', 'timm'}} & set(sys.modules)"
+@pytest.mark.parametrize("name", ["paper", "authors-code", "modern", "cpu", "cpu-labels"])
+def test_printing_a_recipe_loads_no_numpy_and_no_pydantic(name):
+    code = f"from wss_train.commands.cli import main; main(['recipe', '{name}'])"
+    script = (
+        f"{code}; import sys; assert not {{'numpy', 'torch', 'timm', 'pydantic', 'pydantic_core'}} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+
+
+def test_pydantic_is_loaded_when_the_first_value_is_checked_and_not_before():
+    before = "import wss_data.spec.types as types; types.FilterSpec()"
+    assert "pydantic" not in loaded_by(before)
+    assert "pydantic" in loaded_by(f"{before}; types.FilterSpec(0.3)")
 
 
 def test_loader_workers_that_read_a_table_never_import_fiftyone():

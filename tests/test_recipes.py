@@ -96,6 +96,13 @@ def test_no_code_of_the_package_asks_for_a_presets_name():
     assert all(name == recipe.preset for name, recipe in presets().items())
 
 
+@pytest.mark.parametrize("name", presets())
+def test_a_preset_is_what_the_check_makes_of_its_values(name):
+    recipe = preset(name)
+
+    assert repr(recipe) == repr(TrainRecipe(**vars(recipe)))  # 1 and 1.0 are equal, their texts are not
+
+
 @pytest.mark.parametrize("name", ["paper", "authors-code", "modern", "cpu", "cpu-labels"])
 def test_a_recipe_survives_json(name):
     assert TrainRecipe.from_dict(json.loads(json.dumps(preset(name).to_dict()))) == preset(name)

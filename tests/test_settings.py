@@ -1,23 +1,23 @@
 """Settings: what is refused, and in which words."""
 
+import pickle
 from dataclasses import MISSING, FrozenInstanceError, replace
 from typing import Annotated, Literal, TypedDict
 
 import pytest
-from pydantic import Field
 
 from wss_data.errors import RecipeError
-from wss_data.reading.settings import only_known, options_of, settings
+from wss_data.reading.settings import Rule, only_known, options_of, settings, unchecked
 
 
 @settings("kettle", RecipeError)
 class Kettle:
-    litres: Annotated[float, Field(gt=0, le=3, description="What it holds, litres.")]
-    cups: Annotated[int, Field(ge=1, le=8, description="Cups a day.")] = 2
+    litres: Annotated[float, Rule(gt=0, le=3), "What it holds, litres."]
+    cups: Annotated[int, Rule(ge=1, le=8), "Cups a day."] = 2
     colour: Literal["red", "blue", "green"] = "red"
     whistles: bool = True
-    name: str | None = None
-    marks: tuple[Annotated[float, Field(ge=0)], ...] = (0.5, 1.0)
+    name: Annotated[str | None, Rule(pattern="^[a-z]+$")] = None
+    marks: tuple[Annotated[float, Rule(ge=0)], ...] = (0.5, 1.0)
     size: tuple[int, int] = (10, 20)
 
     def __post_init__(self) -> None:
@@ -41,6 +41,7 @@ class Kettle:
         ({"litres": 1, "colour": []}, "kettle: colour is (), expected red, blue or green."),
         ({"litres": 1, "whistles": 1}, "kettle: whistles is 1, expected true or false."),
         ({"litres": 1, "name": 3}, "kettle: name is 3, expected a text, or nothing."),
+        ({"litres": 1, "name": "a\n"}, "kettle: name is 'a\\n', expected a text, or nothing."),
         ({"litres": 1, "marks": 3}, "kettle: marks is 3, expected a list, each a number of at least 0."),
         ({"litres": 1, "marks": [1, -1]}, "kettle: marks is -1, expected a list, each a number of at least 0."),
         ({"litres": 1, "size": [1, 2, 3]}, "kettle: size is (1, 2, 3), expected a list of 2: a whole number, a whole"),
@@ -67,6 +68,17 @@ def test_a_copy_with_a_change_is_checked_too_and_nothing_can_be_assigned():
         replace(kettle, cups=0)
     with pytest.raises(FrozenInstanceError):
         kettle.cups = 3
+
+
+def test_a_copy_of_a_settings_object_from_another_process_is_equal_and_has_the_same_hash():
+    kettle = Kettle(litres=1, name="old")
+    copied = pickle.loads(pickle.dumps(kettle))
+    assert (copied, hash(copied)) == (kettle, hash(kettle))
+
+
+def test_values_known_to_be_right_are_taken_without_a_check_and_the_rest_are_defaults():
+    assert unchecked(Kettle, litres=1.0, cups=3) == Kettle(litres=1, cups=3)
+    assert unchecked(Kettle, litres=-1.0, name="silent").litres == -1.0
 
 
 def test_more_values_than_there_are_settings_are_a_mistake_of_the_program():

@@ -3,7 +3,9 @@ import yaml
 
 from wss_data.errors import SpecError
 from wss_data.spec import (
+    DEFAULT_SOURCES,
     FilterSpec,
+    SourceSpec,
     list_definitions,
     read_spec,
     spec_from_dict,
@@ -27,6 +29,11 @@ def test_every_definition_that_comes_with_the_package_can_be_read():
     assert {"drawn", "pascal_voc", "voc_animals"} <= set(list_definitions())
     for name in list_definitions():
         assert read_spec(name).classes[0].index == 1
+
+
+def test_the_sources_of_a_definition_that_names_none_are_what_the_check_makes_of_their_values():
+    checked = tuple(SourceSpec(**vars(source)) for source in DEFAULT_SOURCES)
+    assert checked == DEFAULT_SOURCES
 
 
 def test_pascal_voc_has_the_twenty_classes_in_voc_order():

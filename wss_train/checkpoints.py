@@ -15,12 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from annotated_types import Interval, Len
-
 from wss_data.errors import CheckpointError, RecipeError, shown
 from wss_data.ledger import Ledger
 from wss_data.reading import checked
-from wss_data.reading.settings import Line, settings
+from wss_data.reading.settings import Rule, line, settings
 from wss_data.runtime.files import digest_of, write_bytes, write_json
 from wss_data.spec import MAX_CLASSES
 from wss_train.recipes import Kind, TrainRecipe
@@ -46,9 +44,9 @@ class ModelCard:
 
     kind: Kind  # generator or final
     # Names of the classes 1..C in order of their index; background, 0, is not named.
-    classes: Annotated[tuple[Annotated[str, Line(200)], ...], Len(1, MAX_CLASSES)]
+    classes: Annotated[tuple[Annotated[str, line(200)], ...], Rule(min_length=1, max_length=MAX_CLASSES)]
     recipe: TrainRecipe  # what it was trained with; also says how the network is built
-    iterations: Annotated[int, Interval(ge=0, le=checked.LARGEST_WHOLE)]  # iterations it was trained for
+    iterations: Annotated[int, Rule(ge=0, le=checked.LARGEST_WHOLE)]  # iterations it was trained for
     multilabel: bool  # whether it has the multi-label branch
     ledger: Ledger  # what it learned from
 

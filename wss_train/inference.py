@@ -23,14 +23,13 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from annotated_types import Interval, Len
 from torch import Tensor
 from torch.nn import functional
 
 from wss_data.crf.dense_crf import LARGEST_WHOLE
 from wss_data.errors import ImageError, RecipeError, shown
 from wss_data.imaging.images import AnyImage, count_pixels, longest_side_size, pixels_of, read_image
-from wss_data.reading.settings import settings
+from wss_data.reading.settings import Rule, settings
 from wss_data.runtime.threads import Room, in_threads
 from wss_train.data import resize_image
 from wss_train.models import SegmentationModel
@@ -62,7 +61,7 @@ class InferenceSettings:
 
     # Sizes relative to long_side; in the paper 0.7, 1.0 and 1.3 for masks and the final score. At most 4: memory grows
     # with the square.
-    scales: Annotated[tuple[Annotated[float, Interval(gt=0, le=4)], ...], Len(1)] = (1.0,)
+    scales: Annotated[tuple[Annotated[float, Rule(gt=0, le=4)], ...], Rule(min_length=1)] = (1.0,)
     long_side: int = 500  # longer side of the image at scale 1, in pixels: what the network was trained at
     precision: str = "float32"  # float32 or bf16 for the network; the softmax always is float32
     batch: int = 1  # most images in one pass; they are of equal size once resized

@@ -14,17 +14,13 @@ Sources, by the names used in the meanings below:
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
-from functools import cache
+from dataclasses import asdict, field, fields, replace
 from typing import Annotated, Any, Literal
 
-import pydantic
-from annotated_types import Ge, Gt, Interval, Len
-
-from wss_data.backbones.published import NetworkName, pixel_statistics
+from wss_data.backbones.published import NETWORK_NAME, pixel_statistics
 from wss_data.crf.settings import CrfSettings
 from wss_data.errors import RecipeError, shown
-from wss_data.reading.settings import Expected, settings
+from wss_data.reading.settings import Expected, Rule, settings, unchecked
 
 Kind = Literal["generator", "final"]
 """The two networks of the method: the mask generator (section 3.2) and the final model (section 3.3)."""
@@ -32,12 +28,12 @@ Kind = Literal["generator", "final"]
 MEAN_ALONE = (123.0, 117.0, 104.0), (1.0, 1.0, 1.0)  # RGB minus these, not divided (code)
 
 # Upper bounds far beyond what anybody trains with: a recipe may come with a stranger's checkpoint.
-_Channels = Annotated[int, Interval(gt=0, le=16_384)]
-_Pixels = Annotated[int, Interval(gt=0, le=20_000)]
-_Count = Annotated[int, Interval(gt=0, le=1_000_000)]
-_Iterations = Annotated[int, Interval(gt=0, le=1_000_000_000)]
-_Factor = Annotated[float, Gt(0)]
-_Weight = Annotated[float, Ge(0)]
+_Channels = Annotated[int, Rule(gt=0, le=16_384)]
+_Pixels = Annotated[int, Rule(gt=0, le=20_000)]
+_Count = Annotated[int, Rule(gt=0, le=1_000_000)]
+_Iterations = Annotated[int, Rule(gt=0, le=1_000_000_000)]
+_Factor = Annotated[float, Rule(gt=0)]
+_Weight = Annotated[float, Rule(ge=0)]
 
 REMOVED = {
     "pixel_loss": "cross_entropy",
@@ -51,153 +47,135 @@ REMOVED = {
 """Values of earlier recipes that gained nothing, and what each was where it was off; ``None`` for any."""
 
 
-def _is(meaning: str) -> Any:
-    return pydantic.Field(description=meaning)
-
-
 @settings("recipe", RecipeError)
 class TrainRecipe:
     """Everything that a training run depends on, apart from the data. The defaults are the preset ``paper``."""
 
-    preset: Annotated[str, _is("The preset it started from; a note for the reader.")] = "paper"
+    preset: Annotated[str, "The preset it started from; a note for the reader."] = "paper"
 
-    backbone: Annotated[str, NetworkName(), _is("Network below the head (paper 4.2).")] = "resnet50"
+    backbone: Annotated[str, NETWORK_NAME, "Network below the head (paper 4.2)."] = "resnet50"
     # The final model starts from them, too, not from the generator (code).
-    weights: Annotated[str, _is("First weights of the backbone: imagenet for its own, none or a file.")] = "imagenet"
+    weights: Annotated[str, "First weights of the backbone: imagenet for its own, none or a file."] = "imagenet"
     normalisation: Annotated[
         Literal["weights", "subtract_mean"],
-        _is("Pixels as the backbone's weights were trained (habit), or RGB minus (123, 117, 104) undivided (code)."),
+        "Pixels as the backbone's weights were trained (habit), or RGB minus (123, 117, 104) undivided (code).",
     ] = "weights"
-    output_stride: Annotated[Literal[8, 16, 32], _is("Pixels per cell of the segmentation logits (paper 4.2).")] = 8
+    output_stride: Annotated[Literal[8, 16, 32], "Pixels per cell of the segmentation logits (paper 4.2)."] = 8
     dilate_first_block: Annotated[
         bool,
-        _is(
-            "Whether the first block of a dilated stage has that stage's dilation (code), or that of the stage before, "
-            "as in torchvision and EfficientNet-Lite (habit). ResNet only."
-        ),
+        "Whether the first block of a dilated stage has that stage's dilation (code), or that of the stage before, "
+        "as in torchvision and EfficientNet-Lite (habit). ResNet only.",
     ] = False
     batch_norm_epsilon: Annotated[
-        Annotated[float, Interval(ge=0, le=1)] | None,
-        _is("Added to the variance in batch normalisation; none keeps the backbone's own (habit: 1e-5)."),
+        Annotated[float, Rule(ge=0, le=1)] | None,
+        "Added to the variance in batch normalisation; none keeps the backbone's own (habit: 1e-5).",
     ] = None
     head: Annotated[
         Literal["convolutions", "descriptors"],
-        _is(
-            "convolutions: the head is trained with the network below it (paper); descriptors: it is trained alone, on "
-            "descriptors of cells, at two depths, of a network that stays as it is (ours; mask generator only)."
-        ),
+        "convolutions: the head is trained with the network below it (paper); descriptors: it is trained alone, on "
+        "descriptors of cells, at two depths, of a network that stays as it is (ours; mask generator only).",
     ] = "convolutions"
-    head_channels: Annotated[_Channels, _is("Channels of the head's hidden layers (code).")] = 512
-    head_dilation: Annotated[_Pixels, _is("Dilation of the head's 3x3 convolution (code).")] = 12
-    dropout: Annotated[float, Interval(ge=0, lt=1), _is("Dropout in head and branch: fraction zeroed (code).")] = 0.5
-    new_layer_std: Annotated[_Factor, _is("Deviation of new layers' first weights (code); biases are 0.")] = 0.01
+    head_channels: Annotated[_Channels, "Channels of the head's hidden layers (code)."] = 512
+    head_dilation: Annotated[_Pixels, "Dilation of the head's 3x3 convolution (code)."] = 12
+    dropout: Annotated[float, Rule(ge=0, lt=1), "Dropout in head and branch: fraction zeroed (code)."] = 0.5
+    new_layer_std: Annotated[_Factor, "Deviation of new layers' first weights (code); biases are 0."] = 0.01
 
-    multilabel: Annotated[bool, _is("Whether the final model has the multi-label branch (paper 3.3).")] = True
-    multilabel_weight: Annotated[_Weight, _is("Lambda of eq. 4 (paper 4.2).")] = 1.0
-    score_fusion: Annotated[bool, _is("Whether the branch's scores are added to the pixel logits (code).")] = True
+    multilabel: Annotated[bool, "Whether the final model has the multi-label branch (paper 3.3)."] = True
+    multilabel_weight: Annotated[_Weight, "Lambda of eq. 4 (paper 4.2)."] = 1.0
+    score_fusion: Annotated[bool, "Whether the branch's scores are added to the pixel logits (code)."] = True
     branch_target: Annotated[
         Literal["image_labels", "mask_classes"],
-        _is(
-            "What the branch learns: the image's labels, C scores (paper eq. 3), or the classes present in the mask, "
-            "background included, C + 1 scores (code)."
-        ),
+        "What the branch learns: the image's labels, C scores (paper eq. 3), or the classes present in the mask, "
+        "background included, C + 1 scores (code).",
     ] = "image_labels"
-    branch_channels: Annotated[_Channels, _is("Units of the branch's two hidden layers (code).")] = 1024
+    branch_channels: Annotated[_Channels, "Units of the branch's two hidden layers (code)."] = 1024
 
     label_weight: Annotated[
         _Weight,
-        _is(
-            "Weight of what the target's image-level labels say to the mask generator, beside the web's masks; 0: "
-            "nothing (paper). With head=descriptors only."
-        ),
+        "Weight of what the target's image-level labels say to the mask generator, beside the web's masks; 0: "
+        "nothing (paper). With head=descriptors only.",
     ] = 0.0
 
-    long_side: Annotated[_Pixels, _is("Longer side before augmentation, pixels (paper 4.2).")] = 500
-    crop: Annotated[_Pixels, _is("Side of the square training crop, pixels (paper 4.2).")] = 320
-    flip: Annotated[float, Interval(ge=0, le=1), _is("Probability of a horizontal flip (code).")] = 0.5
-    scale_range: Annotated[tuple[_Factor, _Factor], _is("Smallest and largest random scale (code).")] = (0.7, 1.3)
+    long_side: Annotated[_Pixels, "Longer side before augmentation, pixels (paper 4.2)."] = 500
+    crop: Annotated[_Pixels, "Side of the square training crop, pixels (paper 4.2)."] = 320
+    flip: Annotated[float, Rule(ge=0, le=1), "Probability of a horizontal flip (code)."] = 0.5
+    scale_range: Annotated[tuple[_Factor, _Factor], "Smallest and largest random scale (code)."] = (0.7, 1.3)
     loss_resolution: Annotated[
-        Literal["mask", "stride"], _is("Logits upsampled to the mask (habit), or mask sampled to the logits (code).")
+        Literal["mask", "stride"], "Logits upsampled to the mask (habit), or mask sampled to the logits (code)."
     ] = "mask"
 
-    batch: Annotated[_Count, _is("Images an iteration (paper 4.2).")] = 16
-    optimizer: Annotated[Literal["sgd", "adamw"], _is("Optimizer (paper 4.2: SGD).")] = "sgd"
-    learning_rate: Annotated[_Factor, _is("First learning rate of the pretrained layers (paper 4.2).")] = 16e-4
-    momentum: Annotated[_Weight, _is("Momentum of SGD (paper 4.2); AdamW has its own, (0.9, 0.999).")] = 0.9
-    weight_decay: Annotated[_Weight, _is("Weight decay: L2 term of SGD (paper 4.2), decoupled for AdamW.")] = 5e-4
-    new_layer_rate_factor: Annotated[_Factor, _is("Learning rate of new layers, relative to the rest (code).")] = 1.0
-    new_bias_rate_factor: Annotated[_Factor, _is("That of their biases, relative to their weights (habit).")] = 1.0
-    decay_new_biases: Annotated[bool, _is("Whether weight decay applies to biases of new layers (habit).")] = True
+    batch: Annotated[_Count, "Images an iteration (paper 4.2)."] = 16
+    optimizer: Annotated[Literal["sgd", "adamw"], "Optimizer (paper 4.2: SGD)."] = "sgd"
+    learning_rate: Annotated[_Factor, "First learning rate of the pretrained layers (paper 4.2)."] = 16e-4
+    momentum: Annotated[_Weight, "Momentum of SGD (paper 4.2); AdamW has its own, (0.9, 0.999)."] = 0.9
+    weight_decay: Annotated[_Weight, "Weight decay: L2 term of SGD (paper 4.2), decoupled for AdamW."] = 5e-4
+    new_layer_rate_factor: Annotated[_Factor, "Learning rate of new layers, relative to the rest (code)."] = 1.0
+    new_bias_rate_factor: Annotated[_Factor, "That of their biases, relative to their weights (habit)."] = 1.0
+    decay_new_biases: Annotated[bool, "Whether weight decay applies to biases of new layers (habit)."] = True
     rate_policy: Annotated[
         Literal["step", "restart", "poly"],
-        _is(
-            "step: the rate falls once (paper 4.2); restart: the same, and the optimizer forgets its state, as a "
-            "second run from the first one's weights would (code); poly: it falls smoothly to zero as "
-            "(1 - iteration / all) ** poly_power (DeepLabv2)."
-        ),
+        "step: the rate falls once (paper 4.2); restart: the same, and the optimizer forgets its state, as a "
+        "second run from the first one's weights would (code); poly: it falls smoothly to zero as "
+        "(1 - iteration / all) ** poly_power (DeepLabv2).",
     ] = "step"
-    poly_power: Annotated[_Factor, _is("Exponent of poly (DeepLabv2).")] = 0.9
-    low_rate_factor: Annotated[_Factor, _is("Factor on the rate in the tail of step and restart (paper 4.2).")] = 0.1
+    poly_power: Annotated[_Factor, "Exponent of poly (DeepLabv2)."] = 0.9
+    low_rate_factor: Annotated[_Factor, "Factor on the rate in the tail of step and restart (paper 4.2)."] = 0.1
     generator_iterations: Annotated[
-        _Iterations, _is("Iterations of the mask generator, tail included (paper 4.2: 2.15 epochs of 37,211 images).")
+        _Iterations, "Iterations of the mask generator, tail included (paper 4.2: 2.15 epochs of 37,211 images)."
     ] = 5_000
     generator_low_rate_iterations: Annotated[
-        int, Ge(0), _is("How many of them are the tail (ours: the paper only says that the rate falls once).")
+        int, Rule(ge=0), "How many of them are the tail (ours: the paper only says that the rate falls once)."
     ] = 1_000
     final_iterations: Annotated[
-        _Iterations, _is("Iterations of the final model, tail included (paper 4.2: 11,000, then some at a tenth).")
+        _Iterations, "Iterations of the final model, tail included (paper 4.2: 11,000, then some at a tenth)."
     ] = 13_000
-    final_low_rate_iterations: Annotated[int, Ge(0), _is("How many are the tail (ours: the paper's some).")] = 2_000
+    final_low_rate_iterations: Annotated[int, Rule(ge=0), "How many are the tail (ours: the paper's some)."] = 2_000
 
-    accumulate: Annotated[_Count, _is("Parts that a batch is computed in where memory is short; divides batch.")] = 1
+    accumulate: Annotated[_Count, "Parts that a batch is computed in where memory is short; divides batch."] = 1
     precision: Annotated[
         Literal["float32", "bf16", "fp16"],
-        _is("Number format of the network (habit of 2017: float32); the others by autocast, fp16 on a GPU only."),
+        "Number format of the network (habit of 2017: float32); the others by autocast, fp16 on a GPU only.",
     ] = "float32"
-    compile: Annotated[bool, _is("Whether torch.compile translates the network: minutes that pay on a GPU.")] = False
-    channels_last: Annotated[bool, _is("Whether convolutions see channels-last memory; faster with bf16.")] = False
+    compile: Annotated[bool, "Whether torch.compile translates the network: minutes that pay on a GPU."] = False
+    channels_last: Annotated[bool, "Whether convolutions see channels-last memory; faster with bf16."] = False
     image_weighting: Annotated[
         Literal["none", "confidence", "quality"],
-        _is(
-            "What an image counts by: nothing (paper), the confidence of its co-segmentation, or its mask's quality, "
-            "solidity times colour contrast. Pseudo masks have neither and count alike."
-        ),
+        "What an image counts by: nothing (paper), the confidence of its co-segmentation, or its mask's quality, "
+        "solidity times colour contrast. Pseudo masks have neither and count alike.",
     ] = "none"
-    balanced_sampling: Annotated[bool, _is("Whether classes come equally often, whatever their size.")] = False
+    balanced_sampling: Annotated[bool, "Whether classes come equally often, whatever their size."] = False
 
     seed: Annotated[
-        int, Interval(ge=0, le=2**63 - 1), _is("Seed of new layers, order of the images, augmentation and dropout.")
+        int, Rule(ge=0, le=2**63 - 1), "Seed of new layers, order of the images, augmentation and dropout."
     ] = 0
-    checkpoint_every: Annotated[_Iterations, _is("Iterations between checkpoints.")] = 500
-    keep_checkpoints: Annotated[_Count, _is("How many of the newest checkpoints are kept.")] = 2
+    checkpoint_every: Annotated[_Iterations, "Iterations between checkpoints."] = 500
+    keep_checkpoints: Annotated[_Count, "How many of the newest checkpoints are kept."] = 2
 
     scales: Annotated[
-        tuple[Annotated[float, Interval(gt=0, le=16)], ...],
-        Len(1, 20),
-        _is("Image scales whose softmax outputs are summed, for masks and in evaluation (code)."),
+        tuple[Annotated[float, Rule(gt=0, le=16)], ...],
+        Rule(min_length=1, max_length=20),
+        "Image scales whose softmax outputs are summed, for masks and in evaluation (code).",
     ] = (0.7, 1.0, 1.3)
-    crf_iterations: Annotated[int, Interval(ge=0, le=20_000), _is("Iterations of the dense CRF (habit, code).")] = 10
-    crf_position_px: Annotated[_Factor, _is("CRF: deviation of the position kernel, pixels (habit).")] = 3.0
-    crf_position_weight: Annotated[_Weight, _is("CRF: weight of the position kernel (code).")] = 3.0
-    crf_bilateral_px: Annotated[_Factor, _is("CRF: deviation of the bilateral kernel, pixels (code).")] = 55.0
-    crf_bilateral_rgb: Annotated[_Factor, _is("CRF: its deviation in colour, 0..255 (code).")] = 3.0
-    crf_bilateral_weight: Annotated[_Weight, _is("CRF: weight of the bilateral kernel (code).")] = 4.0
-    mask_crf: Annotated[bool, _is("Whether the CRF also sharpens the target's pseudo masks (paper 3.2: no).")] = False
+    crf_iterations: Annotated[int, Rule(ge=0, le=20_000), "Iterations of the dense CRF (habit, code)."] = 10
+    crf_position_px: Annotated[_Factor, "CRF: deviation of the position kernel, pixels (habit)."] = 3.0
+    crf_position_weight: Annotated[_Weight, "CRF: weight of the position kernel (code)."] = 3.0
+    crf_bilateral_px: Annotated[_Factor, "CRF: deviation of the bilateral kernel, pixels (code)."] = 55.0
+    crf_bilateral_rgb: Annotated[_Factor, "CRF: its deviation in colour, 0..255 (code)."] = 3.0
+    crf_bilateral_weight: Annotated[_Weight, "CRF: weight of the bilateral kernel (code)."] = 4.0
+    mask_crf: Annotated[bool, "Whether the CRF also sharpens the target's pseudo masks (paper 3.2: no)."] = False
     mask_presence: Annotated[
-        Annotated[float, Interval(ge=0, le=1)],
-        _is(
-            "Pseudo masks: probabilities of a class that the image is labelled with are divided by their maximum in "
-            "the image to this power; 0: as they are (paper), 1: each one somewhere is as likely as can be (ours)."
-        ),
+        Annotated[float, Rule(ge=0, le=1)],
+        "Pseudo masks: probabilities of a class that the image is labelled with are divided by their maximum in "
+        "the image to this power; 0: as they are (paper), 1: each one somewhere is as likely as can be (ours).",
     ] = 0.0
     mask_background: Annotated[
-        _Factor, _is("Pseudo masks: what probabilities of the background are divided by; 1: as they are (paper).")
+        _Factor, "Pseudo masks: what probabilities of the background are divided by; 1: as they are (paper)."
     ] = 1.0
     generator: Annotated[
         Mapping[str, Any],
         Expected("values of a recipe by name"),
-        _is("Values of the mask generator that differ from those of the final model, by name (paper: none)."),
-    ] = pydantic.Field(default_factory=dict)
+        "Values of the mask generator that differ from those of the final model, by name (paper: none).",
+    ] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.batch % self.accumulate:
@@ -364,17 +342,16 @@ _PRESETS["modern"] |= _LABELS
 """What each preset changes in the defaults of ``TrainRecipe``."""
 
 
-@cache
 def presets() -> dict[str, TrainRecipe]:
     """All presets by name."""
-    return {name: TrainRecipe(preset=name, **differences) for name, differences in _PRESETS.items()}
+    return {name: preset(name) for name in _PRESETS}
 
 
 def preset(name: str) -> TrainRecipe:
     """The preset of a name, such as ``paper``. Raises ``RecipeError`` for another name."""
-    if name not in presets():
-        raise RecipeError(f"there is no preset {shown(name)}. Known presets: {', '.join(presets())}.")
-    return presets()[name]
+    if name not in _PRESETS:
+        raise RecipeError(f"there is no preset {shown(name)}. Known presets: {', '.join(_PRESETS)}.")
+    return unchecked(TrainRecipe, preset=name, **_PRESETS[name])
 
 
 def as_recipe(recipe: TrainRecipe | str) -> TrainRecipe:
@@ -397,6 +374,8 @@ def with_values(recipe: TrainRecipe, values: Mapping[str, Any]) -> TrainRecipe:
     Raises:
         RecipeError: If a key is unknown, or a value has the wrong type or range.
     """
+    if not values:
+        return recipe
     hints, generator = typing.get_type_hints(TrainRecipe), dict(recipe.generator)
     read: dict[str, Any] = {}
     for key, value in values.items():
@@ -426,6 +405,8 @@ def without_removed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read(text: str, hint: Any) -> Any:
     """The value that a text stands for, by the type of its field; other texts are left for the check."""
+    from pydantic import TypeAdapter, ValidationError
+
     if text.strip().lower() == "none" and types.NoneType in typing.get_args(hint):
         return None
     wanted: Any = text.strip()
@@ -434,6 +415,6 @@ def _read(text: str, hint: Any) -> Any:
     if typing.get_origin(hint) is tuple:
         wanted = [part.strip() for part in text.split(",")]
     try:
-        return pydantic.TypeAdapter(hint).validate_python(wanted)
-    except pydantic.ValidationError:
+        return TypeAdapter(hint).validate_python(wanted)
+    except ValidationError:
         return text

@@ -8,21 +8,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Strict
-
-from wss_data.backbones.published import BACKBONES, IMAGENET_DIGESTS, NetworkName, learned_from, published_name
+from wss_data.backbones.published import BACKBONES, IMAGENET_DIGESTS, NETWORK_NAME, learned_from, published_name
 from wss_data.errors import WssError
 from wss_data.ledger import LedgerEntry, Supervision, UsedFor
-from wss_data.reading.settings import Expected, settings
+from wss_data.reading.settings import Expected, Rule, settings
 from wss_data.runtime.files import digest_of
 
 if TYPE_CHECKING:
     from wss_data.backbones.dense import DenseBackbone
 
-Backbone = Annotated[str, NetworkName()]
+Backbone = Annotated[str, NETWORK_NAME]
 
 # A value of ``Supervision`` or its name, as a user writes it
-SupervisionName = Annotated[Supervision, Strict(False), Expected(", ".join(Supervision))]
+SupervisionName = Annotated[Supervision, Rule(strict=False), Expected(", ".join(Supervision))]
 
 
 @settings("the backbone", WssError)

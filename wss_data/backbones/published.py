@@ -7,11 +7,9 @@ import re
 from difflib import get_close_matches
 from typing import Any
 
-import pydantic
-from pydantic_core import core_schema
-
 from wss_data.backbones.lean import load_timm
 from wss_data.ledger import Supervision
+from wss_data.reading.settings import Expected
 
 IMAGENET_DIGESTS = {
     "efficientnet_lite0": ("57934424",),
@@ -40,28 +38,24 @@ IMAGENET_PIXELS: Pixels = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 LITE_PIXELS: Pixels = (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
 
 
-class NetworkName:
-    """A note on a text: it is one of ``BACKBONES``, or a network of timm's, with or without the tag of its weights."""
-
-    words = f"{', '.join(BACKBONES)}, or a network of timm, such as convnext_tiny"
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: pydantic.GetCoreSchemaHandler) -> Any:
-        return core_schema.no_info_after_validator_function(self._check, handler(source))
-
-    def _check(self, value: str) -> str:
-        if value in BACKBONES:
-            return value
-        if not re.fullmatch(r"\w{1,100}(\.\w{1,100})?", value, re.ASCII):
-            raise ValueError
-        timm = load_timm()
-        name, _, tag = value.partition(".")
-        tags = timm.list_pretrained(f"{name}.*")
-        if not timm.is_model(name) or timm.get_pretrained_cfg(name) is None:
-            close = get_close_matches(name, sorted({*BACKBONES, *timm.list_models()}), n=3, cutoff=0.7)
-            raise ValueError(f"the nearest are {', '.join(close)}" if close else "")
-        if tag and value not in tags:
-            raise ValueError(f"the weights of {name} are {', '.join(tags[:8]) or 'none'}")
+def _known_network(value: str) -> str:
+    if value in BACKBONES:
         return value
+    if not re.fullmatch(r"\w{1,100}(\.\w{1,100})?", value, re.ASCII):
+        raise ValueError
+    timm = load_timm()
+    name, _, tag = value.partition(".")
+    tags = timm.list_pretrained(f"{name}.*")
+    if not timm.is_model(name) or timm.get_pretrained_cfg(name) is None:
+        close = get_close_matches(name, sorted({*BACKBONES, *timm.list_models()}), n=3, cutoff=0.7)
+        raise ValueError(f"the nearest are {', '.join(close)}" if close else "")
+    if tag and value not in tags:
+        raise ValueError(f"the weights of {name} are {', '.join(tags[:8]) or 'none'}")
+    return value
+
+
+NETWORK_NAME = Expected(f"{', '.join(BACKBONES)}, or a network of timm, such as convnext_tiny", _known_network)
+"""A note on a text: it is one of ``BACKBONES``, or a network of timm's, with or without the tag of its weights."""
 
 
 def published_name(name: str) -> str:

@@ -22,7 +22,6 @@ from typing import Annotated, Any, NamedTuple
 
 import cv2
 import numpy as np
-from pydantic import Field
 
 from wss_data.backbones import Backbone, BackboneChoice, SupervisionName
 from wss_data.cosegmentation.base import Segmented, wanted_positions
@@ -43,7 +42,7 @@ from wss_data.crf.settings import CrfSettings
 from wss_data.errors import CosegmentationError
 from wss_data.imaging.images import longest_side_size
 from wss_data.ledger import Ledger
-from wss_data.reading.settings import settings
+from wss_data.reading.settings import Rule, settings
 from wss_data.runtime.parallel import map_images
 
 LOGGER = logging.getLogger(__name__)
@@ -72,21 +71,19 @@ OLD_OPTIONS = {"teach_folds": "self_training_folds"}  # understood, with a warni
 class CommonSettings:
     """Settings of the engine; what they do stands in their descriptions."""
 
-    backbone: Annotated[Backbone, Field(description="The network that describes the images.")] = "efficientnet_lite2"
-    weights: Annotated[str | None, Field(description="A file of weights; else the backbone's own.")] = None
+    backbone: Annotated[Backbone, "The network that describes the images."] = "efficientnet_lite2"
+    weights: Annotated[str | None, "A file of weights; else the backbone's own."] = None
     weights_supervision: Annotated[
-        SupervisionName | None, Field(description="What people had to give for that file; unknown if nobody says.")
+        SupervisionName | None, "What people had to give for that file; unknown if nobody says."
     ] = None
-    device: Annotated[str, Field(description="cpu, cuda, cuda:1, ... or auto: the first GPU if there is one.")] = "auto"
-    long_side: Annotated[int, Field(ge=64, le=4096, description="Longer side for the network, pixels.")] = 512
-    precision: Annotated[
-        str, Field(description="float32, bf16, or auto: bf16 with AMX, AVX512-BF16 or on a recent GPU.")
-    ] = "auto"
-    self_training_folds: Annotated[int, Field(ge=0, le=20, description="Parts of a group; 0: no self-training.")] = 3
-    refine_long_side: Annotated[int, Field(ge=16, le=2048, description="Longer side for the last CRF, pixels.")] = 160
-    uncertain_band: Annotated[bool, Field(description="Whether to report where soft map and mask disagree.")] = False
+    device: Annotated[str, "cpu, cuda, cuda:1, ... or auto: the first GPU if there is one."] = "auto"
+    long_side: Annotated[int, Rule(ge=64, le=4096), "Longer side for the network, pixels."] = 512
+    precision: Annotated[str, "float32, bf16, or auto: bf16 with AMX, AVX512-BF16 or on a recent GPU."] = "auto"
+    self_training_folds: Annotated[int, Rule(ge=0, le=20), "Parts of a group; 0: no self-training."] = 3
+    refine_long_side: Annotated[int, Rule(ge=16, le=2048), "Longer side for the last CRF, pixels."] = 160
+    uncertain_band: Annotated[bool, "Whether to report where soft map and mask disagree."] = False
     memory_mb: Annotated[
-        int, Field(ge=0, le=1_000_000, description="Descriptors of a group above this, MiB, wait in a temporary file.")
+        int, Rule(ge=0, le=1_000_000), "Descriptors of a group above this, MiB, wait in a temporary file."
     ] = 1024
 
     def __post_init__(self) -> None:

@@ -23,7 +23,6 @@ from typing import IO, Annotated, Any, Literal
 
 import cv2
 import numpy as np
-from pydantic import Field
 
 from wss_data.backbones import SupervisionName
 from wss_data.cosegmentation import supervisor
@@ -33,7 +32,7 @@ from wss_data.errors import CosegmentationError, MaskError
 from wss_data.imaging.images import encode_jpeg
 from wss_data.imaging.masks import check_foreground, split_band
 from wss_data.ledger import Ledger, LedgerEntry, Supervision, UsedFor
-from wss_data.reading.settings import Expected, settings
+from wss_data.reading.settings import Expected, Rule, settings
 from wss_data.runtime.files import expanded, sole_owner, temporary_folder, write_json, write_text
 from wss_data.runtime.parallel import default_workers
 
@@ -63,26 +62,21 @@ class ExternalSettings:
     command: Annotated[
         str,
         Expected("a text that holds {masks}, such as: coseg {images} {masks}"),
-        Field(
-            pattern=r"\{masks\}",
-            description="The program, as one types it. {images} stands for a folder with the images of the group "
-            "(000000.png, 000001.png, ...), {masks} for the folder where masks of the same names are expected (.png "
-            "or .mat), {list} for a text file with the images' names, {workers} for the number of processors.",
-        ),
+        Rule(pattern=r"\{masks\}"),
+        "The program, as one types it. {images} stands for a folder with the images of the group "
+        "(000000.png, 000001.png, ...), {masks} for the folder where masks of the same names are expected (.png "
+        "or .mat), {list} for a text file with the images' names, {workers} for the number of processors.",
     ]
-    timeout_s: Annotated[float, Field(ge=0.01, le=1e8, description="Seconds that a group may take.")] = 86_400.0
-    shell: Annotated[bool, Field(description="Whether command is for sh, else one program with arguments.")] = False
-    image_format: Annotated[Literal["png", "jpg"], Field(description="Of the images for the program.")] = "png"
-    working_folder: Annotated[str | None, Field(min_length=1, description="Where the program is started.")] = None
+    timeout_s: Annotated[float, Rule(ge=0.01, le=1e8), "Seconds that a group may take."] = 86_400.0
+    shell: Annotated[bool, "Whether command is for sh, else one program with arguments."] = False
+    image_format: Annotated[Literal["png", "jpg"], "Of the images for the program."] = "png"
+    working_folder: Annotated[str | None, Rule(min_length=1), "Where the program is started."] = None
     work: Annotated[
-        str | None,
-        Field(min_length=1, description="Folder that keeps each group's masks and log, so that none is run twice."),
+        str | None, Rule(min_length=1), "Folder that keeps each group's masks and log, so that none is run twice."
     ] = None
-    missing_at_most: Annotated[float, Field(ge=0, le=1, description="Fraction of images without a good mask.")] = 0.5
-    supervision: Annotated[SupervisionName, Field(description="What the program had learned from, for the ledger.")] = (
-        Supervision.UNKNOWN
-    )
-    version: Annotated[str | int | float, Field(description="Change it when the program itself has changed.")] = ""
+    missing_at_most: Annotated[float, Rule(ge=0, le=1), "Fraction of images without a good mask."] = 0.5
+    supervision: Annotated[SupervisionName, "What the program had learned from, for the ledger."] = Supervision.UNKNOWN
+    version: Annotated[str | int | float, "Change it when the program itself has changed."] = ""
 
     def __post_init__(self) -> None:
         expand_command(self.command, _PLACES, self.shell)

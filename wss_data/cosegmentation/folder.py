@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import Field
 from tqdm import tqdm
 
 from wss_data.cosegmentation import make_engine
@@ -24,7 +23,7 @@ from wss_data.imaging.masks import foreground_ratio, resize_mask, write_foregrou
 from wss_data.reading import checked
 from wss_data.reading.cells import csv_text, name_cell, name_of_cell
 from wss_data.reading.listing import HIDDEN, Listing
-from wss_data.reading.settings import settings
+from wss_data.reading.settings import Rule, settings
 from wss_data.reading.tables import columns_shown, read_text
 from wss_data.runtime.files import adopt, check_outputs, is_ours, output_folder, output_path, write_output, write_text
 from wss_data.runtime.parallel import map_images
@@ -91,15 +90,17 @@ class FolderSummary:
 class FolderOptions:
     """How folders are co-segmented."""
 
-    workers: Annotated[int | None, Field(description="Worker processes; one a processor if not given.")] = None
+    workers: Annotated[int | None, "Worker processes; one a processor if not given."] = None
     # 340 pixels: Shen et al., BMVC 2017, section 4.1; the filter's 0.2 and 0.8: section 3.1.
     longest_side: Annotated[
-        int, Field(ge=64, description="Images are shrunk to this first, pixels; masks are enlarged again.")
+        int,
+        Rule(ge=64),
+        "Images are shrunk to this first, pixels; masks are enlarged again.",
     ] = 340
-    min_foreground: Annotated[float, Field(description="Smallest foreground fraction that counts as kept.")] = 0.2
-    max_foreground: Annotated[float, Field(description="Largest such fraction.")] = 0.8
-    progress: Annotated[bool, Field(description="Whether to show a progress bar per group.")] = True
-    allow_programs: Annotated[bool, Field(description="Whether the engine may be one that runs a program.")] = False
+    min_foreground: Annotated[float, "Smallest foreground fraction that counts as kept."] = 0.2
+    max_foreground: Annotated[float, "Largest such fraction."] = 0.8
+    progress: Annotated[bool, "Whether to show a progress bar per group."] = True
+    allow_programs: Annotated[bool, "Whether the engine may be one that runs a program."] = False
 
 
 def cosegment_folder(

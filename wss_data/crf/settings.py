@@ -2,12 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import Field
-
 from wss_data.errors import WssError
-from wss_data.reading.settings import settings
+from wss_data.reading.settings import Rule, settings
 
-Deviation = Annotated[float, Field(gt=0)]
+Deviation = Annotated[float, Rule(gt=0)]
 
 
 @settings("the dense CRF", WssError)
@@ -23,4 +21,4 @@ class CrfSettings:
     bilateral_px: Deviation = 55.0  # Spatial standard deviation of the appearance term, pixels
     bilateral_rgb: Deviation = 3.0  # Its standard deviation in colour, in units of 0..255
     bilateral_weight: float = 4.0
-    iterations: Annotated[int, Field(ge=0)] = 10
+    iterations: Annotated[int, Rule(ge=0)] = 10

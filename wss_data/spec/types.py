@@ -5,42 +5,32 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, field
 from typing import Annotated, Any, Literal
 
-import pydantic
-from pydantic import Field
-
 from wss_data.errors import SpecError
 from wss_data.errors.text import is_clean
-from wss_data.reading.settings import Expected, Line, settings
+from wss_data.reading.settings import Expected, Rule, line, settings, unchecked
 from wss_data.spec.names import BACKGROUND, LONGEST_NAME, MAX_CLASSES
 
 NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{LONGEST_NAME - 1}}}")  # Of a dataset or a class
 _LONGEST_QUERY = 500
 
 
-_Options = Annotated[
-    Mapping[str, Any],
-    pydantic.AfterValidator(lambda options: dict(_checked_names(options))),
-    Expected("a mapping with words for keys"),
-]
-
-
-def _checked_names(options: Mapping[str, Any]) -> Mapping[str, Any]:
+def _checked_names(options: Mapping[str, Any]) -> dict[str, Any]:
     if not all(isinstance(name, str) and 0 < len(name) <= LONGEST_NAME and is_clean(name) for name in options):
         raise ValueError
-    return options
+    return dict(options)
+
+
+_Options = Annotated[Mapping[str, Any], Expected("a mapping with words for keys", _checked_names)]
 
 
 @settings("class", SpecError)
 class ClassSpec:
     """One class."""
 
-    index: Annotated[
-        int, Field(ge=0, le=MAX_CLASSES, description="Value of its pixels in a label mask; background is 0.")
-    ]
-    name: Annotated[str, Line(LONGEST_NAME), Field(description="Its name, used for folders, tags and reports.")]
+    index: Annotated[int, Rule(ge=0, le=MAX_CLASSES), "Value of its pixels in a label mask; background is 0."]
+    name: Annotated[str, line(LONGEST_NAME), "Its name, used for folders, tags and reports."]
     queries: Annotated[
-        tuple[Annotated[str, Line(_LONGEST_QUERY)], ...],
-        Field(description="What the sources are asked for; by default the name."),
+        tuple[Annotated[str, line(_LONGEST_QUERY)], ...], "What the sources are asked for; by default the name."
     ]
 
 
@@ -48,27 +38,26 @@ class ClassSpec:
 class SourceSpec:
     """One source of web images."""
 
-    name: Annotated[str, Line(LONGEST_NAME), Field(description="Name of the source.")]
+    name: Annotated[str, line(LONGEST_NAME), "Name of the source."]
     limit: Annotated[
-        Annotated[int, Field(ge=1)] | None,
-        Field(description="Most images to take for each class; without it all that the source has."),
+        Annotated[int, Rule(ge=1)] | None, "Most images to take for each class; without it all that the source has."
     ] = None
-    options: Annotated[_Options, Field(description="Settings of that source.")] = field(default_factory=dict)
+    options: Annotated[_Options, "Settings of that source."] = field(default_factory=dict)
 
 
 # Where images come from when a definition does not say: the sources that need no key
-DEFAULT_SOURCES = (SourceSpec("openimages"), SourceSpec("openverse"), SourceSpec("wikimedia"))
+DEFAULT_SOURCES = tuple(unchecked(SourceSpec, name=name) for name in ("openimages", "openverse", "wikimedia"))
 
 
 @settings("cosegmentation", SpecError)
 class CosegmentationSpec:
     """Which engine makes the masks, and its settings."""
 
-    method: Annotated[str, Line(LONGEST_NAME), Field(description="Name of the engine.")] = "common"
-    options: Annotated[_Options, Field(description="Settings of that engine.")] = field(default_factory=dict)
+    method: Annotated[str, line(LONGEST_NAME), "Name of the engine."] = "common"
+    options: Annotated[_Options, "Settings of that engine."] = field(default_factory=dict)
 
 
-_Fraction = Annotated[float, Field(ge=0, le=1)]
+_Fraction = Annotated[float, Rule(ge=0, le=1)]
 
 
 @settings("filters", SpecError)
@@ -80,12 +69,11 @@ class FilterSpec:
     """
 
     min_foreground: Annotated[
-        _Fraction, Field(description="Smallest foreground fraction of the image that is kept; the paper's is 0.2.")
+        _Fraction, "Smallest foreground fraction of the image that is kept; the paper's is 0.2."
     ] = 0.2
-    max_foreground: Annotated[_Fraction, Field(description="Largest; the paper's is 0.8.")] = 0.8
+    max_foreground: Annotated[_Fraction, "Largest; the paper's is 0.8."] = 0.8
     min_confidence: Annotated[
-        _Fraction,
-        Field(description="Smallest confidence of the engine that is kept; 0 keeps all. Masks without one are kept."),
+        _Fraction, "Smallest confidence of the engine that is kept; 0 keeps all. Masks without one are kept."
     ] = 0.0
 
     def __post_init__(self) -> None:
@@ -93,41 +81,34 @@ class FilterSpec:
             raise SpecError(f"min_foreground {self.min_foreground} is not below max_foreground {self.max_foreground}.")
 
 
-_Count = Annotated[int, Field(ge=1, le=1000)]
-_Seconds = Annotated[float, Field(ge=0, le=3600)]
+_Count = Annotated[int, Rule(ge=1, le=1000)]
+_Seconds = Annotated[float, Rule(ge=0, le=3600)]
 
 
 @settings("download", SpecError)
 class DownloadSpec:
     """How images are downloaded."""
 
-    connections: Annotated[_Count, Field(description="Downloads at once.")] = 16
+    connections: Annotated[_Count, "Downloads at once."] = 16
     per_host: Annotated[
-        _Count, Field(description="Downloads at once from one host; a host with a stricter rule of its own keeps that.")
+        _Count, "Downloads at once from one host; a host with a stricter rule of its own keeps that."
     ] = 6
     pause_s: Annotated[
-        _Seconds,
-        Field(description="Seconds between the starts of two downloads from one host; a longer Crawl-delay wins."),
+        _Seconds, "Seconds between the starts of two downloads from one host; a longer Crawl-delay wins."
     ] = 0.0
-    attempts: Annotated[
-        _Count,
-        Field(description="Requests for one image at most; only what may pass by itself is asked for again."),
-    ] = 3
+    attempts: Annotated[_Count, "Requests for one image at most; only what may pass by itself is asked for again."] = 3
     backoff_s: Annotated[
-        _Seconds, Field(description="Seconds before the second attempt; four times as long before each one after that.")
+        _Seconds, "Seconds before the second attempt; four times as long before each one after that."
     ] = 1.0
     deadline_s: Annotated[
-        _Seconds,
-        Field(description="Seconds that all attempts for one image may take together, waiting between them apart."),
+        _Seconds, "Seconds that all attempts for one image may take together, waiting between them apart."
     ] = 25.0
-    max_megabytes: Annotated[_Count, Field(description="Size of a file at most, in MiB.")] = 16
-    respect_robots: Annotated[bool, Field(description="Whether what robots.txt disallows is left alone.")] = True
-    respect_opt_outs: Annotated[
-        bool, Field(description="Whether images behind X-Robots-Tag: noai and its like are left alone.")
-    ] = True
+    max_megabytes: Annotated[_Count, "Size of a file at most, in MiB."] = 16
+    respect_robots: Annotated[bool, "Whether what robots.txt disallows is left alone."] = True
+    respect_opt_outs: Annotated[bool, "Whether images behind X-Robots-Tag: noai and its like are left alone."] = True
     allow_hosts: Annotated[
-        tuple[Annotated[str, Line(300)], ...],
-        Field(description="host:port of servers in a private network that may be asked all the same."),
+        tuple[Annotated[str, line(300)], ...],
+        "host:port of servers in a private network that may be asked all the same.",
     ] = ()
 
 
@@ -136,8 +117,8 @@ class DuplicateSpec:
     """Which images count as the same image."""
 
     max_distance: Annotated[
-        Annotated[int, Field(ge=0, le=32)] | None,
-        Field(description="Bits in which two perceptual hashes may differ, of 64; null leaves near-duplicates in."),
+        Annotated[int, Rule(ge=0, le=32)] | None,
+        "Bits in which two perceptual hashes may differ, of 64; null leaves near-duplicates in.",
     ] = 8
 
 
@@ -145,16 +126,14 @@ class DuplicateSpec:
 class TargetSpec:
     """The dataset that the final model is trained and scored on."""
 
-    layout: Annotated[Literal["voc", "drawn"], Field(description="voc (folders as PASCAL VOC has them) or drawn.")]
+    layout: Annotated[Literal["voc", "drawn"], "voc (folders as PASCAL VOC has them) or drawn."]
     mask_classes: Annotated[
-        tuple[Annotated[str, Line(LONGEST_NAME)], ...] | None,
-        Field(
-            description="Class names in the order of the target masks' indices 1..K, where they are not the "
-            "definition's own, or the name of a definition that has them. Masks are then translated by name, and "
-            "pixels of a class that the definition lacks become void."
-        ),
+        tuple[Annotated[str, line(LONGEST_NAME)], ...] | None,
+        "Class names in the order of the target masks' indices 1..K, where they are not the "
+        "definition's own, or the name of a definition that has them. Masks are then translated by name, and "
+        "pixels of a class that the definition lacks become void.",
     ] = None
-    options: Annotated[_Options, Field(description="Settings of the layout.")] = field(default_factory=dict)
+    options: Annotated[_Options, "Settings of the layout."] = field(default_factory=dict)
 
 
 @settings("definition", SpecError)
@@ -162,33 +141,25 @@ class DatasetSpec:
     """A whole definition."""
 
     name: Annotated[
-        Annotated[str, Line(LONGEST_NAME)],
-        Field(description="Name of the FiftyOne dataset; the target dataset is called <name>-target."),
+        Annotated[str, line(LONGEST_NAME)], "Name of the FiftyOne dataset; the target dataset is called <name>-target."
     ]
-    classes: Annotated[
-        tuple[ClassSpec, ...], Field(description="The classes, index 1 first: names, or mappings with the keys below.")
-    ]
+    classes: Annotated[tuple[ClassSpec, ...], "The classes, index 1 first: names, or mappings with the keys below."]
     background: Annotated[
-        tuple[Annotated[str, Line(_LONGEST_QUERY)], ...],
-        Field(
-            description="Queries for images that show no class, only what comes with classes, such as `open water`: "
-            "they teach what is not the object."
-        ),
+        tuple[Annotated[str, line(_LONGEST_QUERY)], ...],
+        "Queries for images that show no class, only what comes with classes, such as `open water`: "
+        "they teach what is not the object.",
     ] = ()
     sources: Annotated[
-        tuple[SourceSpec, ...],
-        Field(description="Where images come from, in this order; without it, those that need no key."),
+        tuple[SourceSpec, ...], "Where images come from, in this order; without it, those that need no key."
     ] = DEFAULT_SOURCES
-    download: Annotated[DownloadSpec, Field(description="How images are downloaded.")] = DownloadSpec()
-    duplicates: Annotated[DuplicateSpec, Field(description="Which images count as the same.")] = DuplicateSpec()
-    cosegmentation: Annotated[CosegmentationSpec, Field(description="How masks are made.")] = CosegmentationSpec()
-    filters: Annotated[FilterSpec, Field(description="Which masks are kept.")] = FilterSpec()
-    target: Annotated[TargetSpec | None, Field(description="The target dataset, if there is one.")] = None
-    ignore_index: Annotated[
-        int, Field(ge=2, le=255, description="Value of void pixels in masks; over all class indices.")
-    ] = 255
+    download: Annotated[DownloadSpec, "How images are downloaded."] = DownloadSpec()
+    duplicates: Annotated[DuplicateSpec, "Which images count as the same."] = DuplicateSpec()
+    cosegmentation: Annotated[CosegmentationSpec, "How masks are made."] = CosegmentationSpec()
+    filters: Annotated[FilterSpec, "Which masks are kept."] = FilterSpec()
+    target: Annotated[TargetSpec | None, "The target dataset, if there is one."] = None
+    ignore_index: Annotated[int, Rule(ge=2, le=255), "Value of void pixels in masks; over all class indices."] = 255
     longest_side: Annotated[
-        int, Field(ge=32, le=10_000, description="Longest side of a stored image, in pixels; the paper's is 340.")
+        int, Rule(ge=32, le=10_000), "Longest side of a stored image, in pixels; the paper's is 340."
     ] = 340
 
     @property

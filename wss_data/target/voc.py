@@ -5,18 +5,17 @@ folder has them: ``TargetRecord.mask_path`` is ``None`` for them.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from PIL import Image
-from pydantic import Field
 
 from wss_data.errors import SourceError, SpecError
 from wss_data.reading.labels import EXAMPLE, ClassWords, read_annotation, read_label_table
 from wss_data.reading.listing import SUFFIXES, by_name, list_files
 from wss_data.reading.lists import ImageList, read_list
-from wss_data.reading.settings import Expected, settings
+from wss_data.reading.settings import Expected, Rule, settings
 from wss_data.retrieval.sources.drawn import write_drawn_target
 from wss_data.spec import DatasetSpec
 from wss_data.target.sbd import VOC_CLASSES, Sbd, TrainAug, find_sbd, train_aug
@@ -37,7 +36,7 @@ AUGMENTED_LISTS = tuple(
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 _LIST_NAME = r"^[^/\\\x00-\x1f.][^/\\\x00-\x1f]{0,199}$"
 
-ListName = Annotated[str, Field(pattern=_LIST_NAME)]
+ListName = Annotated[str, Rule(pattern=_LIST_NAME)]
 _NAMED = f"Name of the list in {LIST_FOLDER}, without '.txt'"
 
 
@@ -45,25 +44,23 @@ _NAMED = f"Name of the list in {LIST_FOLDER}, without '.txt'"
 class VocOptions:
     """Options of a target in the layout of VOC."""
 
-    train: Annotated[
-        ListName | None, Field(description=f"{_NAMED}; without it one with SBD's images if there is one, else VOC's.")
-    ] = None
-    val: Annotated[ListName | None, Field(description=f"{_NAMED}; without it VOC's.")] = None
-    test: Annotated[ListName | None, Field(description=f"{_NAMED}; without it VOC's, if there is one.")] = None
+    train: Annotated[ListName | None, f"{_NAMED}; without it one with SBD's images if there is one, else VOC's."] = None
+    val: Annotated[ListName | None, f"{_NAMED}; without it VOC's."] = None
+    test: Annotated[ListName | None, f"{_NAMED}; without it VOC's, if there is one."] = None
     expect: Annotated[
-        dict[Split, Annotated[int, Field(ge=0)]],
-        Field(description="Numbers of images that the lists should have."),
+        dict[Split, Annotated[int, Rule(ge=0)]],
+        "Numbers of images that the lists should have.",
         Expected("a mapping of train, val or test to a whole number of at least 0"),
-    ] = Field(default_factory=dict)
+    ] = field(default_factory=dict)
 
 
 @settings("target", SpecError)
 class DrawnOptions:
     """Options of a drawn target."""
 
-    train: Annotated[int, Field(ge=0, description="Number of training images.")] = 200
-    val: Annotated[int, Field(ge=0, description="Number of validation images.")] = 80
-    seed: Annotated[int, Field(ge=0, description="Another seed draws other images.")] = 1
+    train: Annotated[int, Rule(ge=0), "Number of training images."] = 200
+    val: Annotated[int, Rule(ge=0), "Number of validation images."] = 80
+    seed: Annotated[int, Rule(ge=0), "Another seed draws other images."] = 1
 
 
 _Options = TypeVar("_Options", VocOptions, DrawnOptions)

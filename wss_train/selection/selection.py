@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field
 from torch import Tensor
 
 from wss_data.errors import CheckpointError, RecipeError, TrainingDataError
 from wss_data.ledger import Ledger, Supervision, UsedFor
 from wss_data.reading import checked
+from wss_data.reading.settings import Rule
 from wss_data.reading.settings import settings as checked_settings
 from wss_data.records import ExampleTable
 from wss_data.runtime.files import atomic_path, digests_of, remove_unfinished, write_text
@@ -66,7 +66,7 @@ _RANGE = -1e15, 1e15  # Of the numbers in ``signals.csv``; what is beyond was no
 # Looks of a run, what they may cost of the training's arithmetic, and the images of a look in any case. Ours
 _LOOKS, _LOOK_FRACTION, _FEWEST_PROBES, _MOST_PROBES = 20, 0.05, 32, 200
 
-_Count = Annotated[int, Field(ge=1)]
+_Count = Annotated[int, Rule(ge=1)]
 
 
 @checked_settings("the selection", RecipeError)
@@ -80,7 +80,7 @@ class SelectionSettings:
     patience: _Count | None = None  # Looks without a new best after which the run stops; ``None`` for no such stop.
     # Fraction of the pixels: the run stops when the last ``SMOOTH`` looks together changed no more than this from one
     # to the next; ``None`` for no such stop.
-    settle: Annotated[float, Field(ge=0, le=1)] | None = None
+    settle: Annotated[float, Rule(ge=0, le=1)] | None = None
     keep_snapshots: bool = False  # Whether the weights of every look are kept, for the report.
 
     def resolved(self, recipe: TrainRecipe, kind: Kind) -> "SelectionSettings":

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field
-
 from wss_data.errors import SourceError, SourceUnavailable, shown
+from wss_data.reading.settings import Rule
 from wss_data.retrieval.clock import Clock
 from wss_data.retrieval.headers import retry_after, user_agent
 from wss_data.retrieval.sources.base import Hit, Pages, SourceState, distinct
@@ -30,11 +29,9 @@ _RATE = re.compile(r"\s*(\d+)\s*/\s*([smhd])[a-z]*\s*", re.IGNORECASE)
 
 # Options that several sources have.
 LongestSide = Annotated[
-    int, Field(ge=1, description="Pixels needed on the longest side: the smallest size that has them is downloaded.")
+    int, Rule(ge=1), "Pixels needed on the longest side: the smallest size that has them is downloaded."
 ]
-LongestWait = Annotated[
-    float, Field(ge=0, description="Seconds to wait for a limit of the service before it is left for now.")
-]
+LongestWait = Annotated[float, Rule(ge=0), "Seconds to wait for a limit of the service before it is left for now."]
 
 
 class Refused(SourceUnavailable):

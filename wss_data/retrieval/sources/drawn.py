@@ -9,13 +9,12 @@ from typing import Annotated, Any, cast
 
 import cv2
 import numpy as np
-from pydantic import Field
 
 from wss_data.errors import SourceError
 from wss_data.imaging.images import encode_jpeg
 from wss_data.imaging.masks import IGNORE_INDEX, write_mask
 from wss_data.reading.cells import csv_text
-from wss_data.reading.settings import settings
+from wss_data.reading.settings import Rule, settings
 from wss_data.records import Provenance
 from wss_data.retrieval.sources.base import Hit, Pages, SourceState
 from wss_data.retrieval.sources.drawing.scene import DRAWN_CLASSES, draw_target_image, draw_web_image, is_wrong_image
@@ -39,9 +38,9 @@ _VERSION = 2  # goes up when other images are drawn than before, so that an olde
 class DrawnSource:
     """Draws images of a class instead of searching for them."""
 
-    seed: Annotated[int, Field(ge=0, description="Which set of images.")] = 0
+    seed: Annotated[int, Rule(ge=0), "Which set of images."] = 0
     wrong_share: Annotated[
-        float, Field(ge=0, le=1, description="Fraction of images that do not show the class, as a web search has them.")
+        float, Rule(ge=0, le=1), "Fraction of images that do not show the class, as a web search has them."
     ] = 0.1
 
     name = "drawn"

@@ -18,10 +18,8 @@ from functools import cache, cached_property, partial
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field
-
 from wss_data.errors import SourceError, SourceUnavailable, shown
-from wss_data.reading.settings import settings
+from wss_data.reading.settings import Rule, settings
 from wss_data.records import Provenance
 from wss_data.retrieval.clock import Clock
 from wss_data.retrieval.sources.api import Api, LongestSide, Pace, PassingFault, Service
@@ -61,15 +59,11 @@ class FlickrSource:
 
     longest_side: LongestSide = 340
     licences: Annotated[
-        Annotated[tuple[int, ...], Field(min_length=1)] | Literal["any"],
-        Field(
-            description="Flickr's licence ids to accept, or any (docs/how_to/get_a_flickr_key.md lists them); by "
-            "default those that allow derivatives and reuse."
-        ),
+        Annotated[tuple[int, ...], Rule(min_length=1)] | Literal["any"],
+        "Flickr's licence ids to accept, or any (docs/how_to/get_a_flickr_key.md lists them); by "
+        "default those that allow derivatives and reuse.",
     ] = DEFAULT_LICENCES
-    endpoint: Annotated[
-        str, Field(description="Address of the service, for tests: api.flickr.com or this machine.")
-    ] = ENDPOINT
+    endpoint: Annotated[str, "Address of the service, for tests: api.flickr.com or this machine."] = ENDPOINT
 
     name = "flickr"
     local = False

@@ -9,8 +9,6 @@ from pathlib import Path, PurePosixPath
 from stat import S_ISREG
 from typing import Annotated, Any
 
-from pydantic import Field
-
 from wss_data.errors import ImageError, SourceError
 from wss_data.errors.names import printable, same_name
 from wss_data.imaging.images import list_images
@@ -38,8 +36,7 @@ class FolderSource:
     """Takes images from ``<path>/<class>/``, sorted by name."""
 
     path: Annotated[
-        str | Path | None,
-        Field(description="Folder that holds one folder a class, named as the class, and perhaps provenance.csv."),
+        str | Path | None, "Folder that holds one folder a class, named as the class, and perhaps provenance.csv."
     ] = None
 
     name = "folder"

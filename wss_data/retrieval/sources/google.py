@@ -12,8 +12,6 @@ from functools import cached_property, partial
 from queue import Queue
 from typing import Annotated, Any
 
-from pydantic import Field
-
 from wss_data.errors import SourceError, SourceUnavailable
 from wss_data.reading.addresses import is_web_address
 from wss_data.reading.settings import settings
@@ -42,9 +40,7 @@ class GoogleSource:
     Licences and authors are not known of anything it finds.
     """
 
-    enabled: Annotated[
-        bool, Field(description=f"Whether to ask at all; {ENABLE_VARIABLE}=1 in the environment does the same.")
-    ] = False
+    enabled: Annotated[bool, f"Whether to ask at all; {ENABLE_VARIABLE}=1 in the environment does the same."] = False
 
     name = "google"
     local = False

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field
-
 from wss_data.errors import SourceError, SourceUnavailable
-from wss_data.reading.settings import settings
+from wss_data.reading.settings import Rule, settings
 from wss_data.records import Provenance
 from wss_data.retrieval.clock import Clock
 from wss_data.retrieval.large_file import large_file
@@ -65,21 +63,16 @@ class OpenImagesSource:
     """
 
     splits: Annotated[
-        tuple[Split, ...],
-        Field(min_length=1, description="Parts to search, in this order; the lists of train have 3.4 GB."),
+        tuple[Split, ...], Rule(min_length=1), "Parts to search, in this order; the lists of train have 3.4 GB."
     ] = ("validation", "test")
     thumbnails: Annotated[
         bool,
-        Field(
-            description="Whether to take Flickr's thumbnails (640 pixels) instead of the storage's copies (1,024), "
-            "where they are large enough: a third of the bytes, but not of photographs that are gone from Flickr."
-        ),
+        "Whether to take Flickr's thumbnails (640 pixels) instead of the storage's copies (1,024), "
+        "where they are large enough: a third of the bytes, but not of photographs that are gone from Flickr.",
     ] = False
     longest_side: LongestSide = 340
-    endpoint: Annotated[
-        str, Field(description="Address of the lists, for tests: storage.googleapis.com or this machine.")
-    ] = ENDPOINT
-    storage: Annotated[str, Field(description="Address of the images: STORAGE/SPLIT/ID.jpg.")] = STORAGE
+    endpoint: Annotated[str, "Address of the lists, for tests: storage.googleapis.com or this machine."] = ENDPOINT
+    storage: Annotated[str, "Address of the images: STORAGE/SPLIT/ID.jpg."] = STORAGE
 
     name = "openimages"
     local = False

@@ -8,10 +8,8 @@ from functools import cached_property, partial
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode, urlsplit
 
-from pydantic import Field
-
 from wss_data.errors import SourceError, SourceUnavailable
-from wss_data.reading.settings import settings
+from wss_data.reading.settings import Rule, settings
 from wss_data.records import Provenance
 from wss_data.retrieval.sources.api import (
     LONGEST_WAIT,
@@ -67,30 +65,29 @@ class OpenverseSource(WebService):
     """
 
     licences: Annotated[
-        tuple[Licence, ...],
-        Field(min_length=1, description="Licences to ask for; by default those that allow changes and any use."),
+        tuple[Licence, ...], Rule(min_length=1), "Licences to ask for; by default those that allow changes and any use."
     ] = OPEN_LICENCES
     sources: Annotated[
-        tuple[str, ...], Field(description="Collections to search, such as flickr; empty for all but excluded_sources.")
+        tuple[str, ...], "Collections to search, such as flickr; empty for all but excluded_sources."
     ] = ()
     excluded_sources: Annotated[
-        tuple[str, ...], Field(description="Collections left out; Wikimedia Commons has a source of its own.")
+        tuple[str, ...],
+        "Collections left out; Wikimedia Commons has a source of its own.",
     ] = ("wikimedia",)
     slices: Annotated[
-        bool,
-        Field(description="Ask a query with more results than are shown again for each licence, collection and shape."),
+        bool, "Ask a query with more results than are shown again for each licence, collection and shape."
     ] = False
-    category: Annotated[
-        str | None, Field(description="photograph, illustration or digitized_artwork; by default any, or none.")
-    ] = None
-    extension: Annotated[str | None, Field(description="File extension such as jpg; by default any.")] = None
+    category: Annotated[str | None, "photograph, illustration or digitized_artwork; by default any, or none."] = None
+    extension: Annotated[str | None, "File extension such as jpg; by default any."] = None
     longest_side: LongestSide = 340
     page_size: Annotated[
-        Annotated[int, Field(ge=1)] | None, Field(description="Results a page; by default what the service allows.")
+        Annotated[int, Rule(ge=1)] | None,
+        "Results a page; by default what the service allows.",
     ] = None
     longest_wait: LongestWait = LONGEST_WAIT
     endpoint: Annotated[
-        str, Field(description="Address of the service; any other than the public one is asked without the key.")
+        str,
+        "Address of the service; any other than the public one is asked without the key.",
     ] = ENDPOINT
 
     name = "openverse"

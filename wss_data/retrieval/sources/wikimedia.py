@@ -7,10 +7,8 @@ from html.parser import HTMLParser
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode, urljoin, urlsplit
 
-from pydantic import Field
-
 from wss_data.errors import SourceError, SourceUnavailable
-from wss_data.reading.settings import settings
+from wss_data.reading.settings import Rule, settings
 from wss_data.records import Provenance
 from wss_data.retrieval.headers import CONTACT_VARIABLE
 from wss_data.retrieval.sources.api import (
@@ -52,11 +50,12 @@ class WikimediaSource(WebService):
 
     licences: Annotated[
         tuple[Licence, ...],
-        Field(min_length=1, description="Licences to take; 'other' is any free licence that is not Creative Commons'."),
+        Rule(min_length=1),
+        "Licences to take; 'other' is any free licence that is not Creative Commons'.",
     ] = OPEN_LICENCES
     longest_side: LongestSide = 340
     longest_wait: LongestWait = LONGEST_WAIT
-    endpoint: Annotated[str, Field(description="Address of the service's api.php.")] = ENDPOINT
+    endpoint: Annotated[str, "Address of the service's api.php."] = ENDPOINT
 
     name = "wikimedia"
     most_a_query = MAX_OFFSET
