@@ -202,10 +202,11 @@ def test_a_build_killed_while_retrieving_and_while_cosegmenting_ends_in_the_same
 
     # By a process of its own, too: what other tests did to torch in this one must not make a difference.
     file = tmp_path / "whole.yaml"
-    file.write_text(yaml.safe_dump(definition("zoo-whole", limit=10)))
+    quick = {"cosegmentation": {"method": "common", "options": {"long_side": 128}}}
+    file.write_text(yaml.safe_dump(definition("zoo-whole", limit=10, **quick)))
     assert (whole := start_build(file)).wait(timeout=240) == 0, whole.stderr.read()
     file = tmp_path / "zoo.yaml"
-    file.write_text(yaml.safe_dump(definition("zoo-killed", limit=10)))
+    file.write_text(yaml.safe_dump(definition("zoo-killed", limit=10, **quick)))
     folder = dataset_folder("zoo-killed")
 
     def count(pattern: str) -> int:

@@ -126,6 +126,7 @@ def small_definitions(folder: Path, work: Path) -> None:
     """The definitions that come with the package, with few and small images."""
     folder.mkdir()
     small = {"longest_side": 72, "duplicates": {"max_distance": None}}
+    small["cosegmentation"] = {"method": "common", "options": {"long_side": 128}}
     drawn = {**spec.read_spec("drawn").to_dict(), **small}
     drawn |= {"classes": ["bird", "car", "fish"], "sources": [{"name": "drawn", "limit": 4}]}
     drawn["target"] = {"layout": "drawn", "options": {"train": 4, "val": 2, "seed": 1}}
