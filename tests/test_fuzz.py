@@ -251,7 +251,7 @@ def world(database, tmp_path_factory) -> Iterator[Path]:
         with suppress(Exception):
             store.open_dataset(name).delete()
     tiny = with_values(TINY, {"generator_iterations": 1, "final_iterations": 1, "crop": 16, "long_side": 32})
-    patch.setattr(recipes, "presets", lambda: dict.fromkeys(("paper", "authors-code", "modern", "cpu"), tiny))
+    patch.setattr(recipes, "PRESETS", dict.fromkeys(("paper", "authors-code", "modern", "cpu"), vars(tiny)))
     definitions = folder / "definitions"
     definitions.mkdir()
     patch.setattr("wss_data.spec.read.definitions_folder", lambda: definitions)

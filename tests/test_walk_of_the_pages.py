@@ -231,7 +231,7 @@ def work(database, tmp_path, monkeypatch):
     small_data(tmp_path / "work")
     small = small_recipes()
     monkeypatch.setattr("wss_data.spec.read.definitions_folder", lambda: tmp_path / "definitions")
-    monkeypatch.setattr(recipes, "presets", lambda: small)
+    monkeypatch.setattr(recipes, "PRESETS", {name: vars(recipe) for name, recipe in small.items()})
     monkeypatch.setattr(SegmentationModel, "forward", sees_classes(SegmentationModel.forward))
     monkeypatch.setenv("WSS_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("WSS_CONTACT", "you@example.org")

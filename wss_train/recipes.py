@@ -258,7 +258,7 @@ class TrainRecipe:
         return cls(**without_removed(values))
 
 
-_PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     # The authors pick the snapshot that scores best on val. That looks at pixel truth: here a run always ends after a
     # fixed number of iterations, whatever the preset.
@@ -332,26 +332,26 @@ _LABELS: dict[str, Any] = {  # ours: what twenty classes gained, see the experim
         "crf_iterations": 5,
     },
 }
-_PRESETS["cpu-labels"] = {
-    **_PRESETS["cpu"],
+PRESETS["cpu-labels"] = {
+    **PRESETS["cpu"],
     **_LABELS,
     "backbone": "efficientnet_lite2",  # ours: +3 points of the final model, see the experiment log
     "final_iterations": 1_000,  # ours: as long again as for five classes
 }
-_PRESETS["modern"] |= _LABELS
+PRESETS["modern"] |= _LABELS
 """What each preset changes in the defaults of ``TrainRecipe``."""
 
 
 def presets() -> dict[str, TrainRecipe]:
     """All presets by name."""
-    return {name: preset(name) for name in _PRESETS}
+    return {name: preset(name) for name in PRESETS}
 
 
 def preset(name: str) -> TrainRecipe:
     """The preset of a name, such as ``paper``. Raises ``RecipeError`` for another name."""
-    if name not in _PRESETS:
-        raise RecipeError(f"there is no preset {shown(name)}. Known presets: {', '.join(_PRESETS)}.")
-    return unchecked(TrainRecipe, preset=name, **_PRESETS[name])
+    if name not in PRESETS:
+        raise RecipeError(f"there is no preset {shown(name)}. Known presets: {', '.join(PRESETS)}.")
+    return unchecked(TrainRecipe, **{"preset": name, **PRESETS[name]})
 
 
 def as_recipe(recipe: TrainRecipe | str) -> TrainRecipe:
