@@ -28,7 +28,7 @@ os.environ[database_module.FOLDER_VARIABLE] = str(DATABASE)
 os.environ["WSS_HOME"] = str(SESSION / "home")
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(SESSION / "compiled")
 os.environ["DASK_TEMPORARY_DIRECTORY"] = str(SESSION)
-# There are as many test processes as processors: more threads would only wait for one another.
+# There are no fewer test processes than processors: more threads would only wait for one another.
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
