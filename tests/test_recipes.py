@@ -103,6 +103,13 @@ def test_a_preset_is_what_the_check_makes_of_its_values(name):
     assert repr(recipe) == repr(TrainRecipe(**vars(recipe)))  # 1 and 1.0 are equal, their texts are not
 
 
+def test_what_somebody_writes_into_a_presets_values_stays_in_that_recipe():
+    preset("cpu-labels").generator["crop"] = 8
+
+    assert "crop" not in preset("cpu-labels").generator
+    assert "crop" not in preset("modern").generator
+
+
 @pytest.mark.parametrize("name", ["paper", "authors-code", "modern", "cpu", "cpu-labels"])
 def test_a_recipe_survives_json(name):
     assert TrainRecipe.from_dict(json.loads(json.dumps(preset(name).to_dict()))) == preset(name)

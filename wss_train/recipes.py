@@ -14,6 +14,7 @@ Sources, by the names used in the meanings below:
 import types
 import typing
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict, field, fields, replace
 from typing import Annotated, Any, Literal
 
@@ -351,7 +352,7 @@ def preset(name: str) -> TrainRecipe:
     """The preset of a name, such as ``paper``. Raises ``RecipeError`` for another name."""
     if name not in PRESETS:
         raise RecipeError(f"there is no preset {shown(name)}. Known presets: {', '.join(PRESETS)}.")
-    return unchecked(TrainRecipe, **{"preset": name, **PRESETS[name]})
+    return unchecked(TrainRecipe, **{"preset": name, **deepcopy(PRESETS[name])})
 
 
 def as_recipe(recipe: TrainRecipe | str) -> TrainRecipe:

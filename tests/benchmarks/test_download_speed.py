@@ -4,8 +4,8 @@ from pathlib import Path
 
 from download_speed import ours, play, ratio, requests_and_pillow
 
-ROUNDS = 2
-PICTURES = 60
+ROUNDS = 3
+PICTURES = 90
 
 
 def test_with_all_its_checks_an_image_costs_two_thirds_of_the_unchecked_loop_at_most(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def load_timm() -> Any:
 
 @cache
 def lean_adamw() -> "type[AdamW]":
-    """``torch.optim.AdamW``, whose methods are those that torch wraps in calls of its compiler."""
+    """``torch.optim.AdamW`` without the wrappers of its methods that load the compiler; it computes the same bits."""
     import torch
 
     def unwrapped(name: str) -> Any:
