@@ -1,7 +1,11 @@
-"""Packages whose names are loaded when they are first used."""
+"""Packages whose names, and modules which, are loaded when they are first used."""
 
 import ast
-from collections.abc import Callable
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import lazy_loader
@@ -27,3 +31,34 @@ def names_when_used(package: str, source: str) -> Attached:
         else:
             attributes[node.module.removeprefix(f"{package}.")] = names
     return lazy_loader.attach(package, submodules, attributes)
+
+
+@contextmanager
+def modules_when_used(*names: str) -> Iterator[None]:
+    """Within the block, an import of these modules gives stand-ins: each loads its module when that is first used.
+
+    For what a library loads and hardly ever uses. The parents of a module are to be named, too. A package of which
+    anything is loaded already is left as it is, and after the block the next import loads the modules as ever.
+    """
+    loaded = {name.partition(".")[0] for name in sys.modules}
+    stands_in = {name: _StandIn(name) for name in names if name.partition(".")[0] not in loaded}
+    for name, module in stands_in.items():
+        parent, _, child = name.rpartition(".")
+        if parent:
+            setattr(stands_in[parent], child, module)
+    sys.modules.update(stands_in)
+    try:
+        yield
+    finally:
+        _StandIn.leave()
+
+
+class _StandIn(ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        self.leave()
+        return getattr(importlib.import_module(self.__name__), name)
+
+    @classmethod
+    def leave(cls) -> None:
+        for name in [name for name, module in sys.modules.copy().items() if isinstance(module, cls)]:
+            sys.modules.pop(name, None)

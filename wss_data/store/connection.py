@@ -12,11 +12,18 @@ from typing import Any
 from wss_data.errors import StoreError
 from wss_data.runtime import database
 from wss_data.runtime.home import home_folder
+from wss_data.runtime.lazy import modules_when_used
 from wss_data.store.types import Dataset
 
 LOGGER = logging.getLogger(__name__)
 
 _PLUGIN = Path(__file__).resolve().parents[1] / "plugin"
+
+# Loaded by FiftyOne for its plots and evaluations only; scikit-learn, which loads SciPy and pandas, is half its import.
+_PLOTTING = (
+    *("sklearn", "sklearn.linear_model", "sklearn.metrics"),
+    *("plotly", "plotly.colors", "plotly.express", "plotly.graph_objects", "plotly.subplots"),
+)
 
 _ready: Any = None
 _plain: Any = None
@@ -35,7 +42,8 @@ def fiftyone() -> Any:
         _plain.client.close()
         _plain = None
     uri = database.prepare_environment()
-    import fiftyone as fo
+    with modules_when_used(*_PLOTTING):
+        import fiftyone as fo
     from pymongo.errors import PyMongoError
 
     if uri is not None and fo.config.database_uri != uri:
