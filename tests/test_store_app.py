@@ -43,7 +43,8 @@ def test_saved_views_without_an_image_are_not_offered_and_those_of_an_earlier_ve
     dataset = make_web("app-views")
     store.bring_up_to_date(dataset, store.definition(dataset), "web")
     offered = dataset.list_saved_views()
-    assert "dropped: your verdict" not in offered and "kept" in offered
+    assert "dropped: your verdict" not in offered and offered[0] == "kept"
+    saved_at = _times(dataset)["kept"]
     store.judge(dataset, dataset.match_tags("kept").values("id")[:1], "drop")
     mine = dataset.match_tags("kept").limit(1)
     dataset.save_view("most suspicious first", mine, overwrite=True)
@@ -59,7 +60,15 @@ def test_saved_views_without_an_image_are_not_offered_and_those_of_an_earlier_ve
         *("dropped: your verdict", "mine")
     }
     assert dataset.load_saved_view("most suspicious first").count() == 1, "as its user saved it"
+    times = {name: time for name, time in _times(dataset).items() if name != "mine"}
+    assert times["kept"] == saved_at, "what keeps its place is not saved again"
+    assert sorted(times, key=times.__getitem__) == [name for name in now if name != "mine"]
     assert dataset.app_config.sidebar_groups[1].name == "labels"
+
+
+def _times(dataset):
+    """Saved view -> when it was saved, by which the App orders them."""
+    return {view.name: view.created_at for view in dataset._doc.saved_views}
 
 
 VIEW = (

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from itertools import takewhile
 from typing import Any
 
 from wss_data.cosegmentation.quality import MaskQuality
@@ -89,17 +90,19 @@ def bring_up_to_date(dataset: Dataset, spec: DatasetSpec, kind: Kind) -> None:
 
 def _offer(dataset: Dataset, spec: DatasetSpec, views: dict[str, View]) -> None:
     """Save those of the views that show an image, in their order and with the colour of their group."""
-    there = dataset.list_saved_views()
+    there = [name for name in dataset.list_saved_views() if name in views or name in _EARLIER_VIEWS]
     offered = [name for name, view in views.items() if not len(dataset) or len(view.limit(1))]
-    if [name for name in there if name in views or name in _EARLIER_VIEWS] == offered:
-        return
-    # A user's own change of one of ours stays; the App lists views by the time when they were saved.
-    stored = {name: dataset.load_saved_view(name).view() for name in there if name in offered}
-    for name in {*views, *_EARLIER_VIEWS} & {*there}:
+    # The App lists views by the time when they were saved: those before the first that is new keep their place.
+    pairs = zip((name for name in there if name in offered), offered, strict=False)
+    in_place = [name for name, wanted in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+    # A user's own change of one of ours stays.
+    moved = [name for name in there if name not in in_place]
+    stored = {name: dataset.load_saved_view(name).view() for name in moved if name in offered}
+    for name in moved:
         dataset.delete_saved_view(name)
     colours = {"kept": KEPT_COLOUR, "dropped": DROPPED_COLOUR}
     colours |= {f"class {name}": _hex(value) for value, name in enumerate(spec.class_names, start=1)}
-    for name in offered:
+    for name in offered[len(in_place) :]:
         colour = colours.get(name) or colours.get(name.split(":")[0]) or _JUDGED_COLOUR
         dataset.save_view(name, stored.get(name, views[name]), color=colour)
 
