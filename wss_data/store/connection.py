@@ -19,7 +19,7 @@ LOGGER = logging.getLogger(__name__)
 
 _PLUGIN = Path(__file__).resolve().parents[1] / "plugin"
 
-# Loaded by FiftyOne for its plots and evaluations only; scikit-learn, which loads SciPy and pandas, is half its import.
+# FiftyOne loads them at once and uses them for plots alone; scikit-learn, with SciPy and pandas, is half its import.
 _PLOTTING = (
     *("sklearn", "sklearn.linear_model", "sklearn.metrics"),
     *("plotly", "plotly.colors", "plotly.express", "plotly.graph_objects", "plotly.subplots"),
