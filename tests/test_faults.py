@@ -11,6 +11,9 @@ from fault_server import CASES, FaultProcess
 from wss_data.imaging.images import read_image
 from wss_data.retrieval.journal import Journal
 
+DEADLINE_S = 12
+"""For one image. A third of it is what an answer may take: a busy machine must not make a sound image repeat."""
+
 
 @pytest.fixture(scope="module")
 def crawl(tmp_path_factory):
@@ -18,7 +21,8 @@ def crawl(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faults")
     with FaultProcess() as server:
         urls = {name: server.url(name) for name in CASES}
-        download = {"allow_hosts": server.hosts, "deadline_s": 6, "backoff_s": 0.3, "connections": 32, "per_host": 2}
+        times = {"deadline_s": DEADLINE_S, "backoff_s": 0.3}
+        download = {"allow_hosts": server.hosts, "connections": 32, "per_host": 2, **times}
         command = write_plan(folder / "plan.json", folder, urls, download=download, workers=2)
         start = time.monotonic()
         result = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
@@ -47,9 +51,9 @@ def test_each_fault_ends_as_it_should(crawl, name):
         assert second - first >= case.wait_s
 
 
-def test_all_faults_together_take_no_minute_and_no_memory(crawl):
+def test_all_faults_together_take_the_time_of_a_few_and_no_memory(crawl):
     _, _, seconds, memory, _ = crawl
-    assert seconds < 60
+    assert seconds < 5 * DEADLINE_S
     assert memory < 100
 
 

@@ -107,24 +107,26 @@ def test_an_odd_definition_is_refused_with_one_short_sentence(what, tmp_path, ca
         assert "odd.yaml" in refused(capsys, "sources", file)
 
 
-def test_reading_the_worst_of_them_takes_less_than_500_megabytes_and_2_seconds(tmp_path):
+def test_reading_the_worst_of_them_takes_less_than_500_megabytes_and_little_time(tmp_path):
     for n, what in enumerate(("alias bomb", "many items", "large file", "number in base 60")):
         (tmp_path / f"{n}.yaml").write_text(TEXTS[what])
     ours = r"""
-        import re, sys, time
+        import re, sys
+        from limits import bare_loops
         from wss_data.errors import SpecError
         from wss_data.spec import read_spec
         for path in sys.argv[1:]:
-            start = time.process_time()
-            try:
-                read_spec(path)
-            except SpecError:
-                pass
-            assert time.process_time() - start < 2
+            with bare_loops(500):
+                try:
+                    read_spec(path)
+                except SpecError:
+                    pass
         print(re.search(r"VmHWM:\s*(\d+)", open("/proc/self/status").read())[1])
     """
     command = [sys.executable, "-c", textwrap.dedent(ours), *(str(path) for path in sorted(tmp_path.iterdir()))]
-    assert int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) < 500_000, "KiB"
+    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, env=here)
+    assert int(ended.stdout) < 500_000, "KiB"
 
 
 def test_what_is_no_file_is_reported_and_not_waited_for(tmp_path, capsys):

@@ -1,10 +1,10 @@
 import gzip
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import fault_images as drawn
 import pytest
+from limits import bare_loops
 from raw_server import RawServer
 from virtual_clock import VirtualClock
 
@@ -73,9 +73,8 @@ def test_rules_are_obeyed_as_they_are_written(text, allowed):
 def test_rules_for_thousands_of_other_crawlers_cost_next_to_nothing(end):
     agents = [f"User-agent: a{i}" for i in range(10_000)]
     text = end.join([*agents, *["Disallow: /x"] * 10_000, "User-agent: wss", "Disallow: /"])
-    before = time.process_time()
-    assert not allows(text)
-    assert time.process_time() - before < 2.0
+    with bare_loops(500):
+        assert not allows(text)
 
 
 def test_a_robots_txt_is_asked_for_once_by_many_threads_and_for_a_day():

@@ -1,13 +1,13 @@
 """Lists and tables of people, whatever program and system wrote them; names, labels and annotations in them."""
 
 import os
-import time
 from pathlib import Path
 from random import Random
 from unicodedata import normalize
 
 import numpy as np
 import pytest
+from limits import bare_loops
 from PIL import Image
 from test_targets import H, W, definition, layout
 
@@ -374,10 +374,8 @@ BOMB = '<!DOCTYPE a [<!ENTITY x "ha">' + "".join(
 def test_an_annotation_that_cannot_be_read_is_named_in_one_sentence(tmp_path, data, words):
     path = tmp_path / "x.xml"
     path.write_bytes(data)
-    begin = time.process_time()
-    with pytest.raises(SourceError, match=rf"x\.xml: .*{words}"):
+    with bare_loops(500), pytest.raises(SourceError, match=rf"x\.xml: .*{words}"):
         read_annotation(path, WORDS)
-    assert time.process_time() - begin < 2
     with pytest.raises(SourceError, match=r"cannot be read"):
         read_annotation(tmp_path, WORDS)
 

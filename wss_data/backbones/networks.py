@@ -170,8 +170,8 @@ def _cells(
 ) -> tuple[list[Tensor], list[int]]:
     """Maps of an image of such sides, and the pixels per cell of each."""
     every = list(range(len(getattr(network.feature_info, "info", network.feature_info))))
-    with torch.no_grad():
-        maps = intermediates(network, torch.zeros(1, 3, *sides, device="meta"), taken or every, norm)
+    with torch.no_grad(), without_memory():
+        maps = intermediates(network, torch.zeros(1, 3, *sides), taken or every, norm)
     for one in maps:
         if one.ndim != 4 or abs(one.shape[3] / one.shape[2] - sides[1] / sides[0]) > 0.3:
             raise ValueError(f"a map of an image of {sides[0]} x {sides[1]} px is {tuple(one.shape)}")

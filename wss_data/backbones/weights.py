@@ -31,13 +31,13 @@ HEADS = (
     *("mask_token", "masked_embed", "decoder_", "dino_head.", "ibot_head."),
 )
 
-_KEEPS_SHAPE = ("normal_", "uniform_")
+_KEEPS_SHAPE = ("normal_", "uniform_", "erfinv_", "mul_", "add_", "clamp_", "batch_norm", "layer_norm")
 
 TORCHVISION = "https://download.pytorch.org/models"
 
 
 class _Shapes(TorchFunctionMode):
-    """Gives back a tensor without memory where values would be drawn or normalised.
+    """Gives back a tensor without memory where values would be drawn, changed in place, or normalised.
 
     There are none, and torch would compute the same shape in Python, and load its compiler for that.
     """
