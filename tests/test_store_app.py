@@ -66,6 +66,18 @@ def test_saved_views_without_an_image_are_not_offered_and_those_of_an_earlier_ve
     assert dataset.app_config.sidebar_groups[1].name == "labels"
 
 
+def test_our_saved_views_are_stored_as_fiftyone_stores_one():
+    dataset = make_web("app-as-fiftyone")
+    ours = dataset._doc.get_saved_views()[0].to_dict()
+    dataset.save_view("theirs", dataset.load_saved_view("kept"), color=ours["color"])
+    theirs = dataset._doc.get_saved_views()[-1].to_dict()
+
+    differ = {"_id", "name", "slug", "created_at", "last_modified_at", "last_loaded_at"}
+    assert ours["name"] == ours["slug"] == "kept" and ours.keys() == theirs.keys()
+    assert {key for key in ours if type(ours[key]) is not type(theirs[key])} <= {"last_loaded_at"}
+    assert {key for key in ours if ours[key] != theirs[key]} <= differ
+
+
 def _times(dataset):
     """Saved view -> when it was saved, by which the App orders them."""
     return {view.name: view.created_at for view in dataset._doc.saved_views}

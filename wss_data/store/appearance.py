@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from typing import Any
 
@@ -102,9 +103,34 @@ def _offer(dataset: Dataset, spec: DatasetSpec, views: dict[str, View]) -> None:
         dataset.delete_saved_view(name)
     colours = {"kept": KEPT_COLOUR, "dropped": DROPPED_COLOUR}
     colours |= {f"class {name}": _hex(value) for value, name in enumerate(spec.class_names, start=1)}
+    wanted = {}
     for name in offered[len(in_place) :]:
         colour = colours.get(name) or colours.get(name.split(":")[0]) or _JUDGED_COLOUR
-        dataset.save_view(name, stored.get(name, views[name]), color=colour)
+        wanted[name] = stored.get(name, views[name]), colour
+    _save_views(dataset, wanted)
+
+
+def _save_views(dataset: Dataset, views: dict[str, tuple[View, str]]) -> None:
+    """As ``dataset.save_view(name, view, color=colour)`` for each, which would read and write the whole dataset."""
+    from bson import json_util
+
+    record, now = fiftyone().core.odm.SavedViewDocument, datetime.now(UTC).replace(tzinfo=None)
+    dataset._doc.reload("saved_views")
+    for position, (name, (view, colour)) in enumerate(views.items()):
+        # The App orders them by their times, which the database keeps to the millisecond.
+        at = now + timedelta(milliseconds=position)
+        saved = record(
+            dataset_id=dataset._doc.id,
+            name=name,
+            slug=dataset._validate_saved_view_name(name),
+            color=colour,
+            view_stages=[json_util.dumps(stage) for stage in view._serialize(include_uuids=False)],
+            created_at=at,
+            last_modified_at=at,
+        )
+        dataset._doc.saved_views.append(saved.save(upsert=True))
+    dataset._doc.last_modified_at = now
+    dataset._doc.save(virtual=True)
 
 
 def _is_spare(field: str) -> bool:

@@ -8,7 +8,7 @@ from wss_data.errors import StoreError
 from wss_data.ledger import Ledger
 from wss_data.records import Provenance
 from wss_data.spec import BACKGROUND, DatasetSpec, FilterSpec, spec_from_dict
-from wss_data.store.connection import fiftyone
+from wss_data.store.connection import fiftyone, mongodb
 from wss_data.store.types import Collection, Dataset
 
 Kind = Literal["web", "target"]
@@ -40,24 +40,27 @@ def info_of(dataset: Collection) -> dict[str, Any]:
     Raises:
         StoreError: If this package did not make the dataset, a newer version of it did, or another program changed it.
     """
-    info = dataset.info.get(TAG)
+    return dict(_checked(dataset.info.get(TAG), name_of(dataset)))
+
+
+def _checked(info: Any, name: str) -> dict[str, Any]:
+    """``info``, the ``info["wss"]`` of the dataset that is called ``name``."""
     if not isinstance(info, dict):
         raise StoreError(
-            f"FiftyOne dataset '{name_of(dataset)}' was not made by wss-data, and is left alone. "
+            f"FiftyOne dataset '{name}' was not made by wss-data, and is left alone. "
             "Give the definition another name; `wss-data list` shows the datasets that wss-data made."
         )
     if not _is_whole(info):
         raise StoreError(
-            f"FiftyOne dataset '{name_of(dataset)}': its info 'wss' lacks format, kind or classes of the definition, "
+            f"FiftyOne dataset '{name}': its info 'wss' lacks format, kind or classes of the definition, "
             "or they are damaged: another program changed them. Put the earlier info back, or delete the dataset in "
-            f"Python, with fiftyone.delete_dataset({name_of(dataset)!r}), and build it again."
+            f"Python, with fiftyone.delete_dataset({name!r}), and build it again."
         )
     if info.get("format", 0) > FORMAT:
         raise StoreError(
-            f"dataset '{name_of(dataset)}' has format {info['format']}, this version of wss reads up to {FORMAT}. "
-            "Update wss."
+            f"dataset '{name}' has format {info['format']}, this version of wss reads up to {FORMAT}. Update wss."
         )
-    return dict(info)
+    return info
 
 
 def _is_whole(info: dict[str, Any]) -> bool:
@@ -91,9 +94,13 @@ def web_info(dataset: Dataset, action: str) -> dict[str, Any]:
 
 def update(dataset: Dataset, **parts: Any) -> None:
     """Replace parts of ``info["wss"]`` and store it; other parts stay as they are in the database."""
-    dataset.reload()  # another process may have written other parts
-    now = info_of(dataset)
-    if now != (changed := {**now, **parts}):
+    # Another process may have written other parts. FiftyOne would read all of the dataset, and save it for that alone.
+    key = {"sample_collection_name": dataset._sample_collection_name}
+    if (row := mongodb().datasets.find_one(key, {"info": True})) is None:
+        raise StoreError(f"dataset '{dataset.name}' is gone: another process deleted it. Build it again.")
+    stored = _checked((row.get("info") or {}).get(TAG), dataset.name)
+    changed = {**stored, **parts}
+    if not changed == stored == dataset.info.get(TAG):
         dataset.info[TAG] = changed
         dataset.save()
 
