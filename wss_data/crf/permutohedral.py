@@ -228,7 +228,7 @@ def _corners_and_lines(features: Array, scales: Array, factors: Array, steps: Ar
             corners[point, colour] = table[slot]
             if size + 1 == len(known):
                 known, table = _twice(known)
-    return corners, weights, _lines(known, table, int(size), steps), int(size)
+    return corners, weights, _lines(known, table, np.int64(size), steps), np.int64(size)
 
 
 @compiled(forceinline=True)
@@ -246,8 +246,9 @@ def _slot(key: np.int64, known: Array, table: Array) -> np.int64:
 def _twice(known: Array) -> tuple[Array, Array]:
     """The keys with room for as many more, and a table for them that is half empty when they are there."""
     longer, table = np.empty(2 * len(known), np.int64), np.zeros(4 * len(known), np.uint32)
-    longer[: len(known)] = known
+    # One by one: numba takes a second and more to compile the assignment of a slice.
     for corner in range(1, len(known)):
+        longer[corner] = known[corner]
         table[_slot(known[corner], longer, table)] = corner
     return longer, table
 
