@@ -149,13 +149,13 @@ def quality_scores(measures: Sequence[Sequence[float | None]]) -> list[float | N
 
     ``measures``: one sequence a measure, higher is better, with an entry a mask, ``None`` where it has none.
     """
-    from scipy.stats import rankdata
-
     # Places, so that measures of different units count alike; unweighted, as there is no truth to weight them by.
     table = np.array([[np.nan if value is None else value for value in measure] for measure in measures], np.float64)
     known = ~np.isnan(table)
     places = np.zeros_like(table)
     for row, measure, there in zip(places, table, known, strict=True):
-        row[there] = (rankdata(measure[there]) - 0.5) / max(there.sum(), 1)
+        # Not by scipy.stats, whose import takes longer than the ranks of 100,000 masks.
+        _, at, equal = np.unique(measure[there], return_inverse=True, return_counts=True)
+        row[there] = (equal.cumsum() - equal / 2)[at] / max(there.sum(), 1)
     sums, counted = places.sum(axis=0), known.sum(axis=0)
     return [float(total / count) if count else None for total, count in zip(sums, counted, strict=True)]
