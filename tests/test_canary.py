@@ -16,6 +16,8 @@ from wss_data.runtime.home import dataset_folder
 from wss_data.sharing.manifest import write_manifest
 from wss_data.spec import spec_from_dict
 
+pytestmark = pytest.mark.usefixtures("small_maps")
+
 KEY, SECRET = "canary0123456789canary0123456789", "secretcanary0123"
 
 

@@ -11,6 +11,8 @@ from wss_data.retrieval.expectation import expectation
 from wss_data.runtime.home import dataset_folder
 from wss_data.spec import SourceSpec, read_spec, spec_from_classes
 
+pytestmark = pytest.mark.usefixtures("small_maps")
+
 QUICK = ["--workers", "1"]
 
 

@@ -12,6 +12,8 @@ from wss_data.imaging.masks import read_mask, write_foreground
 from wss_data.runtime.home import dataset_folder
 from wss_data.spec import read_spec
 
+pytestmark = pytest.mark.usefixtures("small_maps")
+
 CLASSES = list(read_spec("drawn").class_names[:2])
 
 

@@ -15,6 +15,8 @@ from wss_data.retrieval.sources import SOURCES
 from wss_data.retrieval.sources.base import Hit, SourceState
 from wss_data.runtime.home import dataset_folder
 
+pytestmark = pytest.mark.usefixtures("small_maps")
+
 
 class Museum:
     """A source whose images hang on a local server: three cats, of which one is gone, and three cows."""

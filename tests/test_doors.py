@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -48,11 +49,17 @@ def config() -> configparser.ConfigParser:
     return parser
 
 
+@cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    """The parts of a file's syntax tree, in no order that means anything."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@cache
 def imports_of(path: Path) -> set[str]:
     """Top-level packages that a file imports, for type checking too."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
     names = set()
-    for node in ast.walk(tree):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -134,7 +141,7 @@ def functions() -> list[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
     return [
         (name, node)
         for name in sources()
-        for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8")))
+        for node in nodes_of(ROOT / name)
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
     ]
 

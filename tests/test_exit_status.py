@@ -11,6 +11,8 @@ from wss_data.commands.cli import main
 from wss_data.imaging.images import write_jpeg
 from wss_data.imaging.masks import write_foreground
 
+pytestmark = pytest.mark.usefixtures("small_maps")
+
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "commands.md"
 
 HELD_ELSEWHERE = {

@@ -27,6 +27,8 @@ from wss_data.sharing.manifest import VERSION, read_manifest, write_manifest
 from wss_data.sharing.rebuild import decode_mask, rebuild
 from wss_data.spec import ClassSpec, DownloadSpec, spec_from_dict
 
+pytestmark = pytest.mark.usefixtures("small_maps")
+
 WEB = Provenance(
     "flickr",
     "123",

@@ -30,6 +30,8 @@ from wss_train.pseudo_masks import make_pseudo_masks
 from wss_train.reports.cooccurrence import cooccurrence
 from wss_train.training import train
 
+pytestmark = pytest.mark.usefixtures("small_maps")
+
 THEIRS = b"hours of somebody's work"
 
 

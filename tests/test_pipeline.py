@@ -16,6 +16,8 @@ from wss_data.imaging.masks import read_mask
 from wss_data.runtime.home import dataset_folder
 from wss_data.spec import read_spec, spec_from_dict
 
+pytestmark = pytest.mark.usefixtures("small_maps")
+
 CLASSES = list(read_spec("drawn").class_names[:2])
 
 

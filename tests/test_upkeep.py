@@ -14,7 +14,7 @@ from wss_data.runtime.home import dataset_folder, dataset_owner, read_by_nobody,
 from wss_data.store.connection import fiftyone
 from wss_data.store.upkeep import delete_dataset, rename_dataset
 
-pytestmark = pytest.mark.usefixtures("database")
+pytestmark = pytest.mark.usefixtures("database", "small_maps")
 
 
 @pytest.fixture(autouse=True)

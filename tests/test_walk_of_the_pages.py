@@ -32,6 +32,8 @@ from wss_train import recipes
 from wss_train.commands.cli import main as wss_train_main
 from wss_train.models import SegmentationModel
 
+pytestmark = pytest.mark.usefixtures("small_maps")
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 FIRST = [ROOT / "README.md", DOCS / "tutorials" / "first_dataset_and_model.md"]
