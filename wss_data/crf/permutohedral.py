@@ -99,7 +99,8 @@ def make_lattice(features: Array) -> Lattice:
     # The last coordinate follows from the others, which sum to zero with it: it counts for nothing in the key.
     factors = np.append(KEY_FACTORS[:dimensions], 0)
     steps = factors.sum() - (dimensions + 1) * factors
-    return Lattice(*_corners_and_lines(features, scales, factors, steps))
+    corners, weights, path, size = _corners_and_lines(features, scales, factors, steps)
+    return Lattice(corners, weights, path, int(size))
 
 
 def normalised(lattice: Lattice) -> tuple[Lattice, Array]:
@@ -161,7 +162,9 @@ def _places(height: int, width: int, origin: tuple[int, int]) -> Array:
 
 
 @compiled()
-def _corners_and_lines(features: Array, scales: Array, factors: Array, steps: Array) -> tuple[Array, Array, Array, int]:
+def _corners_and_lines(
+    features: Array, scales: Array, factors: Array, steps: Array
+) -> tuple[Array, Array, Array, np.int64]:
     """The fields of a ``Lattice``; corners are numbered from 1 in the order in which points meet them."""
     count, dimensions = features.shape
     each = dimensions + 1
@@ -254,7 +257,7 @@ def _twice(known: Array) -> tuple[Array, Array]:
 
 
 @compiled()
-def _lines(known: Array, table: Array, size: int, steps: Array) -> Array:
+def _lines(known: Array, table: Array, size: np.int64, steps: Array) -> Array:
     """The ``path`` of a ``Lattice``: the corners that have a neighbour along each axis, line by line."""
     path, length = np.empty(2 * size * len(steps), np.uint32), 0
     for step in steps:
