@@ -102,7 +102,7 @@ def test_the_optimizer_that_keeps_the_compiler_away_learns_the_bits_of_torchs_ow
     cells, targets = group()
     flat, wanted = np.concatenate(cells).reshape(-1, 4), np.concatenate(targets).ravel()
     lean = train_cells(flat, wanted, SETTINGS)
-    monkeypatch.setattr(self_training, "lean_adamw", lambda: torch.optim.AdamW)
+    monkeypatch.setattr(self_training, "lean_optimizer", lambda name: getattr(torch.optim, name))
 
     assert np.array_equal(log_odds(lean, flat), log_odds(train_cells(flat, wanted, SETTINGS), flat))
 

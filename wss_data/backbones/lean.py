@@ -1,7 +1,8 @@
-"""timm and an optimizer without torch's compiler, which takes a second to load and which nothing here calls.
+"""timm, Fabric and optimizers without torch's compiler, which takes seconds to load and which few runs call.
 
-torchvision, which timm imports, and timm itself name two functions of the compiler while they are imported. Meanwhile
-two others stand in their place, and do the same: they load the compiler when they are called.
+torchvision, which timm imports, and timm itself name two functions of the compiler while they are imported, and Fabric
+its class of compiled networks. Meanwhile others stand in their place, and do the same: the functions load the compiler
+when they are called, and what was compiled is known by it.
 
 torch's optimizers load it to keep it away from some of their methods.
 """
@@ -12,10 +13,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from torch.optim import AdamW
+from typing import Any, Literal
 
 _COMPILER, _UTILS = "torch._dynamo", "torch._dynamo.utils"
 
@@ -28,18 +26,28 @@ def load_timm() -> Any:
     return timm
 
 
+def load_fabric() -> Any:
+    """``lightning_fabric``, imported when it is first needed, as ``load_timm``."""
+    with _without_compiler():
+        import lightning_fabric
+
+    return lightning_fabric
+
+
 @cache
-def lean_adamw() -> "type[AdamW]":
-    """``torch.optim.AdamW`` without the wrappers of its methods that load the compiler; it computes the same bits."""
+def lean_optimizer(name: Literal["AdamW", "SGD"]) -> Any:
+    """A class of ``torch.optim``, the same bits, without the wrappers of its methods that load the compiler."""
     import torch
 
+    optimizer = getattr(torch.optim, name)
+
     def unwrapped(name: str) -> Any:
-        method = getattr(torch.optim.AdamW, name)
+        method = getattr(optimizer, name)
         return getattr(method, "__wrapped__", method)
 
-    names = ("add_param_group", "zero_grad")
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
     methods = {name: unwrapped(name) for name in names} | {"step": torch.no_grad()(unwrapped("step"))}
-    return type("AdamW", (torch.optim.AdamW,), methods)
+    return type(name, (optimizer,), methods)
 
 
 def _is_compile_supported(device: Any) -> Any:
@@ -52,19 +60,31 @@ def _disable(function: Callable[..., Any] | None = None, recursive: bool = True,
     return torch._disable_dynamo(function, recursive)  # torch's own way to load the compiler at the first call
 
 
-class _Later(ModuleType):
-    """``torch._dynamo.utils`` as far as torchvision needs it; whoever asks for more gets the module itself."""
+class _Compiled(type):
+    """The class of ``OptimizedModule``: a network is one if the compiler, once it is loaded, says so."""
 
-    def __init__(self) -> None:
-        super().__init__(_UTILS)
-        self.is_compile_supported = _is_compile_supported
+    def __instancecheck__(cls, instance: object) -> bool:
+        compiler: Any = sys.modules.get(_COMPILER)
+        return type(compiler) is ModuleType and isinstance(instance, compiler.OptimizedModule)
+
+
+class OptimizedModule(metaclass=_Compiled):
+    """Stands for ``torch._dynamo.OptimizedModule`` where that is asked for and the compiler is not loaded."""
+
+
+class _Later(ModuleType):
+    """A module of the compiler as far as importing others needs it; whoever asks for more gets the module itself."""
+
+    def __init__(self, name: str, **needed: Any) -> None:
+        super().__init__(name)
+        vars(self).update(needed)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        if sys.modules.get(_UTILS) is self:
-            del sys.modules[_UTILS]
-        return getattr(import_module(_UTILS), name)
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(import_module(self.__name__), name)
 
 
 @contextmanager
@@ -74,12 +94,14 @@ def _without_compiler() -> Iterator[None]:
         return
     import torch
 
-    later, disable = _Later(), torch.compiler.disable
-    sys.modules[_UTILS] = later
+    functions = _Later(_UTILS, is_compile_supported=_is_compile_supported)
+    later, disable = (functions, _Later(_COMPILER, OptimizedModule=OptimizedModule)), torch.compiler.disable
+    sys.modules |= {module.__name__: module for module in later}
     torch.compiler.disable = _disable  # type: ignore[assignment]  # as far as it is called here
     try:
         yield
     finally:
         torch.compiler.disable = disable
-        if sys.modules.get(_UTILS) is later:
-            del sys.modules[_UTILS]
+        for module in later:
+            if sys.modules.get(module.__name__) is module:
+                del sys.modules[module.__name__]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wss_data.backbones.lean import lean_adamw
+from wss_data.backbones.lean import lean_optimizer
 from wss_data.runtime.parallel import map_images
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def train_cells(cells: np.ndarray, targets: np.ndarray, settings: SelfTrainingSe
             drawn = torch.rand(parameter.shape[::-1], generator=random).movedim(0, -1) * 2 - 1
             parameter.data.copy_(drawn / inputs**0.5)
         batches, rate = max(1, round(len(cells) / settings.batch_cells)), settings.learning_rate
-        optimizer = lean_adamw()(network.parameters(), lr=rate, weight_decay=settings.weight_decay)
+        optimizer = lean_optimizer("AdamW")(network.parameters(), lr=rate, weight_decay=settings.weight_decay)
         steps = max(2, settings.epochs * batches)  # the schedule takes no fewer
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
         with warnings.catch_warnings():

@@ -11,14 +11,13 @@ Source:
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from wss_data.backbones.lean import lean_optimizer, load_fabric
 from wss_data.errors import CheckpointError, shown
 from wss_train.checkpoints import ModelCard
 from wss_train.data import Batch
@@ -26,6 +25,11 @@ from wss_train.engine.processes import Place, place
 from wss_train.losses import at_one_resolution, classes_in_masks, multilabel_loss, segmentation_loss, total_loss
 from wss_train.models import ModelOutput, SegmentationModel, usable_precision
 from wss_train.recipes import Kind, TrainRecipe
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+lightning_fabric = load_fabric()
 
 _FABRIC_NAMES: dict[str, Any] = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -71,8 +75,8 @@ def make_optimizer(model: SegmentationModel) -> torch.optim.Optimizer:
     """The optimizer that the model's recipe asks for."""
     recipe, groups = model.recipe, parameter_groups(model)
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.learning_rate)
-    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
+        return lean_optimizer("AdamW")(groups, lr=recipe.learning_rate)
+    return lean_optimizer("SGD")(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -239,23 +243,25 @@ def compiler_problem(device: torch.device) -> str | None:
     return None
 
 
-def _make_fabric(recipe: TrainRecipe, device: torch.device, here: Place) -> Fabric:
+def _make_fabric(recipe: TrainRecipe, device: torch.device, here: Place) -> "Fabric":
     # It announces precision and processes, which were logged already.
     for name in ("lightning_fabric", "lightning_fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
     precision = _FABRIC_NAMES[training_precision(recipe.precision, device)]
     if here.world == 1:
         devices = [device.index or 0] if device.type == "cuda" else 1
-        return Fabric(accelerator=device.type, devices=devices, precision=precision)
+        return lightning_fabric.Fabric(accelerator=device.type, devices=devices, precision=precision)
     # The statistics of batch normalisation never change: they need not be sent. Older versions have the second name.
     known = inspect.signature(DistributedDataParallel).parameters
     frozen: dict[str, Any] = {
         next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in known): False
     }
     # Every parameter has a gradient in every iteration.
-    strategy = DDPStrategy(gradient_as_bucket_view=True, find_unused_parameters=False, **frozen)
+    strategy = lightning_fabric.strategies.DDPStrategy(
+        gradient_as_bucket_view=True, find_unused_parameters=False, **frozen
+    )
     nodes = here.world // here.local_world
-    fabric = Fabric(
+    fabric: Fabric = lightning_fabric.Fabric(
         accelerator=device.type, strategy=strategy, devices=here.local_world, num_nodes=nodes, precision=precision
     )
     fabric.launch()
