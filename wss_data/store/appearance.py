@@ -107,7 +107,8 @@ def _offer(dataset: Dataset, spec: DatasetSpec, views: dict[str, View]) -> None:
     for name in offered[len(in_place) :]:
         colour = colours.get(name) or colours.get(name.split(":")[0]) or _JUDGED_COLOUR
         wanted[name] = stored.get(name, views[name]), colour
-    _save_views(dataset, wanted)
+    if wanted:
+        _save_views(dataset, wanted)
 
 
 def _save_views(dataset: Dataset, views: dict[str, tuple[View, str]]) -> None:
