@@ -208,7 +208,7 @@ def test_a_crf_changed_after_training_is_the_one_that_scores(ablation, datasets)
         )
     )
     # Both interpolate, to six digits alike: where two classes are that close, a pixel may change.
-    assert np.abs(sharpened - plain).sum() < np.abs(before - plain).sum() / 4, "no iteration changes nothing"
+    assert np.abs(sharpened - plain).sum() <= np.abs(before - plain).sum() / 4, "no iteration changes nothing"
 
 
 @pytest.fixture(scope="module")
