@@ -41,13 +41,10 @@ def lean_optimizer(name: Literal["AdamW", "SGD"]) -> Any:
 
     optimizer = getattr(torch.optim, name)
 
-    def unwrapped(name: str) -> Any:
-        method = getattr(optimizer, name)
-        return getattr(method, "__wrapped__", method)
-
-    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
-    methods = {name: unwrapped(name) for name in names} | {"step": torch.no_grad()(unwrapped("step"))}
-    return type(name, (optimizer,), methods)
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict", "step")
+    wrapped = {method: getattr(optimizer, method) for method in names}
+    methods = {method: getattr(function, "__wrapped__", function) for method, function in wrapped.items()}
+    return type(name, (optimizer,), {**methods, "step": torch.no_grad()(methods["step"])})
 
 
 def _is_compile_supported(device: Any) -> Any:
