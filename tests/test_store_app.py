@@ -78,6 +78,31 @@ def test_our_saved_views_are_stored_as_fiftyone_stores_one():
     assert {key for key in ours if ours[key] != theirs[key]} <= differ
 
 
+def test_saved_views_of_the_user_survive_an_interruption_and_a_name_like_one_of_ours(monkeypatch):
+    dataset = make_web("app-views-kept")
+    store.bring_up_to_date(dataset, store.definition(dataset), "web")
+    mine = dataset.match_tags("kept").limit(1)
+    dataset.save_view("most suspicious first", mine, overwrite=True)
+    dataset.save_view("Dropped: your verdict", mine)
+    dataset.delete_saved_view("kept")
+    before = dataset.list_saved_views()
+    store.judge(dataset, dataset.match_tags("kept").values("id")[:1], "drop")
+
+    def interrupted(*values, **named):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("wss_data.store.appearance._save_views", interrupted)
+        store.bring_up_to_date(dataset, store.definition(dataset), "web")
+    assert dataset.list_saved_views() == before
+
+    store.bring_up_to_date(dataset, store.definition(dataset), "web")
+    now = dataset.list_saved_views()
+    assert {*now} == {*before, "kept"}, "ours of the same short name gives way"
+    assert dataset.load_saved_view("Dropped: your verdict") == mine
+    assert dataset.load_saved_view("most suspicious first") == mine
+
+
 def _times(dataset):
     """Saved view -> when it was saved, by which the App orders them."""
     return {view.name: view.created_at for view in dataset._doc.saved_views}

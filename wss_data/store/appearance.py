@@ -91,45 +91,48 @@ def bring_up_to_date(dataset: Dataset, spec: DatasetSpec, kind: Kind) -> None:
 
 def _offer(dataset: Dataset, spec: DatasetSpec, views: dict[str, View]) -> None:
     """Save those of the views that show an image, in their order and with the colour of their group."""
-    there = [name for name in dataset.list_saved_views() if name in views or name in _EARLIER_VIEWS]
     offered = [name for name, view in views.items() if not len(dataset) or len(view.limit(1))]
+    for name in dataset.list_saved_views():
+        if name not in offered and (name in views or name in _EARLIER_VIEWS):
+            dataset.delete_saved_view(name)
+    there = [name for name in dataset.list_saved_views() if name in offered]
     # The App lists views by the time when they were saved: those before the first that is new keep their place.
-    pairs = zip((name for name in there if name in offered), offered, strict=False)
-    in_place = [name for name, wanted in takewhile(lambda pair: pair[0] == pair[1], pairs)]
-    # A user's own change of one of ours stays.
-    moved = [name for name in there if name not in in_place]
-    stored = {name: dataset.load_saved_view(name).view() for name in moved if name in offered}
-    for name in moved:
-        dataset.delete_saved_view(name)
+    in_place = list(takewhile(lambda pair: pair[0] == pair[1], zip(there, offered, strict=False)))
     colours = {"kept": KEPT_COLOUR, "dropped": DROPPED_COLOUR}
     colours |= {f"class {name}": _hex(value) for value, name in enumerate(spec.class_names, start=1)}
-    wanted = {}
-    for name in offered[len(in_place) :]:
-        colour = colours.get(name) or colours.get(name.split(":")[0]) or _JUDGED_COLOUR
-        wanted[name] = stored.get(name, views[name]), colour
-    if wanted:
-        _save_views(dataset, wanted)
+    if behind := offered[len(in_place) :]:
+        wanted = ((name, colours.get(name) or colours.get(name.split(":")[0]) or _JUDGED_COLOUR) for name in behind)
+        _save_views(dataset, {name: (views[name], colour) for name, colour in wanted})
 
 
 def _save_views(dataset: Dataset, views: dict[str, tuple[View, str]]) -> None:
-    """As ``dataset.save_view(name, view, color=colour)`` for each, which would read and write the whole dataset."""
+    """As ``dataset.save_view(name, view, color=colour)`` for each, which would read and write the whole dataset.
+
+    A view of that name goes to the end and stays as its user changed it. What another view's short name (its slug)
+    does not leave room for is not saved: FiftyOne takes ``Kept`` and ``kept`` for one.
+    """
     from bson import json_util
 
     record, now = fiftyone().core.odm.SavedViewDocument, datetime.now(UTC).replace(tzinfo=None)
     dataset._doc.reload("saved_views")
+    there = {view.name: view for view in dataset._doc.get_saved_views()}
+    slugs = {view.slug for view in there.values()}
+    ordered = []
     for position, (name, (view, colour)) in enumerate(views.items()):
         # The App orders them by their times, which the database keeps to the millisecond.
-        at = now + timedelta(milliseconds=position)
-        saved = record(
-            dataset_id=dataset._doc.id,
-            name=name,
-            slug=dataset._validate_saved_view_name(name),
-            color=colour,
-            view_stages=[json_util.dumps(stage) for stage in view._serialize(include_uuids=False)],
-            created_at=at,
-            last_modified_at=at,
-        )
-        dataset._doc.saved_views.append(saved.save(upsert=True))
+        at, slug = now + timedelta(milliseconds=position), fiftyone().core.utils.to_slug(name)
+        if name in there:
+            saved = there[name]
+            saved.created_at = at
+        elif slug not in slugs:
+            stages = [json_util.dumps(stage) for stage in view._serialize(include_uuids=False)]
+            times = {"created_at": at, "last_modified_at": at}
+            saved = record(dataset_id=dataset._doc.id, name=name, slug=slug, color=colour, view_stages=stages, **times)
+        else:
+            continue
+        ordered.append(saved.save(upsert=True))
+    others = [view for view in dataset._doc.saved_views if view not in ordered]
+    dataset._doc.saved_views = [*others, *ordered]
     dataset._doc.last_modified_at = now
     dataset._doc.save(virtual=True)
 
