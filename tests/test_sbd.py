@@ -1,6 +1,8 @@
 """SBD beside VOC: the list that is made of the two, and the classes in its .mat files."""
 
+import multiprocessing
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,24 +35,30 @@ from wss_data.target.sbd import USUAL_SIZES, VOC_CLASSES, categories_present, fi
 from wss_data.target.translation import check_targets, source_fingerprint, without_copies
 from wss_data.target.voc import read_voc_layout
 
-_opened: list[str] | None = None
 
+def opened_by(work: Callable[[], object]) -> list[str]:
+    """Every path that a call opens, by whatever means Python has.
 
-def _hear(event: str, arguments: tuple) -> None:
-    if event == "open" and _opened is not None:
-        _opened.append(str(arguments[0]))
+    In a process of its own: Python has no way to take an audit hook away, and each slows all that comes after it.
+    """
 
+    def listen() -> None:
+        opened: list[str] = []
+        sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
+        work()
+        sender.send(list(opened))
 
-sys.addaudithook(_hear)  # Python has no way to take one away: it listens only while a test asks it to
-
-
-@pytest.fixture
-def opened():
-    """Every path that was opened since, by whatever means Python has."""
-    global _opened
-    _opened = []
-    yield _opened
-    _opened = None
+    forked = multiprocessing.get_context("fork")
+    receiver, sender = forked.Pipe(duplex=False)
+    process = forked.Process(target=listen)
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        pytest.fail("the call failed; what it raised is printed above")
+    finally:
+        process.join()
 
 
 def definition(**expect: int) -> DatasetSpec:
@@ -127,7 +135,7 @@ def test_without_sbds_lists_its_files_say_what_it_has(tmp_path):
     assert sorted(r.id for r in read_voc_layout(voc, definition(), sbd=sbd).split("train")) == sorted(TRAIN_AUG)
 
 
-def test_a_folder_of_masks_or_a_published_list_will_do_in_place_of_sbd(tmp_path, opened):
+def test_a_folder_of_masks_or_a_published_list_will_do_in_place_of_sbd(tmp_path):
     voc, _ = trees(tmp_path)
     masks = voc / "VOC2012" / "SegmentationClassAug"
     masks.mkdir()
@@ -135,10 +143,14 @@ def test_a_folder_of_masks_or_a_published_list_will_do_in_place_of_sbd(tmp_path,
         (masks / f"{name}.png").write_bytes(b"never looked at")
     listed = tmp_path / "published.txt"
     write_names(listed, TRAIN_AUG, "/JPEGImages/{0}.jpg /SegmentationClassAug/{0}.png\r\n")
-    opened.clear()
-    for sbd in (masks, voc / "VOC2012", listed):
-        layout = read_voc_layout(voc, definition(), sbd=sbd)
-        assert sorted(record.id for record in layout.split("train")) == sorted(TRAIN_AUG)
+
+    def read() -> None:
+        for sbd in (masks, voc / "VOC2012", listed):
+            layout = read_voc_layout(voc, definition(), sbd=sbd)
+            assert sorted(record.id for record in layout.split("train")) == sorted(TRAIN_AUG)
+
+    opened = opened_by(read)
+    assert [path for path in opened if path == str(listed)]
     assert not [path for path in opened if "SegmentationClassAug" in path]
 
 
@@ -317,32 +329,32 @@ def test_images_of_test_are_a_split_without_labels_where_their_images_are_there(
 # ------------------------------------------------------------- strict supervision, and how much is opened
 
 
-def test_no_mask_of_a_training_image_is_opened_and_no_mat_file_where_an_annotation_is(tmp_path, opened):
+def test_no_mask_of_a_training_image_is_opened_and_no_mat_file_where_an_annotation_is(tmp_path):
     voc, sbd = trees(tmp_path)
     for name in TRAIN_AUG:
         for folder in ("SegmentationClassAug", "SegmentationObject"):
             (voc / "VOC2012" / folder).mkdir(exist_ok=True)
             (voc / "VOC2012" / folder / f"{name}.png").write_bytes(b"not for us")
-    opened.clear()
-    layout = read_voc_layout(voc, definition(), sbd=sbd)
-    images = check_targets(layout.records, definition(), tmp_path / "masks")
-    ours = [Path(path) for path in opened if path.startswith(str(voc)) or path.startswith(str(sbd))]
+
+    def read() -> None:
+        layout = read_voc_layout(voc, definition(), sbd=sbd)
+        images = check_targets(layout.records, definition(), tmp_path / "masks")
+        assert not [image for image in images if image.dropped]
+
+    ours = [Path(path) for path in opened_by(read) if path.startswith(str(voc)) or path.startswith(str(sbd))]
     assert {path.name for path in ours if path.parent.name.startswith("Segmentation") and path.suffix == ".png"} == {
         "v1.png",
         "v2.png",
     }
     assert not [path for path in ours if path.suffix == ".mat"]
-    assert not [image for image in images if image.dropped]
 
 
-def test_only_what_is_listed_is_opened_and_each_file_once(tmp_path, opened):
+def test_only_what_is_listed_is_opened_and_each_file_once(tmp_path):
     voc, sbd = trees(tmp_path)
     for number in range(200):  # VOC 2012 has 17,125 images, of which 12,031 are on our lists
         (voc / "VOC2012" / "JPEGImages" / f"other{number}.jpg").touch()
         (voc / "VOC2012" / "Annotations" / f"other{number}.xml").touch()
-    opened.clear()
-    layout = read_voc_layout(voc, definition(), sbd=sbd)
-    source_fingerprint(layout, definition())
+    opened = opened_by(lambda: source_fingerprint(read_voc_layout(voc, definition(), sbd=sbd), definition()))
     ours = sorted(Path(path).name for path in opened if path.startswith(str(tmp_path)))
     assert ours == sorted(
         [f"{name}.xml" for name in (*TRAIN_AUG, *VOC_VAL)] + 2 * ["train.txt", "val.txt"]  # VOC's and SBD's
