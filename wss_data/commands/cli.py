@@ -6,6 +6,7 @@ found to forget; 2 refused, with one line that says why; 130 interrupted. docs/r
 
 import argparse
 from collections.abc import Sequence
+from functools import cache
 
 from wss_data.commands import build, judge, masks, share
 from wss_data.commands.arguments import program
@@ -17,6 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(make_parser(), arguments)
 
 
+@cache  # for those who run many commands in one process
 def make_parser() -> argparse.ArgumentParser:
     """The parser of ``wss-data``."""
     parser, commands = program(

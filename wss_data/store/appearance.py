@@ -65,12 +65,13 @@ def bring_up_to_date(dataset: Dataset, spec: DatasetSpec, kind: Kind) -> None:
     """
     values = mask_names(spec.class_names, spec.ignore_index)
     # By values, as earlier versions had them, or none at all; whatever else is there, its user has set.
+    # Each of FiftyOne's setters reads and writes the whole dataset: here, once, at the end.
     if dataset.default_mask_targets in (values, {}):
-        dataset.default_mask_targets = colour_targets(spec.class_names, spec.ignore_index)
+        dataset._doc.default_mask_targets = colour_targets(spec.class_names, spec.ignore_index)
         dataset.app_config.color_scheme = fiftyone().ColorScheme(**_colours(spec, kind))
     grey = {field: values for field in mask_fields(dataset) if _is_grey(dataset, field)}
     if dataset.mask_targets != {**grey, **dataset.mask_targets}:
-        dataset.mask_targets = {**grey, **dataset.mask_targets}
+        dataset._doc.mask_targets = {**grey, **dataset.mask_targets}
     groups = dataset.app_config.sidebar_groups
     if groups is None or {"judge", "quality"} <= {group.name for group in groups}:  # none, or an earlier version's
         dataset.app_config.sidebar_groups = _side_bar(dataset, kind)
@@ -208,9 +209,24 @@ def _declare_fields(dataset: Dataset, kind: Kind) -> None:
         for path, number in numbers.items():
             field = fo.IntField if number is int else fo.FloatField
             declared[path] = field(description=said.get(path))
-    # In one go: for each declaration FiftyOne writes and reads all of them again.
-    dataset.add_dynamic_sample_fields(declared)
+    # In one go: for each declaration FiftyOne writes and reads all of them again, and for each depth of them.
+    dataset.add_dynamic_sample_fields(_nested(declared))
     dataset.create_index("image_id")
+
+
+def _nested(declared: dict[str, Any]) -> dict[str, Any]:
+    """Fields by path, those that are in one of the others as fields of that one."""
+    inside: dict[str, list[Any]] = {}
+    for path, field in declared.items():
+        parent, _, field.name = path.rpartition(".")
+        field.db_field, field.null = field.name, True  # as FiftyOne makes fields
+        inside.setdefault(parent, []).append(field)
+    outer = {field.name: field for field in inside.pop("")}
+    for parent, fields_of_it in inside.items():
+        embedded = fiftyone().EmbeddedDocumentField(outer[parent].document_type, fields=fields_of_it, null=True)
+        embedded.name = embedded.db_field = parent
+        outer[parent] = embedded
+    return outer
 
 
 def _of_masks(field: str) -> dict[str, Any]:
@@ -228,7 +244,7 @@ def declare_masks(dataset: Dataset, field: str) -> None:
     A field that an earlier version made is given what it lacks.
     """
     is_new = not dataset.has_sample_field(field)
-    dataset.add_dynamic_sample_fields(_of_masks(field))
+    dataset.add_dynamic_sample_fields(_nested(_of_masks(field)))
     if not is_new:
         return
     # A field that is in no group the App lists, ticked or not, among those in use.

@@ -48,13 +48,24 @@ def open_dataset(name: str) -> Dataset:
         known = ", ".join(known_names())
         raise StoreError(f"there is no dataset '{name}'. {'Known: ' + known if known else 'None was built yet'}.")
     try:
-        dataset = fiftyone().load_dataset(name, reload=True)  # another process may have changed what is loaded here
+        dataset = _loaded(name)
     except OSError as error:
         raise StoreError(f"dataset '{name}' cannot be opened: {' '.join(str(error).split())}") from error
     info_of(dataset)
     correct_count(dataset)
     find_moved_files(dataset)
     return dataset
+
+
+def _loaded(name: str) -> Dataset:
+    """FiftyOne's dataset as it is stored now: another process may have changed what is loaded here."""
+    fo = fiftyone()
+    known = fo.Dataset._instances.get(name)
+    if known is None or known.deleted or known.name != name:
+        return fo.load_dataset(name)
+    # FiftyOne would note twice that it was opened, and write the whole dataset each time.
+    known.reload()
+    return known
 
 
 def check_name(name: str) -> None:
@@ -151,11 +162,11 @@ def create_or_open(spec: DatasetSpec, kind: Kind) -> Dataset:
     if not dataset_exists(name):
         # Set up under a random name and renamed at the end: killed on the way, nothing half-made has the name.
         dataset = fiftyone().Dataset()
+        dataset.media_type = "image"  # the first image would make FiftyOne write and read all fields again
         set_up(dataset, spec, kind)
-        dataset.tags = [TAG]
         dataset.info[TAG] = new_info(spec, kind)
+        dataset._doc.tags, dataset._doc.persistent = [TAG], True  # stored with the name, in one write
         dataset.name = name
-        dataset.persistent = True
         return dataset
     dataset = open_dataset(name)
     _check_same(dataset, spec, kind)
@@ -168,7 +179,8 @@ def create_or_open(spec: DatasetSpec, kind: Kind) -> Dataset:
                 *(name, changes),
             )
         update(dataset, definition=spec.to_dict())
-    dataset.persistent = True  # killed between its name and this line, it was not
+    if not dataset.persistent:  # an earlier version was killed when it had named the dataset
+        dataset.persistent = True
     return dataset
 
 

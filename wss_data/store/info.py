@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import fields
+from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 from wss_data.errors import StoreError
@@ -94,15 +95,17 @@ def web_info(dataset: Dataset, action: str) -> dict[str, Any]:
 
 def update(dataset: Dataset, **parts: Any) -> None:
     """Replace parts of ``info["wss"]`` and store it; other parts stay as they are in the database."""
-    # Another process may have written other parts. FiftyOne would read all of the dataset, and save it for that alone.
-    key = {"sample_collection_name": dataset._sample_collection_name}
-    if (row := mongodb().datasets.find_one(key, {"info": True})) is None:
+    # Another process may have written other parts, and FiftyOne would read and write the whole dataset for one.
+    key, datasets = {"sample_collection_name": dataset._sample_collection_name}, mongodb().datasets
+    if (row := datasets.find_one(key, {"info": True})) is None:
         raise StoreError(f"dataset '{dataset.name}' is gone: another process deleted it. Build it again.")
     stored = _checked((row.get("info") or {}).get(TAG), dataset.name)
     changed = {**stored, **parts}
-    if not changed == stored == dataset.info.get(TAG):
-        dataset.info[TAG] = changed
-        dataset.save()
+    if changed != stored:
+        notes = {f"info.{TAG}.{name}": part for name, part in parts.items()}
+        datasets.update_one(key, {"$set": {**notes, "last_modified_at": datetime.now(UTC)}})
+    # Past FiftyOne, which would store it once more with the next change, over what others have noted until then.
+    dict.__setitem__(dataset.info, TAG, changed)
 
 
 def name_of(examples: Collection) -> str:

@@ -7,6 +7,7 @@ refused, with one line that says why; 130 interrupted.
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import cache
 
 import wss_train
 from wss_data.commands.arguments import program
@@ -34,6 +35,7 @@ def _check_checkpoint(options: argparse.Namespace) -> None:
         wss_train.checkpoints.read_card(checkpoint)
 
 
+@cache  # for those who run many commands in one process
 def make_parser() -> argparse.ArgumentParser:
     """The parser of ``wss-train``."""
     parser, commands = program(
