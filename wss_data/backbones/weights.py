@@ -31,7 +31,10 @@ HEADS = (
     *("mask_token", "masked_embed", "decoder_", "dino_head.", "ibot_head."),
 )
 
-_KEEPS_SHAPE = ("normal_", "uniform_", "erfinv_", "mul_", "add_", "clamp_", "batch_norm", "layer_norm")
+_KEEPS_SHAPE = (
+    *("normal_", "uniform_", "erfinv_", "mul_", "add_", "clamp_", "fill_", "zero_", "batch_norm", "layer_norm"),
+    *("kaiming_uniform_", "kaiming_normal_", "trunc_normal_", "constant_", "ones_", "zeros_"),
+)
 
 TORCHVISION = "https://download.pytorch.org/models"
 
