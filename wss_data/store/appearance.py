@@ -24,7 +24,7 @@ from wss_data.filtering.filters import (
 )
 from wss_data.imaging.masks import IGNORE_INDEX, mask_names, open_mask, voc_palette
 from wss_data.spec import DatasetSpec
-from wss_data.store.connection import fiftyone
+from wss_data.store.connection import fiftyone, samples_of
 from wss_data.store.info import GROUND_TRUTH, MASKS, PROVENANCE_TEXTS, SCORE, Kind, mask_fields
 from wss_data.store.types import Dataset, View
 
@@ -80,14 +80,28 @@ def bring_up_to_date(dataset: Dataset, spec: DatasetSpec, kind: Kind) -> None:
         dataset.app_config.active_fields = fiftyone().ActiveFields(paths=paths)
         _describe_numbers(dataset)
     dataset.save()
-    if kind == "web":
-        # What saved views choose and sort by, so that none has to read or sort 75,800 images.
-        for name in filter(dataset.has_field, ("sha256", "label.label", "duplicate_of", "oddness")):
-            dataset.create_index(name)
-        for number in _SORTED:
-            if dataset.has_field(number):  # a dataset that an earlier version made may lack it
-                dataset.create_index([("tags", 1), (number, 1)])
+    _make_indexes(dataset, kind)
     _offer(dataset, spec, _views(dataset, spec, kind))
+
+
+def _make_indexes(dataset: Dataset, kind: Kind) -> None:
+    """Index what images are found by; on the web what saved views choose and sort by, too.
+
+    So that none of them has to read or sort 75,800 images.
+    """
+    from pymongo import IndexModel
+
+    keys = [[("image_id", 1)]]
+    if kind == "web":
+        keys += [[(name, 1)] for name in ("sha256", "label.label", "duplicate_of", "oddness")]
+        keys += [[("tags", 1), (number, 1)] for number in _SORTED]
+    # A dataset that an earlier version made may lack a field.
+    wanted = [IndexModel(key) for key in keys if all(dataset.has_field(name) for name, _ in key)]
+    samples = samples_of(dataset)
+    there = samples.index_information()
+    # At once: FiftyOne would ask twice for each.
+    if missing := [index for index in wanted if index.document["name"] not in there]:
+        samples.create_indexes(missing)
 
 
 def _offer(dataset: Dataset, spec: DatasetSpec, views: dict[str, View]) -> None:
@@ -211,7 +225,6 @@ def _declare_fields(dataset: Dataset, kind: Kind) -> None:
             declared[path] = field(description=said.get(path))
     # In one go: for each declaration FiftyOne writes and reads all of them again, and for each depth of them.
     dataset.add_dynamic_sample_fields(_nested(declared))
-    dataset.create_index("image_id")
 
 
 def _nested(declared: dict[str, Any]) -> dict[str, Any]:
