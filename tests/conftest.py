@@ -7,11 +7,13 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from wss_data.errors import StoreError
 from wss_data.runtime import database as database_module
 from wss_data.runtime import database_watcher
 
@@ -58,6 +60,12 @@ LONGEST = (
 
 def pytest_collection() -> None:
     gc.disable()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # A run of all tests loads FiftyOne: as our programs do, without what only its plots need.
+        from wss_data.store.connection import fiftyone
+
+        with suppress(StoreError):
+            fiftyone()
 
 
 def pytest_collection_finish() -> None:
@@ -78,7 +86,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def database() -> str:
     """The address of the session's own database; skips where FiftyOne came without one."""
-    from wss_data.errors import StoreError
     from wss_data.store.connection import fiftyone
 
     try:
@@ -110,16 +117,24 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+_SMALL_NETWORKS: dict[tuple[Any, ...], dict[str, Any]] = {}
+"""What a network was made with -> what it consists of."""
+
+
 @pytest.fixture(scope="module")
 def small_maps() -> Iterator[None]:
     """Co-segmentation's network sees images at 128 px in place of 512: for tests of what is around it.
 
-    It is real all the same, and takes a sixteenth of the time.
+    It is real all the same, and takes a sixteenth of the time. Its weights are read once: nothing changes them.
     """
     from wss_data.cosegmentation.features import DescriptorNetwork
 
     def at_128(self: DescriptorNetwork, long_side: int = 512, *others: Any) -> None:
-        made(self, min(long_side, 128), *others)
+        given = (min(long_side, 128), *others)
+        if given not in _SMALL_NETWORKS:
+            made(self, *given)
+            _SMALL_NETWORKS[given] = vars(self)
+        vars(self).update(_SMALL_NETWORKS[given])
 
     made = DescriptorNetwork.__init__
     with pytest.MonkeyPatch.context() as patch:

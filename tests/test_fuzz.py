@@ -40,7 +40,7 @@ from wss_train.commands.cli import make_parser as wss_train_parser
 from wss_train.recipes import with_values
 from wss_train.training import train_generator
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("small_maps")]
 
 MAIN = {"wss-data": wss_data_main, "wss-train": wss_train_main}
 DOCUMENTED = {0, 1, 2}
