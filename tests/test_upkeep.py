@@ -1,5 +1,6 @@
 """Whole datasets are deleted and renamed: what goes, what stays, and what happens when it is killed half way."""
 
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ def home(tmp_path, monkeypatch):
     for row in store.list_datasets():
         if row.name.startswith("up-"):
             fiftyone().delete_dataset(row.name)
+    if fiftyone().dataset_exists("up-instances"):  # not ours
+        fiftyone().delete_dataset("up-instances")
 
 
 def files_of(name: str) -> list[str]:
@@ -71,9 +74,19 @@ def test_a_dry_run_says_the_same_and_changes_nothing():
     assert not dataset_folder("up-dry").exists()
 
 
+def _last_opened(*names: str) -> list[datetime]:
+    return [info["last_loaded_at"] for info in fiftyone().list_datasets(info=True) if info["name"] in names]
+
+
 def test_what_others_wrote_or_use_and_what_links_lead_to_stays(tmp_path):
     dataset, folder = make_web("up-shared"), dataset_folder("up-shared")
     copy = dataset.match({"label.label": "cow"}).clone("up-copy")
+    fo = fiftyone()
+    sample = dataset.match({"label.label": "cat"}).first()
+    person = fo.Dataset("up-instances", persistent=True)
+    instance = fo.Detection(label="cat", bounding_box=[0, 0, 1, 1], mask_path=sample.cosegmentation.mask_path)
+    person.add_sample(fo.Sample("elsewhere.jpg", instances=fo.Detections(detections=[instance])))
+    opened = _last_opened("up-copy", "up-instances")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / f"{'a' * 20}.jpg").touch()
     (folder / "images" / "dog").symlink_to(tmp_path / "elsewhere")
@@ -85,9 +98,11 @@ def test_what_others_wrote_or_use_and_what_links_lead_to_stays(tmp_path):
     cow = f"cow/{'4' * 20}"
     links = [f"images/cat/{'b' * 20}.jpg", "images/dog"]
     foreign = [links[0], "images/cat/notes.txt", links[1], "mine/photo.jpg"]
-    assert files_of("up-shared") == sorted([f"cosegmentation/{cow}.png", f"images/{cow}.jpg", *foreign])
+    masks = [f"cosegmentation/{cow}.png", f"cosegmentation/cat/{Path(sample.cosegmentation.mask_path).name}"]
+    assert files_of("up-shared") == sorted([*masks, f"images/{cow}.jpg", *foreign])
     assert report.foreign == tuple(foreign)
-    assert report.used == {"up-copy": 2}
+    assert report.used == {"up-copy": 2, "up-instances": 1}
+    assert _last_opened("up-copy", "up-instances") == opened, "to look into a dataset is not to open it"
     assert all(Path(path).is_file() for path in copy.values("filepath"))
     assert (tmp_path / "elsewhere" / f"{'a' * 20}.jpg").exists()
 

@@ -2,20 +2,20 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from wss_data.errors import StoreError
 from wss_data.runtime.files import WRITTEN, is_ours
 from wss_data.runtime.home import dataset_folder, dataset_owner, read_by_nobody
 from wss_data.spec import DEFINITION_FILE, keep_definition, read_spec, spec_from_dict
 from wss_data.store.catalogue import dataset_exists
-from wss_data.store.connection import fiftyone, samples_of
+from wss_data.store.connection import fiftyone, mongodb
 from wss_data.store.datasets import check_name, open_dataset, set_moved_paths, target_name
 from wss_data.store.info import EARLIER_NAMES, IMPORTED, MASKS, Kind, definition, info_of, kind_of, mask_fields, update
-from wss_data.store.types import Dataset
 
 _LOCK, _JOURNAL = "lock", "journal.sqlite"
 # What this package writes into a dataset's folder: paths in it. {fields}: names of mask fields that it has or had.
@@ -232,17 +232,40 @@ def _used_by_others(name: str, folder: Path) -> dict[str, set[Path]]:
     """Files below a folder that other datasets of the database name, ours or not: dataset -> paths."""
     first, behind = f"{folder}{os.sep}", f"{folder}{chr(ord(os.sep) + 1)}"
     found = {}
-    for other in fiftyone().list_datasets():
-        if other != name and (paths := set(map(Path, _paths_between(fiftyone().load_dataset(other), first, behind)))):
-            found[other] = paths
+    others = [other for other in fiftyone().list_datasets() if other != name]
+    # Past FiftyOne, which would bring each to its own version, and note that it was opened.
+    for other in mongodb().datasets.find({"name": {"$in": others}}, {"_id": 0}):
+        samples = mongodb()[other["sample_collection_name"]]
+        paths = {
+            Path(path)
+            for field in _fields_of_files(other.get("sample_fields") or ())
+            for row in samples.find({field: {"$gte": first, "$lt": behind}}, {field: True})
+            for path in _values(row, field.split("."))
+            if str(path).startswith(first)
+        }
+        if paths:
+            found[other["name"]] = paths
     return found
 
 
-def _paths_between(dataset: Dataset, first: str, behind: str) -> Iterator[str]:
-    for field in dataset.get_field_schema(flat=True, ftype=fiftyone().StringField):
-        # FiftyOne's fields of files: `filepath`, `<field>.mask_path`, `<field>.detections.mask_path`, `map_path`
-        if field.endswith("path") and samples_of(dataset).find_one({field: {"$gte": first, "$lt": behind}}, {"_id": 1}):
-            yield from (path for path in dataset.values(field, unwind=True) if path and path.startswith(first))
+def _fields_of_files(fields: Iterable[Mapping[str, Any]], parent: str = "") -> Iterator[str]:
+    """FiftyOne's fields of files: ``filepath``, ``<field>.mask_path``, ``<field>.detections.mask_path`` and others."""
+    for field in fields:
+        path = parent + (field.get("db_field") or field["name"])
+        if path.endswith("path"):
+            yield path
+        yield from _fields_of_files(field.get("fields") or (), f"{path}.")
+
+
+def _values(stored: Any, keys: Sequence[str]) -> Iterator[Any]:
+    """What is stored under a path of keys, in each of the lists on the way."""
+    if isinstance(stored, list):
+        for one in stored:
+            yield from _values(one, keys)
+    elif not keys:
+        yield stored
+    elif isinstance(stored, dict):
+        yield from _values(stored.get(keys[0]), keys[1:])
 
 
 def _bytes_of(files: list[Path]) -> int:
