@@ -94,16 +94,20 @@ def test_failures_of_each_row_and_what_the_pseudo_masks_merge_are_reported(ablat
     assert CLASSES[0] in (ablation.out / "cooccurrence" / "cooccurrence.md").read_text()
 
 
-def test_a_second_call_does_no_stage_again(ablation, datasets):
+def test_a_second_call_does_no_stage_again_and_writes_nothing(ablation, datasets):
     def times():
-        files = [*ablation.out.rglob("*.safetensors"), *ablation.out.rglob("*.png")]
-        return {p: p.stat().st_mtime_ns for p in files if not {"pictures", "cooccurrence"} & set(p.parts)}
+        return {p: p.stat().st_mtime_ns for p in ablation.out.rglob("*.*") if p.name != "lock"}
 
     before, costs = times(), ablation.costs
     again = run_ablation(*datasets, ablation.out, RECIPE, progress=False)
     assert times() == before
     assert again.costs == costs
     assert str(again) == str(ablation)
+    (ablation.out / "pictures" / "predictions.png").unlink()
+    run_ablation(*datasets, ablation.out, RECIPE, progress=False)
+    redrawn = {p.parent.name for p, time in times().items() if time != before[p]}
+    assert redrawn <= {"pictures", "cooccurrence", ablation.out.name}
+    assert times().keys() == before.keys(), "a figure that is missing is drawn again"
 
 
 def test_the_profile_has_what_each_stage_took_and_their_sum(ablation):

@@ -50,6 +50,7 @@ _COST = {"seconds", "cpu_seconds", "peak_megabytes", "result"}
 _COST_BEFORE = _COST - {"cpu_seconds"}  # of runs that ended before the processor's time was measured
 _COST_COLUMNS = ["seconds", "CPU seconds", "peak memory, MB"]
 _COST_KEYS = ("seconds", "cpu_seconds", "peak_megabytes")
+_FINISHED = "finished_at"  # of ``ablation.json``, which is written last
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -314,15 +315,28 @@ def run_ablation(
         }
         ledger = read_card(out / ROWS[-1].run).ledger.merged_with(val.ledger)
         ablation = Ablation(evaluations, recipe, counts, costs.stages, ledger, out)
-        _write(ablation, val, pseudo)
+        if not _is_written(ablation):
+            _write(ablation, val, pseudo)
     return ablation
 
 
+def _is_written(ablation: Ablation) -> bool:
+    """Whether the files in its folder show this table: every stage was found again, and no figure is missing."""
+    out = ablation.out
+    noted = checked.note(out / "ablation.json")
+    if not isinstance(noted, dict) or noted.pop(_FINISHED, None) is None:
+        return False
+    classes = (name for name, counts in ablation.counts["classes"].items() if counts["stored"])
+    sheets = ("predictions", "pseudo_masks", "cosegmentation", "foreground_ratio")
+    figures = [*sheets, *(f"cosegmentation_{name}" for name in classes)]
+    files = [out / "pictures" / f"{name}.png" for name in figures]
+    files += [out / "table.md", *(out / "cooccurrence" / name for name in COOCCURRENCE_FILES)]
+    return noted == json.loads(json.dumps(ablation.to_dict())) and all(path.is_file() for path in files)
+
+
 def _write(ablation: Ablation, val: ExampleTable, pseudo: ExampleTable) -> None:
-    """Write tables and figures. ``val``: what was scored; ``pseudo``: train images with pseudo masks."""
+    """Write figures, then tables. ``val``: what was scored; ``pseudo``: train images with pseudo masks."""
     out, figures = ablation.out, ablation.out / "pictures"
-    finished = {"finished_at": datetime.now(UTC).isoformat(timespec="seconds")}
-    write_tables(out, ablation.to_markdown(), ablation.to_dict() | finished)
     folders = {row.name: out / "evaluations" / row.stage / "predictions" for row in ROWS}
     write_predictions(val, folders, figures / "predictions.png")
     cooccurrence(pseudo, out / "cooccurrence")
@@ -335,6 +349,8 @@ def _write(ablation: Ablation, val: ExampleTable, pseudo: ExampleTable) -> None:
                 figure.replace(temporary)
     finally:
         shutil.rmtree(drawn, ignore_errors=True)
+    finished = {_FINISHED: datetime.now(UTC).isoformat(timespec="seconds")}
+    write_tables(out, ablation.to_markdown(), ablation.to_dict() | finished)
 
 
 def write_tables(out: Path, markdown: str, values: Mapping[str, Any]) -> None:
