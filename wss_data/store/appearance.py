@@ -236,28 +236,35 @@ def _nested(declared: dict[str, Any]) -> dict[str, Any]:
         inside.setdefault(parent, []).append(field)
     outer = {field.name: field for field in inside.pop("")}
     for parent, fields_of_it in inside.items():
-        embedded = fiftyone().EmbeddedDocumentField(outer[parent].document_type, fields=fields_of_it, null=True)
+        kind, said = outer[parent].document_type, outer[parent].description
+        embedded = fiftyone().EmbeddedDocumentField(kind, said, fields=fields_of_it, null=True)
         embedded.name = embedded.db_field = parent
         outer[parent] = embedded
     return outer
 
 
-def _of_masks(field: str) -> dict[str, Any]:
-    """A field of masks and what is in it beside FiftyOne's own."""
+def _of_masks(field: str, texts: Sequence[str] = (), description: str | None = None) -> dict[str, Any]:
+    """A field of masks and what is in it beside FiftyOne's own; ``texts``: more names of fields in it."""
     fo = fiftyone()
-    inside = {f"{field}.{name}": fo.StringField() for name in ("method", "fingerprint")}
+    inside = {f"{field}.{name}": fo.StringField() for name in ("method", "fingerprint", *texts)}
     if _is_spare(field):  # the confidence of the mask in use is the image's own
         inside[f"{field}.confidence"] = fo.FloatField()
-    return {field: fo.EmbeddedDocumentField(fo.Segmentation), **inside}
+    return {field: fo.EmbeddedDocumentField(fo.Segmentation, description), **inside}
 
 
-def declare_masks(dataset: Dataset, field: str) -> None:
+def declare_masks(dataset: Dataset, field: str, texts: Sequence[str] = (), description: str | None = None) -> None:
     """Declare a field of masks; the App shows it, or lists it below if it is not in use.
 
     A field that an earlier version made is given what it lacks.
+
+    Args:
+        dataset: The dataset.
+        field: Name of the field.
+        texts: Names of fields in it, beside those of all masks.
+        description: What the App says of a new field.
     """
     is_new = not dataset.has_sample_field(field)
-    dataset.add_dynamic_sample_fields(_nested(_of_masks(field)))
+    dataset.add_dynamic_sample_fields(_nested(_of_masks(field, texts, description)))
     if not is_new:
         return
     # A field that is in no group the App lists, ticked or not, among those in use.

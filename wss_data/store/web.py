@@ -329,11 +329,8 @@ def _keep_earlier_masks(dataset: Dataset, sample_ids: list[str]) -> None:
         return
     field = next(name for name in _numbered(BEFORE_IMPORT) if not dataset.has_sample_field(name))
     ledger = mask_ledger(view, MASKS)
-    declare_masks(dataset, field)
-    dataset.add_sample_field(f"{field}.replaced_at", fo.StringField)
-    about = dataset.get_field(field)
-    about.description = f"in use until {now['replaced_at']}, then replaced on {len(earlier):,} images"
-    about.save()
+    said = f"in use until {now['replaced_at']}, then replaced on {len(earlier):,} images"
+    declare_masks(dataset, field, tuple(now), said)
     dataset.set_values(field, earlier, key_field="id")
     set_ledger(dataset, field, ledger)
 
