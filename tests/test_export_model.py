@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from drawings import SMALLEST
 from torch import nn
 
 from wss_data.errors import WssError
@@ -42,7 +43,8 @@ def save(folder, recipe=LITE, multilabel=True):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return save(tmp_path_factory.mktemp("run")).parent
+    """For what does not depend on the network."""
+    return save(tmp_path_factory.mktemp("run"), with_values(LITE, SMALLEST)).parent
 
 
 def pixels(*shape):
@@ -124,8 +126,9 @@ def test_onnx_takes_any_size_and_gives_the_same_probabilities_outside_of_pytorch
     assert found.std() > 0.05
 
 
-def test_onnx_can_be_bound_to_one_size_and_give_logits_of_floats(tmp_path, run):
+def test_onnx_can_be_bound_to_one_size_and_give_logits_of_floats(tmp_path):
     runtime = pytest.importorskip("onnxruntime")
+    run = save(tmp_path / "run").parent
 
     exported = export_model(run, tmp_path / "a.onnx", output="logits", input_type="float32", size=(30, 40))
 
