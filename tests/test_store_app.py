@@ -101,6 +101,9 @@ def test_saved_views_of_the_user_survive_an_interruption_and_a_name_like_one_of_
     assert {*now} == {*before, "kept"}, "ours of the same short name gives way"
     assert dataset.load_saved_view("Dropped: your verdict") == mine
     assert dataset.load_saved_view("most suspicious first") == mine
+    times = _times(dataset)
+    store.bring_up_to_date(dataset, store.definition(dataset), "web")
+    assert _times(dataset) == times
 
 
 def _times(dataset):

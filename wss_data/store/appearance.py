@@ -106,7 +106,10 @@ def _make_indexes(dataset: Dataset, kind: Kind) -> None:
 
 def _offer(dataset: Dataset, spec: DatasetSpec, views: dict[str, View]) -> None:
     """Save those of the views that show an image, in their order and with the colour of their group."""
-    offered = [name for name, view in views.items() if not len(dataset) or len(view.limit(1))]
+    # FiftyOne takes `Kept` and `kept` for one name: ours gives way to a view of the user's.
+    used, slug = {view.slug: view.name for view in dataset._doc.get_saved_views()}, fiftyone().core.utils.to_slug
+    free = (name for name in views if used.get(slug(name), name) == name)
+    offered = [name for name in free if not len(dataset) or len(views[name].limit(1))]
     for name in dataset.list_saved_views():
         if name not in offered and (name in views or name in _EARLIER_VIEWS):
             dataset.delete_saved_view(name)
@@ -123,28 +126,26 @@ def _offer(dataset: Dataset, spec: DatasetSpec, views: dict[str, View]) -> None:
 def _save_views(dataset: Dataset, views: dict[str, tuple[View, str]]) -> None:
     """As ``dataset.save_view(name, view, color=colour)`` for each, which would read and write the whole dataset.
 
-    A view of that name goes to the end and stays as its user changed it. What another view's short name (its slug)
-    does not leave room for is not saved: FiftyOne takes ``Kept`` and ``kept`` for one.
+    A view of that name goes to the end, and stays as its user changed it.
     """
     from bson import json_util
 
     record, now = fiftyone().core.odm.SavedViewDocument, datetime.now(UTC).replace(tzinfo=None)
     dataset._doc.reload("saved_views")
     there = {view.name: view for view in dataset._doc.get_saved_views()}
-    slugs = {view.slug for view in there.values()}
     ordered = []
     for position, (name, (view, colour)) in enumerate(views.items()):
         # The App orders them by their times, which the database keeps to the millisecond.
-        at, slug = now + timedelta(milliseconds=position), fiftyone().core.utils.to_slug(name)
-        if name in there:
-            saved = there[name]
-            saved.created_at = at
-        elif slug not in slugs:
-            stages = [json_util.dumps(stage) for stage in view._serialize(include_uuids=False)]
-            times = {"created_at": at, "last_modified_at": at}
-            saved = record(dataset_id=dataset._doc.id, name=name, slug=slug, color=colour, view_stages=stages, **times)
-        else:
-            continue
+        at = now + timedelta(milliseconds=position)
+        saved = there.get(name) or record(
+            dataset_id=dataset._doc.id,
+            name=name,
+            slug=fiftyone().core.utils.to_slug(name),
+            color=colour,
+            view_stages=[json_util.dumps(stage) for stage in view._serialize(include_uuids=False)],
+            last_modified_at=at,
+        )
+        saved.created_at = at
         ordered.append(saved.save(upsert=True))
     others = [view for view in dataset._doc.saved_views if view not in ordered]
     dataset._doc.saved_views = [*others, *ordered]
