@@ -3,6 +3,7 @@
 import doctest
 import html.parser
 import importlib.util
+import json
 import posixpath
 import subprocess
 import sys
@@ -65,6 +66,9 @@ def test_the_site_has_every_page_every_module_and_the_repositorys_pages(site):
         assert (site / f"{page}.html").is_file()
     assert "Source code in" in (site / "api/wss_data/crf/dense_crf.html").read_text(encoding="utf-8")
     assert "wss-data build" in (site / "reference/commands.html").read_text(encoding="utf-8")
+    found = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))["docs"]
+    (entry,) = (one for one in found if one["location"].endswith("#wss_data.crf.dense_crf.dense_crf"))
+    assert "NIPS 2011" in entry["text"] and "Source code in" not in "".join(one["text"] for one in found)
     listed = (site / "llms.txt").read_text(encoding="utf-8")
     assert all(page.with_suffix(".html").as_posix() in listed for page in pages if page.name != "README.md")
     assert len((site / "llms-full.txt").read_text(encoding="utf-8")) > 200_000

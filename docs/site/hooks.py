@@ -15,6 +15,7 @@ from typing import Any
 
 import griffe
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import CombinedEvent, event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -25,6 +26,9 @@ SECTIONS = ("Tutorials", "How to", "Reference", "Explanation")  # Rows of the ta
 # A list right below a line of prose is a list in the repository's browser; here it needs an empty line.
 LIST_BELOW_PROSE = re.compile(r"^((?!\s*(?:[-*]|\d+\.) |\|).*\S.*)\n(?=(?:[-*]|\d+\.) )", re.MULTILINE)
 
+SOURCE = re.compile(r'<details class="mkdocstrings-source">.*?</details>', re.DOTALL)
+
+_whole: dict[str, str] = {}  # Page whose source code is hidden -> its content
 _sources: dict[str, str] = {}  # Page of the site -> file of the repository
 _texts: dict[str, tuple[str, str]] = {}  # Page of the site -> its title and its text
 
@@ -94,6 +98,22 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     title = re.search(r"^# (.*)$", text, re.MULTILINE)
     _texts[page.file.dest_uri] = (title.group(1) if title else page.file.name, text)
     return text
+
+
+@event_priority(50)
+def _hide_source(context: Any, page: Page, **_: Any) -> None:
+    """Before the search reads the page: of a module it finds names and docstrings, not twice the words of all code."""
+    _whole[page.file.src_uri] = page.content or ""
+    page.content = SOURCE.sub("", page.content or "")
+
+
+@event_priority(-50)
+def _show_source(context: Any, page: Page, **_: Any) -> None:
+    """Behind the search: the page has its source code."""
+    page.content = _whole.pop(page.file.src_uri)
+
+
+on_page_context = CombinedEvent(_hide_source, _show_source)
 
 
 def on_post_build(config: MkDocsConfig) -> None:
