@@ -12,6 +12,7 @@ from wss_data.errors import StoreError, TrainingDataError
 from wss_data.imaging.masks import read_mask
 from wss_data.runtime.home import dataset_folder
 from wss_data.spec import FilterSpec, spec_from_dict
+from wss_data.store.connection import mongodb
 from wss_data.store.info import info_of, update
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -28,6 +29,20 @@ def tags_of(dataset) -> dict[str, list[str]]:
 
 
 # ------------------------------------------------------------- making and opening
+
+
+def test_what_others_note_after_us_stays_when_this_process_saves_the_dataset_for_something_else(database):
+    dataset = make_web("store-notes")
+    update(dataset, ours={"cat": [1, 2.5, None]})
+    mongodb().datasets.update_one({"name": "store-notes"}, {"$set": {"info.wss.theirs": 1}})
+    dataset.description = "mine"  # which FiftyOne saves
+    assert info_of(dataset)["ours"] == {"cat": [1, 2.5, None]}
+    dataset.reload()
+    assert (info_of(dataset)["ours"], info_of(dataset)["theirs"]) == ({"cat": [1, 2.5, None]}, 1)
+    before = dataset.last_modified_at
+    update(dataset, theirs=2)
+    dataset.reload()
+    assert info_of(dataset)["theirs"] == 2 and dataset.last_modified_at > before
 
 
 def test_a_new_dataset_is_persistent_and_knows_what_its_masks_mean(web):
