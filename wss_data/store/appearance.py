@@ -237,10 +237,7 @@ def _nested(declared: dict[str, Any]) -> dict[str, Any]:
         inside.setdefault(parent, []).append(field)
     outer = {field.name: field for field in inside.pop("")}
     for parent, fields_of_it in inside.items():
-        kind, said = outer[parent].document_type, outer[parent].description
-        embedded = fiftyone().EmbeddedDocumentField(kind, said, fields=fields_of_it, null=True)
-        embedded.name = embedded.db_field = parent
-        outer[parent] = embedded
+        outer[parent].fields = fields_of_it
     return outer
 
 

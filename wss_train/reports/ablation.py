@@ -330,8 +330,9 @@ def _is_written(ablation: Ablation) -> bool:
     sheets = ("predictions", "pseudo_masks", "cosegmentation", "foreground_ratio")
     figures = [*sheets, *(f"cosegmentation_{name}" for name in classes)]
     files = [out / "pictures" / f"{name}.png" for name in figures]
-    files += [out / "table.md", *(out / "cooccurrence" / name for name in COOCCURRENCE_FILES)]
-    return noted == json.loads(json.dumps(ablation.to_dict())) and all(path.is_file() for path in files)
+    files += [table := out / "table.md", *(out / "cooccurrence" / name for name in COOCCURRENCE_FILES)]
+    same = noted == json.loads(json.dumps(ablation.to_dict())) and all(path.is_file() for path in files)
+    return same and table.read_text(encoding="utf-8") == ablation.to_markdown()
 
 
 def _write(ablation: Ablation, val: ExampleTable, pseudo: ExampleTable) -> None:
