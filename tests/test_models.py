@@ -16,6 +16,8 @@ from wss_train.models import build_model, usable_precision, weights_ledger_entry
 from wss_train.recipes import preset, with_values
 
 SMALL = {"weights": "none", "head_channels": "8", "branch_channels": "8"}
+SHAPES_ALONE = torch.device("meta")
+"""Where a network has shapes and no numbers: for what numbers do not change."""
 
 
 def recipe(name="cpu", **values):
@@ -42,9 +44,8 @@ def test_lite0_scores_one_cell_per_stride(stride):
 
 @pytest.mark.parametrize("stride", [8, 16])
 def test_resnet50_is_dilated_to_the_stride_while_its_branch_keeps_stride_32(stride):
-    model = build_model(recipe("paper", output_stride=stride), 21, multilabel=True)
-
-    with torch.no_grad():
+    with SHAPES_ALONE, torch.no_grad():
+        model = build_model(recipe("paper", output_stride=stride), 21, multilabel=True)
         low = model.low(torch.zeros(1, 3, 64, 64))
         output = model(torch.zeros(1, 3, 64, 64))
 
@@ -70,7 +71,8 @@ def test_resnet50_is_dilated_to_the_stride_while_its_branch_keeps_stride_32(stri
     ],
 )
 def test_a_backbone_has_the_published_number_of_parameters_and_the_branch_those_above_stride_8(backbone, published):
-    model = build_model(recipe(backbone=backbone), 6, multilabel=True)
+    with SHAPES_ALONE:
+        model = build_model(recipe(backbone=backbone), 6, multilabel=True)
 
     def count(*parts):
         return sum(parameter.numel() for part in parts for parameter in part.parameters())
@@ -81,7 +83,8 @@ def test_a_backbone_has_the_published_number_of_parameters_and_the_branch_those_
 
 
 def test_the_papers_network_has_the_parameters_that_one_counts_by_hand():
-    model = build_model(recipe("paper", head_channels=512, branch_channels=1024), 21, multilabel=True)
+    with SHAPES_ALONE:
+        model = build_model(recipe("paper", head_channels=512, branch_channels=1024), 21, multilabel=True)
     convolution, one_by_one, scores = 3 * 3 * 2048 * 512 + 512, 512 * 512 + 512, 512 * 21 + 21
     hidden = (2048 * 1024 + 1024) + (1024 * 1024 + 1024) + (1024 * 20 + 20)
 
@@ -109,7 +112,8 @@ def test_a_dilated_resnet_says_at_each_cell_of_stride_32_what_the_plain_one_says
 
 def test_the_dilations_of_resnet18_follow_the_same_rule():
     def dilations(**values):
-        high = build_model(recipe(backbone="resnet18", **values), 3).high
+        with SHAPES_ALONE:
+            high = build_model(recipe(backbone="resnet18", **values), 3).high
         return [[(block.conv1.dilation[0], block.conv2.dilation[0]) for block in stage] for stage in high]
 
     # The convolution that loses its stride keeps the dilation before it, the next one works on the finer grid.
@@ -122,9 +126,8 @@ def test_the_dilations_of_resnet18_follow_the_same_rule():
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "efficientnet_lite1", "efficientnet_lite2"])
 @pytest.mark.parametrize("stride", [8, 16, 32])
 def test_sides_that_no_stride_divides_are_rounded_up(backbone, stride):
-    model = build_model(recipe(backbone=backbone, output_stride=stride), 4, multilabel=True)
-
-    with torch.no_grad():
+    with SHAPES_ALONE, torch.no_grad():
+        model = build_model(recipe(backbone=backbone, output_stride=stride), 4, multilabel=True)
         output = model(torch.zeros(1, 3, 65, 90))
 
     assert output.pixel_logits.shape == (1, 4, -(-65 // stride), -(-90 // stride))
@@ -146,7 +149,8 @@ def test_the_branch_starts_from_the_imagenet_weights_and_keeps_its_own(backbone)
 
 
 def test_papers_head_is_two_hidden_layers_of_512_at_dilation_12():
-    head = build_model(with_values(preset("paper"), {"weights": "none"}), 21).head
+    with SHAPES_ALONE:
+        head = build_model(with_values(preset("paper"), {"weights": "none"}), 21).head
 
     first, second, third = (layer for layer in head if isinstance(layer, nn.Conv2d))
     assert (first.in_channels, first.out_channels, first.kernel_size) == (2048, 512, (3, 3))
@@ -158,12 +162,13 @@ def test_papers_head_is_two_hidden_layers_of_512_at_dilation_12():
 
 def test_the_authors_dilate_the_first_block_of_a_stage_too():
     def dilations(name):
-        high = build_model(recipe(name), 3).high
+        with SHAPES_ALONE:
+            high = build_model(recipe(name), 3).high
         return [[block.conv2.dilation[0] for block in stage] for stage in high]
 
     assert dilations("paper") == [[1, 2, 2, 2, 2, 2], [2, 4, 4]]
     assert dilations("authors-code") == [[2] * 6, [4] * 3]
-    with torch.no_grad():
+    with SHAPES_ALONE, torch.no_grad():
         assert build_model(recipe("authors-code"), 3)(torch.zeros(1, 3, 64, 64)).pixel_logits.shape[2:] == (8, 8)
 
 
@@ -237,8 +242,9 @@ def test_a_step_moves_scale_and_shift_of_every_batch_norm_and_none_of_its_statis
 
 @pytest.mark.parametrize("stride", [8, 16])
 def test_resnet50_is_dilated_as_torchvision_dilates_it(stride):
-    theirs = torchvision.models.resnet50(replace_stride_with_dilation=[False, stride == 8, True])
-    model = build_model(recipe("paper", output_stride=stride), 3)
+    with SHAPES_ALONE:
+        theirs = torchvision.models.resnet50(replace_stride_with_dilation=[False, stride == 8, True])
+        model = build_model(recipe("paper", output_stride=stride), 3)
 
     def geometry(*stages):
         return [(m.stride, m.dilation, m.padding) for s in stages for m in s.modules() if isinstance(m, nn.Conv2d)]
@@ -247,7 +253,8 @@ def test_resnet50_is_dilated_as_torchvision_dilates_it(stride):
 
 
 def test_the_branch_of_a_dilated_network_is_not_dilated():
-    model = build_model(recipe("authors-code"), 3, multilabel=True)
+    with SHAPES_ALONE:
+        model = build_model(recipe("authors-code"), 3, multilabel=True)
     three_by_three = [m for m in model.branch.high.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
 
     assert {m.dilation for m in three_by_three} == {(1, 1)}
@@ -256,7 +263,8 @@ def test_the_branch_of_a_dilated_network_is_not_dilated():
 
 def test_the_weights_have_the_names_of_checkpoints_that_were_written_before():
     def names(**values):
-        return list(build_model(recipe(**values), 3, multilabel=True).state_dict())
+        with SHAPES_ALONE:
+            return list(build_model(recipe(**values), 3, multilabel=True).state_dict())
 
     lite, resnet = names(), names(name="paper")
     assert (len(lite), lite[0], lite[-1]) == (498, "low.0.0.weight", "branch.classifier.6.bias")
@@ -266,7 +274,9 @@ def test_the_weights_have_the_names_of_checkpoints_that_were_written_before():
 
 
 def test_batch_norm_epsilon_is_the_authors_where_the_recipe_says_so():
-    norms = [m for m in build_model(recipe("authors-code"), 3).modules() if isinstance(m, nn.BatchNorm2d)]
+    with SHAPES_ALONE:
+        model = build_model(recipe("authors-code"), 3)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
 
     assert {norm.eps for norm in norms} == {1.001e-5}
 

@@ -45,6 +45,33 @@ def test_what_others_note_after_us_stays_when_this_process_saves_the_dataset_for
     assert info_of(dataset)["theirs"] == 2 and dataset.last_modified_at > before
 
 
+def test_a_dataset_opened_again_is_what_is_stored_and_is_read_anew_only_if_that_changed(database):
+    dataset = make_web("store-again")
+    sample, stored = dataset.first(), mongodb().datasets
+    store.open_dataset("store-again")
+    record, opened_at = dataset._doc, stored.find_one({"name": "store-again"})["last_loaded_at"]
+
+    def opened() -> bool:
+        """Whether FiftyOne read the record anew."""
+        before = dataset._doc
+        assert store.open_dataset("store-again") is dataset
+        return dataset._doc is not before
+
+    assert not opened() and dataset._doc is record
+    assert stored.find_one({"name": "store-again"})["last_loaded_at"] > opened_at
+    stored.update_one({"name": "store-again"}, {"$set": {"description": "another process's"}})
+    assert opened() and dataset.description == "another process's" and not opened()
+    view = {"name": dataset.list_saved_views()[0], "_dataset_id": dataset._doc.id}
+    mongodb().views.update_one(view, {"$set": {"description": "another process's"}})
+    assert opened() and dataset.get_saved_view_info(view["name"])["description"] == "another process's" and not opened()
+    mongodb()[dataset._sample_collection_name].update_one({"_id": sample._id}, {"$set": {"image_id": "another"}})
+    assert not opened() and sample.image_id == "another"
+    dataset.info["unsaved"] = 1
+    assert opened() and "unsaved" not in dataset.info
+    dataset.delete()
+    assert make_web("store-again") is store.open_dataset("store-again") is not dataset
+
+
 def test_a_new_dataset_is_persistent_and_knows_what_its_masks_mean(web):
     assert web.persistent
     names = {"#800000": "cat", "#008000": "cow", "#e0e0c0": "ignore"}

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Collection, Iterator, Mapping
+from datetime import UTC, datetime
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -13,7 +14,7 @@ from wss_data.runtime.home import dataset_folder
 from wss_data.spec import BACKGROUND, DatasetSpec
 from wss_data.store.appearance import set_up
 from wss_data.store.catalogue import dataset_exists, known_names
-from wss_data.store.connection import correct_count, fiftyone, samples_of
+from wss_data.store.connection import correct_count, fiftyone, mongodb, samples_of
 from wss_data.store.info import (
     EARLIER_NAMES,
     IMPORTED,
@@ -60,12 +61,29 @@ def open_dataset(name: str) -> Dataset:
 def _loaded(name: str) -> Dataset:
     """FiftyOne's dataset as it is stored now: another process may have changed what is loaded here."""
     fo = fiftyone()
+    stored = _stored(name)
     known = fo.Dataset._instances.get(name)
     if known is None or known.deleted or known.name != name:
-        return fo.load_dataset(name)
-    # FiftyOne would note twice that it was opened, and write the whole dataset each time.
-    known.reload()
+        known = fo.load_dataset(name)
+    elif _READ.get(name) != (id(known._doc), stored) or known._doc._get_changed_fields():
+        # ``load_dataset`` would note twice that it was opened, and write the whole dataset each time.
+        known.reload()
+    else:
+        known._reload_docs(hard=True)
+        mongodb().datasets.update_one({"name": name}, {"$set": {"last_loaded_at": datetime.now(UTC)}})
+    _READ[name] = (id(known._doc), stored)
     return known
+
+
+_READ: dict[str, tuple[int, list[Any]]] = {}
+"""Name of a dataset -> FiftyOne's object for its record, and what was stored when that was read."""
+
+
+def _stored(name: str) -> list[Any]:
+    """All that the database holds of a dataset but its samples, and but the time at which it was last opened."""
+    record = mongodb().datasets.find_one({"name": name}, {"last_loaded_at": 0}) or {}
+    mine = {"_dataset_id": record.get("_id")}
+    return [record, *(list(mongodb()[kind].find(mine).sort("_id")) for kind in ("views", "runs", "workspaces"))]
 
 
 def check_name(name: str) -> None:
