@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from drawings import LEARNS
+from drawings import LEARNS, SMALLEST
 
 from wss_data.errors import RecipeError
 from wss_data.imaging.images import read_image
@@ -21,11 +21,11 @@ from wss_train.reports.seeds import run_ablation_over_seeds
 
 CLASSES = list(read_spec("drawn").class_names[:2])
 KINDS = ("retrieved", "stored", "kept")
-RECIPE = with_values(LEARNS, {"scales": "0.7,1.0"})
+RECIPE = with_values(LEARNS, {**SMALLEST, "generator_iterations": 6, "scales": "0.7,1.0"})
 
 
 @pytest.fixture(scope="module")
-def datasets(database):
+def datasets(database, small_maps):
     from wss_data import build, import_target
 
     spec = spec_from_dict(
@@ -254,7 +254,8 @@ def test_where_the_classes_are_vocs_the_paper_stands_beside_us_class_by_class():
 
 
 def test_a_generator_that_labels_teach_goes_the_whole_road_and_can_be_reported_on(datasets, tmp_path):
-    values = {"head": "descriptors", "weights": "imagenet", "label_weight": 1.0, "generator_iterations": 20}
+    network = {"backbone": "efficientnet_lite0", "weights": "imagenet"}
+    values = {**network, "head": "descriptors", "label_weight": 1.0, "generator_iterations": 20}
     recipe = replace(
         RECIPE, generator=values, mask_presence=0.5, mask_background=3.0, mask_crf=True, final_iterations=3
     )

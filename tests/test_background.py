@@ -12,6 +12,8 @@ from wss_data.imaging.masks import read_mask
 from wss_data.runtime.home import dataset_folder
 from wss_data.spec import DatasetSpec, read_spec, spec_from_dict, spec_from_folder
 
+pytestmark = pytest.mark.usefixtures("small_maps")
+
 CLASSES = list(read_spec("drawn").class_names[:2])
 
 

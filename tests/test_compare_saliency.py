@@ -10,6 +10,8 @@ from wss_data.errors import CosegmentationError, MaskError, SourceError
 from wss_data.imaging.images import read_image, write_jpeg
 from wss_data.imaging.masks import write_foreground
 
+pytestmark = pytest.mark.usefixtures("small_maps")
+
 QUICK = {"common": {"long_side": 64, "refine_long_side": 48}}
 
 

@@ -13,6 +13,8 @@ from wss_data.errors import CosegmentationError, SourceError
 from wss_data.imaging.masks import read_mask
 from wss_data.ledger import Ledger
 
+pytestmark = pytest.mark.usefixtures("small_maps")
+
 
 class BrightEngine:
     """What is bright is foreground; counts what it was asked for."""

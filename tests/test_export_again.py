@@ -20,7 +20,7 @@ from wss_data.sharing.import_dataset import import_dataset
 from wss_data.sharing.manifest import read_manifest, write_manifest
 from wss_data.store.provenance import image_rows
 
-pytestmark = pytest.mark.usefixtures("database")
+pytestmark = pytest.mark.usefixtures("database", "small_maps")
 
 NUMBERS = ["confidence", "foreground_ratio", "quality.compactness", "quality.pieces", "quality.colour_contrast"]
 

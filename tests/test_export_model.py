@@ -126,9 +126,8 @@ def test_onnx_takes_any_size_and_gives_the_same_probabilities_outside_of_pytorch
     assert found.std() > 0.05
 
 
-def test_onnx_can_be_bound_to_one_size_and_give_logits_of_floats(tmp_path):
+def test_onnx_can_be_bound_to_one_size_and_give_logits_of_floats(tmp_path, run):
     runtime = pytest.importorskip("onnxruntime")
-    run = save(tmp_path / "run").parent
 
     exported = export_model(run, tmp_path / "a.onnx", output="logits", input_type="float32", size=(30, 40))
 

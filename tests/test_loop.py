@@ -33,16 +33,8 @@ from wss_train.recipes import with_values
 from wss_train.selection.selection import SelectionSettings
 from wss_train.training import train, train_generator
 
-WATCHED = with_values(
-    TINY,  # but slow enough to be killed twenty times on the way
-    {
-        "backbone": "efficientnet_lite0",
-        "generator_iterations": 14,
-        "checkpoint_every": 2,
-        "dropout": 0.5,
-        "optimizer": "adamw",
-    },
-)
+WATCHED = with_values(TINY, {"generator_iterations": 14, "checkpoint_every": 2, "dropout": 0.5, "optimizer": "adamw"})
+SLOW = with_values(WATCHED, {"backbone": "efficientnet_lite0"})  # enough to be killed twenty times on the way
 LOOKS = SelectionSettings(every=3, probes=2)
 
 
@@ -54,8 +46,8 @@ def table(tmp_path_factory):
     return rectangles(tmp_path_factory.mktemp("images"))
 
 
-def watched(table, out):
-    return train_generator(table, out, WATCHED, select="agreement", settings=LOOKS, workers=2, progress=False)
+def watched(table, out, recipe=WATCHED):
+    return train_generator(table, out, recipe, select="agreement", settings=LOOKS, workers=2, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +78,8 @@ def test_a_run_with_a_selector_resumes_in_the_middle_of_an_epoch_to_the_same_byt
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_twenty_times_at_any_moment_ends_in_the_same_bytes(table, whole, tmp_path):
-    (tmp_path / "values").write_bytes(pickle.dumps((table, WATCHED, LOOKS)))
+def test_a_run_that_is_killed_twenty_times_at_any_moment_ends_in_the_same_bytes(table, tmp_path):
+    (tmp_path / "values").write_bytes(pickle.dumps((table, SLOW, LOOKS)))
     script = f"""
 import pickle, torch
 from pathlib import Path
@@ -109,10 +101,10 @@ train_generator(table, {str(tmp_path / "run")!r}, recipe, select="agreement", se
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 kills += 1
-    watched(table, tmp_path / "run")
+    whole, killed = (watched(table, tmp_path / name, SLOW) for name in ("whole", "run"))
 
     assert kills >= 10
-    assert same_bytes(whole, tmp_path / "run")
+    assert same_bytes(whole, killed)
 
 
 def test_control_c_tells_how_to_go_on_and_leaves_a_checkpoint_that_goes_on(table, whole, tmp_path):

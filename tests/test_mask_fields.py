@@ -26,7 +26,7 @@ from wss_data.store.mask_fields import (
     set_model_masks,
 )
 
-pytestmark = pytest.mark.usefixtures("database")
+pytestmark = pytest.mark.usefixtures("database", "small_maps")
 
 BEFORE = store.BEFORE_IMPORT
 

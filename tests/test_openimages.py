@@ -18,6 +18,8 @@ from wss_data.retrieval.sources.openimages import CLASSES, LISTS, lists_folder
 from wss_data.runtime.files import only_one
 from wss_data.spec import ClassSpec, spec_from_dict
 
+pytestmark = pytest.mark.usefixtures("small_maps")
+
 CAT, DOG, LIGHT = "/m/01yrx", "/m/0bt9lr", "/m/015qff"
 LABELS = {
     "validation": [

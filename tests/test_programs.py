@@ -29,7 +29,7 @@ from wss_data.sharing.manifest import MANIFEST_FILE, read_manifest, write_manife
 from wss_data.sharing.rebuild import rebuild
 from wss_data.spec import DownloadSpec
 
-pytestmark = pytest.mark.usefixtures("database")
+pytestmark = pytest.mark.usefixtures("database", "small_maps")
 
 REFUSED = r"'external' runs a program \('touch .*--allow-programs"
 

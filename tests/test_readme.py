@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from drawings import LEARNS
+from drawings import LEARNS, SMALLEST
 
 from wss_data.spec import read_spec
+from wss_train.recipes import with_values
+
+pytestmark = pytest.mark.usefixtures("small_maps")
 
 ROOT = Path(__file__).resolve().parents[1]
+QUICK = with_values(LEARNS, {**SMALLEST, "generator_iterations": 6})
 # Not below the folders with a dot: an environment's has tens of thousands of files.
 FOLDERS = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")]
 PAGES = sorted(chain(ROOT.glob("*.md"), *(folder.rglob("*.md") for folder in FOLDERS)))
@@ -33,14 +37,14 @@ def test_the_readmes_python_runs_twice_as_it_stands_on_a_small_definition(databa
     # Smaller, so that it takes seconds; every line stays.
     code, found = re.subn(r'(build|import_target)\("drawn"\)', rf'\1(r"{tmp_path / "small.yaml"}")', code)
     assert found == 2
-    code, found = re.subn(r'recipe="cpu"', "recipe=LEARNS", code)
+    code, found = re.subn(r'recipe="cpu"', "recipe=QUICK", code)
     assert found == 2
     code, found = re.subn(r'F\("confidence"\) > 0\.5', 'F("confidence") > 0.0', code)
     assert found == 1
     monkeypatch.chdir(tmp_path)
     scores = []
     for _ in ("first time", "second time"):
-        exec(compile(code, "README.md", "exec"), {"LEARNS": LEARNS})
+        exec(compile(code, "README.md", "exec"), {"QUICK": QUICK})
         scores += [line for line in capsys.readouterr().out.splitlines() if line.startswith("mean IoU")]
     assert len(scores) == 2 and scores[0] == scores[1]
     assert (tmp_path / "runs" / "final" / "model.safetensors").is_file()

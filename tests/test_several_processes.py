@@ -19,7 +19,7 @@ from wss_data.runtime import database as database_module
 from wss_data.runtime import database_watcher
 from wss_data.spec import FilterSpec, read_spec, spec_from_dict
 
-pytestmark = pytest.mark.usefixtures("database")
+pytestmark = pytest.mark.usefixtures("database", "small_maps")
 
 CLASSES = list(read_spec("drawn").class_names[:2])
 COMMAND = [sys.executable, "-c", "import sys; from wss_data.commands.cli import main; sys.exit(main(sys.argv[1:]))"]

@@ -15,11 +15,13 @@ from wss_train.checkpoints import ModelCard, write_model
 from wss_train.commands.cli import main, make_parser
 from wss_train.recipes import preset
 
+pytestmark = pytest.mark.usefixtures("small_maps")
+
 CLASSES = list(read_spec("drawn").class_names[:2])
 torch.set_num_threads(1)
 QUICK = (
-    "head_channels=32 branch_channels=8 dropout=0 long_side=128 crop=96 batch=4 precision=float32 learning_rate=3e-4 "
-    "generator_iterations=20 final_iterations=2"
+    "backbone=test_efficientnet weights=none new_layer_std=1 head_channels=32 branch_channels=8 dropout=0 "
+    "long_side=128 crop=96 batch=4 precision=float32 learning_rate=3e-4 generator_iterations=6 final_iterations=2"
 )
 SETTINGS = [part for value in QUICK.split() for part in ("--set", value)]
 

@@ -19,7 +19,7 @@ from wss_data.sharing import zoo as zoo_functions
 from wss_data.sharing.manifest import write_manifest
 from wss_data.spec import read_spec
 
-pytestmark = pytest.mark.usefixtures("database")
+pytestmark = pytest.mark.usefixtures("database", "small_maps")
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = list(read_spec("drawn").class_names[:2])

@@ -300,14 +300,15 @@ def write_chart(report: CooccurrenceReport, path: Path) -> Path:
             for b in range(count):
                 if np.isfinite(shown[a, b]) and (shown[a, b] > 0 or count <= 8):
                     colour = "white" if shown[a, b] > 0.6 * top else INK
-                    panel.text(b, a, f"{shown[a, b]:.0f}", ha="center", va="center", fontsize=7.5, color=colour)
+                    number = panel.text(b, a, f"{shown[a, b]:.0f}", ha="center", va="center", fontsize=7.5)
+                    number.set(color=colour, in_layout=False)  # of hundreds, none asks for room
         panel.set_xticks(range(count), report.classes, rotation=90, fontsize=8.5, color=INK)
         panel.set_yticks(range(count), report.classes, fontsize=8.5, color=INK)
-        panel.set_title(title, fontsize=9.5, color=INK, loc="left")
+        panel.set_title(title, fontsize=9.5, color=INK, loc="left", y=1)
         panel.spines[:].set_color(FAINT)
     if report.one_label:
-        panels[2].set_title("each image has one label: nothing to swallow", fontsize=9.5, color=INK, loc="left")
+        panels[2].set_title("each image has one label: nothing to swallow", fontsize=9.5, color=INK, loc="left", y=1)
     figure.suptitle(f"Classes that come together in {report.source or 'a table'}", fontsize=12, color=INK)
     with output_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+        figure.savefig(temporary, format="png", pil_kwargs={"compress_level": 1})
     return path

@@ -251,13 +251,13 @@ def write_chart(report: SelectionReport, path: Path) -> Path:
             panel.axvline(choice.iteration, color=INK, linewidth=1, linestyle=(0, (1, 2)))
             verdict = f"chooses {choice.iteration:,}{lost}"
         correlation = "" if math.isnan(choice.correlation) else f", rank correlation {choice.correlation:+.2f}"
-        panel.set_title(f"{_NAMES[name]}{correlation}", loc="left", fontsize=10, color=INK)
-        panel.set_title(verdict, loc="right", fontsize=9, color=FAINT)
+        panel.set_title(f"{_NAMES[name]}{correlation}", loc="left", fontsize=10, color=INK, y=1)
+        panel.set_title(verdict, loc="right", fontsize=9, color=FAINT, y=1)
         for axes in (panel, truth):
             axes.spines["top"].set_visible(False)
             axes.tick_params(labelsize=8.5, colors=INK)
     panels[-1].set_xlabel("iterations (green, dashed: best by the truth; dotted: chosen)", fontsize=9.5, color=INK)
     figure.suptitle(f"Signals and the truth on {report.source or 'a table'}", fontsize=12.5, color=INK)
     with output_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+        figure.savefig(temporary, format="png", pil_kwargs={"compress_level": 1})
     return path
