@@ -35,6 +35,16 @@ def test_a_module_is_loaded_when_it_is_used_and_not_when_it_is_imported(loaded) 
     assert loaded() == {"__init__", "fin"}
 
 
+def test_a_value_can_be_named_as_well_and_a_parent_that_is_not_is_loaded(loaded) -> None:
+    with modules_when_used("whale.fin", "whale.fin.length"):
+        import whale
+        from whale.fin import length
+
+    assert loaded() == {"__init__"}
+    assert (length.bit_length(), whale.colour) == (2, "grey")
+    assert loaded() == {"__init__", "fin"}
+
+
 def test_after_the_block_an_import_loads_as_ever(loaded) -> None:
     with modules_when_used("whale", "whale.fin"):
         import whale.fin as before
@@ -66,15 +76,21 @@ def test_a_package_that_is_there_already_stays_as_it_is(loaded) -> None:
     assert whale.fin is fin
 
 
-def test_fiftyone_is_there_without_what_only_its_plots_need_and_plots(database: str) -> None:
+def test_fiftyone_is_there_without_what_it_hardly_uses_and_uses_that(database: str) -> None:
     code = """
 import sys
 from wss_data.store.connection import fiftyone
 fo = fiftyone()
-print([name for name in ("pandas", "plotly", "scipy.stats", "sklearn", "torch") if name in sys.modules])
+rare = ("IPython", "matplotlib", "pandas", "plotly", "py7zr", "pydantic.v1", "scipy", "sklearn", "torch")
+print([name for name in rare if name in sys.modules])
+import fiftyone.utils.transforms as transforms
+turned = transforms.rotation_matrix_to_quaternion([[0, -1, 0], [1, 0, 0], [0, 0, 1]])
+print(turned.round(3).tolist(), fo.core.utils.validate_color("tomato"), type(sys.modules["scipy"]).__name__)
 regression = fo.core.plots.utils.skl.LinearRegression().fit([[0.0], [1.0]], [1.0, 3.0])
 plot = fo.plot_confusion_matrix([[2, 1], [0, 3]], ["cat", "dog"], backend="plotly")
 print(round(float(regression.coef_[0]), 6), type(plot).__name__, "sklearn" in sys.modules)
+import strawberry.experimental.pydantic
+print(strawberry.experimental.pydantic.type.__name__, fo.core.context.is_notebook_context())
 """
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert shown.splitlines() == ["[]", "2.0 Figure True"]
+    assert shown.splitlines() == ["[]", "[0.0, 0.0, 0.707, 0.707] None module", "2.0 Figure True", "type False"]

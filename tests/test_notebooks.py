@@ -22,7 +22,10 @@ def shown(text: str) -> list[tuple[str, list[str]]]:
 FIRST, JUDGE = NOTEBOOKS
 """Both take a minute and a half of two cores: the first runs each time with small numbers, the other as it is."""
 
-SMALL = {FIRST: {": 16, ": ": 6, ", ": 30, ": ": 6, ", ": 15, ": ": 4, ", ": 300}": ": 20}"}, JUDGE: {}}
+SMALL = {
+    FIRST: {": 16, ": ": 4, ", ": 30, ": ": 6, ", ": 15, ": ": 4, ", ": 256, ": ": 96, ", ": 300}": ": 4}"},
+    JUDGE: {},
+}
 """Images and iterations, and those that take seconds; every line stays."""
 
 

@@ -37,14 +37,15 @@ def names_when_used(package: str, source: str) -> Attached:
 def modules_when_used(*names: str) -> Iterator[None]:
     """Within the block, an import of these modules gives stand-ins: each loads its module when that is first used.
 
-    For what a library loads and hardly ever uses. The parents of a module are to be named, too. A package of which
-    anything is loaded already is left as it is, and after the block the next import loads the modules as ever.
+    For what a library loads and hardly ever uses. The parents of a module are to be named, too, but for those that the
+    library needs. A value in a module can be named like one. A package of which anything is loaded already is left as
+    it is, and after the block the next import loads the modules as ever.
     """
     loaded = {name.partition(".")[0] for name in sys.modules}
     stands_in = {name: _StandIn(name) for name in names if name.partition(".")[0] not in loaded}
     for name, module in stands_in.items():
         parent, _, child = name.rpartition(".")
-        if parent:
+        if parent in stands_in:
             setattr(stands_in[parent], child, module)
     sys.modules.update(stands_in)
     try:
@@ -54,11 +55,33 @@ def modules_when_used(*names: str) -> Iterator[None]:
 
 
 class _StandIn(ModuleType):
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__ = _Places(name)
+
     def __getattr__(self, name: str) -> Any:
         self.leave()
-        return getattr(importlib.import_module(self.__name__), name)
+        try:
+            stands_for: Any = importlib.import_module(self.__name__)
+        except ModuleNotFoundError as error:
+            if error.name != self.__name__:
+                raise
+            module, _, child = self.__name__.rpartition(".")
+            stands_for = getattr(importlib.import_module(module), child)
+        return getattr(stands_for, name)
 
     @classmethod
     def leave(cls) -> None:
         for name in [name for name, module in sys.modules.copy().items() if isinstance(module, cls)]:
             sys.modules.pop(name, None)
+
+
+class _Places(list[str]):
+    """Where the modules of a package lie: an import by name asks for it, and who looks into it wants the package."""
+
+    def __init__(self, package: str) -> None:
+        self._package = package
+
+    def __iter__(self) -> Iterator[str]:
+        _StandIn.leave()
+        return iter(importlib.import_module(self._package).__path__)

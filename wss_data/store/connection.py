@@ -19,10 +19,13 @@ LOGGER = logging.getLogger(__name__)
 
 _PLUGIN = Path(__file__).resolve().parents[1] / "plugin"
 
-# FiftyOne loads them at once and uses them for plots alone; scikit-learn, with SciPy and pandas, is half its import.
-_PLOTTING = (
+# FiftyOne loads them at once and uses them for plots, cameras, archives and names of colours alone, or not at all (the
+# last). They are more than half of its import.
+_RARELY_USED = (
     *("sklearn", "sklearn.linear_model", "sklearn.metrics"),
     *("plotly", "plotly.colors", "plotly.express", "plotly.graph_objects", "plotly.subplots"),
+    *("scipy", "scipy.ndimage", "scipy.spatial", "scipy.spatial.transform", "scipy.spatial.transform.Rotation"),
+    *("matplotlib", "matplotlib.colors", "IPython", "IPython.display", "py7zr", "strawberry.experimental"),
 )
 
 _ready: Any = None
@@ -42,7 +45,7 @@ def fiftyone() -> Any:
         _plain.client.close()
         _plain = None
     uri = database.prepare_environment()
-    with modules_when_used(*_PLOTTING):
+    with modules_when_used(*_RARELY_USED):
         import fiftyone as fo
     from pymongo.errors import PyMongoError
 
