@@ -264,7 +264,7 @@ def write_histograms(by_class: dict[str, list[DatasetImage]], path: Path, thresh
         panel.hist([kept, dropped], edges, stacked=True, histtype="stepfilled", color=colours, label=names)
         for threshold in (low, high):
             panel.axvline(threshold, color=INK, linewidth=1, linestyle=(0, (4, 3)))
-        # Where matplotlib would put them after it measured every number on the axes, a fifth of the time.
+        # Titles, and axis labels that are not there, at fixed places: to find these, every number would be measured.
         panel.set_title(class_name, fontsize=11, color=INK, loc="left", y=1)
         panel.set_title(_counts(members), fontsize=8.5, color=FAINT, loc="right", y=1)
         panel.xaxis.set_label_coords(0.5, 0)
