@@ -62,7 +62,7 @@ LONGEST = (
 def pytest_collection() -> None:
     gc.disable()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        # A run of all tests loads FiftyOne: as our programs do, without what only its plots need.
+        # A run of all tests loads FiftyOne: as our programs do, without what it hardly uses.
         from wss_data.store.connection import fiftyone
 
         with suppress(StoreError):
@@ -72,10 +72,10 @@ def pytest_collection() -> None:
 def pytest_collection_finish() -> None:
     """What was imported stays to the end: a million objects that no collection has to look at again.
 
-    Nor are the others looked at as often: new ones as in a command, all of them, a tenth of a second, a fifth as often.
+    Nor are the others looked at as often: all of them, a tenth of a second, a fifth as often.
     """
     gc.freeze()
-    gc.set_threshold(50_000, 10, 50)
+    gc.set_threshold(700, 10, 50)
     gc.enable()
 
 

@@ -91,6 +91,9 @@ plot = fo.plot_confusion_matrix([[2, 1], [0, 3]], ["cat", "dog"], backend="plotl
 print(round(float(regression.coef_[0]), 6), type(plot).__name__, "sklearn" in sys.modules)
 import strawberry.experimental.pydantic
 print(strawberry.experimental.pydantic.type.__name__, fo.core.context.is_notebook_context())
+import eta.core.utils as etau
+print(etau.py7zr.SevenZipFile.__name__, fo.core.labels.spn.find_objects.__name__)
 """
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert shown.splitlines() == ["[]", "[0.0, 0.0, 0.707, 0.707] None module", "2.0 Figure True", "type False"]
+    last = ["SevenZipFile find_objects"]
+    assert shown.splitlines() == ["[]", "[0.0, 0.0, 0.707, 0.707] None module", "2.0 Figure True", "type False", *last]

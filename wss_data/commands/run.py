@@ -1,7 +1,6 @@
 """Run one command of either program: what can go wrong becomes one line and an exit status."""
 
 import argparse
-import gc
 import io
 import os
 import signal
@@ -27,8 +26,6 @@ def run(
         arguments: The words of the command line; ``None`` for those of this process.
         check: Called with the options before the command, to refuse at once what would be refused after slow imports.
     """
-    # torch and FiftyOne make a million objects that stay: to look for garbage among them is a fifth of their loading.
-    gc.set_threshold(50_000)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not where a test or a notebook put a stream of its own
             stream.reconfigure(errors="backslashreplace")  # a file name that is not UTF-8 must not end a command

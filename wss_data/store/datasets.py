@@ -76,7 +76,8 @@ def _loaded(name: str) -> Dataset:
 
 
 _READ: dict[str, tuple[int, list[Any]]] = {}
-"""Name of a dataset -> FiftyOne's object for its record, and what was stored when that was read."""
+"""Name of a dataset -> the ``id`` of FiftyOne's object for its record, which each reading replaces, and what was
+stored when that was read."""
 
 
 def _stored(name: str) -> list[Any]:

@@ -300,8 +300,9 @@ def write_chart(report: CooccurrenceReport, path: Path) -> Path:
             for b in range(count):
                 if np.isfinite(shown[a, b]) and (shown[a, b] > 0 or count <= 8):
                     colour = "white" if shown[a, b] > 0.6 * top else INK
-                    number = panel.text(b, a, f"{shown[a, b]:.0f}", ha="center", va="center", fontsize=7.5)
-                    number.set(color=colour, in_layout=False)  # of hundreds, none asks for room
+                    # Of hundreds, none asks for room.
+                    style = {"color": colour, "fontsize": 7.5, "in_layout": False}
+                    panel.text(b, a, f"{shown[a, b]:.0f}", ha="center", va="center", **style)
         panel.set_xticks(range(count), report.classes, rotation=90, fontsize=8.5, color=INK)
         panel.set_yticks(range(count), report.classes, fontsize=8.5, color=INK)
         panel.set_title(title, fontsize=9.5, color=INK, loc="left", y=1)
